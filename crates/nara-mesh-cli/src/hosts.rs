@@ -66,7 +66,7 @@ pub(crate) async fn address_of(listen: &Listen) -> io::Result<SocketAddr> {
     addresses_of(listen).await?.first().copied().ok_or_else(nothing)
 }
 
-/// Whether no interface of this machine has this address. Whatever else is wrong with it, the one who listens there says.
+/// Whether no interface of this machine has this address. Other faults are left to the call that listens there.
 pub(crate) fn is_missing(ip: IpAddr) -> bool {
     matches!(TcpListener::bind((ip, 0)), Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable)
 }

@@ -127,7 +127,7 @@ pub(crate) fn make_folder_of(path: &Path) -> Outcome<()> {
         return Ok(());
     }
     let mut making = std::fs::DirBuilder::new();
-    // Whatever the umask says: who can write there can replace the ledger.
+    // Also with an umask of 0: anyone who can write to the folder can replace the ledger.
     making
         .recursive(true)
         .mode(0o755)

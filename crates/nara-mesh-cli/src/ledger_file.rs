@@ -14,16 +14,11 @@ use crate::settings::Settings;
 
 /// Opens a ledger, or makes it.
 pub(crate) async fn open(path: &Path) -> Outcome<Arc<dyn Ledger>> {
-    let (file, is_new) = (path.to_path_buf(), !path.exists());
+    let file = path.to_path_buf();
     // Opening waits for the disk.
     let opened = tokio::task::spawn_blocking(move || SqliteLedger::open(file)).await;
     match opened.unwrap_or(Err(LedgerError::Closed)) {
-        Ok(ledger) => {
-            if is_new {
-                give_to_owner(path)?;
-            }
-            Ok(Arc::new(ledger))
-        }
+        Ok(ledger) => Ok(Arc::new(ledger)),
         Err(error) => Err(not_opened(unopenable(path), path, error)),
     }
 }
@@ -37,33 +32,6 @@ pub(crate) fn not_opened(failure: Failure, path: &Path, error: LedgerError) -> F
         )),
         None => because(failure, error),
     }
-}
-
-/// Gives a ledger that root made to the owner of its folder, who has to open it later.
-pub(crate) fn give_to_owner(path: &Path) -> Outcome<()> {
-    let Some(owner) = path.parent().and_then(|folder| std::fs::metadata(folder).ok()) else {
-        return Ok(());
-    };
-    if !rustix::process::geteuid().is_root() || owner.uid() == 0 {
-        return Ok(());
-    }
-    for end in ["", "-wal", "-shm", ".lock"] {
-        let mut file = path.as_os_str().to_owned();
-        file.push(end);
-        let file = PathBuf::from(file);
-        match std::os::unix::fs::lchown(&file, Some(owner.uid()), Some(owner.gid())) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                let shown = file.display();
-                return Err(
-                    Failure::failed(format!("{shown} cannot be given to the owner of its folder"))
-                        .caused_by(error)
-                        .hint(format!("run `chown {} {shown}`", owner.uid())),
-                );
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// Opens a ledger to read it only, also where nothing can be written.
@@ -191,6 +159,10 @@ pub(crate) fn because(failure: Failure, error: LedgerError) -> Failure {
             "install the newer program again, or put back what was saved before the upgrade with \
              `nara-mesh restore FILE --replace`",
         ),
+        LedgerError::File { path, source } if source.kind() == std::io::ErrorKind::PermissionDenied => failure.hint(format!(
+            "check whom {} and its folder belong to: root works there as the owner of the folder",
+            path.display()
+        )),
         LedgerError::Busy(_) => failure.hint(
             "another program changes the ledger, for instance a nara that converts it at its start: try again when it is done",
         ),

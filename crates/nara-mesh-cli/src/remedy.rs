@@ -16,8 +16,8 @@ use nara_proto::time::UnixMillis;
 use crate::arguments::Sources;
 use crate::cli::{Cli, DmArgs, DmKind, WorldSendArgs};
 
-/// Arguments that say which nara is meant.
-const WHICH: [(&str, &str); 5] = [
+/// Arguments that a recommended command repeats, so that it means the same nara: id and flag.
+const REPEATED: [(&str, &str); 5] = [
     ("config", "--config"),
     ("name", "--name"),
     ("soul_file", "--soul-file"),
@@ -204,7 +204,7 @@ pub(crate) fn send_postcard_later(args: &WorldSendArgs, to: &PeerRef) -> String 
 
 /// Remembers which nara this command line means: see [`for_the_same_nara`].
 pub(crate) fn remember(sources: &Sources) {
-    let said = WHICH
+    let said = REPEATED
         .into_iter()
         .filter_map(|(id, flag)| Some((id, flag, sources.on_command_line(id)?)));
     // Only the first command line counts: there is one.
@@ -221,6 +221,12 @@ pub(crate) fn for_the_same_nara(text: &str) -> Cow<'_, str> {
 }
 
 fn repeating(text: &str, said: &[(&str, &str, String)]) -> String {
+    let quotes = text.matches('`').count();
+    let is_cut = |part: &str| part.starts_with("nara-mesh ") && shlex::split(part).is_none();
+    if !quotes.is_multiple_of(2) || text.split('`').any(is_cut) {
+        // A name has a backtick: where a command ends cannot be told.
+        return text.to_owned();
+    }
     let program = Cli::command();
     let mut before = "";
     let quoted = text.split('`').enumerate().map(|(index, text)| {
@@ -357,5 +363,11 @@ mod tests {
         );
         let command = trust(&"--json".parse().unwrap(), &key(1), true);
         assert!(command.ends_with("--replace -- --json"), "{command}");
+        // Nothing is put inside of a name.
+        let said = [("config", "--config", "c.toml".to_owned())];
+        for name in ["a`b", "a`b`c", "`nara-mesh ping"] {
+            let text = of_untrusted(&name.parse().unwrap(), &key(1));
+            assert_eq!(repeating(&text, &said), text);
+        }
     }
 }

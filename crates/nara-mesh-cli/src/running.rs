@@ -1,27 +1,28 @@
 //! The nara that runs on this machine, through which commands work.
 
-use std::collections::BTreeMap;
+mod sockets;
+
+pub(crate) use self::sockets::{runtime_folder, socket_in};
+
 use std::error::Error;
 use std::fmt;
-use std::io;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use nara_local_api::client::{CallError, LocalClient};
-use nara_local_api::model::Status;
+use nara_local_api::model::{Reloaded, Status};
 use nara_local_api::{Problem, ProblemClass};
 use nara_mesh::client::PeerRef;
 use nara_mesh::identity::LocalNara;
-use tokio::time::timeout;
+use nara_proto::identity::KeyId;
+use tokio::time::{Instant, sleep, timeout};
 
+use self::sockets::{check, is_served, may_be, shown, sockets};
 use crate::cli::RunningArgs;
 use crate::connect::block_on;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::places::{home_folder, variable};
 use crate::printer::{harmless, human};
 use crate::remedy;
 use crate::settings::Settings;
@@ -31,11 +32,34 @@ const AWAY: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Arguments that describe another way to the mesh than the one of a running nara.
-const ANOTHER_WAY: [&str; 4] = ["peers_file", "tls", "trust", "network"];
+/// How long one such look may take.
+const LOOK: Duration = Duration::from_secs(5);
 
-/// Arguments that say which nara is meant. On the command line they win over a socket in the environment.
-const WHICH: [&str; 3] = ["name", "soul_file", "data_dir"];
+/// What to do about a nara that hangs.
+const END_IT: &str = "see its log, then end it and start it again";
+
+/// Arguments that describe another way to the mesh than the one of a running nara: id and flag.
+const ANOTHER_WAY: [(&str, &str); 4] = [
+    ("peers_file", "--peers"),
+    ("tls", "--tls"),
+    ("trust", "--trust"),
+    ("network", "--network"),
+];
+
+/// Arguments that on the command line win over a socket in the environment.
+const BEFORE_SOCKET: [&str; 3] = ["name", "soul_file", "data_dir"];
+
+/// A nara that takes connections and does not answer.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the nara behind {} has not answered for {}: it hangs, or somebody stopped it",
+    socket.display(),
+    human(*patience)
+)]
+struct Hangs {
+    socket: PathBuf,
+    patience: Duration,
+}
 
 /// The running nara to work through; `None`: there is none, or the command line describes another way.
 ///
@@ -45,11 +69,15 @@ const WHICH: [&str; 3] = ["name", "soul_file", "data_dir"];
 /// # Errors
 /// Several naras run, or none is the one that is meant while others run.
 pub(crate) fn find(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient>> {
+    search(args, settings).map_err(or_direct)
+}
+
+fn search(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient>> {
     let is_given = |id: &&str| settings.sources.is_on_command_line(id);
-    if args.direct || ANOTHER_WAY.iter().any(is_given) {
+    if args.direct || another_way(settings).is_some() {
         return Ok(None);
     }
-    let is_said = WHICH.iter().any(is_given);
+    let is_said = BEFORE_SOCKET.iter().any(is_given);
     if let Some(socket) = args
         .api_socket
         .as_ref()
@@ -85,8 +113,10 @@ pub(crate) fn find(args: &RunningArgs, settings: &Settings) -> Outcome<Option<Lo
             )),
         },
         (Some(name), Some(served)) => {
+            let possible = served.iter().filter(|socket| may_be(socket, name.as_str(), None));
+            let possible: Vec<PathBuf> = possible.cloned().collect();
             let is_named = |status: &Status| status.name == name.as_str();
-            let found = first(&served, settings, is_named)?;
+            let found = first(&possible, settings, is_named)?;
             found.map(Some).ok_or_else(|| {
                 let message = format!("no nara {name} runs for this user; on these sockets others do: {}", shown(&served));
                 Failure::new(Exit::Unreachable, message).hint("check --name, or start it: `nara-mesh serve`")
@@ -101,8 +131,11 @@ fn with_soul(nara: &LocalNara, settings: &Settings) -> Outcome<Option<LocalClien
     if let Some(socket) = usual.filter(|socket| is_served(socket)) {
         return answering(&socket, settings).map(Some);
     }
-    let key = nara.public_key().to_base64();
-    first(&sockets(), settings, |status| status.public_key == key)
+    let (key, name) = (nara.public_key(), nara.name().as_str());
+    let mut sockets = sockets();
+    sockets.retain(|socket| may_be(socket, name, Some(KeyId::from(&key))));
+    let key = key.to_base64();
+    first(&sockets, settings, |status| status.public_key == key)
 }
 
 /// The first of the running naras of which this is true. One that fails is none of them; one that hangs may be.
@@ -131,24 +164,49 @@ fn first(
             }
         }
         // It may be the one.
-        hanging.map_or(Ok(None), |client| Err(hangs(&client, settings)))
+        hanging.map_or(Ok(None), |client| Err(hangs(&client, settings.timeout)))
     })
 }
 
-/// What the nara behind a socket says of itself, within a time: one that hangs still takes connections.
-async fn status_of(client: &LocalClient, settings: &Settings) -> Outcome<Status> {
-    match timeout(settings.timeout, client.status()).await {
-        Ok(status) => Ok(status?),
-        Err(_) => Err(hangs(client, settings)),
+/// What a running nara answers within a time limit: one that hangs still takes connections.
+pub(crate) async fn within<T>(
+    patience: Duration,
+    client: &LocalClient,
+    call: impl Future<Output = Result<T, CallError>>,
+) -> Outcome<T> {
+    match timeout(patience, call).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(hangs(client, patience)),
     }
 }
 
-fn hangs(client: &LocalClient, settings: &Settings) -> Failure {
-    let (socket, patience) = (client.socket().display(), human(settings.timeout));
-    let message =
-        format!("the nara behind {socket} has not answered for {patience}: it hangs, or somebody stopped it");
-    Failure::new(Exit::Unreachable, message)
-        .hint("see its log, then end it and start it again; --direct does without it")
+/// What the nara behind a socket says of itself.
+pub(crate) async fn status_of(client: &LocalClient, settings: &Settings) -> Outcome<Status> {
+    within(settings.timeout, client, client.status()).await
+}
+
+fn hangs(client: &LocalClient, patience: Duration) -> Failure {
+    let hangs = Hangs {
+        socket: client.socket().to_owned(),
+        patience,
+    };
+    Failure::new(Exit::Unreachable, hangs.to_string())
+        .caused_by(hangs)
+        .hint(END_IT)
+}
+
+/// Whether a command failed because a running nara hangs.
+pub(crate) fn is_hanging(failure: &Failure) -> bool {
+    failure.source.as_ref().is_some_and(|source| source.is::<Hangs>())
+}
+
+/// The failure of a command that can do without the running nara.
+fn or_direct(failure: Failure) -> Failure {
+    if is_hanging(&failure) {
+        failure.hint(format!("{END_IT}; --direct does without it"))
+    } else {
+        failure
+    }
 }
 
 /// The nara behind a socket, if it answers.
@@ -188,14 +246,6 @@ fn client_of(socket: &Path, settings: &Settings) -> LocalClient {
     LocalClient::new(socket).with_timeout(settings.timeout)
 }
 
-fn shown(sockets: &[PathBuf]) -> String {
-    let shown: Vec<String> = sockets
-        .iter()
-        .map(|socket| socket.display().to_string())
-        .collect();
-    shown.join(", ")
-}
-
 /// Whether a nara runs on a data folder.
 pub(crate) fn runs_on(folder: &Path) -> bool {
     is_served(&socket_in(folder))
@@ -213,10 +263,40 @@ pub(crate) async fn on(folder: &Path, settings: &Settings) -> Outcome<Option<Loc
     status_of(&client, settings).await.map(|_| Some(client))
 }
 
-/// The nara that a command acts as where none runs.
-pub(crate) fn instead(args: &RunningArgs, settings: &Settings) -> Outcome<LocalNara> {
+/// Lets the nara that runs on a data folder read again what was stored there; `None`: none runs there.
+///
+/// # Errors
+/// It does not answer, or refuses.
+pub(crate) async fn reload_on(folder: &Path, settings: &Settings) -> Outcome<Option<Reloaded>> {
+    match on(folder, settings).await? {
+        Some(nara) => within(settings.timeout, &nara, nara.reload()).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The flag on the command line that describes another way to the mesh.
+fn another_way(settings: &Settings) -> Option<&'static str> {
+    let mut given = ANOTHER_WAY
+        .iter()
+        .filter(|(id, _)| settings.sources.is_on_command_line(id));
+    given.next().map(|(_, flag)| *flag)
+}
+
+/// The nara that a command acts as without the running one. `apart`: its own flag that asks for that.
+pub(crate) fn instead(
+    args: &RunningArgs,
+    settings: &Settings,
+    apart: Option<&'static str>,
+) -> Outcome<LocalNara> {
     if args.direct || settings.has_soul() {
         return settings.local_nara();
+    }
+    if let Some(flag) = apart.or_else(|| another_way(settings)) {
+        let problem = format!("this command needs a soul, because {flag} does not use the running nara");
+        return Err(Failure::usage(problem).hint(format!(
+            "omit {flag} to work through the nara that runs, or pass --soul-file FILE (create one with `nara-mesh id new --name \
+             NAME --out FILE`)"
+        )));
     }
     let problem = "no nara runs for this user, and without one this command needs a soul";
     Err(Failure::usage(problem).hint(
@@ -225,32 +305,38 @@ pub(crate) fn instead(args: &RunningArgs, settings: &Settings) -> Outcome<LocalN
     ))
 }
 
-/// Waits until a nara that went away is back: it may have been started again.
+/// Calls a nara that went away until it is back: it may have been started again.
 ///
 /// # Errors
-/// The last failure, after 30 s.
-pub(crate) async fn until_back(nara: &LocalClient) -> Result<(), CallError> {
-    let waiting = async {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-            match nara.status().await {
-                Err(error) if error.is_gone() => {}
-                outcome => return outcome.map(drop),
-            }
+/// The last failure, after 30 s; at once if the nara is back and refuses.
+pub(crate) async fn until_back<T, F>(nara: &LocalClient, call: impl Fn() -> F) -> Outcome<T>
+where
+    F: Future<Output = Result<T, CallError>>,
+{
+    let (end, mut pause) = (Instant::now() + AWAY, FIRST_PAUSE);
+    loop {
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        let failure: Failure = match timeout(LOOK, call()).await {
+            Ok(Err(error)) if error.is_gone() => error.into(),
+            Ok(outcome) => return Ok(outcome?),
+            Err(_) => hangs(nara, LOOK),
+        };
+        if Instant::now() >= end {
+            return Err(failure);
         }
-    };
-    match timeout(AWAY, waiting).await {
-        Ok(outcome) => outcome,
-        Err(_) => nara.status().await.map(drop),
     }
 }
 
 /// As [`find`], for what the running nara does best: with a data folder, also if the command line describes another way to
 /// the mesh.
 pub(crate) fn preferred(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient>> {
-    match find(args, settings)? {
+    only(args, settings).map_err(or_direct)
+}
+
+/// As [`preferred`], for commands that fail if it gives none.
+pub(crate) fn only(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient>> {
+    match search(args, settings)? {
         None if !args.direct => match settings.running_folder() {
             Ok(folder) => block_on(on(&folder, settings)),
             Err(_) => Ok(None),
@@ -265,7 +351,7 @@ pub(crate) fn required(args: &RunningArgs, settings: &Settings) -> Outcome<Local
         return Err(Failure::usage("only the running nara can do this")
             .hint("omit --direct, or start it: `nara-mesh serve`"));
     }
-    match preferred(args, settings)? {
+    match only(args, settings)? {
         Some(client) => Ok(client),
         None if settings.has_identity() => Err(not_running(&settings.running_folder()?)),
         None => Err(Failure::new(Exit::Unreachable, "no nara runs for this user")
@@ -302,7 +388,7 @@ fn meant_ledger(args: &RunningArgs, settings: &Settings) -> Outcome<PathBuf> {
             "no nara runs for this user, and neither a soul nor a data folder says whose ledger is meant";
         return Err(Failure::usage(problem).hint(WHOSE));
     };
-    let status = block_on(async { Ok(nara.status().await?) })?;
+    let status = block_on(status_of(&nara, settings))?;
     let Some(folder) = status.data_dir else {
         return Err(Failure::failed("the running nara has no data folder").hint(WHOSE));
     };
@@ -337,107 +423,6 @@ pub(crate) async fn peers(
             .hint("the running nara knows none with an address"));
     }
     Ok(peers)
-}
-
-/// The socket in a data folder.
-pub(crate) fn socket_in(folder: &Path) -> PathBuf {
-    folder.join("nara.sock")
-}
-
-/// The folder for the sockets of this user's naras, if the system has one for running programs.
-pub(crate) fn runtime_folder() -> Option<PathBuf> {
-    let folder = PathBuf::from(variable("XDG_RUNTIME_DIR")?);
-    folder.is_absolute().then(|| folder.join("nara-mesh"))
-}
-
-/// The sockets of the naras that run for this user: those in the folder for running programs or, if there is none there, those in
-/// its data folders.
-fn sockets() -> Vec<PathBuf> {
-    let served = |sockets: Vec<PathBuf>| -> BTreeMap<PathBuf, PathBuf> {
-        let served = sockets.into_iter().filter(|socket| is_served(socket));
-        // Once each: the folder of a key that was replaced leads to the same one as that of the new key.
-        served
-            .map(|socket| (socket.canonicalize().unwrap_or_else(|_| socket.clone()), socket))
-            .collect()
-    };
-    let here = served(
-        runtime_folder()
-            .map(|folder| sockets_in(&folder))
-            .unwrap_or_default(),
-    );
-    let found = if here.is_empty() {
-        served(sockets_of_data_folders())
-    } else {
-        here
-    };
-    found.into_values().collect()
-}
-
-/// The sockets in a folder that nobody else can write to.
-fn sockets_in(folder: &Path) -> Vec<PathBuf> {
-    let is_private = || {
-        let found = std::fs::symlink_metadata(folder).ok()?;
-        (found.is_dir() && found.mode() & 0o022 == 0).then_some(())
-    };
-    if is_private().is_none() {
-        return Vec::new();
-    }
-    let is_socket = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "sock");
-    entries(folder).filter(is_socket).collect()
-}
-
-/// The sockets in the data folders of this user, in which each nara has one of its own.
-fn sockets_of_data_folders() -> Vec<PathBuf> {
-    let folder = home_folder("XDG_DATA_HOME", ".local/share");
-    let folders = folder.iter().flat_map(|folder| entries(folder));
-    folders.map(|folder| socket_in(&folder)).collect()
-}
-
-fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten();
-    entries.filter_map(|entry| Some(entry.ok()?.path()))
-}
-
-/// Whether a nara listens on the socket that was chosen. `on_command_line`: by an argument, and not by the environment.
-fn check(socket: &Path, on_command_line: bool) -> Outcome<()> {
-    let Err(error) = UnixStream::connect(socket) else {
-        return Ok(());
-    };
-    let shown = socket.display();
-    let found = std::fs::metadata(socket);
-    let (exit, message) = match (&found, error.kind()) {
-        (Err(_), io::ErrorKind::NotFound) => (Exit::Unreachable, format!("there is no socket {shown}")),
-        (Ok(found), _) if !found.file_type().is_socket() => {
-            let what = if found.is_dir() { "a folder" } else { "a file" };
-            (
-                Exit::Usage,
-                format!("{shown} is {what}, and not the socket of a nara"),
-            )
-        }
-        (Ok(_), io::ErrorKind::ConnectionRefused) => (
-            Exit::Unreachable,
-            format!("no nara listens on {shown} any more: one that was killed left the socket behind"),
-        ),
-        (_, io::ErrorKind::PermissionDenied) => {
-            let owner = found.map(|found| format!("it belongs to user {}", found.uid()));
-            let owner = owner.unwrap_or_else(|_| "its folder belongs to another user".to_owned());
-            (
-                Exit::Usage,
-                format!("this user may not use the nara behind {shown}: {owner}"),
-            )
-        }
-        _ => (Exit::Failed, format!("the socket {shown} cannot be used")),
-    };
-    let hint = if on_command_line {
-        "omit --api-socket, and the nara that runs for this user is used"
-    } else {
-        "run `unset NARA_MESH_SOCKET`, and the nara that runs for this user is used"
-    };
-    Err(Failure::new(exit, message).caused_by(error).hint(hint))
-}
-
-fn is_served(socket: &Path) -> bool {
-    UnixStream::connect(socket).is_ok()
 }
 
 impl From<CallError> for Failure {
@@ -535,5 +520,36 @@ impl Error for Cause {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         let source = self.source.as_deref()?;
         Some(source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::pending;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_nara_that_comes_back_and_hangs_is_not_waited_for_for_ever() {
+        let nara = LocalClient::new("bob/nara.sock");
+        let begun = Instant::now();
+        let failure = until_back(&nara, pending::<Result<(), CallError>>)
+            .await
+            .unwrap_err();
+        assert!(is_hanging(&failure), "{failure:?}");
+        assert!(begun.elapsed() <= AWAY + LOOK + LONGEST_PAUSE);
+        let calls = Cell::new(0);
+        let answer = until_back(&nara, || {
+            calls.set(calls.get() + 1);
+            let call = calls.get();
+            async move {
+                match call {
+                    1 => pending().await,
+                    _ => Ok(call),
+                }
+            }
+        });
+        assert_eq!(answer.await.unwrap(), 2);
     }
 }

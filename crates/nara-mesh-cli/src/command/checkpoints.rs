@@ -80,7 +80,7 @@ async fn through(nara: &LocalClient, args: &CheckpointsArgs) -> Outcome<Answer> 
 }
 
 fn directly(args: &CheckpointsArgs, settings: &Settings) -> Outcome<Answer> {
-    let client = connect::client(running::instead(&args.running, settings)?, settings)?;
+    let client = connect::client(running::instead(&args.running, settings, None)?, settings)?;
     connect::block_on_keeping(&client, settings, async {
         let fetched = client.peer(&args.peer).fetch_checkpoints().await?.into_inner();
         let counts = Counts::of_answer(&fetched.events);

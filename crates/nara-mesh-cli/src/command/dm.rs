@@ -80,7 +80,7 @@ fn report(receipt: &DirectMessageReceipt, printer: Printer) -> Outcome {
 
 /// Leaves the message to the running nara, if it cannot be delivered now.
 fn later(args: &DmArgs, given: Option<&SyncEvent>, settings: &Settings, printer: Printer) -> Outcome {
-    let Some(nara) = running::preferred(&args.running, settings)? else {
+    let Some(nara) = running::only(&args.running, settings)? else {
         return Err(outbox::nobody_keeps("message"));
     };
     let expires_s = args.expires.map(|expires| expires.as_secs());
@@ -114,7 +114,7 @@ fn message(args: &DmArgs, given: Option<&SyncEvent>) -> DirectMessage {
 }
 
 fn directly(args: &DmArgs, given: Option<SyncEvent>, settings: &Settings) -> Outcome<DirectMessageReceipt> {
-    let nara = running::instead(&args.running, settings)?;
+    let nara = running::instead(&args.running, settings, None)?;
     let client = connect::client(nara.clone(), settings)?;
     let peer = &args.peer;
     connect::block_on_keeping(&client, settings, async {

@@ -8,6 +8,7 @@ mod tailnet;
 pub(super) use self::report::Printed;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use nara_local_api::model;
 use nara_mesh::client::MeshClient;
@@ -16,7 +17,7 @@ use nara_mesh::{Nara, defaults};
 use nara_tailnet::MeshNode;
 
 use self::peers::Known;
-use self::report::Report;
+use self::report::{Check, Report};
 use crate::cli::DoctorArgs;
 use crate::connect::{self, block_on};
 use crate::failure::Outcome;
@@ -27,14 +28,25 @@ use crate::printer::Printer;
 use crate::running;
 use crate::settings::Settings;
 
+/// How long the checks of a running nara may take: it calls its peers for them.
+const CHECKS: Duration = Duration::from_secs(120);
+
 pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> Outcome {
     let mut report = Report::new(Some(printer));
-    if let Some(nara) = running::find(&args.running, settings)? {
-        let checks = block_on(async { Ok(nara.doctor().await?) })?;
-        for check in checks {
-            report.add(check.into())?;
+    match checks_of_running(args, settings) {
+        Ok(Some(checks)) => {
+            for check in checks {
+                report.add(check.into())?;
+            }
+            return report.finish();
         }
-        return report.finish();
+        Ok(None) => {}
+        // What can be looked at without it is looked at.
+        Err(failure) if running::is_hanging(&failure) => {
+            let why = "commands work through the nara that runs, and peers do not reach one that hangs";
+            report.add(Check::not_usable("running nara", failure, why, ""))?;
+        }
+        Err(failure) => return Err(failure),
     }
     here::version(&mut report)?;
     here::clock(&mut report)?;
@@ -50,7 +62,7 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
             Err(_) => None,
         };
         let clock = match running {
-            Some(nara) => nara.clock().await.ok(),
+            Some(nara) => running::within(settings.timeout, &nara, nara.clock()).await.ok(),
             None => None,
         };
         here::clock_steps(clock.map(|clock| clock.step), &mut report)?;
@@ -74,6 +86,14 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
         outcome
     })?;
     report.finish()
+}
+
+/// What the running nara finds; `None`: none runs.
+fn checks_of_running(args: &DoctorArgs, settings: &Settings) -> Outcome<Option<Vec<model::Check>>> {
+    let Some(nara) = running::find(&args.running, settings)? else {
+        return Ok(None);
+    };
+    block_on(running::within(CHECKS, &nara, nara.doctor())).map(Some)
 }
 
 /// The checks of a nara that runs, by itself. `open`: what it found since its start, and nobody has decided.
@@ -113,7 +133,7 @@ pub(super) async fn running(
     Ok(report.into_checks())
 }
 
-/// A client over the node, if there is one. Without a soul that can be read, it is one that nobody knows: that is a check of its own.
+/// A client over the node, if there is one. Without a readable soul, which the check `soul` reports, it acts as a guest.
 fn client(
     nara: Option<&LocalNara>,
     settings: &Settings,

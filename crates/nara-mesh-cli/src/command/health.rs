@@ -19,8 +19,6 @@ use crate::printer::{Printer, harmless, human, micros};
 use crate::running;
 use crate::settings::Settings;
 
-/// Asks the local API, because an embedded node listens on no address of this machine; the address where one is given, or
-/// no running nara is found. Reads no peers, and writes nothing.
 /// What `health` prints.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Printed {
@@ -29,6 +27,8 @@ pub(super) struct Printed {
     rtt_us: u64,
 }
 
+/// Asks the local API, because an embedded node listens on no address of this machine; the address where one is given, or
+/// no running nara is found. Reads no peers, and writes nothing.
 pub(super) fn run(args: &HealthArgs, settings: &Settings, printer: Printer) -> Outcome {
     if !settings.sources.is_on_command_line("listen")
         && let Some(client) = running::preferred(&args.running, settings)?
@@ -69,7 +69,7 @@ pub(super) fn run(args: &HealthArgs, settings: &Settings, printer: Printer) -> O
 
 fn ask(client: &LocalClient, settings: &Settings, printer: Printer) -> Outcome {
     let asked = Instant::now();
-    let status = block_on(async { Ok(client.status().await?) })?;
+    let status = block_on(running::status_of(client, settings))?;
     let took = asked.elapsed();
     must_be(settings, &status.name, "the local API")?;
     printer.line(format_args!(

@@ -127,7 +127,6 @@ pub(super) fn restore(args: &RestoreArgs, settings: &Settings, printer: Printer)
     }
     make_folder_of(&path)?;
     let copy = SqliteLedger::restore(&args.file, &path).map_err(|error| not_restored(&args.file, error))?;
-    ledger_file::give_to_owner(&path)?;
     printer.line(format_args!(
         "restored {} and what is known of {} to {}",
         count(copy.events, "event"),

@@ -53,7 +53,7 @@ pub(super) fn run(args: &RequestArgs, settings: &Settings, printer: Printer) -> 
             (answer, verification)
         }
         None => {
-            let client = connect::client(running::instead(&args.running, settings)?, settings)?;
+            let client = connect::client(running::instead(&args.running, settings, None)?, settings)?;
             let request = request.map(http_body_util::Full::new);
             let answer = connect::block_on_keeping(&client, settings, async {
                 client

@@ -296,9 +296,15 @@ fn publish(
         let event = CheckedEvent::verified(statement.to_event());
         let stored = ledger.insert(vec![event], Some(statement.name().clone())).await;
         stored.map_err(ledger_file::failed)?;
-        let running = match running::on(&folder, settings).await? {
-            Some(nara) => Some(nara.reload().await?),
-            None => None,
+        let running = match running::reload_on(&folder, settings).await {
+            Ok(running) => running,
+            Err(failure) => {
+                printer.warn(format_args!(
+                    "the statement is stored, but not in force in the running nara yet: {}; when it runs again, it reads it",
+                    failure.message
+                ));
+                None
+            }
         };
         for line in running.iter().flat_map(reload::in_words) {
             printer.note(format_args!("  {line}"));

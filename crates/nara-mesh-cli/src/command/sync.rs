@@ -62,13 +62,14 @@ pub(super) fn run(args: &SyncArgs, settings: &Settings, printer: Printer) -> Out
     }
     let scope = reconcile::scope(args)?;
     // Into another ledger, or onto stdout, this process fetches itself.
-    if args.to.is_none()
-        && !args.jsonl
+    let apart = args.to.as_ref().map(|_| "--to");
+    let apart = apart.or_else(|| args.jsonl.then_some("--jsonl"));
+    if apart.is_none()
         && let Some(nara) = running::find(&args.running, settings)?
     {
         return connect::block_on(through::run(&nara, args, printer));
     }
-    let client = connect::client(running::instead(&args.running, settings)?, settings)?;
+    let client = connect::client(running::instead(&args.running, settings, apart)?, settings)?;
     let peer = &args.peer;
     connect::block_on_keeping(&client, settings, async {
         // Without a word about it, what comes goes into the memory of this nara.

@@ -67,7 +67,8 @@ pub(super) fn run(args: &WatchArgs, settings: &Settings, printer: Printer) -> Ou
     {
         return connect::block_on(through::run(&nara, args, since, printer));
     }
-    let client = connect::client(running::instead(&args.running, settings)?, settings)?;
+    let apart = args.to.as_ref().map(|_| "--to");
+    let client = connect::client(running::instead(&args.running, settings, apart)?, settings)?;
     let peers = peers(args, &client)?;
     connect::block_on_keeping(&client, settings, async {
         let ledger = match &args.to {

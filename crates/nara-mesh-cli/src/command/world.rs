@@ -62,7 +62,7 @@ struct HandedOver {
 
 pub(super) fn send(args: &WorldSendArgs, settings: &Settings, printer: Printer) -> Outcome {
     if args.later {
-        let nara = running::preferred(&args.running, settings)?;
+        let nara = running::only(&args.running, settings)?;
         let nara = nara.ok_or_else(|| outbox::nobody_keeps("postcard"))?;
         return connect::block_on(later(&nara, args, printer));
     }
@@ -130,7 +130,7 @@ fn handed_over(receipt: PostcardReceipt, printer: Printer) -> Outcome {
 
 /// By this command, which ends before the postcard is home.
 fn directly(args: &WorldSendArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let client = connect::client(running::instead(&args.running, settings)?, settings)?;
+    let client = connect::client(running::instead(&args.running, settings, None)?, settings)?;
     let name = client.local().name().as_str();
     let message = WorldMessage::new(name, &args.message, SystemClock.now_nanos());
     let to = args.to.as_ref().map(ToString::to_string);

@@ -88,7 +88,8 @@ pub(super) fn run(args: &ZineArgs, settings: &Settings, printer: Printer) -> Out
 }
 
 fn directly(args: &ZineArgs, settings: &Settings) -> Outcome<Answer> {
-    let client = connect::client(running::instead(&args.running, settings)?, settings)?;
+    let apart = args.ledger.as_ref().map(|_| "--ledger");
+    let client = connect::client(running::instead(&args.running, settings, apart)?, settings)?;
     let peer = &args.peer;
     connect::block_on_keeping(&client, settings, async {
         let own = || settings.ledger_path().ok().flatten().filter(|path| path.exists());

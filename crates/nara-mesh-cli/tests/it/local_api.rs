@@ -427,6 +427,77 @@ fn a_nara_that_hangs_is_told_within_the_time_limit_and_holds_up_no_other() {
             told.contains("has not answered for 300 ms") && told.contains(socket),
             "{told}"
         );
+        // Nothing else can reload.
+        assert_eq!(told.contains("--direct"), args[0] != "reload", "{told}");
+    }
+    let report = scene.json(1, &["doctor", "--api-socket", socket, "--timeout", "300ms"]);
+    let checks = report["checks"].as_array().unwrap();
+    let hanging = checks
+        .iter()
+        .find(|check| check["what"] == "running nara")
+        .unwrap();
+    assert_eq!(hanging["result"], "failed", "{hanging}");
+    assert!(checks.iter().any(|check| check["what"] == "clock"), "{report}");
+    // Another nara that does not run is not this one.
+    new_soul(scene.path(), "dave");
+    let (_, told) = scene.run(3, &["health", "--name", "dave", "--timeout", "100s"]);
+    assert!(told.contains("no nara dave runs"), "{told}");
+    let output = nara_mesh(scene.path())
+        .env("XDG_RUNTIME_DIR", scene.runtime())
+        .env("XDG_DATA_HOME", scene.path().join("data"))
+        .args(["events", "--soul-file", "dave.soul", "--timeout", "100s"])
+        .output()
+        .unwrap();
+    let told = text(&output.stderr);
+    assert!(told.contains("there is no ledger"), "{told}");
+}
+
+/// What was stored stays stored, and who has to hear of it does.
+#[test]
+fn a_decision_and_a_statement_do_not_fail_because_the_nara_that_runs_hangs() {
+    let scene = Scene::new();
+    new_soul(scene.path(), "dave");
+    fs::create_dir(scene.path().join("held")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(scene.path().join("held/nara.sock")).unwrap();
+    let held = [
+        "--data-dir",
+        "held",
+        "--soul-file",
+        "dave.soul",
+        "--timeout",
+        "1s",
+    ];
+    let (stdout, told) = scene.run(0, &[&["peers", "untrust", "carol"][..], &held].concat());
+    assert!(stdout.contains("carol is banned"), "{stdout}");
+    assert!(
+        told.contains("the decision is stored, but") && told.contains("not in the nara that runs"),
+        "{told}"
+    );
+    let (_, told) = scene.run(
+        0,
+        &[&["id", "retire", "--peers", "known.toml"][..], &held].concat(),
+    );
+    assert!(
+        told.contains("the statement is stored, but") && told.contains("alice was not told"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_command_says_which_argument_keeps_it_from_the_nara_that_runs() {
+    let scene = Scene::new();
+    for (args, flag) in [
+        (&["dm", "alice", "hi", "--peers", "known.toml"][..], "--peers"),
+        (&["sync", "alice", "--jsonl"], "--jsonl"),
+        (&["sync", "alice", "--to", "copy.db"], "--to"),
+        (&["watch", "alice", "--to", "copy.db"], "--to"),
+        (&["zine", "alice", "--ledger", "copy.db"], "--ledger"),
+    ] {
+        let (_, told) = scene.run(2, args);
+        assert!(
+            told.contains("needs a soul") && told.contains(&format!("because {flag} does not use")),
+            "{told}"
+        );
     }
 }
 

@@ -402,11 +402,20 @@ fn backups_that_cannot_be_made_or_restored_say_which_file_and_why() {
     assert!(told.contains("`nara-mesh restore FILE --replace "), "{told}");
 }
 
+/// Gives a folder, and what is in it, to the user of a service. Only root can.
+fn give_away(folder: &Path) {
+    let inside = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    for path in inside.chain([folder.to_owned()]) {
+        let _ = std::os::unix::fs::lchown(path, Some(65_534), Some(65_534));
+    }
+}
+
 /// Root restores, decides and looks for the user under whom the service runs.
 #[test]
 fn what_a_command_makes_in_the_data_folder_belongs_to_the_owner_of_the_folder() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     new_soul(path, "alice");
     fs::write(path.join("known.toml"), "").unwrap();
     Serving::start(path, "alice").0.end();
@@ -421,8 +430,7 @@ fn what_a_command_makes_in_the_data_folder_belongs_to_the_owner_of_the_folder() 
     fs::create_dir(path.join("other")).unwrap();
     fs::create_dir(path.join("new")).unwrap();
     for data in ["alice", "other", "new"] {
-        // Only root can.
-        let _ = std::os::unix::fs::chown(path.join(data), Some(65_534), Some(65_534));
+        give_away(&path.join(data));
     }
     of("alice", &["restore", "copy.db", "--replace"]);
     of("other", &["restore", "copy.db"]);
@@ -436,6 +444,39 @@ fn what_a_command_makes_in_the_data_folder_belongs_to_the_owner_of_the_folder() 
             }
         }
     }
+}
+
+/// A service that was taken over plants links to files that root alone may change.
+#[test]
+fn a_link_in_the_data_folder_leads_root_to_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    new_soul(path, "alice");
+    fs::write(path.join("known.toml"), "").unwrap();
+    Serving::start(path, "alice").0.end();
+    let of = |data: &str, code: i32, args: &[&str]| {
+        let args = [args, &["--soul-file", "alice.soul", "--data-dir", data]].concat();
+        text(&run(path, code, &args).stderr)
+    };
+    of("alice", 0, &["backup", "copy.db"]);
+    fs::write(path.join("passwd"), "root").unwrap();
+    fs::set_permissions(path.join("passwd"), fs::Permissions::from_mode(0o600)).unwrap();
+    for data in ["soft", "hard", "dangling"] {
+        fs::create_dir(path.join(data)).unwrap();
+        give_away(&path.join(data));
+    }
+    std::os::unix::fs::symlink("../passwd", path.join("soft/ledger.db.lock")).unwrap();
+    let told = of("soft", 1, &["restore", "copy.db"]);
+    assert!(told.contains("cannot be restored"), "{told}");
+    if fs::metadata(path.join("hard")).unwrap().uid() == 65_534 {
+        fs::hard_link(path.join("passwd"), path.join("hard/ledger.db.lock")).unwrap();
+        of("hard", 1, &["restore", "copy.db"]);
+        std::os::unix::fs::symlink("../made", path.join("dangling/ledger.db")).unwrap();
+        of("dangling", 1, &["peers", "untrust", "bob"]);
+        assert!(!path.join("made").exists());
+    }
+    assert_eq!(fs::read_to_string(path.join("passwd")).unwrap(), "root");
 }
 
 #[test]

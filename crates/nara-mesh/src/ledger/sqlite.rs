@@ -5,6 +5,7 @@ mod convert;
 mod failure;
 mod items;
 mod lock;
+mod owner;
 mod peers;
 mod place;
 mod pool;

@@ -149,8 +149,10 @@ impl Report {
     }
 
     /// Adds a check and prints it.
-    pub(super) fn add(&mut self, check: Check) -> Outcome<()> {
+    pub(super) fn add(&mut self, mut check: Check) -> Outcome<()> {
         if let Some(printer) = self.printer {
+            let next = check.next.as_deref();
+            check.next = next.map(|next| remedy::for_the_same_nara(next).into_owned());
             print(&check, printer)?;
         }
         self.checks.push(check);
@@ -214,8 +216,7 @@ fn print(check: &Check, printer: Printer) -> Outcome<()> {
         printer.line(format_args!("{:<24}why:  {}", "", check.why))?;
         if let Some(next) = &check.next {
             // Whole, on one line: it has commands that are copied.
-            let next = remedy::for_the_same_nara(next);
-            printer.line(format_args!("{:<24}next: {}", "", output::printable(&next)))?;
+            printer.line(format_args!("{:<24}next: {}", "", output::printable(next)))?;
         }
     }
     Ok(())

@@ -26,7 +26,14 @@ use crate::remedy;
 use crate::running;
 use crate::settings::Settings;
 
-/// What a decision means when no nara runs on the data folder.
+/// What a decision means when a nara runs on the data folder.
+const RUNNING: &str = "in force in the nara that runs";
+
+/// What it means when that nara does not answer.
+const NOT_ANSWERING: &str = "in force for commands now, but not in the nara that runs: once it answers, run `nara-mesh \
+                             reload`, or start it again";
+
+/// What it means when none runs.
 const NOT_RUNNING: &str = "in force for commands now, and for `serve` and `up` at their next start: none runs on this \
                            data folder";
 
@@ -37,7 +44,13 @@ pub(super) fn trust(args: &PeersTrustArgs, settings: &Settings, printer: Printer
             replace: args.replace,
         };
         let decision = block_on(async { Ok(nara.trust(args.peer.as_str(), &trust).await?) })?;
-        return tell(&decision.peers, Some(&decision.running), said_trusted, printer);
+        return tell(
+            &decision.peers,
+            Some(&decision.running),
+            RUNNING,
+            said_trusted,
+            printer,
+        );
     }
     let name = block_on(about(&args.peer, settings))?;
     let given = args.key;
@@ -78,7 +91,13 @@ pub(super) fn untrust(args: &PeersUntrustArgs, settings: &Settings, printer: Pri
     if let Some(nara) = elsewhere(&args.running, settings)? {
         let (known, decision) =
             block_on(async { Ok((nara.peers().await?, nara.ban(args.peer.as_str()).await?)) })?;
-        let done = tell(&decision.peers, Some(&decision.running), said_banned, printer);
+        let done = tell(
+            &decision.peers,
+            Some(&decision.running),
+            RUNNING,
+            said_banned,
+            printer,
+        );
         let is_listed = |banned: &Record| known.iter().any(|peer| peer.name.as_ref() == Some(&banned.name));
         say_if_unknown(&args.peer, decision.peers.iter().all(is_listed), printer);
         return done;
@@ -120,7 +139,8 @@ fn say_if_unknown(name: &NaraName, is_known: bool, printer: Printer) {
 pub(super) fn reset(args: &PeersResetArgs, settings: &Settings, printer: Printer) -> Outcome {
     if let Some(nara) = elsewhere(&args.running, settings)? {
         let (records, running) = block_on(reset_through(&nara, args.peer.as_ref()))?;
-        return tell(&records, running.as_ref(), said_forgotten, printer);
+        let effect = if running.is_some() { RUNNING } else { NOT_RUNNING };
+        return tell(&records, running.as_ref(), effect, said_forgotten, printer);
     }
     let only = args.peer.clone();
     let at = SystemClock.now_millis();
@@ -225,29 +245,27 @@ fn finish(
 ) -> Outcome {
     let records: Vec<Record> = records.iter().map(Record::of).collect();
     let folder = settings.running_folder()?;
-    let running = block_on(async {
-        Ok(match running::on(&folder, settings).await? {
-            Some(nara) => Some(nara.reload().await?),
-            None => None,
-        })
-    })?;
-    tell(&records, running.as_ref(), said, printer)
+    let (running, effect) = match block_on(running::reload_on(&folder, settings)) {
+        Ok(Some(running)) => (Some(running), RUNNING),
+        Ok(None) => (None, NOT_RUNNING),
+        Err(failure) => {
+            printer.warn(format_args!("the decision is stored, but {}", failure.message));
+            (None, NOT_ANSWERING)
+        }
+    };
+    tell(&records, running.as_ref(), effect, said, printer)
 }
 
 fn tell(
     records: &[Record],
     running: Option<&Reloaded>,
+    effect: &str,
     said: fn(&Record) -> String,
     printer: Printer,
 ) -> Outcome {
     for record in records {
         printer.line(said(record))?;
     }
-    let effect = if running.is_some() {
-        "in force in the nara that runs"
-    } else {
-        NOT_RUNNING
-    };
     printer.json(Printed {
         peers: records.to_vec(),
         effect: effect.to_owned(),

@@ -112,7 +112,8 @@ pub(super) async fn watch(
 
 /// Says what a running nara learns about its peers, until it is told to end.
 pub(super) async fn watch_running(nara: &LocalClient, printer: Printer) -> Outcome {
-    let mut changes = nara.events(Method::GET, "/v1/peer-changes").await?;
+    let open = || nara.events(Method::GET, "/v1/peer-changes");
+    let mut changes = open().await?;
     let printing = async {
         loop {
             let change = match changes.next().await {
@@ -120,8 +121,7 @@ pub(super) async fn watch_running(nara: &LocalClient, printer: Printer) -> Outco
                 Some(Err(error)) if !error.is_gone() => return Err(error.into()),
                 Some(Err(_)) | None => {
                     printer.warn("the running nara went away: what changes until it is back is not shown");
-                    running::until_back(nara).await?;
-                    changes = nara.events(Method::GET, "/v1/peer-changes").await?;
+                    changes = running::until_back(nara, open).await?;
                     continue;
                 }
             };

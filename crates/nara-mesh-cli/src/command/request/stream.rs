@@ -42,7 +42,7 @@ pub(super) fn run(args: &RequestArgs, settings: &Settings, printer: Printer) -> 
             show(args, answer, &verification, trace, printer).await
         }),
         None => {
-            let client = connect::client(running::instead(&args.running, settings)?, settings)?;
+            let client = connect::client(running::instead(&args.running, settings, None)?, settings)?;
             connect::block_on_keeping(&client, settings, async {
                 let (request, trace) = build(args, body(args)?)?;
                 let mut answer = client.peer(&args.peer).service().oneshot(request).await?;

@@ -72,7 +72,7 @@ async fn look(listen: &Listen) -> Result<SocketAddr, String> {
 }
 
 /// Moves the nara when the interface or the host of `--listen` no longer has the address on which it listens, and tells when
-/// that fails. `again`: it is looked at now.
+/// that fails, or when no interface has the address. `again`: it is looked at now.
 pub(super) async fn follow<L, M>(
     listen: &Listen,
     mut bound: IpAddr,
@@ -84,17 +84,14 @@ pub(super) async fn follow<L, M>(
     L: Future<Output = io::Result<Vec<SocketAddr>>>,
     M: Future<Output = io::Result<()>>,
 {
-    if matches!(listen, Listen::Address(_)) {
-        return;
-    }
     let (mut told, mut is_gone) = (None, false);
     loop {
         tokio::select! {
             () = sleep(LOOK) => {}
             () = again.notified() => {}
         }
-        // Without an answer nothing is known.
         let found = look().await.unwrap_or_default();
+        // Without an answer nothing is known of another one.
         let is_there = found.is_empty() || found.iter().any(|address| address.ip() == bound);
         let mut failed = None;
         for now in found.into_iter().filter(|_| !is_there) {
@@ -205,9 +202,22 @@ mod tests {
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(told.iter().all(|line| line["now"] == "10.0.0.3:9632"), "{told:?}");
         assert!(told.iter().all(|line| line["bound"] == "10.0.0.1"), "{told:?}");
-        // A plain address does not move.
+        // A plain address does not move, and is looked at all the same.
         let fixed = Listen::Address(here);
-        let (look, move_to) = (|| ready(Ok(Vec::new())), |_| ready(Ok(())));
-        follow(&fixed, here.ip(), &again, look, move_to, |_| {}).await;
+        let looks = RefCell::new(0);
+        let look = || {
+            *looks.borrow_mut() += 1;
+            ready(Ok(vec![here]))
+        };
+        let following = follow(
+            &fixed,
+            here.ip(),
+            &again,
+            look,
+            |_| ready(Err(io::ErrorKind::Other.into())),
+            |line| panic!("{line:?}"),
+        );
+        tokio::time::timeout(3 * LOOK, following).await.unwrap_err();
+        assert!(*looks.borrow() > 1);
     }
 }

@@ -76,7 +76,7 @@ struct Source {
 
 impl Source {
     /// Begins, and begins again where it was once the nara is back. Ends with a fault that the nara calls final.
-    async fn follow(self) -> Result<BoxStream<'static, Result<ServerEvent, CallError>>, CallError> {
+    async fn follow(self) -> Outcome<BoxStream<'static, Outcome<ServerEvent>>> {
         let events = self.open().await?;
         let following = stream::unfold(Some((self, Some(events))), |state| async {
             let (mut source, mut events) = state?;
@@ -93,15 +93,10 @@ impl Source {
         Ok(following.boxed())
     }
 
-    async fn next(&mut self, events: &mut Option<Events>) -> Result<ServerEvent, CallError> {
+    async fn next(&mut self, events: &mut Option<Events>) -> Outcome<ServerEvent> {
         loop {
             let Some(open) = events else {
-                running::until_back(&self.nara).await?;
-                match self.open().await {
-                    Ok(open) => *events = Some(open),
-                    Err(error) if error.is_gone() => {}
-                    Err(error) => return Err(error),
-                }
+                *events = Some(running::until_back(&self.nara, || self.open()).await?);
                 continue;
             };
             match open.next().await {
@@ -109,7 +104,7 @@ impl Source {
                     self.remember(&event);
                     return Ok(event);
                 }
-                Some(Err(error)) if !error.is_gone() => return Err(error),
+                Some(Err(error)) if !error.is_gone() => return Err(error.into()),
                 // It ended, with or without a word.
                 Some(Err(_)) | None => *events = None,
             }

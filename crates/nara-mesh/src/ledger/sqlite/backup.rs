@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::convert::Converted;
 use super::failure::Failure;
 use super::lock::Lock;
+use super::owner::as_owner_of_folder;
 use super::place::check_file;
 use super::pool::{create_new_private, read_only};
 use super::{rows, schema, sql};
@@ -41,9 +42,19 @@ impl SqliteLedger {
 }
 
 fn replace(from: &Path, to: &Path) -> Result<LedgerCopy, Failure> {
+    // Root may be the only user who can read it.
+    let source = open_source(from)?;
+    as_owner_of_folder(to, || replace_as_owner(from, source, to)).map_err(|source| LedgerError::File {
+        path: to.to_owned(),
+        source,
+    })?
+}
+
+fn replace_as_owner(from: &Path, source: Connection, to: &Path) -> Result<LedgerCopy, Failure> {
     let _lock = Lock::take(to, "nara-mesh restore")?;
     let new = Unfinished::beside(to)?;
-    copy(&open_source(from)?, &new.0)?;
+    copy(&source, &new.0)?;
+    drop(source);
     let mut connection = Connection::open_with_flags(&new.0, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     schema::migrate(&mut connection, from, &Converted::default())?;
     let damage = damage(&connection, 1)?;

@@ -30,8 +30,20 @@ impl Lock {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&beside).map_err(failed)?;
+        {
+            use std::os::unix::fs::OpenOptionsExt as _;
+            // What a link leads to would be overwritten.
+            let no_links = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+            options.mode(0o600).custom_flags(no_links);
+        }
+        let mut file = match options.open(&beside) {
+            Err(_) if beside.is_symlink() => Err(std::io::Error::new(
+                std::io::ErrorKind::InvalidInput,
+                "it is a symbolic link",
+            )),
+            opened => opened,
+        }
+        .map_err(failed)?;
         // A pipe would never end.
         check_file(&beside).map_err(failed)?;
         let locked = file.try_lock();

@@ -15,6 +15,7 @@ use tokio::task::spawn_blocking;
 use super::convert::Converted;
 use super::failure::Failure;
 use super::lock::Lock;
+use super::owner::as_owner_of_folder;
 use super::place::check_file;
 use super::{schema, sql, wal};
 use crate::ledger::{LedgerError, Opening};
@@ -71,6 +72,15 @@ struct Readers {
 impl Pool {
     /// Opens the database, and takes its lock in the name of `holder`.
     pub(super) fn open(path: &Path, holder: Option<&str>, opening: Option<Opening>) -> Result<Self, Failure> {
+        as_owner_of_folder(path, || Self::open_as_owner(path, holder, opening)).map_err(|source| {
+            LedgerError::File {
+                path: path.to_owned(),
+                source,
+            }
+        })?
+    }
+
+    fn open_as_owner(path: &Path, holder: Option<&str>, opening: Option<Opening>) -> Result<Self, Failure> {
         let mut lock = holder.map(|holder| Lock::take(path, holder)).transpose()?;
         let made = create_private(path).and_then(|()| check_file(path));
         made.map_err(|source| LedgerError::File {
