@@ -18,6 +18,7 @@ mod peers;
 mod ping;
 mod query;
 mod reload;
+mod reopen;
 mod request;
 mod schema;
 mod serve;

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
 use crate::command::ping::{Pinger, ping_peer};
+use crate::command::reopen::reopen;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::found::describe;
@@ -25,7 +26,6 @@ use crate::ledger_file::recall_presence;
 use crate::lines::FoundLine;
 use crate::network::Way;
 use crate::printer::{Printer, harmless, human, micros};
-use crate::running;
 use crate::settings::Settings;
 
 /// Changes that wait to be said.
@@ -112,7 +112,8 @@ pub(super) async fn watch(
 
 /// Says what a running nara learns about its peers, until it is told to end.
 pub(super) async fn watch_running(nara: &LocalClient, printer: Printer) -> Outcome {
-    let mut changes = nara.events(Method::GET, "/v1/peer-changes").await?;
+    const PATH: &str = "/v1/peer-changes";
+    let mut changes = nara.events(Method::GET, PATH).await?;
     let printing = async {
         loop {
             let change = match changes.next().await {
@@ -120,8 +121,7 @@ pub(super) async fn watch_running(nara: &LocalClient, printer: Printer) -> Outco
                 Some(Err(error)) if !error.is_gone() => return Err(error.into()),
                 Some(Err(_)) | None => {
                     printer.warn("the running nara went away: what changes until it is back is not shown");
-                    running::until_back(nara).await?;
-                    changes = nara.events(Method::GET, "/v1/peer-changes").await?;
+                    changes = reopen(nara, PATH).await?;
                     continue;
                 }
             };
