@@ -400,7 +400,7 @@ func (n *Nara) Reconcile(ctx context.Context, peer string, push bool) (*Reconcil
 // Transfer is a transfer that goes on.
 type Transfer struct {
 	ID uint64 `json:"id"`
-	// Kind is "sync" or "reconcile".
+	// Kind is "sync", "reconcile", "compare" or "checkpoints".
 	Kind string `json:"kind"`
 	Peer string `json:"peer"`
 }

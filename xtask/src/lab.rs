@@ -79,7 +79,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     // There may be none, or one of another run.
     let _ = fs::remove_file(&file);
     let outcome = in_namespaces(&lab, &programs, task, &rest);
-    if record && task != "soak" {
+    // What a failed run measured is recorded only where rows are: elsewhere it would replace a whole table.
+    let is_recorded = outcome.is_ok() || (task == "links" && file.exists());
+    if record && task != "soak" && is_recorded {
         let table = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         match task {
             "bench" => results::record("speed", &table)?,

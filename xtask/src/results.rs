@@ -23,7 +23,11 @@ pub(crate) fn record_rows(name: &str, table: &str, cells: usize) -> Result<(), S
     record(name, &merged(old, table, cells))
 }
 
-/// The old table with the rows of the new one. A row without predecessor comes after those of the same first cell.
+/// What a row says whose measurement failed.
+const FAILED: &str = "**failed**";
+
+/// The old table with the rows of the new one. A row without predecessor comes after those of the same first cell; one that
+/// failed replaces no figures.
 fn merged(old: &str, new: &str, cells: usize) -> String {
     let key = |row: &str, cells: usize| -> Vec<String> {
         let cells = row.split('|').skip(1).take(cells);
@@ -34,7 +38,9 @@ fn merged(old: &str, new: &str, cells: usize) -> String {
     let mut rows: Vec<_> = old.trim().lines().skip(head.len()).collect();
     for row in new {
         if let Some(same) = rows.iter_mut().find(|old| key(old, cells) == key(row, cells)) {
-            *same = row;
+            if !row.contains(FAILED) {
+                *same = row;
+            }
         } else {
             let last = rows.iter().rposition(|old| key(old, 1) == key(row, 1));
             rows.insert(last.map_or(rows.len(), |last| last + 1), row);
@@ -80,6 +86,8 @@ mod tests {
         assert_eq!(merged(old, new, 2), expected.join("\n"));
         let of_new = [0, 1, 3, 4, 6].map(|n| expected[n]);
         assert_eq!(merged("", new, 2), of_new.join("\n"));
+        let failed = format!("{new}| x | 1 | **failed** |\n");
+        assert_eq!(merged(old, &failed, 2), expected.join("\n"));
     }
 
     #[test]

@@ -52,7 +52,7 @@ const servicesCard = (services) => {
       make("td", {}, backend),
       make("td", { class: "number" }, number(requests)),
       make("td", {}, sender ?? "–"),
-      make("td", {}, left === null ? "set for this nara" : `in ${span(left)}`),
+      make("td", {}, left === undefined ? "set for this nara" : `in ${span(left)}`),
     ),
   );
   return card("Services", make("p", {}, "programs of this machine that peers reach"), table("Programs that peers reach", ["Path", "Program", ["Requests", "number"], "Last sender", "Lease ends"], rows));
@@ -195,7 +195,7 @@ export const examine = async (refresh) => {
 export const wasExamined = () => checks !== undefined || checking;
 
 export const render = ({ history, outbox, transfers, services, ledger }, refresh, ask) => {
-  if (!history || !outbox || !ledger) return;
+  if (!history || !outbox) return;
   show(
     byId("health"),
     doctor(() => examine(refresh)),
@@ -203,7 +203,7 @@ export const render = ({ history, outbox, transfers, services, ledger }, refresh
     waiting(outbox, ask),
     servicesCard(services),
     plots(history),
-    ledgerCard(ledger),
+    ledger ? ledgerCard(ledger) : null,
     refusals(history.refusals),
   );
 };

@@ -15,6 +15,8 @@ const PAUSES = [250, 500, 1000, 2000, 4000, 8000];
 
 /** How often what does not tell of itself is asked for. */
 const LOOK = 5000;
+/** How often the ledger is counted, which may take long the first time. */
+const COUNT = 30_000;
 /** How often peers are pinged, and how many of them. */
 const PING = 30_000;
 const PINGED = 32;
@@ -48,8 +50,16 @@ const shut = (reason) => {
 
 /** A nara that exposes no programs is one without services. */
 const noServices = (error) => {
-  if (error.status === 501) return { services: [] };
+  if (error.status === 501) return { services: [], lasting: [] };
   throw error;
+};
+
+let counted = null;
+/** Asks what the ledger holds, while everything else goes on. */
+const countSoon = () => {
+  if (counted !== null && performance.now() - counted < COUNT) return;
+  counted = performance.now();
+  api.get("/v1/ledger").then((ledger) => { known.ledger = ledger; render(); }).catch(() => { counted = null; });
 };
 
 const refresh = async () => {
@@ -61,14 +71,14 @@ const refresh = async () => {
   ]);
   Object.assign(known, { status, peers, own, conflicts });
   if (view === "health") {
-    const [history, outbox, { transfers }, { services }, ledger] = await Promise.all([
+    countSoon();
+    const [history, outbox, { transfers }, { services, lasting }] = await Promise.all([
       api.get("/v1/history"),
       api.get("/v1/outbox"),
       api.get("/v1/transfers"),
       api.get("/v1/services").catch(noServices),
-      api.get("/v1/ledger"),
     ]);
-    Object.assign(known, { history, outbox, transfers, services, ledger });
+    Object.assign(known, { history, outbox, transfers, services: [...services, ...lasting] });
   }
   render();
 };

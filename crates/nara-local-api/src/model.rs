@@ -14,8 +14,8 @@ mod token;
 mod transfer;
 
 pub use admin::{
-    Check, ClockStatus, ClockStep, Coordinates, Gossip, GossipLink, Lease, LimitInUse, Reloaded, Service,
-    ServiceList, Status,
+    Check, ClockStatus, ClockStep, Coordinates, Gossip, GossipLink, LastingService, Lease, LimitInUse,
+    Reloaded, Service, ServiceList, Status,
 };
 pub use event::{Event, EventPage, LiveEvent, RefusedEvent, StreamFault, StreamStatus, trust_word};
 pub use inbox::{Acknowledged, Acknowledgement, InboxKind, InboxMessage, InboxPage, ReceivedPostcard};

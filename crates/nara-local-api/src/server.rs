@@ -68,6 +68,9 @@ use crate::model::ConflictList;
 /// The most connections at once.
 pub const MAX_CONNECTIONS: usize = 1000;
 
+/// The most bodies that are sent to peers as they arrive. Up to 16 MiB of each are held in memory where the peer takes no streams.
+const MAX_UPLOADS: usize = 16;
+
 /// Questions that wait for the task that listens on loopback.
 const WAITING: usize = 16;
 
@@ -200,6 +203,7 @@ impl LocalApiBuilder {
             outbox: self.outbox,
             connections: Places::new(self.max_connections),
             bodies: Bodies::default(),
+            uploads: Places::new(MAX_UPLOADS),
             conflicts: conflicts.clone(),
             counted: Counted::default(),
             samples: Samples::default(),

@@ -173,7 +173,7 @@ class Progress(TypedDict):
 
 
 class Transfer(TypedDict):
-    """A transfer that goes on; `kind` is sync or reconcile."""
+    """A transfer that goes on; `kind` is sync, reconcile, compare or checkpoints."""
 
     id: int
     kind: str

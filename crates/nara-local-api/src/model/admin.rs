@@ -51,7 +51,7 @@ pub struct Status {
 /// A limit of this API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LimitInUse {
-    /// `connections`, `transfers`, `services`, or `body_bytes` on their way to peers.
+    /// `connections`, `transfers`, `services`, `uploads` that are streamed, or `body_bytes` on their way to peers.
     pub name: String,
     /// What is in use.
     pub used: usize,
@@ -167,17 +167,15 @@ impl Lease {
     }
 }
 
-/// A local program that peers reach.
+/// A local program that peers reach until its lease ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Service {
     /// The prefix of its paths, such as `/notes`.
     pub prefix: String,
     /// Where it is.
     pub backend: String,
-    /// When its lease ends unless it is renewed, in milliseconds from now. Missing: the settings of the nara expose it, for as long as
-    /// the nara runs.
-    #[serde(default)]
-    pub expires_in_ms: Option<u64>,
+    /// When its lease ends unless it is renewed, in milliseconds from now.
+    pub expires_in_ms: u64,
     /// How many requests of peers it was given.
     #[serde(default)]
     pub requests: u64,
@@ -186,11 +184,27 @@ pub struct Service {
     pub last_sender: Option<String>,
 }
 
+/// A local program that the settings of the nara expose for as long as the nara runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LastingService {
+    /// The prefix of its paths, such as `/notes`.
+    pub prefix: String,
+    /// Where it is.
+    pub backend: String,
+    /// How many requests of peers it was given.
+    pub requests: u64,
+    /// The name of the nara that sent the last one.
+    pub last_sender: Option<String>,
+}
+
 /// Local programs that peers reach.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceList {
-    /// The programs, by prefix.
+    /// The programs with a lease, by prefix.
     pub services: Vec<Service>,
+    /// The programs that the settings expose (`serve --expose`), by prefix.
+    #[serde(default)]
+    pub lasting: Vec<LastingService>,
 }
 
 /// One check of the doctor.

@@ -161,6 +161,10 @@ impl Progress {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum TransferKind {
+    /// The checkpoints of a peer, none of them stored.
+    Checkpoints,
+    /// A comparison alone.
+    Compare,
     /// A comparison, and what is missing.
     Reconcile,
     /// Events, as the peer has them.

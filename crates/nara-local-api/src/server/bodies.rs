@@ -8,6 +8,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{Problem, ProblemClass};
 
+/// The most bytes of a streamed body that is held in memory all the same, as no peer gets it while it is made.
+pub(super) const SMALL: u64 = 64 << 10;
+
 /// The most bytes of one body that is held in memory.
 pub(super) const LARGEST: usize = 16 << 20;
 
@@ -18,7 +21,7 @@ const ALL: usize = 256 << 20;
 const PIECE: usize = 1 << 10;
 
 /// How long a body waits for room.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The room that is left.
 #[derive(Clone, Debug)]

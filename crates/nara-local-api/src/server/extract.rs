@@ -78,7 +78,7 @@ fn refused(status: StatusCode, text: &str) -> Problem {
 }
 
 /// The longest time that a call to a peer may be given: a caller that asks for more gets this.
-const LONGEST_CALL: Duration = Duration::from_secs(600);
+pub(super) const LONGEST_CALL: Duration = Duration::from_secs(600);
 
 /// How long a call may take that a caller gives so many milliseconds.
 pub(super) fn call_limit(millis: u32) -> Duration {

@@ -9,7 +9,7 @@ use nara_mesh::server::expose::{Backend, InvalidBackend, Services};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::model::{Lease, Service, ServiceList};
+use crate::model::{LastingService, Lease, Service, ServiceList};
 use crate::{Problem, ProblemClass};
 
 /// The longest lease, in seconds.
@@ -63,7 +63,7 @@ impl Leases {
                 return Err(conflict.hint("delete that service first, or choose another prefix"));
             }
             known.until = until;
-            return Ok(self.service(prefix, &known.backend, Some(until)));
+            return Ok(self.service(prefix, &known.backend, until));
         }
         if held.len() >= MOST {
             let detail = format!("{MOST} programs are exposed already");
@@ -75,7 +75,7 @@ impl Leases {
             .put(prefix, backend.clone(), Backend::ANSWER_TIMEOUT);
         put.map_err(|error| Problem::new("prefix_taken", StatusCode::CONFLICT, ProblemClass::Usage, &error))?;
         let expiry = tokio::spawn(self.clone().expire(prefix.to_owned(), until));
-        let exposed = self.service(prefix, &backend, Some(until));
+        let exposed = self.service(prefix, &backend, until);
         let new = Held {
             backend,
             until,
@@ -122,17 +122,23 @@ impl Leases {
     }
 
     pub(super) fn list(&self) -> ServiceList {
-        ServiceList {
-            services: self
-                .services
-                .programs()
-                .iter()
-                .map(|(prefix, backend)| {
-                    let until = self.lock().get(prefix).map(|held| held.until);
-                    self.service(prefix, backend, until)
-                })
-                .collect(),
+        // Locked first: a lease that ends meanwhile would pass for a program of the settings.
+        let held = self.lock();
+        let mut list = ServiceList::default();
+        for (prefix, backend) in self.services.programs() {
+            if let Some(leased) = held.get(&prefix) {
+                list.services.push(self.service(&prefix, &backend, leased.until));
+                continue;
+            }
+            let (requests, last_sender) = self.usage(&prefix);
+            list.lasting.push(LastingService {
+                prefix,
+                backend: backend.to_string(),
+                requests,
+                last_sender,
+            });
         }
+        list
     }
 
     /// Waits for the end of a lease, which may have been renewed meanwhile.
@@ -153,17 +159,23 @@ impl Leases {
         }
     }
 
-    /// `until`: the end of its lease, if it has one.
-    fn service(&self, prefix: &str, backend: &Backend, until: Option<Instant>) -> Service {
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()).as_millis());
-        let (requests, last_sender) = self.services.requests(prefix).unwrap_or_default();
+    /// `until`: the end of its lease.
+    fn service(&self, prefix: &str, backend: &Backend, until: Instant) -> Service {
+        let left = until.saturating_duration_since(Instant::now()).as_millis();
+        let (requests, last_sender) = self.usage(prefix);
         Service {
             prefix: prefix.to_owned(),
             backend: backend.to_string(),
-            expires_in_ms: left.map(|left| u64::try_from(left).unwrap_or(u64::MAX)),
+            expires_in_ms: u64::try_from(left).unwrap_or(u64::MAX),
             requests,
-            last_sender: last_sender.map(|name| name.to_string()),
+            last_sender,
         }
+    }
+
+    /// How many requests a program was given, and who sent the last one.
+    fn usage(&self, prefix: &str) -> (u64, Option<String>) {
+        let (requests, last_sender) = self.services.requests(prefix).unwrap_or_default();
+        (requests, last_sender.map(|name| name.to_string()))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Held>> {
@@ -185,7 +197,7 @@ mod tests {
         let wait = |seconds| tokio::time::sleep(Duration::from_secs(seconds));
         leases.put("/notes", &lease).unwrap();
         wait(6).await;
-        assert_eq!(leases.put("/notes", &lease).unwrap().expires_in_ms, Some(10_000));
+        assert_eq!(leases.put("/notes", &lease).unwrap().expires_in_ms, 10_000);
         wait(6).await;
         assert_eq!(leases.list().services.len(), 1);
         wait(6).await;
@@ -214,12 +226,15 @@ mod tests {
         }
         let refused = leases.put("/more", &lease("unix:/x")).unwrap_err();
         assert_eq!((refused.name(), refused.status), ("too_many_services", 503));
-        let listed = leases.list().services;
-        let lasting = listed.iter().filter(|service| service.expires_in_ms.is_none());
+        let ServiceList {
+            services: leased,
+            lasting,
+        } = leases.list();
+        let lasting = lasting.iter();
         let lasting: Vec<_> = lasting
             .map(|service| (&*service.prefix, &*service.backend))
             .collect();
-        assert_eq!((listed.len(), lasting), (MOST + 1, vec![("/set", "unix:/set")]));
+        assert_eq!((leased.len(), lasting), (MOST, vec![("/set", "unix:/set")]));
         leases.end();
         assert_eq!(services.programs().len(), 1);
     }

@@ -39,6 +39,8 @@ pub(super) struct Shared {
     pub(super) outbox: Outbox,
     pub(super) connections: Places,
     pub(super) bodies: Bodies,
+    /// Bodies that are sent to peers as they arrive.
+    pub(super) uploads: Places,
     pub(super) conflicts: Conflicts,
     pub(super) counted: Counted<(LedgerEpoch, i64, usize), LedgerSummary>,
     pub(super) samples: Samples,

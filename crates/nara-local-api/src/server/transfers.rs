@@ -11,11 +11,14 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::places::Places;
-use crate::model::{Progress, Transfer, TransferKind};
+use crate::model::{Progress, Rights, Transfer, TransferKind};
 use crate::{Problem, ProblemClass};
 
 /// The most transfers and comparisons at once: each keeps the ledger and a core busy.
 const MOST: usize = 16;
+
+/// The most of them by callers without all rights: the operator always finds a place.
+const MOST_OF_OTHERS: usize = 12;
 
 /// How long a transfer may take. What came until then is stored.
 pub(super) const LONGEST: Duration = Duration::from_secs(6 * 60 * 60);
@@ -24,6 +27,8 @@ pub(super) const LONGEST: Duration = Duration::from_secs(6 * 60 * 60);
 #[derive(Clone, Debug)]
 pub(super) struct Transfers {
     places: Arc<Places>,
+    /// Those among them that callers without all rights may take.
+    of_others: Arc<Places>,
     table: Arc<Mutex<Table>>,
 }
 
@@ -31,6 +36,7 @@ impl Default for Transfers {
     fn default() -> Self {
         Self {
             places: Arc::new(Places::new(MOST)),
+            of_others: Arc::new(Places::new(MOST_OF_OTHERS)),
             table: Arc::default(),
         }
     }
@@ -55,30 +61,36 @@ pub(super) struct Running {
     id: u64,
     cancelled: CancellationToken,
     of: Transfers,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
+}
+
+/// A place, and the one of callers without all rights.
+type Place = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+
+/// What a transfer is, with whom, and for whom.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Of<'a> {
+    pub(super) kind: TransferKind,
+    pub(super) peer: &'a str,
+    pub(super) rights: Rights,
 }
 
 impl Transfers {
-    /// A place for a transfer, or for something else that takes as much.
-    pub(super) fn place(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        self.places.take().ok_or_else(|| {
-            let (status, class) = (StatusCode::SERVICE_UNAVAILABLE, ProblemClass::Failed);
-            let detail = format!("{MOST} transfers go on already");
-            let problem = Problem::new("too_many_transfers", status, class, detail);
-            problem.hint(
-                "wait until one of them ends (GET /v1/transfers), or end one (DELETE /v1/transfers/{id})",
-            )
-        })
+    fn place(&self, rights: Rights) -> Option<Place> {
+        let of_others = match rights {
+            Rights::All => None,
+            _ => Some(self.of_others.take()?),
+        };
+        Some((self.places.take()?, of_others))
     }
 
     pub(super) fn begin(
         &self,
-        kind: TransferKind,
-        peer: &str,
+        Of { kind, peer, rights }: Of<'_>,
         now: UnixMillis,
         progress: watch::Receiver<SyncProgress>,
     ) -> Result<Running, Problem> {
-        let place = self.place()?;
+        let place = self.place(rights).ok_or_else(|| too_many(rights))?;
         let mut table = self.table();
         table.newest += 1;
         let id = table.newest;
@@ -127,6 +139,16 @@ impl Transfers {
         // Each change is one insertion or removal.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn too_many(rights: Rights) -> Problem {
+    let detail = match rights {
+        Rights::All => format!("{MOST} transfers go on already"),
+        _ => format!("{MOST_OF_OTHERS} transfers go on already that programs without all rights began"),
+    };
+    let (status, class) = (StatusCode::SERVICE_UNAVAILABLE, ProblemClass::Failed);
+    let problem = Problem::new("too_many_transfers", status, class, detail);
+    problem.hint("wait until one of them ends (GET /v1/transfers), or end one (DELETE /v1/transfers/{id})")
 }
 
 impl Entry {

@@ -337,6 +337,46 @@ async fn bodies_that_do_not_come_take_the_room_of_others_only_while_they_are_wai
 }
 
 #[tokio::test]
+async fn streamed_bodies_that_do_not_come_leave_the_room_to_others() {
+    let scene = Scene::new().await;
+    let begin = async || {
+        let mut stream = UnixStream::connect(&scene.socket).await.unwrap();
+        let request = "POST /v1/peers/bob/http/ HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\
+                       x-nara-stream: ?1\r\nx-nara-timeout-ms: 600000\r\n\r\n3\r\nabc\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    };
+    let used = async |name: &str| {
+        let limits = scene.client.status().await.unwrap().limits;
+        limits.iter().find(|limit| limit.name == name).unwrap().used
+    };
+    let mut held = Vec::new();
+    for _ in 0..16 {
+        held.push(begin().await);
+    }
+    while used("uploads").await < 16 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(used("body_bytes").await, 0);
+    // What is not streamed goes on, and so does what is small.
+    for (body, stream) in [("x", "?0"), ("x", "?1"), ("", "?1")] {
+        let request = Request::post("/").header("x-nara-stream", stream);
+        let request = request.body(Bytes::from_static(body.as_bytes())).unwrap();
+        let answer = scene.client.request_peer("bob", request).await.unwrap();
+        assert_eq!(answer.status(), 418, "{stream}");
+    }
+    // Another streamed one waits until one of them ends.
+    held.remove(0);
+    let mut another = begin().await;
+    another.write_all(b"0\r\n\r\n").await.unwrap();
+    let mut status = [0; 12];
+    another.read_exact(&mut status).await.unwrap();
+    assert_eq!(&status, b"HTTP/1.1 418");
+    drop((held, another));
+    scene.end().await;
+}
+
+#[tokio::test]
 async fn one_that_floods_drops_its_own_messages() {
     let inbox = Inbox::default();
     let flooded = inbox.clone();

@@ -240,6 +240,16 @@ async fn a_stream_of_a_peer_goes_on_behind_its_cursor() {
     let two: LiveEvent = next(&mut resumed, "event").await.decode().unwrap();
     assert_eq!(reason(&two.event), "two");
     drop(resumed);
+    // Before the first event, the place is where the stream begins.
+    let now = "/v1/peers/bob/events/live?services=social";
+    let mut silent = open(now).await.unwrap();
+    let start = next(&mut silent, "state").await.id.unwrap();
+    drop(silent);
+    publish("three").await;
+    let mut resumed = open(&format!("{now}&after={start}")).await.unwrap();
+    let three: LiveEvent = next(&mut resumed, "event").await.decode().unwrap();
+    assert_eq!(reason(&three.event), "three");
+    drop(resumed);
     match open(&format!("{path}&after=nonsense")).await.unwrap_err() {
         CallError::Problem(problem) => assert_eq!(problem.status, 400),
         error => panic!("{error}"),

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use http::Method;
 use nara_local_api::model::{NewToken, Rights};
 use nara_local_api::server::LoopbackError;
 use serde_json::Value;
@@ -16,6 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::scene::Scene;
+use crate::transfers::silent_carol;
 
 /// A nara whose API listens on loopback.
 struct Loopback {
@@ -121,6 +123,35 @@ fn is_for_no_other_origin(answer: &str) -> bool {
         && head.contains("content-security-policy: default-src 'none'; script-src 'self'")
         && head.contains("frame-ancestors 'none'")
         && head.contains("cache-control: no-store")
+}
+
+#[tokio::test]
+async fn callers_without_all_rights_leave_the_operator_a_place_for_a_transfer() {
+    let local = Loopback::new().await;
+    let silent = silent_carol(&local.scene).await;
+    let token = local.token(Rights::Messages).await;
+    let what = "/v1/peers/carol/sync?timeout_ms=600000";
+    let begin = async || {
+        let mut stream = TcpStream::connect(local.address).await.unwrap();
+        let head = format!("POST {what} HTTP/1.1\r\nhost: {}\r\n{token}", local.address);
+        let request = format!("{head}\r\ncontent-length: 0\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).await.unwrap();
+        (stream, String::from_utf8_lossy(&status).into_owned())
+    };
+    let mut held = Vec::new();
+    for _ in 0..12 {
+        let (stream, status) = begin().await;
+        assert_eq!(status, "HTTP/1.1 200");
+        held.push(stream);
+    }
+    assert_eq!(begin().await.1, "HTTP/1.1 503");
+    let client = &local.scene.client;
+    let own = client.events(Method::POST, what).await;
+    assert!(own.is_ok());
+    drop((own, held, silent));
+    local.scene.end().await;
 }
 
 #[tokio::test]

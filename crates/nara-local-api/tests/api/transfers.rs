@@ -13,7 +13,7 @@ async fn running(scene: &Scene) -> Vec<Transfer> {
 }
 
 /// Carol, a peer that takes connections and says nothing.
-async fn silent_carol(scene: &Scene) -> TcpListener {
+pub(crate) async fn silent_carol(scene: &Scene) -> TcpListener {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let carol = LocalNara::generate("carol").unwrap();
     let there = carol.as_peer(Some(silent.local_addr().unwrap()));
@@ -35,6 +35,20 @@ async fn a_transfer_is_listed_while_it_goes_on_and_can_be_cancelled() {
     for what in ["sync", "reconcile"] {
         streams.push(begin(&scene, what).await.unwrap());
     }
+    let client = scene.client.clone();
+    let comparing = tokio::spawn(async move {
+        let path = "/v1/peers/carol/in-sync?timeout_ms=600000";
+        client.request_bytes(Method::GET, path).await
+    });
+    while running(&scene).await.len() < 3 {
+        tokio::task::yield_now().await;
+    }
+    let get = |path| scene.client.events(Method::GET, path);
+    streams.push(
+        get("/v1/peers/carol/checkpoints?timeout_ms=600000")
+            .await
+            .unwrap(),
+    );
     let listed = running(&scene).await;
     let kinds: Vec<_> = listed
         .iter()
@@ -42,16 +56,25 @@ async fn a_transfer_is_listed_while_it_goes_on_and_can_be_cancelled() {
         .collect();
     assert_eq!(
         kinds,
-        [(TransferKind::Sync, "carol"), (TransferKind::Reconcile, "carol")]
+        [
+            (TransferKind::Sync, "carol"),
+            (TransferKind::Reconcile, "carol"),
+            (TransferKind::Compare, "carol"),
+            (TransferKind::Checkpoints, "carol")
+        ]
     );
+    let is_cancelled = |error: CallError| match error {
+        CallError::Problem(problem) => assert_eq!(problem.name(), "cancelled"),
+        error => panic!("{error}"),
+    };
+    let path = format!("/v1/transfers/{}", listed[2].id);
+    let _: Transfer = scene.client.send(Method::DELETE, &path, &()).await.unwrap();
+    is_cancelled(comparing.await.unwrap().unwrap_err());
     let path = format!("/v1/transfers/{}", listed[0].id);
     let cancelled: Transfer = scene.client.send(Method::DELETE, &path, &()).await.unwrap();
     assert_eq!(cancelled.id, listed[0].id);
-    match streams[0].next().await.unwrap() {
-        Err(CallError::Problem(problem)) => assert_eq!(problem.name(), "cancelled"),
-        other => panic!("{other:?}"),
-    }
-    assert_eq!(running(&scene).await.len(), 1);
+    is_cancelled(streams[0].next().await.unwrap().unwrap_err());
+    assert_eq!(running(&scene).await.len(), 2);
     match scene.client.send::<Transfer>(Method::DELETE, &path, &()).await {
         Err(CallError::Problem(problem)) => assert_eq!(problem.name(), "unknown_transfer"),
         other => panic!("{other:?}"),

@@ -153,15 +153,23 @@ fn forget(args: &StashDropArgs, settings: &Settings, printer: Printer) -> Outcom
     Ok(Exit::Ok)
 }
 
-/// The id of an owner: given, or that of a name.
+/// The id of an owner, who is given by id or by name. A name that looks like the id of another nara does not count.
 fn owner_id(owner: &str, kept: &StashList) -> Outcome<String> {
-    let named = kept
-        .stashes
-        .iter()
-        .find(|stash| stash.name.as_deref() == Some(owner));
-    let given = || owner.parse().ok().map(|id: NaraId| id.to_string());
-    let id = named.map(|stash| stash.owner_id.clone()).or_else(given);
-    id.ok_or_else(|| nothing_of(owner))
+    if let Ok(id) = owner.parse::<NaraId>() {
+        return Ok(id.to_string());
+    }
+    let of_name = |stash: &&Stash| stash.name.as_deref() == Some(owner);
+    let mut named = kept.stashes.iter().filter(of_name);
+    let first = named.next().ok_or_else(|| nothing_of(owner))?;
+    if let Some(other) = named.next() {
+        let (first, other) = (harmless(&first.owner_id), harmless(&other.owner_id));
+        let owner = harmless(owner);
+        return Err(
+            Failure::usage(format!("two naras are named {owner}: {first} and {other}"))
+                .hint("pass the id of the one that is meant"),
+        );
+    }
+    Ok(first.owner_id.clone())
 }
 
 fn nothing_of(owner: &str) -> Failure {
@@ -180,4 +188,32 @@ fn open(settings: &Settings) -> Outcome<Option<SqliteStash>> {
 
 fn failed(error: std::io::Error) -> Failure {
     Failure::failed("stash.db in the data folder cannot be used").caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_is_named_by_its_id_first_and_by_a_name_only_if_it_is_the_only_one() {
+        let ids = ["2", "3", "4"].map(|last| "1".repeat(31) + last);
+        let stash = |id: &str, name: &str| Stash {
+            owner_id: id.to_owned(),
+            name: Some(name.to_owned()),
+            bytes: 1,
+            stored_at_s: 1,
+        };
+        // The second one is named like the id of the first one.
+        let stashes = vec![
+            stash(&ids[0], "alice"),
+            stash(&ids[1], &ids[0]),
+            stash(&ids[2], "carol"),
+        ];
+        let mut kept = StashList { stashes };
+        assert_eq!(owner_id(&ids[0], &kept).unwrap(), ids[0]);
+        assert_eq!(owner_id("alice", &kept).unwrap(), ids[0]);
+        assert_eq!(owner_id("bob", &kept).unwrap_err().exit, Exit::Failed);
+        kept.stashes.push(stash(&ids[1], "alice"));
+        assert_eq!(owner_id("alice", &kept).unwrap_err().exit, Exit::Usage);
+    }
 }

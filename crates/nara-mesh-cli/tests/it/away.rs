@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use http::Method;
 use nara_local_api::client::LocalClient;
@@ -16,19 +17,12 @@ use crate::serve::Serving;
 struct Watch(Child, BufReader<ChildStdout>);
 
 impl Watch {
-    fn start(folder: &Path) -> Self {
+    fn start(folder: &Path, more: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_nara-mesh"))
             .env_clear()
             .current_dir(folder)
-            .args([
-                "watch",
-                "alice",
-                "--services",
-                "social",
-                "--since",
-                "all",
-                "--json",
-            ])
+            .args(["watch", "alice", "--services", "social", "--json"])
+            .args(more)
             .args(["--data-dir", "bob"])
             .stdout(Stdio::piped())
             .stderr(fs::File::create(folder.join("watch.stderr")).unwrap())
@@ -55,27 +49,55 @@ impl Drop for Watch {
     }
 }
 
-#[test]
-fn a_watch_goes_on_where_it_was_once_its_nara_is_back() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path();
+/// Alice serves and is known to bob, who does not run yet.
+fn scene(path: &Path) -> Serving {
     for name in ["alice", "bob"] {
         new_soul(path, name);
     }
     fs::write(path.join("known.toml"), "").unwrap();
-    let (_alice, stanza) = Serving::start(path, "alice");
+    let (alice, stanza) = Serving::start(path, "alice");
     fs::write(path.join("known.toml"), stanza).unwrap();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+    alice
+}
+
+/// Alice says something.
+fn publish(path: &Path, text: &str) {
     let alice = LocalClient::new(path.join("alice/nara.sock"));
-    let publish = |text: &str| {
-        let said = json!({ "type": "gossip", "actor": "alice", "target": "bob", "reason": text });
-        let event = json!({ "svc": "social", "social": said });
-        let published = alice.send::<Value>(Method::POST, "/v1/events", &event);
-        runtime.block_on(published).unwrap();
-    };
+    let said = json!({ "type": "gossip", "actor": "alice", "target": "bob", "reason": text });
+    let event = json!({ "svc": "social", "social": said });
+    let published = alice.send::<Value>(Method::POST, "/v1/events", &event);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(published).unwrap();
+}
+
+#[test]
+fn a_watch_that_saw_no_event_yet_misses_none_while_its_nara_is_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let _alice = scene(path);
+    let (bob, _) = Serving::start(path, "bob");
+    publish(path, "before");
+    let mut watch = Watch::start(path, &[]);
+    let told = || fs::read_to_string(path.join("watch.stderr")).unwrap();
+    while !told().contains("alice: live") {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    bob.kill();
+    publish(path, "meanwhile");
+    let (_bob, _) = Serving::start(path, "bob");
+    assert_eq!(watch.next(), "meanwhile");
+    assert!(!told().contains("is not shown"), "{}", told());
+}
+
+#[test]
+fn a_watch_goes_on_where_it_was_once_its_nara_is_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let _alice = scene(path);
+    let publish = |text: &str| publish(path, text);
     let (bob, _) = Serving::start(path, "bob");
     publish("one");
-    let mut watch = Watch::start(path);
+    let mut watch = Watch::start(path, &["--since", "all"]);
     assert_eq!(watch.next(), "one");
     // It is killed, and then told to end: with and without a word.
     bob.kill();

@@ -402,7 +402,7 @@ fn backups_that_cannot_be_made_or_restored_say_which_file_and_why() {
     assert!(told.contains("`nara-mesh restore FILE --replace "), "{told}");
 }
 
-/// Gives a folder, and what is in it, to the user of a service. Only root can.
+/// Gives a folder, and what is in it, to the user of a service.
 fn give_away(folder: &Path) {
     let inside = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
     for path in inside.chain([folder.to_owned()]) {
@@ -410,7 +410,8 @@ fn give_away(folder: &Path) {
     }
 }
 
-/// Root restores, decides and looks for the user under whom the service runs.
+/// Root restores, decides and looks for the user under whom the service runs. Only as root this test proves anything: nobody
+/// else can give a folder away.
 #[test]
 fn what_a_command_makes_in_the_data_folder_belongs_to_the_owner_of_the_folder() {
     let folder = tempfile::tempdir().unwrap();
@@ -437,6 +438,7 @@ fn what_a_command_makes_in_the_data_folder_belongs_to_the_owner_of_the_folder() 
     of("new", &["peers", "untrust", "bob"]);
     for data in ["alice", "other", "new"] {
         let owner = fs::metadata(path.join(data)).unwrap().uid();
+        assert!(path.join(data).join("ledger.db").exists(), "{data}");
         for file in fs::read_dir(path.join(data)).unwrap() {
             let file = file.unwrap();
             if file.file_name().to_string_lossy().starts_with("ledger.db") {

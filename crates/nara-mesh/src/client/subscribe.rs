@@ -75,6 +75,7 @@ pub struct VerifiedEvent {
 pub struct Subscription {
     items: mpsc::Receiver<Result<VerifiedEvent, StreamError>>,
     state: watch::Receiver<StreamState>,
+    start: watch::Receiver<Option<ArrivalCursor>>,
     refused: Arc<AtomicU64>,
     _task: AbortOnDropHandle<()>,
 }
@@ -83,6 +84,11 @@ impl Subscription {
     /// The current state, and its changes.
     pub fn state(&self) -> watch::Receiver<StreamState> {
         self.state.clone()
+    }
+
+    /// Where the first stream starts; `None` until the peer says so. A program that saw no event yet resumes here.
+    pub fn start(&self) -> watch::Receiver<Option<ArrivalCursor>> {
+        self.start.clone()
     }
 
     /// The number of events refused so far. Each is also an item.
@@ -107,11 +113,13 @@ impl PeerHandle {
     pub fn subscribe(&self, options: SubscribeOptions) -> Subscription {
         let (sender, items) = mpsc::channel(WAITING_ITEMS);
         let (states, state) = watch::channel(StreamState::Connecting);
+        let (starts, start) = watch::channel(None);
         let refused = Arc::<AtomicU64>::default();
-        let runner = Runner::new(self.clone(), options, sender, states, refused.clone());
+        let runner = Runner::new(self.clone(), options, sender, (states, starts), refused.clone());
         Subscription {
             items,
             state,
+            start,
             refused,
             _task: AbortOnDropHandle::new(tokio::spawn(runner.run())),
         }

@@ -8,18 +8,19 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
-use http::{Method, Uri};
+use http::{Method, StatusCode, Uri};
 use nara_mesh::Coverage;
 use nara_mesh::client::{BodyProof, PeerHandle, Verification};
 use nara_proto::forwarding;
 use nara_proto::identity::NaraName;
 use percent_encoding::percent_decode_str;
+use tokio::time::timeout;
 use tower::ServiceExt as _;
 
-use crate::Problem;
-use crate::server::bodies::LARGEST;
-use crate::server::extract::call_limit;
+use crate::server::bodies::{LARGEST, PATIENCE, SMALL};
+use crate::server::extract::{LONGEST_CALL, call_limit};
 use crate::server::state::Shared;
+use crate::{Problem, ProblemClass};
 
 /// Asks for a body that is sent as it arrives, instead of one that is verified as a whole first.
 const STREAM: &str = "x-nara-stream";
@@ -37,7 +38,8 @@ const TIMEOUT: &str = "x-nara-timeout-ms";
 /// problem of this API has none of these headers.
 ///
 /// The answer is verified before any of it is passed on, unless a header `X-Nara-Stream: ?1` asks for a stream: then its body
-/// comes as it arrives, and breaks off if its end shows that it was changed. `X-Nara-Timeout-Ms` limits the call.
+/// comes as it arrives, and breaks off if its end shows that it was changed. `X-Nara-Timeout-Ms` limits the call; where the body
+/// of the request is streamed, it begins anew with each piece, and the answer has to begin within 10 minutes.
 #[utoipa::path(
     method(get, post, put, patch, delete, head, options),
     path = "/v1/peers/{peer}/http/{path}",
@@ -68,19 +70,45 @@ async fn try_proxy(shared: &Shared, request: Request) -> Result<Response, Proble
     }
     let (peer, target) = target(&parts.uri)?;
     let is_stream = parts.headers.get(STREAM).is_some_and(|value| value == "?1");
-    let timeout = timeout(&parts.headers)?;
-    let handle = shared.peer(&peer, timeout)?.with_body_limits(LARGEST, LARGEST);
+    let limit = call_timeout(&parts.headers)?;
+    let handle = shared.peer(&peer, limit)?.with_body_limits(LARGEST, LARGEST);
     clean(&mut parts.headers);
     let mut outgoing = http::Request::new(body);
     *outgoing.method_mut() = parts.method;
     *outgoing.uri_mut() = target;
     *outgoing.headers_mut() = parts.headers;
-    let _reserved = shared.bodies.reserve(outgoing.body().size_hint().exact()).await?;
+    let length = outgoing.body().size_hint().exact();
+    // A streamed body takes a place instead: how long it takes is up to its sender.
+    let is_held = !is_stream || length.is_some_and(|length| length <= SMALL);
+    let (_reserved, _place) = if is_held {
+        (shared.bodies.reserve(length).await?, None)
+    } else {
+        let place = shared.uploads.wait(PATIENCE).await;
+        (None, Some(place.ok_or_else(|| too_many(shared))?))
+    };
     if is_stream {
-        return streamed(handle, outgoing).await;
+        return in_time(streamed(handle, outgoing)).await;
     }
     let (answer, verification) = handle.request(outgoing).await?.into_parts();
     Ok(proven(answer.map(Body::from), &verification))
+}
+
+fn too_many(shared: &Shared) -> Problem {
+    let (status, class) = (StatusCode::SERVICE_UNAVAILABLE, ProblemClass::Failed);
+    let detail = format!("{} bodies are streamed to peers already", shared.uploads.most());
+    let problem = Problem::new("too_many_uploads", status, class, detail);
+    problem.hint("send again once other programs are done, or without X-Nara-Stream")
+}
+
+/// Limits the way to the head of an answer. The time limit of the call begins anew with each piece of a body.
+async fn in_time(answer: impl Future<Output = Result<Response, Problem>>) -> Result<Response, Problem> {
+    timeout(LONGEST_CALL, answer).await.unwrap_or_else(|_| {
+        let (status, class) = (StatusCode::GATEWAY_TIMEOUT, ProblemClass::Failed);
+        let minutes = LONGEST_CALL.as_secs() / 60;
+        let detail = format!("the peer had no whole request, or did not answer, within {minutes} minutes");
+        let problem = Problem::new("upload_timeout", status, class, detail);
+        Err(problem.hint("send the body in several requests"))
+    })
 }
 
 async fn streamed(handle: PeerHandle, request: http::Request<Body>) -> Result<Response, Problem> {
@@ -111,7 +139,7 @@ fn target(uri: &Uri) -> Result<(String, Uri), Problem> {
     Ok((peer.into_owned(), Uri::from(target)))
 }
 
-fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
+fn call_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
     let Some(value) = headers.get(TIMEOUT) else {
         return Ok(None);
     };
@@ -187,6 +215,14 @@ const fn body_proof(proof: BodyProof) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_streamed_request_has_so_much_time_however_slowly_it_goes_on() {
+        let begun = tokio::time::Instant::now();
+        let refused = in_time(std::future::pending()).await.unwrap_err();
+        assert_eq!((refused.name(), refused.status), ("upload_timeout", 504));
+        assert_eq!(begun.elapsed(), LONGEST_CALL);
+    }
 
     #[test]
     fn the_target_is_what_stands_behind_http() {

@@ -2,13 +2,14 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use axum::response::sse::Event;
+use axum::{Extension, Json};
 use futures_util::{Stream, StreamExt as _, stream};
 use http::{HeaderMap, StatusCode};
 use nara_mesh::client::{StreamState, SubscribeOptions, SyncError, SyncOptions, SyncProgress};
@@ -26,12 +27,12 @@ use utoipa::{IntoParams, ToSchema};
 use super::events::cursor;
 use super::sse;
 use crate::model::{
-    Checkpoints, Counts, LiveEvent, Progress, Reconciled, StreamFault, StreamStatus, Synced, TransferKind,
-    trust_word,
+    Checkpoints, Counts, LiveEvent, Progress, Reconciled, Rights, StreamFault, StreamStatus, Synced,
+    TransferKind, trust_word,
 };
 use crate::server::extract::{CallParams, FilterParams, Path, Query, list};
 use crate::server::state::{Answer, Shared};
-use crate::server::transfers::LONGEST;
+use crate::server::transfers::{LONGEST, Of, Running};
 use crate::{Problem, ProblemClass};
 
 /// Reports of a transfer that wait for the caller.
@@ -81,6 +82,7 @@ pub(super) struct SyncParams {
     )
 )]
 pub(super) async fn sync(
+    Extension(rights): Extension<Rights>,
     State(shared): State<Arc<Shared>>,
     Path(peer): Path<String>,
     Query(filter): Query<FilterParams>,
@@ -99,8 +101,12 @@ pub(super) async fn sync(
         let options = SyncOptions::default().page_size(size).resume(params.resume);
         let (options, progress) = options.watched();
         let filter = filter.filter();
-        let of = (TransferKind::Sync, &*peer);
-        return transfer(&shared, of, progress, async move {
+        let of = Of {
+            kind: TransferKind::Sync,
+            peer: &peer,
+            rights,
+        };
+        return transfer(&shared, of, progress, |_| async move {
             let (report, problem) = match handle.sync_into(&*ledger, filter, options).await {
                 Ok(report) => (report, None),
                 Err(interrupted) => (interrupted.report, Some(interrupted.error.into())),
@@ -125,8 +131,12 @@ pub(super) async fn sync(
     let filter = filter.filter();
     let request = request.services(filter.services).subjects(filter.subjects);
     let (_, progress) = watch::channel(SyncProgress::default());
-    let of = (TransferKind::Sync, &*peer);
-    transfer(&shared, of, progress, async move {
+    let of = Of {
+        kind: TransferKind::Sync,
+        peer: &peer,
+        rights,
+    };
+    transfer(&shared, of, progress, |_| async move {
         let answer = handle.fetch_sync_events(request).await?.into_inner();
         let teller = handle.known().and_then(|peer| peer.info().name);
         let counts = Counts::of_answer(&answer.events);
@@ -194,6 +204,7 @@ pub(super) struct ReconcileParams {
     )
 )]
 pub(super) async fn reconcile(
+    Extension(rights): Extension<Rights>,
     State(shared): State<Arc<Shared>>,
     Path(peer): Path<String>,
     Query(scope): Query<ScopeParams>,
@@ -205,8 +216,12 @@ pub(super) async fn reconcile(
     let ledger = shared.nara.ledger().clone();
     let (options, progress) = SyncOptions::default().push(params.push).watched();
     let begun = Instant::now();
-    let of = (TransferKind::Reconcile, &*peer);
-    transfer(&shared, of, progress, async move {
+    let of = Of {
+        kind: TransferKind::Reconcile,
+        peer: &peer,
+        rights,
+    };
+    transfer(&shared, of, progress, |_| async move {
         let report = handle.reconcile(&*ledger, scope, options).await?;
         Ok(Reconciled::of(&report, begun.elapsed()))
     })
@@ -234,6 +249,7 @@ pub(super) struct InSync {
     responses((status = 200, body = InSync), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn check(
+    Extension(rights): Extension<Rights>,
     State(shared): State<Arc<Shared>>,
     Path(peer): Path<String>,
     Query(scope): Query<ScopeParams>,
@@ -241,9 +257,18 @@ pub(super) async fn check(
 ) -> Answer<InSync> {
     let handle = shared.peer(&peer, call.timeout())?;
     let scope = scope.scope()?;
-    let _place = shared.transfers.place()?;
+    let (_, progress) = watch::channel(SyncProgress::default());
+    let of = Of {
+        kind: TransferKind::Compare,
+        peer: &peer,
+        rights,
+    };
+    let running = begin(&shared, of, progress)?;
     let ledger: &dyn Ledger = &**shared.nara.ledger();
-    let checked = handle.check_in_sync(ledger, scope).await;
+    let checked = tokio::select! {
+        checked = handle.check_in_sync(ledger, scope) => checked,
+        () = running.cancelled() => return Err(cancelled()),
+    };
     let check = checked.map_err(|error| match error {
         SyncError::Peer(error) if error.status() == Some(StatusCode::NOT_FOUND) => {
             Problem::from(error).hint("the peer does not support reconciliation: sync to fetch its events")
@@ -260,7 +285,7 @@ pub(super) async fn check(
 
 /// The checkpoints of a peer, what several naras agreed on, as server-sent events
 ///
-/// `event` (`LiveEvent`) for each, then `done` (`Checkpoints`). None of them is stored.
+/// `event` (`LiveEvent`) for each, then `done` (`Checkpoints`) or `problem`. None of them is stored.
 #[utoipa::path(
     get,
     path = "/v1/peers/{peer}/checkpoints",
@@ -272,38 +297,53 @@ pub(super) async fn check(
     )
 )]
 pub(super) async fn checkpoints(
+    Extension(rights): Extension<Rights>,
     State(shared): State<Arc<Shared>>,
     Path(peer): Path<String>,
     Query(call): Query<CallParams>,
 ) -> Result<Response, Problem> {
     let handle = shared.peer(&peer, call.timeout())?;
-    let place = shared.transfers.place()?;
-    let fetched = handle.fetch_checkpoints().await?.into_inner();
-    let done = Checkpoints {
-        counts: Counts::of_answer(&fetched.events),
-        more: fetched.more,
+    let (_, progress) = watch::channel(SyncProgress::default());
+    let of = Of {
+        kind: TransferKind::Checkpoints,
+        peer: &peer,
+        rights,
     };
-    let told = fetched.events.accepted.into_iter().map(|checked| {
-        let told = LiveEvent::told(&checked.event, trust_word(checked.trust));
-        sse::event("event", &told)
-    });
-    let all = told.chain(std::iter::once_with(move || {
-        drop(place);
-        sse::event("done", &done)
-    }));
-    Ok(sse::answer(shared.until_stopped(stream::iter(all))))
+    transfer(&shared, of, progress, |told| async move {
+        let fetched = handle.fetch_checkpoints().await?.into_inner();
+        let done = Checkpoints {
+            counts: Counts::of_answer(&fetched.events),
+            more: fetched.more,
+        };
+        // A slow caller keeps its place, because the rest is held in memory.
+        for checked in fetched.events.accepted {
+            let event = LiveEvent::told(&checked.event, trust_word(checked.trust));
+            // The caller may be gone.
+            let _ = told.send(sse::event("event", &event)).await;
+        }
+        Ok(done)
+    })
 }
 
-/// An answer that reports a transfer, which ends with the answer.
-fn transfer<T: Serialize + Send + 'static>(
-    shared: &Shared,
-    (kind, peer): (TransferKind, &str),
-    mut progress: watch::Receiver<SyncProgress>,
-    transfer: impl Future<Output = Result<T, Problem>> + Send + 'static,
-) -> Result<Response, Problem> {
-    let (reports, waiting) = mpsc::channel(WAITING);
+/// Lists a transfer until what this returns is dropped.
+fn begin(shared: &Shared, of: Of<'_>, progress: watch::Receiver<SyncProgress>) -> Result<Running, Problem> {
     let now = shared.nara.client().clock().now_millis();
-    let running = shared.transfers.begin(kind, peer, now, progress.clone())?;
+    shared.transfers.begin(of, now, progress)
+}
+
+/// An answer that reports a transfer, which ends with the answer. `work` may tell of more than its end.
+fn transfer<T: Serialize + Send + 'static, W>(
+    shared: &Shared,
+    of: Of<'_>,
+    mut progress: watch::Receiver<SyncProgress>,
+    work: impl FnOnce(mpsc::Sender<Event>) -> W,
+) -> Result<Response, Problem>
+where
+    W: Future<Output = Result<T, Problem>> + Send + 'static,
+{
+    let (reports, waiting) = mpsc::channel(WAITING);
+    let running = begin(shared, of, progress.clone())?;
+    let transfer = work(reports.clone());
     let task = tokio::spawn(async move {
         let reporting = reports.clone();
         let report = async {
@@ -375,8 +415,8 @@ pub(super) struct SinceParams {
 
 /// Events of a peer as they arrive there, verified, as server-sent events
 ///
-/// `event` (`LiveEvent`; its id is its cursor), `fault` (`StreamFault`) and `state` (`StreamStatus`). A connection to the peer
-/// that breaks is opened again; the stream ends with a final fault.
+/// `event` (`LiveEvent`; its id is its cursor), `fault` (`StreamFault`) and `state` (`StreamStatus`; before the first event its id is
+/// the cursor at which the stream begins). A connection to the peer that breaks is opened again; the stream ends with a final fault.
 #[utoipa::path(
     get,
     path = "/v1/peers/{peer}/events/live",
@@ -404,14 +444,22 @@ pub(super) async fn live(
         options = options.since(UnixMillis::new(since).to_nanos());
     }
     let subscription = handle.subscribe(options);
+    let start = subscription.start();
+    let has_told = Arc::new(AtomicBool::new(false));
+    let told = has_told.clone();
     let states = WatchStream::new(subscription.state())
         .filter(|state| std::future::ready(!matches!(state, StreamState::Connecting | StreamState::Ended)))
-        .map(|state| {
+        .map(move |state| {
             let state = state.to_string();
-            sse::event("state", &StreamStatus { state })
+            let event = sse::event("state", &StreamStatus { state });
+            match *start.borrow() {
+                Some(start) if !told.load(Ordering::Relaxed) => event.id(start.to_string()),
+                _ => event,
+            }
         });
-    let events = subscription.map(|item| match item {
+    let events = subscription.map(move |item| match item {
         Ok(verified) => {
+            has_told.store(true, Ordering::Relaxed);
             let live = LiveEvent::verified(&verified);
             let event = sse::event("event", &live);
             match live.cursor {

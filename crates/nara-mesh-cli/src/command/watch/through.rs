@@ -2,7 +2,7 @@
 
 use futures_util::stream::{self, BoxStream, SelectAll, StreamExt as _};
 use http::Method;
-use nara_local_api::client::{CallError, Events, LocalClient, ServerEvent};
+use nara_local_api::client::{Events, LocalClient, ServerEvent};
 use nara_local_api::model::{LiveEvent, StreamFault, StreamStatus};
 use nara_proto::time::UnixNanos;
 use owo_colors::OwoColorize as _;
@@ -22,6 +22,13 @@ pub(super) async fn run(
 ) -> Outcome {
     let chosen = if args.all { None } else { Some(&args.peers[..]) };
     let peers = running::peers(nara, chosen, "watch").await?;
+    let mut watching = Watching {
+        printer,
+        left: args.count,
+        failed: Vec::new(),
+        ended: 0,
+        several: peers.len() > 1,
+    };
     let mut streams = SelectAll::new();
     for peer in peers {
         let label = harmless(&peer);
@@ -34,23 +41,19 @@ pub(super) async fn run(
             ],
             since: since.map(|since| since.to_millis().get().to_string()),
             cursor: None,
-            missed: false,
             printer,
         };
-        let events = source.follow().await?;
-        streams.push(events.map(move |event| (label.clone(), event)).boxed());
+        match source.follow().await {
+            Ok(events) => streams.push(events.map(move |event| (label.clone(), event)).boxed()),
+            Err(failure) => watching.lost(&label, failure)?,
+        }
     }
-    let mut watching = Watching {
-        printer,
-        left: args.count,
-        failed: Vec::new(),
-        ended: 0,
-        several: streams.len() > 1,
-    };
     let watch = async {
         while let Some((peer, event)) = streams.next().await {
-            if watching.take(&peer, &event?)? {
-                return Ok(Exit::Ok);
+            match event {
+                Ok(event) if watching.take(&peer, &event)? => return Ok(Exit::Ok),
+                Ok(_) => {}
+                Err(failure) => watching.lost(&peer, failure)?,
             }
         }
         Err(watching.nobody_left())
@@ -67,18 +70,16 @@ struct Source {
     peer: String,
     filter: [(&'static str, String); 2],
     since: Option<String>,
-    /// The place behind the last event.
+    /// The place behind the last event, or where the stream begins.
     cursor: Option<String>,
-    /// Whether an event came that has no place in a stream.
-    missed: bool,
     printer: Printer,
 }
 
 impl Source {
     /// Begins, and begins again where it was once the nara is back. Ends with a fault that the nara calls final.
     async fn follow(self) -> Outcome<BoxStream<'static, Outcome<ServerEvent>>> {
-        let events = self.open().await?;
-        let following = stream::unfold(Some((self, Some(events))), |state| async {
+        let events = self.nara.events(Method::GET, &self.path()).await?;
+        let following = stream::unfold(Some((self, events)), |state| async {
             let (mut source, mut events) = state?;
             match source.next(&mut events).await {
                 Ok(event) => {
@@ -93,53 +94,45 @@ impl Source {
         Ok(following.boxed())
     }
 
-    async fn next(&mut self, events: &mut Option<Events>) -> Outcome<ServerEvent> {
+    async fn next(&mut self, events: &mut Events) -> Outcome<ServerEvent> {
         loop {
-            let Some(open) = events else {
-                *events = Some(running::until_back(&self.nara, || self.open()).await?);
-                continue;
-            };
-            match open.next().await {
+            match events.next().await {
                 Some(Ok(event)) => {
                     self.remember(&event);
                     return Ok(event);
                 }
                 Some(Err(error)) if !error.is_gone() => return Err(error.into()),
                 // It ended, with or without a word.
-                Some(Err(_)) | None => *events = None,
+                Some(Err(_)) | None => {}
             }
             let peer = harmless(&self.peer);
             let away = "the running nara went away, and is waited for".yellow();
             self.printer.note(format_args!("{peer}: {away}"));
-            if self.missed {
+            if self.cursor.is_none() && self.since.is_none() {
                 self.printer.warn(format_args!(
-                    "{peer} has no streams: what arrives there until the running nara is back is not shown"
+                    "{peer} gave no place to go on from: what arrives there until the running nara is back is not shown"
                 ));
             }
+            let path = self.path();
+            *events = running::until_back(&self.nara, || self.nara.events(Method::GET, &path)).await?;
         }
     }
 
     fn remember(&mut self, event: &ServerEvent) {
-        if event.name != "event" {
-            return;
-        }
         match &event.id {
             Some(id) => self.cursor = Some(id.clone()),
-            None => {
-                // From the same time on, everything would come again.
-                self.since = None;
-                self.missed = true;
-            }
+            // From the same time on, everything would come again.
+            None if event.name == "event" => self.since = None,
+            None => {}
         }
     }
 
-    async fn open(&self) -> Result<Events, CallError> {
+    fn path(&self) -> String {
         let filter = self.filter.iter().map(|(name, value)| (*name, value.as_str()));
         let since = self.since.as_deref().map(|since| ("since_ms", since));
         let after = self.cursor.as_deref().map(|cursor| ("after", cursor));
         let query: Vec<_> = filter.chain(since).chain(after).collect();
-        let path = self.nara.peer_path(&self.peer, "events/live", &query);
-        self.nara.events(Method::GET, &path).await
+        self.nara.peer_path(&self.peer, "events/live", &query)
     }
 }
 
@@ -149,6 +142,22 @@ fn is_final(event: &ServerEvent) -> bool {
 }
 
 impl Watching {
+    /// Ends the watch of one peer: with several, the others go on.
+    fn lost(&mut self, peer: &str, failure: Failure) -> Outcome<()> {
+        if !self.several {
+            return Err(failure);
+        }
+        let hint = failure.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+        self.printer.warn(format_args!(
+            "{peer} is no longer watched: {}{}",
+            harmless(&failure.message),
+            harmless(&hint)
+        ));
+        self.ended += 1;
+        self.failed.push(failure.exit);
+        Ok(())
+    }
+
     /// Shows what came; returns whether it was the last event that was asked for.
     fn take(&mut self, peer: &str, event: &ServerEvent) -> Outcome<bool> {
         let malformed = |error: serde_json::Error| {

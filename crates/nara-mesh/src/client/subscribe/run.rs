@@ -44,6 +44,7 @@ pub(super) struct Runner {
     options: SubscribeOptions,
     items: mpsc::Sender<Result<VerifiedEvent, StreamError>>,
     state: watch::Sender<StreamState>,
+    start: watch::Sender<Option<ArrivalCursor>>,
     refused: Arc<AtomicU64>,
     cursor: Option<ArrivalCursor>,
     pauses: Pauses,
@@ -63,7 +64,7 @@ impl Runner {
         peer: PeerHandle,
         options: SubscribeOptions,
         items: mpsc::Sender<Result<VerifiedEvent, StreamError>>,
-        state: watch::Sender<StreamState>,
+        (state, start): (watch::Sender<StreamState>, watch::Sender<Option<ArrivalCursor>>),
         refused: Arc<AtomicU64>,
     ) -> Self {
         Self {
@@ -73,6 +74,7 @@ impl Runner {
             options,
             items,
             state,
+            start,
             refused,
             unsaved: Unsaved::default(),
         }
@@ -362,6 +364,11 @@ impl Runner {
             _ => {}
         }
         self.cursor = Some(start);
+        self.start.send_if_modified(|first| {
+            let is_first = first.is_none();
+            first.get_or_insert(start);
+            is_first
+        });
         Ok(start)
     }
 

@@ -33,17 +33,17 @@ pub(super) async fn handle(
     let filter = request.filter();
     let mode = request.mode();
     let source = Source::Peer(*sender.key());
-    let work = answer(shared.clone(), sender, filter, mode);
+    let work = answer(shared.clone(), sender, source, filter, mode);
     shared.reads.run(source, work).await
 }
 
 async fn answer(
     shared: Arc<Shared>,
     sender: VerifiedSender,
+    source: Source,
     filter: EventFilter,
     mode: SyncMode,
 ) -> Result<Response, Rejection> {
-    let source = Source::Peer(*sender.key());
     let total = match mode {
         SyncMode::Page { lossless: true, .. } if filter.is_empty() => shared.ledger.count().await?,
         _ => 0,
