@@ -25,6 +25,7 @@ use crate::ledger_file::recall_presence;
 use crate::lines::FoundLine;
 use crate::network::Way;
 use crate::printer::{Printer, harmless, human, micros};
+use crate::running;
 use crate::settings::Settings;
 
 /// Changes that wait to be said.
