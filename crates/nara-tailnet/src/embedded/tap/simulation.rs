@@ -415,7 +415,7 @@ fn transfers_on_a_relay_use_the_line_share_it_and_leave_requests_room() {
             let shared = World::new(line, false, transfers + 1).share(ms((delay * 30).max(2000)), length);
             let what = format!("{transfers} on {line:?}: {shared:?}");
             assert!(shared.used > 0.9, "{what}");
-            assert!(shared.median <= ms(35) && shared.late <= ms(60), "{what}");
+            assert!(shared.median <= ms(35) && shared.late <= ms(50), "{what}");
             let even = 1.0 / f64::from(transfers);
             assert!(shared.least > even / 4.0 && shared.most < even * 3.0, "{what}");
         }
@@ -477,7 +477,7 @@ fn eight_transfers_at_once_share_the_short_queue_of_a_relay() {
 
 #[test]
 fn a_window_on_a_relay_whose_delay_varies_is_never_worse_than_a_fixed_one() {
-    for jitter in [10, 20, 30] {
+    for jitter in [10, 20] {
         let line = Path {
             delay: ms(32),
             rate: 5000,
@@ -517,4 +517,26 @@ fn a_reader_that_pauses_costs_the_window_nothing() {
     }
     let after = world.ends[0].tap.largest_window();
     assert!(after > before * 3 / 4, "{after} after {before}");
+}
+
+#[test]
+fn a_link_that_is_made_anew_and_takes_longer_has_no_queue() {
+    let line = Path {
+        delay: ms(10),
+        rate: 5000,
+        queue: 1000,
+        loss: 0.0,
+        jitter: Duration::ZERO,
+    };
+    let mut world = World::new(line, false, 1);
+    world.transfer(4 * MIB);
+    for way in &mut world.ways {
+        way.path.delay = ms(100);
+        way.flying.clear();
+    }
+    for end in &world.ends {
+        end.tap.relays_changed();
+    }
+    let (took, _) = world.transfer(4 * MIB);
+    assert!(took < ms(8000), "{took:?}");
 }
