@@ -27,8 +27,11 @@ pub(super) struct Timer {
     samples: VecDeque<(TcpSeqNumber, Instant)>,
     /// Since when the oldest of what is outstanding waits.
     since: Option<Instant>,
-    /// How often it was sent again.
+    /// How often something was sent again since the last measurement: until the next one, the round trip may be longer than
+    /// any that was measured, and then all is sent again before it can be measured (RFC 6298, section 5).
     again: u32,
+    /// Since the last answer, too.
+    is_overdue: bool,
 }
 
 impl Timer {
@@ -63,9 +66,10 @@ impl Timer {
         }
         if let Some(took) = took {
             self.measure(took);
+            self.again = 0;
         }
         self.since = is_outstanding.then_some(now);
-        self.again = 0;
+        self.is_overdue = false;
         took
     }
 
@@ -77,6 +81,7 @@ impl Timer {
         if is_due {
             self.resent(now);
             self.again = self.again.saturating_add(1);
+            self.is_overdue = true;
         }
         is_due
     }
@@ -89,13 +94,14 @@ impl Timer {
 
     /// Whether something was sent again, and that was not answered either.
     pub(super) const fn is_overdue(&self) -> bool {
-        self.again > 0
+        self.is_overdue
     }
 
     /// What comes now has nothing to do with what was.
     pub(super) fn restart(&mut self, now: Instant) {
         self.resent(now);
         self.again = 0;
+        self.is_overdue = false;
     }
 
     pub(super) const fn is_running(&self) -> bool {
@@ -165,7 +171,10 @@ mod tests {
         assert_eq!(waited.last(), Some(&MOST));
         timer.acknowledged(TcpSeqNumber(30), false, now);
         timer.sent(TcpSeqNumber(31), true, now);
-        assert!(timer.expired(now + ms(230)), "an answer begins anew");
+        assert!(!timer.expired(now + ms(230)), "that measured nothing");
+        timer.acknowledged(TcpSeqNumber(31), false, now + ms(200));
+        timer.sent(TcpSeqNumber(32), true, now + ms(200));
+        assert!(timer.expired(now + ms(430)), "a measurement begins anew");
     }
 
     #[test]
@@ -176,6 +185,23 @@ mod tests {
         timer.acknowledged(TcpSeqNumber(30), false, now + ms(2000));
         timer.sent(TcpSeqNumber(31), true, now + ms(2000));
         assert!(timer.expired(now + ms(2230)));
+    }
+
+    #[test]
+    fn a_way_that_became_much_longer_is_measured() {
+        let (mut timer, mut now) = measured(Instant::now());
+        for n in 30..40 {
+            timer.sent(TcpSeqNumber(n), true, now);
+            for _ in 0..60 {
+                now += ms(20);
+                if timer.expired(now) {
+                    timer.sent(TcpSeqNumber(n), false, now);
+                }
+            }
+            timer.acknowledged(TcpSeqNumber(n), false, now);
+        }
+        timer.sent(TcpSeqNumber(40), true, now);
+        assert!(!timer.expired(now + ms(1200)));
     }
 
     #[test]

@@ -26,7 +26,7 @@ const LEAST: usize = 4 * STEP;
 const CERTAIN: u8 = 4;
 /// So many measurements in a row must say that a queue is too long before a window becomes smaller than
 /// [`FIRST_WINDOW`]: a small window has one of them in a round trip, and they vary for other reasons too.
-const CERTAIN_IN_A_ROW: u8 = 16;
+const CERTAIN_IN_A_ROW: u8 = 12;
 /// So many acknowledgements that acknowledge nothing new mean that a packet was lost.
 const DUPLICATES: u8 = 3;
 
