@@ -81,13 +81,13 @@ async fn events_that_came_before_the_key_are_verified_when_it_is_learned() {
             from: "bob".to_owned(),
             ..Default::default()
         };
-        let payload = nara_proto::event::Payload::Chau(chau);
+        let payload = Payload::Chau(chau);
         let event = SyncEvent::signed(UnixNanos::new(1), payload, "bob", &keypair);
         let chau = nara_proto::event::ChauPayload {
             from: "bob".to_owned(),
             ..Default::default()
         };
-        let payload = nara_proto::event::Payload::Chau(chau);
+        let payload = Payload::Chau(chau);
         let eve = KeyPair::from_soul(&Soul::bond([8; 32], "eve"));
         let forged = SyncEvent::signed(UnixNanos::new(2), payload, "bob", &eve);
         let say = nara_proto::event::SocialPayload {
@@ -97,7 +97,7 @@ async fn events_that_came_before_the_key_are_verified_when_it_is_learned() {
             ..Default::default()
         };
         // Without an emitter: only its actor tells in whose name it speaks.
-        let unsigned = SyncEvent::new(UnixNanos::new(3), nara_proto::event::Payload::Social(say));
+        let unsigned = SyncEvent::new(UnixNanos::new(3), Payload::Social(say));
         let unknown = |event| CheckedEvent::new(event, EventTrust::UnknownKey);
         ledger
             .insert([event.clone(), forged, unsigned].map(unknown).into(), None)
@@ -164,7 +164,7 @@ async fn an_event_that_is_verified_later_stays_charged_to_whoever_told_it() {
                 from: "puppet".to_owned(),
                 ..Default::default()
             };
-            let payload = nara_proto::event::Payload::Chau(payload);
+            let payload = Payload::Chau(payload);
             SyncEvent::signed(UnixNanos::new(ts), payload, "puppet", &keypair)
         };
         let tellers = ["eve", "mallory"].map(|name| Some(name.parse::<NaraName>().unwrap()));
