@@ -226,6 +226,8 @@ fn every_check_has_a_paragraph_in_the_operators_manual() {
         .lines()
         .filter_map(|line| line.strip_prefix("- **")?.split_once("**: "))
         .map(|(what, _)| what)
+        // There only if one hangs.
+        .filter(|what| *what != "running nara")
         .collect();
     assert_eq!(documented, checked);
 }
