@@ -2,6 +2,7 @@ use rusqlite::ErrorCode;
 use rusqlite::ffi::SQLITE_READONLY_ROLLBACK;
 
 use crate::ledger::LedgerError;
+use crate::metrics;
 
 /// Why an operation on the database failed. It becomes a [`LedgerError`] in one place.
 #[derive(Debug)]
@@ -47,4 +48,18 @@ impl From<Failure> for LedgerError {
             Failure::Ledger(error) => error,
         }
     }
+}
+
+/// Counts a failure by its reason.
+pub(super) fn counted(failure: impl Into<Failure>) -> LedgerError {
+    let error = LedgerError::from(failure.into());
+    let reason = match error {
+        LedgerError::Full(_) => "full",
+        LedgerError::ReadOnly(_) => "read_only",
+        LedgerError::Busy(_) => "busy",
+        LedgerError::Corrupt { .. } => "corrupt",
+        _ => "other",
+    };
+    ::metrics::counter!(metrics::LEDGER_ERRORS, "reason" => reason).increment(1);
+    error
 }

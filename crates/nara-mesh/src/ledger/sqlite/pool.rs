@@ -13,13 +13,12 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
 use super::convert::Converted;
-use super::failure::Failure;
+use super::failure::{Failure, counted};
 use super::lock::Lock;
 use super::owner::as_owner_of_folder;
 use super::place::check_file;
 use super::{schema, sql, wal};
 use crate::ledger::{LedgerError, Opening};
-use crate::metrics;
 
 /// Connections that read at once; more readers wait their turn.
 const READERS: usize = 4;
@@ -245,20 +244,6 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, LedgerError> {
     let outcome = spawn_blocking(work).await.map_err(|_| LedgerError::Closed)?;
     outcome.map_err(counted)
-}
-
-/// Counts a failure by its reason.
-pub(super) fn counted(failure: impl Into<Failure>) -> LedgerError {
-    let error = LedgerError::from(failure.into());
-    let reason = match error {
-        LedgerError::Full(_) => "full",
-        LedgerError::ReadOnly(_) => "read_only",
-        LedgerError::Busy(_) => "busy",
-        LedgerError::Corrupt { .. } => "corrupt",
-        _ => "other",
-    };
-    ::metrics::counter!(metrics::LEDGER_ERRORS, "reason" => reason).increment(1);
-    error
 }
 
 enum Lease {

@@ -6,7 +6,7 @@ use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode};
 use tokio::runtime::Handle;
 
-use super::pool::counted;
+use super::failure::counted;
 use crate::seldom::warn_seldom;
 
 /// Pages of 4 KiB in the log from which they are moved, beside the writer. A page that changed often by then is moved once.
