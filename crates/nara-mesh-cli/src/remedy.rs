@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::error::Error;
+use std::fmt;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -177,10 +178,7 @@ pub(crate) fn send_later(args: &DmArgs) -> String {
     words.extend(args.message.clone().or_else(|| args.text.clone()));
     let words = words.iter().map(String::as_str);
     let command = shlex::try_join(words).unwrap_or_default();
-    match command.len() > LONGEST {
-        true => format!("to have it delivered once {peer} is seen, run the same command with `--later`"),
-        false => format!("to have it delivered once {peer} is seen, run `{command}`"),
-    }
+    once_seen("delivered", peer, &command)
 }
 
 /// Leaves a postcard to the running nara, whose first peer cannot be reached.
@@ -196,10 +194,17 @@ pub(crate) fn send_postcard_later(args: &WorldSendArgs, to: &PeerRef) -> String 
     words.push(format!("--message={}", args.message));
     let words = words.iter().map(String::as_str);
     let command = shlex::try_join(words).unwrap_or_default();
-    match command.len() > LONGEST {
-        true => format!("to have it sent once {to} is seen, run the same command with `--later`"),
-        false => format!("to have it sent once {to} is seen, run `{command}`"),
-    }
+    once_seen("sent", to, &command)
+}
+
+/// Recommends a command that leaves something to the running nara, in words if it is too long to be printed.
+fn once_seen(done: &str, peer: impl fmt::Display, command: &str) -> String {
+    let command = if command.len() > LONGEST {
+        "the same command with `--later`".to_owned()
+    } else {
+        format!("`{command}`")
+    };
+    format!("to have it {done} once {peer} is seen, run {command}")
 }
 
 /// Remembers which nara this command line means: see [`for_the_same_nara`].

@@ -10,12 +10,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use nara_local_api::client::{CallError, LocalClient};
-use nara_local_api::model::{Reloaded, Status};
+use nara_local_api::client::{CallError, LocalClient, ServerEvent};
+use nara_local_api::model::{Event, Reloaded, Status};
 use nara_local_api::{Problem, ProblemClass};
 use nara_mesh::client::PeerRef;
 use nara_mesh::identity::LocalNara;
+use nara_proto::event::SyncEvent;
 use nara_proto::identity::KeyId;
+use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::sockets::{check, is_served, may_be, shown, sockets};
@@ -303,6 +305,24 @@ pub(crate) fn instead(
         "start a nara with `nara-mesh serve` or `up`, or pass --soul-file FILE (create one with `nara-mesh id new --name \
          NAME --out FILE`); if a nara runs, say where with --data-dir or --api-socket",
     ))
+}
+
+/// What a running nara tells in a stream.
+///
+/// # Errors
+/// It is something else.
+pub(crate) fn decoded<T: DeserializeOwned>(told: &ServerEvent) -> Outcome<T> {
+    told.decode()
+        .map_err(|error| Failure::failed("the running nara is of another version").caused_by(error))
+}
+
+/// An event of the mesh that a running nara tells.
+///
+/// # Errors
+/// It is none.
+pub(crate) fn event_of(told: &Event) -> Outcome<SyncEvent> {
+    told.decode()
+        .map_err(|error| Failure::failed("an event is malformed").caused_by(error))
 }
 
 /// Calls a nara that went away until it is back: it may have been started again.

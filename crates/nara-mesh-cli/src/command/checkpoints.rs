@@ -57,21 +57,17 @@ pub(super) fn run(args: &CheckpointsArgs, settings: &Settings, printer: Printer)
 }
 
 async fn through(nara: &LocalClient, args: &CheckpointsArgs) -> Outcome<Answer> {
-    let malformed =
-        |error: serde_json::Error| Failure::failed("the running nara is of another version").caused_by(error);
     let path = nara.peer_path(&args.peer.to_string(), "checkpoints", &[]);
     let mut told = nara.events(Method::GET, &path).await?;
     let mut events = Vec::new();
     while let Some(event) = told.next().await {
         let event = event?;
         if event.name == "done" {
-            let Checkpoints { counts, more } = event.decode().map_err(malformed)?;
+            let Checkpoints { counts, more } = running::decoded(&event)?;
             return Ok(Answer { events, counts, more });
         }
-        let live: LiveEvent = event.decode().map_err(malformed)?;
-        let decoded = live.event.decode();
-        let decoded = decoded.map_err(|error| Failure::failed("an event is malformed").caused_by(error))?;
-        events.push((decoded, live.trust));
+        let live: LiveEvent = running::decoded(&event)?;
+        events.push((running::event_of(&live.event)?, live.trust));
     }
     Err(Failure::new(
         Exit::Unreachable,

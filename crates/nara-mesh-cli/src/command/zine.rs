@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use crate::cli::ZineArgs;
 use crate::connect::{self, block_on};
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::ledger_file;
 use crate::listing::{self, ToldEvent, event_line};
 use crate::printer::{Printer, count, harmless};
@@ -51,13 +51,12 @@ pub(super) fn run(args: &ZineArgs, settings: &Settings, printer: Printer) -> Out
         Some(nara) => {
             let zine = block_on(async { Ok(nara.zine(&args.peer.to_string()).await?) })?;
             let told = zine.events.into_iter();
-            let decoded = told.map(|told| told.event.decode().map(|event| (event, told.trust)));
-            let events = decoded.collect::<Result<Vec<_>, _>>();
+            let decoded = told.map(|told| Ok((running::event_of(&told.event)?, told.trust)));
             Answer {
                 from: zine.from,
                 created_at_s: zine.created_at_s,
                 sent: zine.sent,
-                events: events.map_err(|error| Failure::failed("an event is malformed").caused_by(error))?,
+                events: decoded.collect::<Outcome<_>>()?,
                 counts: zine.counts,
                 stored: true,
             }

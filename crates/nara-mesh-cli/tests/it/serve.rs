@@ -402,6 +402,17 @@ fn backups_that_cannot_be_made_or_restored_say_which_file_and_why() {
     assert!(told.contains("`nara-mesh restore FILE --replace "), "{told}");
 }
 
+/// A folder that other users can enter, with a soul and a ledger of alice.
+fn folder_that_others_enter() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    new_soul(path, "alice");
+    fs::write(path.join("known.toml"), "").unwrap();
+    Serving::start(path, "alice").0.end();
+    folder
+}
+
 /// Gives a folder, and what is in it, to the user of a service.
 fn give_away(folder: &Path) {
     let inside = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
@@ -414,12 +425,8 @@ fn give_away(folder: &Path) {
 /// else can give a folder away.
 #[test]
 fn what_a_command_makes_in_the_data_folder_belongs_to_the_owner_of_the_folder() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_that_others_enter();
     let path = folder.path();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    new_soul(path, "alice");
-    fs::write(path.join("known.toml"), "").unwrap();
-    Serving::start(path, "alice").0.end();
     let of = |data: &str, args: &[&str]| {
         run(
             path,
@@ -451,12 +458,8 @@ fn what_a_command_makes_in_the_data_folder_belongs_to_the_owner_of_the_folder() 
 /// A service that was taken over plants links to files that root alone may change.
 #[test]
 fn a_link_in_the_data_folder_leads_root_to_nothing() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_that_others_enter();
     let path = folder.path();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    new_soul(path, "alice");
-    fs::write(path.join("known.toml"), "").unwrap();
-    Serving::start(path, "alice").0.end();
     let of = |data: &str, code: i32, args: &[&str]| {
         let args = [args, &["--soul-file", "alice.soul", "--data-dir", data]].concat();
         text(&run(path, code, &args).stderr)

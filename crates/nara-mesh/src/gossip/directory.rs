@@ -217,14 +217,7 @@ mod tests {
         for n in 0..40 {
             introduced(&client, &format!("ghost-{n}"), "eve");
         }
-        let on_ring = |prefix: &str| {
-            let directory = Directory::new(&client);
-            directory
-                .ring
-                .iter()
-                .filter(|label| label.starts_with(prefix))
-                .count()
-        };
+        let on_ring = |prefix: &str| count_on_ring(&client, prefix);
         assert_eq!((on_ring("friend"), on_ring("ghost")), (6, UNPROVEN_OF_ONE_TELLER));
         for n in 0..40 {
             introduced(&client, &format!("puppet-{n}"), &format!("eve-{n}"));
@@ -318,26 +311,19 @@ mod tests {
     #[test]
     fn many_naras_at_one_address_have_a_bounded_share_of_the_ring() {
         let client = MeshClient::builder(nara("alice")).build();
-        let on_ring = |client: &MeshClient, prefix: &str| {
-            let directory = Directory::new(client);
-            let labels = directory.ring.iter();
-            labels.filter(|label| label.starts_with(prefix)).count()
-        };
+        let on_ring = |prefix: &str| count_on_ring(&client, prefix);
         for n in 0..40 {
             let puppet = introduced(&client, &format!("puppet-{n}"), &format!("eve-{n}"));
             client.registry().seen_at(&puppet, [100, 64, 0, 9].into());
         }
-        assert_eq!(on_ring(&client, "puppet"), AT_ONE_ADDRESS);
+        assert_eq!(on_ring("puppet"), AT_ONE_ADDRESS);
         // Those that somebody configured there are not counted.
         for n in 0..6 {
             let friend = nara(&format!("friend-{n}"));
             let address = ([100, 64, 0, 9], 9_000 + n).into();
             client.registry().register(friend.as_peer(Some(address))).unwrap();
         }
-        assert_eq!(
-            (on_ring(&client, "friend"), on_ring(&client, "puppet")),
-            (6, AT_ONE_ADDRESS)
-        );
+        assert_eq!((on_ring("friend"), on_ring("puppet")), (6, AT_ONE_ADDRESS));
         // In a large mesh, a quarter of all.
         for n in 0..90 {
             let other = introduced(&client, &format!("other-{n}"), "carol");
@@ -351,10 +337,7 @@ mod tests {
             client.registry().seen_at(&other, address.ip());
         }
         let quarter = (90 + 6 + AT_ONE_ADDRESS) / 4;
-        assert_eq!(
-            (on_ring(&client, "other"), on_ring(&client, "puppet")),
-            (90, quarter)
-        );
+        assert_eq!((on_ring("other"), on_ring("puppet")), (90, quarter));
     }
 
     #[test]

@@ -169,17 +169,21 @@ async fn told(
     (holds, stored.into_iter().map(|checked| checked.event).collect())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn three_rotations_at_once_are_followed_on_every_way_with_what_the_new_keys_say() {
-    let said: Vec<_> = (1..=4)
-        .map(|key| tease(&dora(key), "bob", AT * 1_000_000 + i64::from(key)))
-        .collect();
+/// What dora says with each of four keys, and her statements about them.
+fn three_rotations() -> ([SyncEvent; 4], [SyncEvent; 3]) {
+    let said = [1, 2, 3, 4].map(|key| tease(&dora(key), "bob", AT * 1_000_000 + i64::from(key)));
     // The later a statement, the earlier its time.
     let statements = [
         stated(30, 1, Some(2)),
         stated(20, 2, Some(3)),
         stated(10, 3, Some(4)),
     ];
+    (said, statements)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_rotations_at_once_are_followed_on_every_way_with_what_the_new_keys_say() {
+    let (said, statements) = three_rotations();
     for way in WAYS {
         let mut events: Vec<_> = said[3..].iter().chain(&statements).cloned().collect();
         if way == Way::Stream {
@@ -214,14 +218,7 @@ async fn a_retirement_or_a_fork_behind_a_rotation_is_heeded_on_every_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_keys_in_between_say_beside_their_statements_is_kept_on_every_way() {
-    let said: Vec<_> = (1..=4)
-        .map(|key| tease(&dora(key), "bob", AT * 1_000_000 + i64::from(key)))
-        .collect();
-    let statements = [
-        stated(30, 1, Some(2)),
-        stated(20, 2, Some(3)),
-        stated(10, 3, Some(4)),
-    ];
+    let (said, statements) = three_rotations();
     // On a stream each event may come alone.
     for way in WAYS.into_iter().filter(|way| *way != Way::Stream) {
         let events = said.iter().chain(&statements).cloned().collect();

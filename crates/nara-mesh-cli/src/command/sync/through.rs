@@ -15,6 +15,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::listing;
 use crate::printer::{Printer, human};
+use crate::running;
 
 pub(super) async fn run(nara: &LocalClient, args: &SyncArgs, printer: Printer) -> Outcome {
     let peer = args.peer.to_string();
@@ -60,15 +61,13 @@ const fn mode(mode: SyncModeArg) -> &'static str {
 async fn follow<T: DeserializeOwned>(nara: &LocalClient, path: &str, printer: Printer) -> Outcome<T> {
     let bar = Bar::new(printer);
     let mut events = nara.events(Method::POST, path).await?;
-    let malformed =
-        |error: serde_json::Error| Failure::failed("the running nara is of another version").caused_by(error);
     while let Some(event) = events.next().await {
         let event = event?;
         if event.name == "done" {
             bar.finish();
-            return event.decode().map_err(malformed);
+            return running::decoded(&event);
         }
-        let now: Progress = event.decode().map_err(malformed)?;
+        let now: Progress = running::decoded(&event)?;
         bar.show(
             now.received,
             now.remaining.map(|remaining| remaining + now.received as u64),

@@ -160,15 +160,10 @@ impl Watching {
 
     /// Shows what came; returns whether it was the last event that was asked for.
     fn take(&mut self, peer: &str, event: &ServerEvent) -> Outcome<bool> {
-        let malformed = |error: serde_json::Error| {
-            Failure::failed("the running nara is of another version").caused_by(error)
-        };
         match &*event.name {
             "event" => {
-                let live: LiveEvent = event.decode().map_err(malformed)?;
-                let decoded = live.event.decode();
-                let decoded =
-                    decoded.map_err(|error| Failure::failed("an event is malformed").caused_by(error))?;
+                let live: LiveEvent = running::decoded(event)?;
+                let decoded = running::event_of(&live.event)?;
                 return self.event(
                     peer,
                     &Seen {
@@ -180,12 +175,12 @@ impl Watching {
                 );
             }
             "fault" => {
-                let fault: StreamFault = event.decode().map_err(malformed)?;
+                let fault: StreamFault = running::decoded(event)?;
                 let exit = fault.problem.as_ref().map_or(Exit::Failed, exit_of);
                 self.fault(peer, &fault, exit)?;
             }
             "state" => {
-                let status: StreamStatus = event.decode().map_err(malformed)?;
+                let status: StreamStatus = running::decoded(event)?;
                 self.printer
                     .note(format_args!("{peer}: {}", status.state.green()));
             }
