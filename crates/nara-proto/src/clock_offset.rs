@@ -41,6 +41,9 @@ pub const CLOCK_WARNING: Duration = Duration::from_secs(5);
 /// Samples that make up an estimate.
 const SAMPLES: usize = 8;
 
+/// A sample that tells nothing new is kept this long after the last one at the earliest.
+const SPACING: Duration = Duration::from_secs(1);
+
 /// How long a sample counts.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
@@ -66,6 +69,8 @@ pub struct ClockOffset {
 #[derive(Clone, Debug, Default)]
 pub struct ClockEstimate {
     samples: VecDeque<(Instant, ClockSample)>,
+    /// What they agreed on when the last one was added.
+    known: Option<(Instant, ClockSample)>,
 }
 
 impl ClockSample {
@@ -103,6 +108,11 @@ impl ClockSample {
         (both.low <= both.high).then_some(both)
     }
 
+    /// Whether it agrees with all that another one says.
+    const fn contains(self, other: Self) -> bool {
+        self.low <= other.low && other.high <= self.high
+    }
+
     /// The middle of the bounds.
     pub fn offset(self) -> ClockOffset {
         let (low, high) = (i128::from(self.low), i128::from(self.high));
@@ -118,14 +128,21 @@ impl ClockSample {
 
 impl ClockEstimate {
     /// Adds a sample, and returns the estimate with it. Samples that contradict it date from before a clock was set, and are
-    /// dropped.
+    /// dropped. `None`: it tells nothing beside the samples of the last second, which it would only push out.
     pub fn record(&mut self, sample: ClockSample, now: Instant) -> Option<ClockOffset> {
+        if let Some((at, known)) = self.known {
+            let age = now.saturating_duration_since(at);
+            if age < SPACING && sample.contains(known.aged(age)) {
+                return None;
+            }
+        }
         self.samples.push_back((now, sample));
         while self.samples.len() > SAMPLES {
             self.samples.pop_front();
         }
         let (agreed, agreeing) = self.agreeing(now);
         self.samples.drain(..self.samples.len() - agreeing);
+        self.known = agreed.map(|agreed| (now, agreed));
         agreed.map(ClockSample::offset)
     }
 
@@ -259,6 +276,22 @@ mod tests {
         }
         clock.record(sample(9, 0, MILLI, MILLI, 1), start);
         assert_eq!(clock.offset(start).unwrap().nanos(), 0);
+    }
+
+    #[test]
+    fn a_sample_that_tells_nothing_new_does_not_push_out_another() {
+        let start = some_instant();
+        let mut clock = ClockEstimate::default();
+        let narrow = sample(0, 7 * SECOND, MILLI, MILLI, 1);
+        let wide = sample(0, 7 * SECOND, 2 * MILLI, 2 * MILLI, 1);
+        assert!(clock.record(narrow, start).is_some());
+        for _ in 0..2 * SAMPLES {
+            assert_eq!(clock.record(wide, start), None);
+        }
+        assert_eq!(clock.offset(start), Some(narrow.offset()));
+        assert!(clock.record(wide, start + SPACING).is_some(), "it was long ago");
+        let narrower = sample(0, 7 * SECOND, MILLI / 2, MILLI / 2, 1);
+        assert_eq!(clock.record(narrower, start + SPACING), Some(narrower.offset()));
     }
 
     #[test]
