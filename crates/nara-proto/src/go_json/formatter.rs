@@ -9,6 +9,11 @@ pub(super) struct GoFormatter;
 impl Formatter for GoFormatter {
     fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
         let bytes = fragment.as_bytes();
+        // All are looked at, which is faster than to look for the first: nearly always there is none.
+        let is_escaped = |found, byte: &u8| found | matches!(byte, b'<' | b'>' | b'&' | 0xe2);
+        if !bytes.iter().fold(false, is_escaped) {
+            return writer.write_all(bytes);
+        }
         let mut written = 0;
         let mut at = 0;
         while at < bytes.len() {
