@@ -55,6 +55,7 @@ mod request_problem;
 mod resolve;
 mod retry_after;
 mod service;
+mod settling;
 mod sign;
 mod stash;
 mod subscribe;

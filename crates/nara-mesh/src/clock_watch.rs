@@ -52,16 +52,16 @@ impl ClockWatch {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let monotonic = self.clock.monotonic();
         let wall = self.clock.now_nanos();
-        let reading = self.clock.monotonic().saturating_sub(monotonic);
         // Some virtual machines set even this clock back: then no time has passed.
         let passed = monotonic.saturating_sub(seen.monotonic);
         let uptime = seen.uptime + passed;
         let nanos = i64::try_from(passed.as_nanos()).unwrap_or(i64::MAX);
         let off = wall.get().saturating_sub(seen.wall.get()).saturating_sub(nanos);
         let now = wall.to_millis();
-        let compared = reading <= LONGEST_READING;
-        let is_step = compared && u128::from(off.unsigned_abs()) >= SMALLEST_STEP.as_nanos();
-        if compared {
+        let is_far = u128::from(off.unsigned_abs()) >= SMALLEST_STEP.as_nanos();
+        // Asked only then: a pause between the two readings that is shorter than a step makes none.
+        let is_step = is_far && self.clock.monotonic().saturating_sub(monotonic) <= LONGEST_READING;
+        if is_step || !is_far {
             *seen = Seen {
                 wall,
                 monotonic,

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use ::metrics::{Gauge, Key, Label, Level, Metadata, SharedString};
+use ::metrics::{Counter, Gauge, Key, Label, Level, Metadata, SharedString};
 use nara_proto::endpoint::PATHS;
 
 /// The kind of a metric.
@@ -283,13 +283,34 @@ impl<const N: usize> Series<N> {
     }
 }
 
+/// A metric without labels that every request writes. Its key is made once, because the macros would make it anew.
+#[derive(Debug)]
+pub(crate) struct Plain(Key);
+
+impl Plain {
+    pub(crate) const fn new(name: &'static str) -> Self {
+        Self(Key::from_static_name(name))
+    }
+
+    pub(crate) fn counter(&self) -> Counter {
+        ::metrics::with_recorder(|recorder| recorder.register_counter(&self.0, &WRITTEN))
+    }
+
+    pub(crate) fn gauge(&self) -> Gauge {
+        ::metrics::with_recorder(|recorder| recorder.register_gauge(&self.0, &WRITTEN))
+    }
+}
+
 /// Increments a gauge for as long as this guard lives.
 #[derive(Debug)]
 pub(crate) struct Counted(Gauge);
 
 impl Counted {
     pub(crate) fn new(gauge: &'static str) -> Self {
-        let gauge = ::metrics::gauge!(gauge);
+        Self::begin(::metrics::gauge!(gauge))
+    }
+
+    pub(crate) fn begin(gauge: Gauge) -> Self {
         gauge.increment(1);
         Self(gauge)
     }

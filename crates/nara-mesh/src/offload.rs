@@ -1,10 +1,13 @@
 //! Work that would keep a thread of the runtime from serving others, and work that must not be left half-way.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::future::{BoxFuture, Either};
 use tokio::runtime::Handle;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
 /// Up to this many events are verified on the thread of the runtime. One takes some 50 µs, and up to a millisecond if it
@@ -34,6 +37,21 @@ pub(crate) fn offload<T: Send + 'static>(
             },
         }
     }
+}
+
+/// Waits for what is nearly always done already, or until a time. The clock is not read, and no timer made, for what is
+/// done.
+///
+/// # Errors
+/// [`Elapsed`], as of [`timeout_at`].
+pub(crate) async fn promptly<F: Future + Unpin>(
+    mut future: F,
+    by: impl FnOnce() -> Instant,
+) -> Result<F::Output, Elapsed> {
+    if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(Pin::new(&mut future).poll(cx))).await {
+        return Ok(done);
+    }
+    timeout_at(by(), future).await
 }
 
 /// Runs `work` to its end, also if nobody waits for it any more, and holds `held` as long as it takes. It becomes a task of

@@ -206,6 +206,11 @@ impl Breaker {
         }
     }
 
+    /// Whether calls go through, whatever the time is.
+    pub const fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed { .. })
+    }
+
     /// The state at `now`.
     pub fn state(&self, now: Instant) -> BreakerState {
         match self.state {

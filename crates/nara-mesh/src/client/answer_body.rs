@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use nara_proto::v2::{ContentDigest, DigestHasher};
+use tokio::time::Instant;
 
 use super::error::{ClientError, Problem};
 use super::pool::Lease;
@@ -91,7 +92,7 @@ impl AnswerBody {
             && body.is_end_stream()
             && let Some(lease) = lease.take()
         {
-            lease.give_back();
+            lease.give_back(Instant::now());
         }
     }
 
@@ -136,7 +137,7 @@ impl Body for AnswerBody {
                         return this.fail(Problem::Signature(error));
                     }
                     if let Some(lease) = lease.take() {
-                        lease.give_back();
+                        lease.give_back(Instant::now());
                     }
                     Poll::Ready(None)
                 }

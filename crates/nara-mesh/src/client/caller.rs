@@ -33,6 +33,8 @@ use super::request::{Outgoing, RequestBody, StreamedBody};
 use super::resolve::Route;
 use super::retry_after::asked_to_wait;
 use super::sign::{RequestSigner, SentSignatures};
+use crate::clock::monotonic_now;
+use crate::offload::promptly;
 use crate::registry::PeerRegistry;
 use crate::tls::{CertificateKind, TlsPolicy};
 
@@ -280,14 +282,15 @@ impl Caller {
                 Limit::Refusal => MAX_ERROR_BODY,
             };
             let reading = pin!(read_body(body, bytes));
-            let Ok(read) = timeout_at(deadline, reading).await else {
+            let Ok(read) = promptly(reading, || deadline).await else {
                 // The connection of this request closes because it is dropped with the request on it.
                 self.pool.evict(address, since);
                 return Err(Problem::Timeout(Stage::Answer));
             };
             let (body, complete) = read?;
+            let at = Instant::now();
             if complete {
-                lease.give_back();
+                lease.give_back(at);
             } else if limit != Limit::Refusal {
                 return Err(Problem::TooLarge(bytes));
             }
@@ -296,7 +299,8 @@ impl Caller {
                 head,
                 body,
                 complete,
-                rtt: since.elapsed(),
+                at,
+                rtt: at - since,
                 dial,
             })
         }
@@ -309,7 +313,6 @@ impl Caller {
         deadline: Instant,
         call: impl Future<Output = Result<T, Problem>>,
     ) -> Result<T, Problem> {
-        let started = Instant::now();
         check_pause(route)?;
         let admission = self.registry.admit(&route.peer).map_err(Problem::CircuitOpen)?;
         let _slot = match route.peer.free_slot() {
@@ -324,7 +327,7 @@ impl Caller {
         match &called {
             Ok(_) | Err(Problem::TooLarge(_)) => admission.succeeded(),
             Err(Problem::Dial(_) | Problem::DialTimeout(_)) => admission.failed(Failure::Unreachable),
-            Err(Problem::Timeout(_)) if started.elapsed() < PATIENCE => drop(admission),
+            Err(Problem::Timeout(_)) if monotonic_now() - admission.began() < PATIENCE => drop(admission),
             // Whoever answered there, it was not the peer; and nothing proves who has no place for us.
             Err(Problem::OtherKey(_) | Problem::AskedToWait(_) | Problem::KeyReplaced) => drop(admission),
             // A connection of the pool says how the peer was, not how it is.
@@ -406,13 +409,17 @@ impl Caller {
     async fn line(&self, route: &Route, deadline: Instant, via: Via) -> Result<Line, Problem> {
         let target = self.target(route);
         let alternative = route.alternative.map(|address| Target { address, ..target });
-        let idle = |target| self.pool.take(target).map(|connection| (connection, target));
+        let now = Instant::now();
+        let idle = |target| {
+            let taken = self.pool.take(target, now);
+            taken.map(|connection| (connection, target))
+        };
         let pooled = match via {
             Via::Pool => idle(target).or_else(|| alternative.and_then(idle)),
             Via::Dial => None,
         };
-        let (connection, target, dial) = match pooled {
-            Some((connection, target)) => (connection, target, None),
+        let (connection, target, dial, since) = match pooled {
+            Some((connection, target)) => (connection, target, None, now),
             // On the heap: what dialling and TLS keep is large, and would be a part of every call.
             None => Box::pin(self.dialled(route, target, alternative, deadline)).await?,
         };
@@ -420,29 +427,29 @@ impl Caller {
             connection,
             target,
             dial,
-            since: Instant::now(),
+            since,
             asked: Asked::now(self.clocks.clock()),
         })
     }
 
-    /// A new connection, where it leads, and how long dialling took.
+    /// A new connection, where it leads, how long dialling took, and when it was done.
     async fn dialled(
         &self,
         route: &Route,
         target: Target,
         alternative: Option<Target>,
         deadline: Instant,
-    ) -> Result<(Box<Connection>, Target, Option<Duration>), Problem> {
+    ) -> Result<(Box<Connection>, Target, Option<Duration>, Instant), Problem> {
         let started = Instant::now();
         let (mut connection, target) = match alternative {
             None => (self.pool.dial(target, deadline).await?, target),
             Some(alternative) => self.pool.dial_either([target, alternative], deadline).await?,
         };
-        let dial = started.elapsed();
+        let now = Instant::now();
         let known = route.peer.info();
         let known = known.name.zip(known.key);
         connection.open_on(known.map(|(name, pinned)| self.registry.lease(&name, &pinned.key)));
-        Ok((connection, target, Some(dial)))
+        Ok((connection, target, Some(now - started), now))
     }
 
     fn opened(
@@ -455,15 +462,15 @@ impl Caller {
     ) -> OpenReply {
         let (parts, body) = answer.into_parts();
         let address = line.target.address;
-        let mut head = ReplyHead {
+        let mut head = Box::new(ReplyHead {
             address,
             status: parts.status,
             headers: parts.headers,
-            asked: line.asked.answered(self.clocks.clock()),
+            asked: line.asked,
             retry_after: None,
             sent: signatures,
             channel: line.connection.channel().cloned(),
-        };
+        });
         if !(outgoing.any_status && head.claims_proof()) {
             head.retry_after = self.note_pause(route, &head);
         }

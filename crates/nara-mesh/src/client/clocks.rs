@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use http::header::DATE;
 use http::{HeaderMap, StatusCode};
@@ -86,9 +86,16 @@ impl PeerClocks {
         })
     }
 
-    /// Learns from a verified answer how far the clock of its peer is from ours, and that the peer is at the address that
+    /// Learns from a verified answer how far the clock of its peer is from ours, and that the peer is there, at the address that
     /// was called. Its registered address may be no more than its claim.
-    pub(super) fn learn(&self, peer: &Arc<Peer>, verification: &Verification, asked: Asked, called: IpAddr) {
+    pub(super) fn learn(
+        &self,
+        peer: &Arc<Peer>,
+        verification: &Verification,
+        asked: Asked,
+        called: IpAddr,
+        at: Instant,
+    ) {
         let Verification {
             responder: Some(responder),
             key: Some(key),
@@ -98,8 +105,9 @@ impl PeerClocks {
         else {
             return;
         };
-        let registered = self.registry.by_name(responder.as_str());
+        let registered = self.registry.named(responder, peer);
         let peer = registered.as_ref().unwrap_or(peer);
+        peer.note_alive(at);
         self.registry.seen_at(peer, called);
         let Some(signed_at) = signed_at else { return };
         // A whole second may be one that was rounded down, as it is in profile v2.
@@ -107,7 +115,7 @@ impl PeerClocks {
         let resolution = Duration::from_millis(resolution);
         let told = signed_at.to_nanos();
         if let Some(sample) = ClockSample::of_answer(told, resolution, asked.sent, asked.received) {
-            self.registry.learn_clock(peer, key, sample);
+            self.registry.learn_clock(peer, key, sample, at);
         }
     }
 

@@ -19,7 +19,7 @@ use http::StatusCode;
 use nara_proto::endpoint::{Authentication, Endpoint, PATHS};
 use nara_proto::identity::PublicKey;
 use nara_proto::v2::SignedCapability;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::caller::{Caller, Limit};
@@ -34,6 +34,7 @@ use super::verified::Verification;
 use super::verifier::AnswerVerifier;
 use crate::identity::LocalNara;
 use crate::metrics::{self, Series};
+use crate::offload::promptly;
 use crate::registry::{KnownKeys, PeerRegistry};
 use crate::tls::{SecureChannel, Security};
 
@@ -70,22 +71,27 @@ pub(super) struct Arrival {
     pub(super) channel_key: Option<PublicKey>,
     /// Between which readings of our clock it was made.
     pub(super) asked: Asked,
+    /// When it was complete.
+    pub(super) at: std::time::Instant,
     /// The size of the body.
     pub(super) bytes: usize,
-    /// What the peer says that it can do, not yet verified.
-    pub(super) capability: Option<SignedCapability>,
+    /// What the peer says that it can do, not yet verified; only of answers that are not signed.
+    pub(super) capability: Option<Box<SignedCapability>>,
 }
 
-impl From<&Reply> for Arrival {
-    fn from(reply: &Reply) -> Self {
+impl Arrival {
+    fn of(reply: &Reply, signed: bool) -> Self {
+        // Who signs its answers needs not say there what it can do.
+        let capability = || SignedCapability::from_headers(&reply.head.headers).unwrap_or_default();
         Self {
             rtt: reply.rtt,
             dial: reply.dial,
             security: SecureChannel::security(reply.head.channel.as_ref()),
             channel_key: reply.head.channel.as_ref().map(|channel| channel.peer_key),
             asked: reply.head.asked,
+            at: reply.at.into_std(),
             bytes: reply.body.len(),
-            capability: SignedCapability::from_headers(&reply.head.headers).unwrap_or_default(),
+            capability: if signed { None } else { capability().map(Box::new) },
         }
     }
 }
@@ -202,28 +208,28 @@ impl Exchange {
         let reply = self.send(route, outgoing, deadline).await?;
         let called = reply.head.address;
         route.answered_at(called);
-        let arrival = Arrival::from(&reply);
+        let arrival = Arrival::of(&reply, signed);
         let decode = |body: &Bytes| E::decode(body);
         let verified = match (reply.head.status, signed) {
             (StatusCode::OK, true) => {
                 let verifying = pin!(self.verifier.verify(route, reply, deadline, decode));
-                timeout_at(deadline, verifying).await
+                promptly(verifying, || deadline).await
             }
             (StatusCode::OK, false) => {
                 let decoding = pin!(self.verifier.decode_open(reply, decode));
-                timeout_at(deadline, decoding).await
+                promptly(decoding, || deadline).await
             }
             (_, true) => return Err(self.verifier.refused(route, reply)),
             (_, false) => return Err(self.verifier.status_problem(route, reply, false)),
         };
         let (value, verification) = verified.map_err(|_| Problem::Timeout(Stage::Verify))??;
-        if let (Some(responder), Some(_)) = (&verification.responder, &verification.key) {
-            self.registry.showed_life(responder);
+        if verification.responder.is_some() && verification.key.is_some() {
             // Only now: whoever answers on the other port may be anybody on that machine.
             self.registry.note_port(&route.peer, route.address.port());
         }
+        let Arrival { asked, at, .. } = arrival;
         self.clocks
-            .learn(&route.peer, &verification, arrival.asked, called.ip());
+            .learn(&route.peer, &verification, asked, called.ip(), at);
         Ok((value, verification, arrival))
     }
 
@@ -236,7 +242,7 @@ impl Exchange {
                 .map_err(|invalid| Problem::InvalidPeer(invalid.clone()))?;
             let route = self.resolver.route(known).ok_or(Problem::UnknownPeer)?;
             if let Some(name) = &route.expected.name {
-                self.verifier.check_trusted(name)?;
+                self.verifier.check_trusted(name, &route.peer)?;
             }
             Ok(route)
         };

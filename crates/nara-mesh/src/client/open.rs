@@ -20,6 +20,7 @@ use super::reply::OpenReply;
 use super::request::Outgoing;
 use super::resolve::Route;
 use super::verified::{BodyProof, Verification, Verified};
+use crate::clock::monotonic_now;
 
 /// A streamed body that is known to be this small is sent as a whole: it costs no connection of its own then.
 const SMALL_BODY: u64 = 64 << 10;
@@ -94,14 +95,15 @@ impl Exchange {
         *answer.status_mut() = reply.head.status;
         answer.headers_mut().clone_from(&reply.head.headers);
         strip_reserved(answer.headers_mut());
-        let asked = reply.head.asked;
+        let (asked, at) = (reply.head.asked, reply.at.into_std());
         let verifying = self
             .verifier
             // A copy: the buffer of the connection may be larger.
             .verify(route, reply, deadline, |body| Ok(Bytes::copy_from_slice(body)));
         let verified = timeout_at(deadline, verifying).await;
         let (body, verification) = verified.map_err(|_| Problem::Timeout(Stage::Verify))??;
-        self.clocks.learn(&route.peer, &verification, asked, called.ip());
+        self.clocks
+            .learn(&route.peer, &verification, asked, called.ip(), at);
         Ok(Verified::new(answer.map(|()| body), verification))
     }
 
@@ -168,7 +170,7 @@ impl Exchange {
     async fn accept_open(
         &self,
         route: &Route,
-        open: OpenReply,
+        mut open: OpenReply,
         max_answer: usize,
         deadline: tokio::time::Instant,
     ) -> Result<Response<AnswerBody>, Problem> {
@@ -180,7 +182,8 @@ impl Exchange {
         *answer.status_mut() = open.head.status;
         answer.headers_mut().clone_from(&open.head.headers);
         strip_reserved(answer.headers_mut());
-        let (asked, called) = (open.head.asked, open.head.address);
+        open.head.asked = open.head.asked.answered(self.clocks.clock());
+        let (asked, called, at) = (open.head.asked, open.head.address, monotonic_now());
         let peer = route.to_string();
         let verifying = timeout_at(deadline, self.verifier.verify_head(route, &open.head, deadline)).await;
         let head = verifying.map_err(|_| Problem::Timeout(Stage::Verify))??;
@@ -202,7 +205,8 @@ impl Exchange {
                 (AnswerBody::whole(body, BodyProof::Whole, peer), verification)
             }
         };
-        self.clocks.learn(&route.peer, &verification, asked, called.ip());
+        self.clocks
+            .learn(&route.peer, &verification, asked, called.ip(), at);
         answer.extensions_mut().insert::<Verification>(verification);
         Ok(answer.map(|()| body))
     }

@@ -14,7 +14,6 @@ use super::handle::PeerHandle;
 use super::request::Outgoing;
 use super::resolve::Route;
 use super::verified::PingReport;
-use crate::clock::monotonic_now;
 use crate::registry::{KeySource, PinnedKey};
 
 /// The name of the caller, unsigned, on pings (docs/protocol/v1.md, section 4.2).
@@ -80,7 +79,7 @@ fn report(exchange: &Exchange, answer: Answer<PingResponse>) -> PingReport {
     let capability = name.zip(key).and_then(|(name, key)| {
         exchange
             .verifier
-            .believed_capability(arrival.capability, &name, &key)
+            .believed_capability(arrival.capability.map(|boxed| *boxed), &name, &key)
     });
     if let Some(capability) = capability.as_ref().filter(|_| key_matches == Some(true)) {
         exchange.verifier.learn_capability(&route.peer, capability);
@@ -107,10 +106,10 @@ fn report(exchange: &Exchange, answer: Answer<PingResponse>) -> PingReport {
     let registered = pinned.and_then(|pinned| registry.by_name(pinned.name.as_str()));
     let peer = registered.as_ref().unwrap_or(&route.peer);
     if key_matches == Some(true) {
-        peer.note_alive(monotonic_now());
+        peer.note_alive(arrival.at);
     }
     if let (Some(pinned), Some(sample)) = (by_connection, told) {
-        registry.learn_clock(peer, &pinned.key, sample);
+        registry.learn_clock(peer, &pinned.key, sample, arrival.at);
     }
     let proven = peer.clock_offset();
     registry.learn_distance(peer, arrival.rtt, None);

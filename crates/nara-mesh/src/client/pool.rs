@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryFutureExt as _;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
@@ -25,12 +25,16 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use super::error::{Problem, Stage};
 use super::request::RequestBody;
 use crate::gathered::Gathered;
+use crate::metrics::Plain;
 use crate::registry::{KeyLease, PeerRegistry};
 use crate::tls::{CertificateKind, ClientTls, SecureChannel};
 use crate::transport::{BoxMeshStream, Transport};
 use crate::{defaults, metrics};
 
 type Sender = http1::SendRequest<RequestBody>;
+
+static IDLE: Plain = Plain::new(metrics::POOL_IDLE);
+static REUSED: Plain = Plain::new(metrics::POOL_REUSED);
 
 /// A deadline that comes this shortly before the limit of dialling is that limit: by default both are 5 s, and
 /// the deadline began a moment earlier.
@@ -86,7 +90,7 @@ pub(super) struct Connection {
     /// The address, as requests name it.
     host: HeaderValue,
     /// The header by which a request says that it was written for it, made once.
-    binding: HeaderMap,
+    binding: Option<HeaderValue>,
     channel: Option<SecureChannel>,
     /// The key of the peer at that time, if it was known.
     opened_on: Option<KeyLease>,
@@ -123,7 +127,7 @@ impl Pool {
     }
 
     /// The connection to a peer that became idle last.
-    pub(super) fn take(&self, target: Target) -> Option<Box<Connection>> {
+    pub(super) fn take(&self, target: Target, now: Instant) -> Option<Box<Connection>> {
         let mut idle = lock(&self.idle);
         loop {
             let index = idle
@@ -132,8 +136,8 @@ impl Pool {
                 .rposition(|entry| entry.target == target)?;
             let entry = idle.connections.remove(index);
             idle.note();
-            if entry.is_usable() {
-                ::metrics::counter!(metrics::POOL_REUSED).increment(1);
+            if entry.is_usable(now) {
+                REUSED.counter().increment(1);
                 return Some(entry.connection);
             }
         }
@@ -210,10 +214,9 @@ impl Pool {
             }
         });
         let host = HeaderValue::try_from(target.address.to_string());
-        let mut binding = HeaderMap::new();
-        if let Some(channel) = &channel {
-            ChannelBinding::new(channel.binding).write_to(&mut binding);
-        }
+        let binding = channel
+            .as_ref()
+            .map(|channel| ChannelBinding::new(channel.binding).to_value());
         Ok(Box::new(Connection {
             sender,
             host: host.expect("an address is ASCII"),
@@ -257,7 +260,7 @@ impl Pool {
 
 impl Lease {
     /// Gives the connection back, for the next request.
-    pub(super) fn give_back(self) {
+    pub(super) fn give_back(self, now: Instant) {
         let Self {
             idle,
             target,
@@ -269,7 +272,7 @@ impl Lease {
             return;
         }
         if connection.sender.is_ready() {
-            keep(&idle, IdleConnection::new(target, connection));
+            keep(&idle, IdleConnection::new(target, connection, now));
             return;
         }
         // The answer may have come before the request was written in full.
@@ -278,14 +281,14 @@ impl Lease {
             if let Ok(Ok(())) = timeout(defaults::POOL_IDLE, connection.sender.ready()).await
                 && let Some(idle) = idle.upgrade()
             {
-                keep(&idle, IdleConnection::new(target, connection));
+                keep(&idle, IdleConnection::new(target, connection, Instant::now()));
             }
         });
     }
 }
 
 fn keep(idle: &Arc<Mutex<Idle>>, connection: IdleConnection) {
-    if !connection.is_usable() {
+    if !connection.is_usable(connection.since) {
         return;
     }
     let mut pool = lock(idle);
@@ -311,7 +314,8 @@ async fn reap(idle: Weak<Mutex<Idle>>) {
             let Some(idle) = idle.upgrade() else { return };
             let mut idle = lock(&idle);
             idle.decisions.mark_unchanged();
-            idle.connections.retain(IdleConnection::is_usable);
+            let now = Instant::now();
+            idle.connections.retain(|connection| connection.is_usable(now));
             idle.note();
             match idle.connections.first() {
                 Some(oldest) => (oldest.since + defaults::POOL_IDLE, idle.decisions.clone()),
@@ -336,26 +340,26 @@ fn lock(idle: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
 
 impl Idle {
     fn note(&self) {
-        ::metrics::gauge!(metrics::POOL_IDLE).set(self.connections.len() as f64);
+        IDLE.gauge().set(self.connections.len() as f64);
     }
 }
 
 impl IdleConnection {
     /// A connection that becomes idle now.
-    fn new(target: Target, connection: Box<Connection>) -> Self {
+    fn new(target: Target, connection: Box<Connection>, since: Instant) -> Self {
         Self {
             target,
             connection,
-            since: Instant::now(),
+            since,
         }
     }
 
-    fn is_usable(&self) -> bool {
+    fn is_usable(&self, now: Instant) -> bool {
         let Connection {
             sender, opened_on, ..
         } = &*self.connection;
         sender.is_ready()
-            && self.since.elapsed() < defaults::POOL_IDLE
+            && now.saturating_duration_since(self.since) < defaults::POOL_IDLE
             && opened_on.as_ref().is_none_or(KeyLease::is_valid)
     }
 }
@@ -373,8 +377,8 @@ impl Connection {
 
     /// The header by which a request without a signature says that it was written for this connection; none on a plain
     /// one.
-    pub(super) fn binding(&self) -> &HeaderMap {
-        &self.binding
+    pub(super) fn binding(&self) -> Option<&HeaderValue> {
+        self.binding.as_ref()
     }
 
     /// Ends it, once it is idle, with the key of its peer.

@@ -15,10 +15,6 @@ use crate::registry::PinnedKey;
 
 /// The signature of an answer.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one for each answer, where a box would cost an allocation"
-)]
 pub(super) enum AnswerProof {
     /// None: it came over a secure connection that the request trusted.
     Channel {
@@ -29,7 +25,7 @@ pub(super) enum AnswerProof {
     V1(ResponseAuth),
     /// Profile v2: for this status and this request.
     V2 {
-        signed: ResponseSignature,
+        signed: Box<ResponseSignature>,
         status: StatusCode,
         request: Signature,
     },
@@ -54,7 +50,7 @@ impl AnswerProof {
         if v2::is_claimed(&reply.headers) {
             let signed = ResponseSignature::from_headers(&reply.headers).map_err(Problem::Signature)?;
             return Ok(Self::V2 {
-                signed,
+                signed: Box::new(signed),
                 status: reply.status,
                 request,
             });

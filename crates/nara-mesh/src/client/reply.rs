@@ -22,7 +22,7 @@ pub(super) struct ReplyHead {
     pub(super) address: SocketAddr,
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    /// Between which readings of our clock it was made.
+    /// Between which readings of our clock it was made, once it was read.
     pub(super) asked: Asked,
     /// How long the peer asks not to be called.
     pub(super) retry_after: Option<Duration>,
@@ -42,10 +42,12 @@ impl ReplyHead {
 /// An answer with any status, not verified and not decoded.
 #[derive(Debug)]
 pub(super) struct Reply {
-    pub(super) head: ReplyHead,
+    pub(super) head: Box<ReplyHead>,
     pub(super) body: Bytes,
     /// Whether `body` is the whole body.
     pub(super) complete: bool,
+    /// When it was complete.
+    pub(super) at: Instant,
     pub(super) rtt: Duration,
     pub(super) dial: Option<Duration>,
 }
@@ -71,7 +73,8 @@ impl Reply {
 /// An answer whose body is still to come. Dropping it closes its connection.
 #[derive(Debug)]
 pub(super) struct OpenReply {
-    pub(super) head: ReplyHead,
+    /// On the heap, because it goes up through all positions of the call.
+    pub(super) head: Box<ReplyHead>,
     pub(super) body: Incoming,
     pub(super) lease: Lease,
     pub(super) address: SocketAddr,

@@ -199,9 +199,9 @@ pub(super) struct Route {
     pub(super) address: SocketAddr,
     /// The other address to try, where the port is a guess.
     pub(super) alternative: Option<SocketAddr>,
-    pub(super) expected: PeerInfo,
+    pub(super) expected: Arc<PeerInfo>,
     /// How the nara at the address introduced itself, where nothing else is known.
-    pub(super) introduction: Option<DiscoveredKey>,
+    pub(super) introduction: Option<Box<DiscoveredKey>>,
 }
 
 impl Route {
@@ -209,7 +209,7 @@ impl Route {
     pub(super) fn to_stranger(registry: &PeerRegistry, address: SocketAddr) -> Self {
         let peer = registry.stranger(address);
         Self {
-            expected: peer.info(),
+            expected: peer.shared_info(),
             peer,
             address,
             alternative: None,
@@ -281,7 +281,7 @@ impl Resolver {
             },
             PeerRef::Address(address) => self.at(*address),
         };
-        let expected = peer.info();
+        let expected = peer.shared_info();
         let overridden = expected.id.as_ref().and_then(|id| self.overridden(id));
         let address = overridden.or(expected.address)?;
         let is_guess = overridden.is_none() && expected.either_port;

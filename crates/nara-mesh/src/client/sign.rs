@@ -11,7 +11,7 @@ use nara_proto::time::UnixMillis;
 use nara_proto::v1::{NAME_HEADER, RequestAuth, SIGNATURE_HEADER, TIMESTAMP_HEADER};
 use nara_proto::v2::{
     self, AcceptSignature, CAPABILITY_HEADER, ChannelBinding, ContentDigest, Nonce, RequestLine,
-    RequestToSign, SignedBody,
+    RequestToSign, SignedBody, SignedField,
 };
 
 use super::clocks::PeerClocks;
@@ -104,8 +104,8 @@ impl RequestSigner {
             if let Some(announced) = self.announced() {
                 headers.insert(CAPABILITY_HEADER, announced);
             }
-            for (name, value) in connection.binding() {
-                headers.insert(name, value.clone());
+            if let Some(binding) = connection.binding() {
+                headers.insert(SignedField::Channel.header(), binding.clone());
             }
             return (request, SentSignatures::HANDSHAKE);
         }

@@ -25,9 +25,7 @@ use super::resolve::Route;
 use super::verified::{DiscoveredKey, Verification};
 use crate::identity::LocalNara;
 use crate::offload::offload;
-use crate::registry::{
-    KeyConflict, KeyRefused, KeySource, KnownKey, Peer, PeerInfo, PeerProtocol, PeerRegistry, PinnedKey,
-};
+use crate::registry::{KeyRefused, KeySource, KnownKey, Peer, PeerProtocol, PeerRegistry, PinnedKey};
 use crate::seldom::warn_seldom;
 use crate::tls::{KeyMismatch, SecureChannel};
 use crate::{Signatures, defaults};
@@ -57,7 +55,7 @@ pub(super) struct Responder {
     /// Whether its key is not pinned yet.
     pub(super) is_new: bool,
     /// What it says, signed with its key, that it can do.
-    protocol: PeerProtocol,
+    pub(super) protocol: PeerProtocol,
 }
 
 impl AnswerVerifier {
@@ -127,21 +125,35 @@ impl AnswerVerifier {
     ) -> Result<(T, Verification), Problem> {
         let proof = self.read_proof(route, head)?;
         let name = proof.name().clone();
-        self.check_trusted(&name)?;
+        self.check_trusted(&name, &route.peer)?;
         let responder = self.responder(route, &name, deadline).await?;
         check_channel(head.channel.as_ref(), &responder.pinned.key)?;
-        // Read after what may take seconds, so that it is the time at which freshness is judged.
-        let now = self.clocks.clock().now_millis();
-        let pinned = responder.pinned.clone();
+        // Behind what may take seconds, so that it is the time at which freshness is judged.
+        let now = if responder.is_new {
+            self.clocks.clock().now_millis()
+        } else {
+            head.asked.received.to_millis()
+        };
+        let Responder {
+            pinned,
+            is_new,
+            protocol,
+        } = responder;
         let signed_at = proof.signed_at();
-        let verified = offload(large, move || check(&proof, &pinned, now)).await;
-        if !responder.is_new && verified.as_ref().is_err_and(Problem::may_be_another_key) {
+        let checking = offload(large, move || (check(&proof, &pinned, now), pinned));
+        let (verified, pinned) = checking.await;
+        if !is_new && verified.as_ref().is_err_and(Problem::may_be_another_key) {
             Box::pin(self.look_for_conflict(route, &name, deadline)).await?;
         }
         let (value, verification) = verified.map_err(|problem| {
             self.clocks
                 .explain_stale_answer(&route.peer, problem, signed_at, now)
         })?;
+        let responder = Responder {
+            pinned,
+            is_new,
+            protocol,
+        };
         self.settle(route, responder, verification.bound)?;
         if head.sent.v1.is_some() || head.sent.v2.is_some() || head.sent.trusts_channel {
             self.note_own_key(route, head, true);
@@ -152,7 +164,7 @@ impl AnswerVerifier {
     /// Notes whether the peer counts our key as ours, so that our operator learns it if not.
     fn note_own_key(&self, route: &Route, head: &ReplyHead, proven: bool) {
         let refused = matches!(head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-        match known_key(&head.headers).filter(|_| refused) {
+        match refused.then(|| known_key(&head.headers)).flatten() {
             // It refuses for another reason.
             Some(KnownKey::Other(key)) if key == KeyId::from(&self.local.public_key()) => {
                 self.registry.own_key_accepted(&route.peer, proven);
@@ -203,8 +215,8 @@ impl AnswerVerifier {
     }
 
     /// Refuses a nara that the operator does not trust.
-    pub(super) fn check_trusted(&self, name: &NaraName) -> Result<(), Problem> {
-        let peer = self.registry.by_name(name.as_str());
+    pub(super) fn check_trusted(&self, name: &NaraName, likely: &Arc<Peer>) -> Result<(), Problem> {
+        let peer = self.registry.named(name, likely);
         if peer.is_some_and(|peer| peer.is_untrusted()) {
             return Err(Problem::Untrusted(name.clone()));
         }
@@ -297,7 +309,7 @@ impl AnswerVerifier {
                     reason: "this nara learns no new keys (trust policy `pinned` or `closed`)".into(),
                 }));
             }
-            route.introduction = Some(introduction);
+            route.introduction = Some(Box::new(introduction));
         }
         Ok(())
     }
@@ -435,7 +447,7 @@ impl AnswerVerifier {
         }
         let introduction = route.introduction.clone();
         let discovered = match introduction.filter(|introduction| introduction.name == responder) {
-            Some(introduction) => introduction,
+            Some(introduction) => *introduction,
             None => self
                 .discover_key(route.address, Some(&responder), deadline)
                 .await
@@ -453,109 +465,6 @@ impl AnswerVerifier {
             is_new: true,
             protocol: protocol.unwrap_or_default(),
         })
-    }
-}
-
-/// What is noted in the registry.
-impl AnswerVerifier {
-    /// Notes what is known of the responder, now that it has proven that it holds its key.
-    pub(super) fn settle(&self, route: &Route, responder: Responder, by_v2: bool) -> Result<(), Problem> {
-        let name = responder.pinned.name.clone();
-        if responder.is_new || route.expected.name.is_none() || route.expected.key.is_none() {
-            self.pin(route, responder.pinned)?;
-        }
-        let proven = if by_v2 {
-            PeerProtocol::V2
-        } else {
-            PeerProtocol::default()
-        };
-        self.registry
-            .learn_protocol_of(&name, responder.protocol.union(proven));
-        Ok(())
-    }
-
-    /// Id, name and key of a responder belong together from now on.
-    fn pin(&self, route: &Route, pinned: PinnedKey) -> Result<(), Problem> {
-        self.check_own_name(&pinned)?;
-        // An address is noted for a nara that has none. To replace the one it has takes more than an answer
-        // from elsewhere, which anybody can pass on.
-        let is_stranger = route.expected.id.is_none() && route.expected.name.is_none();
-        let known = self.registry.by_name(pinned.name.as_str());
-        let has_address = known.is_some_and(|peer| peer.info().address.is_some());
-        let info = PeerInfo {
-            id: route.expected.id.clone(),
-            name: Some(pinned.name.clone()),
-            address: Some(route.address).filter(|_| is_stranger && !has_address),
-            key: Some(pinned),
-            ..PeerInfo::default()
-        };
-        self.registry.register(info).map(drop).map_err(Problem::from)
-    }
-
-    /// A signature that does not verify may mean that the nara has a new key. Asking it does not change what is
-    /// pinned, but then the error can name both keys, and subscribers of the registry are told.
-    pub(super) async fn look_for_conflict(
-        &self,
-        route: &Route,
-        responder: &NaraName,
-        deadline: Instant,
-    ) -> Result<(), Problem> {
-        let asking = self.discover_key(route.address, Some(responder), deadline);
-        let Ok(discovered) = asking.await else {
-            return Ok(());
-        };
-        let offered = PinnedKey {
-            name: discovered.name,
-            id: None,
-            key: discovered.key,
-            source: KeySource::Ping(route.address),
-            learned_at: self.clocks.clock().now_millis(),
-        };
-        self.report_key(&offered)
-    }
-
-    /// What a connection to the holder of another key means for the pinned one: a conflict, of which subscribers of
-    /// the registry are told.
-    pub(super) fn explain_other_key(&self, route: &Route, problem: Problem) -> Problem {
-        let (Problem::OtherKey(mismatch), Some(pinned)) = (&problem, &route.expected.key) else {
-            return problem;
-        };
-        let offered = PinnedKey {
-            key: mismatch.got,
-            source: KeySource::Tls(route.address),
-            learned_at: self.clocks.clock().now_millis(),
-            ..pinned.clone()
-        };
-        self.report_key(&offered).err().unwrap_or(problem)
-    }
-
-    /// Compares a key with what is known. Nothing is pinned.
-    pub(super) fn report_key(&self, offered: &PinnedKey) -> Result<(), Problem> {
-        self.check_own_name(offered)?;
-        let reported = self.registry.report_key(offered);
-        reported.map_err(|conflict| Problem::Identity(conflict.into()))
-    }
-
-    /// Our own name belongs to our own key.
-    fn check_own_name(&self, pinned: &PinnedKey) -> Result<(), Problem> {
-        let local = &self.local;
-        if pinned.name != *local.name() || pinned.key == local.public_key() {
-            return Ok(());
-        }
-        let own = PinnedKey {
-            name: local.name().clone(),
-            id: Some(local.id().clone()),
-            key: local.public_key(),
-            source: KeySource::Own,
-            learned_at: UnixMillis::default(),
-        };
-        let conflict = KeyConflict {
-            name: pinned.name.clone(),
-            pinned: Box::new(own),
-            offered: pinned.key,
-            offered_by: pinned.source.clone(),
-        };
-        Err(Problem::Identity(conflict.into()))
     }
 }
 

@@ -1,4 +1,5 @@
 use std::net::IpAddr;
+use std::time::Instant;
 
 use nara_proto::breaker::{Breaker, BreakerState, CircuitOpen, Failure, Permit};
 
@@ -11,16 +12,19 @@ pub(crate) struct Admission<'a> {
     registry: &'a PeerRegistry,
     peer: &'a Peer,
     permit: Option<Permit>,
+    began: Instant,
 }
 
 impl PeerRegistry {
     /// Asks the breaker of a peer for leave to call it.
     pub(crate) fn admit<'a>(&'a self, peer: &'a Peer) -> Result<Admission<'a>, CircuitOpen> {
-        let permit = peer.breaker().admit(now())?;
+        let began = now();
+        let permit = peer.breaker().admit(began)?;
         Ok(Admission {
             registry: self,
             peer,
             permit: Some(permit),
+            began,
         })
     }
 
@@ -29,7 +33,7 @@ impl PeerRegistry {
     pub fn sign_of_life(&self, peer: &Peer) {
         self.seen(peer);
         peer.note_alive(now());
-        self.came_online(peer);
+        self.close_breaker(peer, Breaker::sign_of_life);
     }
 
     /// Notes that a peer has proven that it holds its key, by a message from this address.
@@ -47,27 +51,40 @@ impl PeerRegistry {
 
     /// The network says that the peer is there again: its breaker closes.
     pub(crate) fn came_online(&self, peer: &Peer) {
-        self.change_breaker(peer, Breaker::sign_of_life);
+        self.close_breaker(peer, Breaker::sign_of_life);
     }
 
     /// Somebody has a reason to call the peer now, such as an operator who asks for it: the next call is made, also if the last
     /// ones failed.
     pub fn give_a_chance(&self, peer: &Peer) {
-        self.change_breaker(peer, |breaker| breaker.give_a_chance(now()));
+        let at = now();
+        self.change_breaker(peer, at, |breaker| breaker.give_a_chance(at));
     }
 
     /// The network says that the peer went offline: its breaker opens, without a call that waits for it.
     pub fn sign_of_death(&self, peer: &Peer) {
-        let random = spread();
-        peer.note_lost(now());
-        self.change_breaker(peer, |breaker| breaker.sign_of_death(now(), random));
+        let (random, at) = (spread(), now());
+        peer.note_lost(at);
+        self.change_breaker(peer, at, |breaker| breaker.sign_of_death(at, random));
+    }
+
+    /// Closes a breaker and tells subscribers if it was not closed before. Nearly always it was, and no clock is read.
+    fn close_breaker(&self, peer: &Peer, close: impl FnOnce(&mut Breaker)) {
+        let (was_closed, is_closed) = {
+            let mut breaker = peer.breaker();
+            let was_closed = breaker.is_closed();
+            close(&mut breaker);
+            (was_closed, breaker.is_closed())
+        };
+        if is_closed && !was_closed {
+            self.emit(PeerEvent::BreakerClosed(peer.info()));
+        }
     }
 
     /// Changes a breaker and tells subscribers if that opened or closed it.
-    fn change_breaker(&self, peer: &Peer, change: impl FnOnce(&mut Breaker)) {
+    fn change_breaker(&self, peer: &Peer, at: Instant, change: impl FnOnce(&mut Breaker)) {
         let (before, after) = {
             let mut breaker = peer.breaker();
-            let at = now();
             let before = breaker.state(at);
             change(&mut breaker);
             (before, breaker.state(at))
@@ -83,21 +100,26 @@ impl PeerRegistry {
 }
 
 impl Admission<'_> {
+    /// When leave was given.
+    pub(crate) const fn began(&self) -> Instant {
+        self.began
+    }
+
     /// The peer answered, whatever it said.
     pub(crate) fn succeeded(mut self) {
         if let Some(permit) = self.permit.take() {
             self.registry
-                .change_breaker(self.peer, |breaker| breaker.succeeded(permit));
+                .close_breaker(self.peer, |breaker| breaker.succeeded(permit));
         }
     }
 
     /// The peer did not answer.
     pub(crate) fn failed(mut self, failure: Failure) {
         if let Some(permit) = self.permit.take() {
-            let random = spread();
-            self.peer.note_lost(now());
-            self.registry.change_breaker(self.peer, |breaker| {
-                breaker.failed(permit, failure, now(), random);
+            let (random, at) = (spread(), now());
+            self.peer.note_lost(at);
+            self.registry.change_breaker(self.peer, at, |breaker| {
+                breaker.failed(permit, failure, at, random);
             });
         }
     }

@@ -1,6 +1,7 @@
 //! The clocks of all peers, and what they say about ours.
 
 use std::sync::{MutexGuard, PoisonError};
+use std::time::Instant;
 
 use nara_proto::clock_offset::{ClockFault, ClockSample, MeshClock};
 use nara_proto::identity::PublicKey;
@@ -13,10 +14,9 @@ use crate::seldom::warn_seldom;
 
 impl PeerRegistry {
     /// Notes what a **verified** answer says about the clock of the peer whose key verified it. From
-    /// [`defaults::CLOCK_WARNING`] on it is warned of, once.
-    pub(crate) fn learn_clock(&self, peer: &Peer, key: &PublicKey, sample: ClockSample) {
+    /// [`defaults::CLOCK_WARNING`] on it is warned of, once. It came `at` that time.
+    pub(crate) fn learn_clock(&self, peer: &Peer, key: &PublicKey, sample: ClockSample, at: Instant) {
         self.seen(peer);
-        let at = now();
         peer.note_alive(at);
         let learned = peer.clock().get_or_insert_default().learn(sample, at);
         let Some((offset, warns)) = learned else { return };

@@ -31,6 +31,20 @@ impl KnownKeys {
         &self.local
     }
 
+    /// The key of the nara with this name, of which the registry has this peer.
+    #[cfg(feature = "server")]
+    pub(crate) fn key_of(
+        &self,
+        name: &nara_proto::identity::NaraName,
+        peer: Option<&Peer>,
+    ) -> Option<PublicKey> {
+        if name == self.local.name() {
+            Some(self.local.public_key())
+        } else {
+            peer?.key()
+        }
+    }
+
     /// The verdicts of events that came together: of [`verify`](Self::verify), and then of [`heed`](Self::heed).
     pub(crate) fn judge(&self, events: &mut [SyncEvent], now: UnixNanos) -> Vec<EventVerdict> {
         let mut verdicts = self.verify(events, now);

@@ -1,12 +1,13 @@
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use nara_proto::event::KeyLookup as _;
 use nara_proto::identity::{NaraName, PublicKey};
 use tokio::sync::watch;
 
-use super::PeerRegistry;
+use super::{Peer, PeerRegistry};
 
 /// What was opened on a key of a nara, such as a stream, ends with the key: when the key is replaced or reset, when the
 /// nara is removed, or when the operator does not trust it any more.
@@ -14,17 +15,28 @@ use super::PeerRegistry;
 pub(crate) struct KeyLease {
     registry: PeerRegistry,
     name: NaraName,
+    /// The peer when it began.
+    peer: Option<Arc<Peer>>,
     key: PublicKey,
     changes: watch::Receiver<()>,
 }
 
 impl PeerRegistry {
+    /// The peer with this name, which is likely to be this one: names are not looked up again and again for one call.
+    pub(crate) fn named(&self, name: &NaraName, likely: &Arc<Peer>) -> Option<Arc<Peer>> {
+        if likely.is_registered_as(name) {
+            return Some(likely.clone());
+        }
+        self.by_name(name.as_str())
+    }
+
     /// A lease on a key that was just verified for a nara.
     pub(crate) fn lease(&self, name: &NaraName, key: &PublicKey) -> KeyLease {
         KeyLease {
             changes: self.decisions(),
             registry: self.clone(),
             name: name.clone(),
+            peer: self.by_name(name.as_str()),
             key: *key,
         }
     }
@@ -33,7 +45,11 @@ impl PeerRegistry {
 impl KeyLease {
     /// Whether the key is still the one of the nara.
     pub(crate) fn is_valid(&self) -> bool {
-        self.registry.key_of_name(self.name.as_str()) == Some(self.key)
+        let key = match &self.peer {
+            Some(peer) => self.registry.named(&self.name, peer).and_then(|peer| peer.key()),
+            None => self.registry.key_of_name(self.name.as_str()),
+        };
+        key == Some(self.key)
     }
 
     /// Waits until the key is not the one of the nara any more. Cancel safe.

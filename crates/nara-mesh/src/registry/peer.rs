@@ -1,7 +1,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use nara_proto::breaker::{Breaker, BreakerConfig, BreakerState};
@@ -178,7 +178,10 @@ pub(super) struct Distance {
 /// One peer of a [`PeerRegistry`](super::PeerRegistry): what is known about it, and its circuit breaker.
 #[derive(Debug)]
 pub struct Peer {
-    info: RwLock<PeerInfo>,
+    /// Shared with the calls that began with it.
+    info: RwLock<Arc<PeerInfo>>,
+    /// Whether the registry has it.
+    registered: AtomicBool,
     breaker: Mutex<Breaker>,
     in_flight: Semaphore,
     /// Made when there is something to say about it: most peers of a large registry are never called.
@@ -212,11 +215,12 @@ pub struct Peer {
 impl Peer {
     pub(super) fn new(info: PeerInfo, breaker: BreakerConfig) -> Self {
         Self {
+            registered: AtomicBool::default(),
             untrusted: AtomicBool::new(info.is_untrusted()),
             banned: AtomicBool::new(false),
             former_keys: Mutex::default(),
             keyless: AtomicBool::new(false),
-            info: RwLock::new(info),
+            info: RwLock::new(Arc::new(info)),
             breaker: Mutex::new(Breaker::new(breaker)),
             in_flight: Semaphore::const_new(defaults::MAX_IN_FLIGHT_PER_PEER),
             clock: Mutex::default(),
@@ -233,6 +237,11 @@ impl Peer {
 
     /// What is now known about the peer.
     pub fn info(&self) -> PeerInfo {
+        self.with_info(PeerInfo::clone)
+    }
+
+    /// The same, not copied.
+    pub(crate) fn shared_info(&self) -> Arc<PeerInfo> {
         self.info.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -272,6 +281,16 @@ impl Peer {
     /// called.
     pub fn is_untrusted(&self) -> bool {
         self.untrusted.load(Ordering::Relaxed) || self.banned.load(Ordering::Relaxed)
+    }
+
+    /// Whether the registry has it under this name.
+    pub(super) fn is_registered_as(&self, name: &NaraName) -> bool {
+        self.registered.load(Ordering::Relaxed) && self.with_info(|info| info.name.as_ref() == Some(name))
+    }
+
+    /// For the table alone, in which it is or is not.
+    pub(super) fn set_registered(&self, registered: bool) {
+        self.registered.store(registered, Ordering::Relaxed);
     }
 
     pub(super) fn set_keyless(&self, keyless: bool) {
@@ -411,7 +430,8 @@ impl Peer {
 
     pub(super) fn update(&self, change: impl FnOnce(&mut PeerInfo)) {
         let mut info = self.info.write().unwrap_or_else(PoisonError::into_inner);
-        change(&mut info);
+        let info = Arc::make_mut(&mut info);
+        change(info);
         self.untrusted.store(info.is_untrusted(), Ordering::Relaxed);
     }
 

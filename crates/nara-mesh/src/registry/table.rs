@@ -260,8 +260,7 @@ impl PeerRegistry {
 
     /// Whether one more nara at this address may be registered from hearsay.
     pub(crate) fn has_room_at(&self, ip: IpAddr) -> bool {
-        let at_ip = self.read().by_ip.get(&ip).map_or(0, Vec::len);
-        at_ip < defaults::HEARSAY_PER_ADDRESS
+        self.read().by_ip.get(&ip).map_or(0, Vec::len) < defaults::HEARSAY_PER_ADDRESS
     }
 
     /// All peers, by name and then by id.
@@ -513,6 +512,7 @@ impl Table {
             }
         }
         self.classify(peer);
+        peer.set_registered(true);
         self.len += 1;
         self.note_len();
     }
@@ -549,6 +549,7 @@ impl Table {
         if !self.contains(peer) {
             return false;
         }
+        peer.set_registered(false);
         let info = peer.info();
         if let Some(id) = &info.id {
             self.by_id.remove(id);

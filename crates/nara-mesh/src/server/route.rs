@@ -44,11 +44,10 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::handler::Handler;
 use axum::middleware::from_fn_with_state;
-use axum::response::Response;
-use axum::routing::{MethodFilter, any, on, post};
-use futures_util::future::BoxFuture;
+use axum::response::IntoResponse;
+use axum::routing::{any, post};
+use futures_util::FutureExt as _;
 use nara_proto::endpoint::{
     AllCheckpoints, DirectMessage, Endpoint, EventsFetch, EventsImport, EventsReconcile, EventsStream,
     EventsSync, GetCoordinates, GossipZine, MeshMessage, PeerQuery, Ping, Repetition, WorldRelay,
@@ -63,7 +62,7 @@ use super::expose::Services;
 use super::limits::admission::{Admission, limit_open};
 use state::Shared;
 use user::{CheckedRoutes, Nested};
-use way::{Entrance, SignedEndpoint, SignedWay, to_application, to_endpoint, to_open_application};
+use way::{Asked, Entrance, SignedEndpoint, SignedWay, to_application, to_endpoint, to_open_application};
 
 /// The entrance to all routes of a server: our own, and those of the application.
 pub(in crate::server) fn entrance(
@@ -149,11 +148,14 @@ struct Routes<'a> {
 
 impl Routes<'_> {
     /// Adds a signed endpoint.
-    fn signed<E, H, T>(&self, router: &mut Router<Arc<Shared>>, handler: H) -> SignedEndpoint
+    fn signed<E: Endpoint, F, R>(
+        &self,
+        router: &mut Router<Arc<Shared>>,
+        handler: fn(Asked) -> F,
+    ) -> SignedEndpoint
     where
-        E: Endpoint,
-        H: Handler<T, Arc<Shared>, Future = BoxFuture<'static, Response>> + Sync,
-        T: 'static,
+        F: Future<Output = Result<R, Rejection>> + Send + 'static,
+        R: IntoResponse + 'static,
     {
         let verification = Verification {
             authenticator: self.authenticator.clone(),
@@ -161,16 +163,14 @@ impl Routes<'_> {
             takes_streams: false,
         };
         let way = self.way(verification, E::MAX_RESPONSE);
-        // The method is checked behind the signature, as elsewhere: the fallback is inside of the layer.
-        let method = MethodFilter::try_from(E::METHOD).expect("endpoints have ordinary methods");
-        let route = on(method, handler.clone()).fallback(method_not_allowed);
+        // The method is checked behind the signature, as elsewhere: what comes here has another one.
         let layer = from_fn_with_state(way.clone(), to_endpoint);
-        *router = std::mem::take(router).route(E::PATH, route.layer(layer));
+        *router = std::mem::take(router).route(E::PATH, any(method_not_allowed).layer(layer));
         SignedEndpoint {
             method: E::METHOD,
             path: E::PATH,
             way,
-            handle: Box::new(move |request, shared| handler.clone().call(request, shared)),
+            handle: Box::new(move |asked| Box::pin(handler(asked).map(IntoResponse::into_response))),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use subtle::ConstantTimeEq as _;
 
 use super::fields::{
@@ -84,22 +84,41 @@ impl ChannelBinding {
             .transpose()
     }
 
-    /// The binding that a request without any signature carries: it claims that its connection alone proves it. `None`: it
-    /// has a signature, or no binding.
+    /// The header of a request without any signature that says for which connection it was written: it claims that its
+    /// connection alone proves it. `None`: it has a signature, or no binding.
     ///
     /// # Errors
-    /// [`SignatureError`] if the binding is repeated or malformed.
-    pub fn alone_in(headers: &HeaderMap) -> Result<Option<Self>, SignatureError> {
+    /// [`SignatureError`] if the header is repeated or too long.
+    pub fn alone_in(headers: &HeaderMap) -> Result<Option<&HeaderValue>, SignatureError> {
+        let claimed = optional(headers, SignedField::Channel);
         let signed = [SIGNATURE_INPUT_HEADER, SIGNATURE_HEADER, v1::SIGNATURE_HEADER];
-        if signed.iter().any(|name| headers.contains_key(name)) {
+        if claimed == Ok(None) || signed.iter().any(|name| headers.contains_key(name)) {
             return Ok(None);
         }
-        Self::from_headers(headers)
+        claimed
+    }
+
+    /// Checks in constant time that a header names the binding with this [value](Self::to_value). A binding has one
+    /// spelling, so nothing has to be decoded.
+    ///
+    /// # Errors
+    /// [`SignatureError`] if it is another one, or malformed.
+    pub fn check_value(claimed: &HeaderValue, ours: &HeaderValue) -> Result<(), SignatureError> {
+        if claimed.as_bytes().ct_eq(ours.as_bytes()).into() {
+            return Ok(());
+        }
+        byte_sequence::<32>(claimed, "", SignedField::Channel)?;
+        Err(SignatureError::Channel)
     }
 
     /// Writes the header, replacing the one that is there.
     pub fn write_to(self, headers: &mut HeaderMap) {
-        headers.insert(SignedField::Channel.header(), fields::value(self.to_field()));
+        headers.insert(SignedField::Channel.header(), self.to_value());
+    }
+
+    /// The value of the header.
+    pub fn to_value(self) -> HeaderValue {
+        fields::value(self.to_field())
     }
 
     /// The value of the header: one byte sequence.
@@ -112,7 +131,7 @@ impl ChannelBinding {
     }
 
     /// Whether it is the same, in constant time.
-    pub fn is_same(&self, other: &Self) -> bool {
+    fn is_same(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }
 }

@@ -135,7 +135,7 @@ async fn verify_hello(
         return Ok((server, None));
     }
     check_responder(route, &server)?;
-    verifier.check_trusted(&server)?;
+    verifier.check_trusted(&server, &route.peer)?;
     if let Some(expected) = &route.expected.id
         && expected.as_str() != hello.id
     {

@@ -277,7 +277,8 @@ impl Runner {
         let mut decisions = self.peer.exchange.registry.decisions();
         let mut heard = Instant::now();
         loop {
-            if self.peer.exchange.verifier.check_trusted(&reader.server).is_err() {
+            let server = self.peer.exchange.registry.by_name(reader.server.as_str());
+            if server.is_some_and(|server| server.is_untrusted()) {
                 // It is refused when it is opened again.
                 return Stop::Cut(Cut::Untrusted);
             }

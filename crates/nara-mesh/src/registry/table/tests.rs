@@ -316,3 +316,25 @@ fn a_full_registry_refuses_new_peers_and_takes_known_ones() {
     registry.remove(&peer);
     assert!(registry.is_empty());
 }
+
+/// Who remembers a peer for a while asks for its name as if it did not.
+#[test]
+fn a_remembered_peer_answers_for_its_name_only_while_the_registry_has_it() {
+    let registry = PeerRegistry::default();
+    let bob: NaraName = "bob".parse().unwrap();
+    let named = |likely: &Arc<Peer>| registry.named(&bob, likely).map(|peer| Arc::as_ptr(&peer));
+    let first = registry.pin(key(1, "bob")).unwrap();
+    let carol = registry.pin(key(2, "carol")).unwrap();
+    let stranger = registry.stranger(address(1));
+    for likely in [&first, &carol, &stranger] {
+        assert_eq!(named(likely), Some(Arc::as_ptr(&first)));
+    }
+    registry.remove(&first);
+    for likely in [&first, &carol, &stranger] {
+        assert_eq!(named(likely), None);
+    }
+    let second = registry.pin(key(3, "bob")).unwrap();
+    for likely in [&first, &carol, &stranger, &second] {
+        assert_eq!(named(likely), Some(Arc::as_ptr(&second)));
+    }
+}

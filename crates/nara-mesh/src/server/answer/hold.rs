@@ -38,13 +38,13 @@ const BYTES_PER_SECOND: u64 = 64 << 10;
 
 /// Makes the body of an answer hold what its extensions say. What it holds is not there for others meanwhile, so a
 /// connection whose peer does not read it in time ends.
-pub(in crate::server) fn hold(mut response: Response, connection: Option<&Arc<Watch>>) -> Response {
+pub(in crate::server) fn hold(mut response: Response, connection: &Arc<Watch>) -> Response {
     let Some(held) = response.extensions_mut().remove::<Held>() else {
         return response;
     };
     let seconds = response.body().size_hint().lower() / BYTES_PER_SECOND;
     let time = LEAST_TIME_TO_READ + Duration::from_secs(seconds);
-    let in_time = connection.map(|connection| connection.read_within(time));
+    let in_time = connection.read_within(time);
     response.map(|body| {
         Body::new(Holding {
             body,

@@ -3,10 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use http::HeaderMap;
 use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
 use nara_proto::endpoint::Repetition;
-use nara_proto::event::KeyLookup as _;
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
 use nara_proto::replay::{ReplayCache, ReplayEntry, ReplayError};
 use nara_proto::succession::{KeyState, Succession};
@@ -27,12 +26,12 @@ use crate::seldom::{error_seldom, warn_seldom};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::key_discovery::KeyDiscovery;
 use crate::server::auth::request_proof::RequestProof;
-use crate::server::auth::sender::{PeerAddress, VerifiedSender};
+use crate::server::auth::sender::VerifiedSender;
 use crate::server::auth::source_check::SourceCheck;
 use crate::server::background::Background;
 use crate::server::clock::{ServerClock, is_from_before};
 use crate::server::connection::facts::ConnectionFacts;
-use crate::tls::{ChannelTrust, SecureChannel, TlsPolicy};
+use crate::tls::{ChannelTrust, TlsPolicy};
 use crate::{Coverage, Signatures};
 
 /// Authenticates signed requests: headers, freshness, recipient, downgrade, key, signature, replay, in this order.
@@ -95,25 +94,25 @@ impl Authenticator {
     pub(in crate::server) async fn authenticate(
         &self,
         parts: &Parts,
+        connection: &ConnectionFacts,
         repetition: Repetition,
     ) -> Result<Authenticated, Rejection> {
-        let address = PeerAddress::of(&parts.extensions);
         let look = self.uptime.look();
         // What claims to be v2 is v2 or nothing: else anybody could choose the weaker check.
         let claims_v2 = self.signatures == Signatures::V2AndV1 && v2::is_claimed(&parts.headers);
         let outcome = if claims_v2 {
-            self.check_v2(parts, address, look).await
+            self.check_v2(parts, connection, look).await
         } else {
-            match self.claims_handshake(parts) {
-                Ok(Some(claimed)) => self.check_handshake(parts, claimed, address, look).await,
-                Ok(None) => self.check_v1(parts, address, repetition, look).await,
+            match self.claims_handshake(parts, connection) {
+                Ok(Some(claimed)) => self.check_handshake(parts, claimed, connection, look).await,
+                Ok(None) => self.check_v1(parts, connection, repetition, look).await,
                 Err(malformed) => Err(malformed),
             }
         };
         match &outcome {
             Ok(authenticated) => self.note_listening(&parts.headers, &authenticated.sender),
             Err(rejection) => {
-                tracing::info!(%address, path = parts.uri.path(), reason = %rejection, "request refused");
+                tracing::info!(address = %connection.address, path = parts.uri.path(), reason = %rejection, "request refused");
             }
         }
         outcome
@@ -122,26 +121,28 @@ impl Authenticator {
     async fn check_v2(
         &self,
         parts: &Parts,
-        address: SocketAddr,
+        connection: &ConnectionFacts,
         look: Look,
     ) -> Result<Authenticated, Rejection> {
+        let address = connection.address;
         let signed = RequestSignature::from_headers(&parts.headers)?;
         signed.check_time(look.now)?;
         self.check_started(signed.signed_at(), look)?;
         signed.check_recipient(self.local.id(), self.local.name())?;
-        let channel = ConnectionFacts::channel(&parts.extensions);
+        let channel = connection.channel.as_ref();
         let binding = channel.map(|channel| ChannelBinding::new(channel.binding));
         signed.check_channel(binding.as_ref())?;
 
         let name = signed.name();
-        self.heed_succession(name, signed.key_id(), &parts.headers);
-        let key = self.key_of_sender(name, address, channel, &parts.headers).await?;
+        let peer = self.registry.by_name(name.as_str());
+        self.heed_succession(name, peer.as_deref(), signed.key_id(), &parts.headers);
+        let (key, peer) = self.key_of_sender(name, peer, connection, &parts.headers).await?;
         if channel.is_some() && self.channel_trust != ChannelTrust::VerifyAlways {
             // The connection is the sender's and the request was made for it: nobody else can have sent it, not
             // again either.
             let proof = RequestProof::v2(&signed, &parts.headers).on_trusted_channel(&parts.headers);
             return Ok(Authenticated {
-                sender: self.sender_of_v2(&signed, &proof, key, address, Coverage::Channel),
+                sender: self.sender_of_v2(&signed, peer, &proof, key, address, Coverage::Channel),
                 proof,
                 body: match signed.body() {
                     SignedBody::Digest(_) => BodyProof::None,
@@ -170,17 +171,21 @@ impl Authenticator {
             SignedBody::Streamed => (Coverage::Head, BodyProof::Streamed),
         };
         Ok(Authenticated {
-            sender: self.sender_of_v2(&signed, &proof, key, address, coverage),
+            sender: self.sender_of_v2(&signed, peer, &proof, key, address, coverage),
             proof,
             body,
         })
     }
 
     /// The binding of a request that claims to be proven by its connection alone, if this server accepts such requests.
-    fn claims_handshake(&self, parts: &Parts) -> Result<Option<ChannelBinding>, Rejection> {
+    fn claims_handshake<'a>(
+        &self,
+        parts: &'a Parts,
+        connection: &ConnectionFacts,
+    ) -> Result<Option<&'a HeaderValue>, Rejection> {
         let is_accepted = self.channel_trust == ChannelTrust::Handshake
             && self.signatures == Signatures::V2AndV1
-            && ConnectionFacts::channel(&parts.extensions).is_some();
+            && connection.channel.is_some();
         if is_accepted {
             Ok(ChannelBinding::alone_in(&parts.headers)?)
         } else {
@@ -193,23 +198,30 @@ impl Authenticator {
     async fn check_handshake(
         &self,
         parts: &Parts,
-        claimed: ChannelBinding,
-        address: SocketAddr,
+        claimed: &HeaderValue,
+        connection: &ConnectionFacts,
         look: Look,
     ) -> Result<Authenticated, Rejection> {
-        let channel = ConnectionFacts::channel(&parts.extensions);
-        let channel = channel.filter(|channel| claimed.is_same(&ChannelBinding::new(channel.binding)));
-        let channel = channel.ok_or(SignatureError::Channel)?;
+        let channel = connection.channel.as_ref().zip(connection.binding.as_ref());
+        let (channel, binding) = channel.ok_or(SignatureError::Channel)?;
+        ChannelBinding::check_value(claimed, binding)?;
         // Of a key that is not known, or is that of several names, a signed request says whose it is.
         let peer = self.registry.holder(&channel.peer_key);
         let name = peer
             .as_ref()
             .and_then(|peer| peer.with_info(|info| info.name.clone()));
         let name = name.ok_or(SignatureError::Missing(SignedField::Signature))?;
-        let key = self
-            .key_of_sender(&name, address, Some(channel), &parts.headers)
+        let (key, peer) = self
+            .key_of_sender(&name, peer, connection, &parts.headers)
             .await?;
-        let sender = self.sender(&name, peer, key, address, look.now, Coverage::Channel);
+        let sender = self.sender(
+            &name,
+            peer.as_deref(),
+            key,
+            connection.address,
+            look.now,
+            Coverage::Channel,
+        );
         Ok(Authenticated {
             sender: sender.without_inner_signature(),
             proof: RequestProof::handshake(),
@@ -221,13 +233,14 @@ impl Authenticator {
     fn sender_of_v2(
         &self,
         signed: &RequestSignature,
+        peer: Option<Arc<Peer>>,
         proof: &RequestProof,
         key: PublicKey,
         address: SocketAddr,
         coverage: Coverage,
     ) -> VerifiedSender {
-        let peer = self.registry.by_name(signed.name().as_str());
-        if let Some(peer) = &peer {
+        let peer = peer.as_deref();
+        if let Some(peer) = peer {
             self.registry.learn_protocol(peer, PeerProtocol::V2);
         }
         let sender = self.sender(signed.name(), peer, key, address, signed.signed_at(), coverage);
@@ -241,26 +254,27 @@ impl Authenticator {
     async fn check_v1(
         &self,
         parts: &Parts,
-        address: SocketAddr,
+        connection: &ConnectionFacts,
         repetition: Repetition,
         look: Look,
     ) -> Result<Authenticated, Rejection> {
+        let address = connection.address;
         let auth = RequestAuth::from_headers(&parts.headers)?;
         auth.check_fresh(look.now)?;
         self.check_started(auth.timestamp(), look)?;
 
         let name = auth.name();
-        self.check_downgrade(name)?;
-        let channel = ConnectionFacts::channel(&parts.extensions);
-        let key = self.key_of_sender(name, address, channel, &parts.headers).await?;
+        let peer = self.registry.by_name(name.as_str());
+        self.check_downgrade(peer.as_deref())?;
+        let (key, peer) = self.key_of_sender(name, peer, connection, &parts.headers).await?;
         // Asking for the key may have told more about the sender than its key.
-        self.check_downgrade(name)?;
+        self.check_downgrade(peer.as_deref())?;
         if let Err(error) = auth.verify_signature(&key, parts.method.as_str(), parts.uri.path()) {
             self.look_for_conflict(name, address);
             return Err(error.into());
         }
         self.remember(&auth, name, address, repetition)?;
-        let trusted = channel.is_some() && self.channel_trust != ChannelTrust::VerifyAlways;
+        let trusted = connection.channel.is_some() && self.channel_trust != ChannelTrust::VerifyAlways;
         let coverage = if trusted {
             Coverage::Channel
         } else {
@@ -268,14 +282,7 @@ impl Authenticator {
         };
 
         Ok(Authenticated {
-            sender: self.sender(
-                name,
-                self.registry.by_name(name.as_str()),
-                key,
-                address,
-                auth.timestamp(),
-                coverage,
-            ),
+            sender: self.sender(name, peer.as_deref(), key, address, auth.timestamp(), coverage),
             proof: RequestProof::v1(&auth),
             body: match repetition {
                 Repetition::OtherBody => BodyProof::Repeatable(auth),
@@ -330,11 +337,10 @@ impl Authenticator {
         Ok(())
     }
 
-    fn check_downgrade(&self, name: &NaraName) -> Result<(), Rejection> {
-        let peer = self.registry.by_name(name.as_str());
+    fn check_downgrade(&self, peer: Option<&Peer>) -> Result<(), Rejection> {
         match peer.filter(|peer| self.signatures == Signatures::V2AndV1 && peer.protocol().v2) {
             Some(peer) => {
-                self.registry.report_downgrade(&peer, "request", "v2 signature");
+                self.registry.report_downgrade(peer, "request", "v2 signature");
                 Err(Rejection::Downgrade)
             }
             None => Ok(()),
@@ -345,41 +351,47 @@ impl Authenticator {
     fn sender(
         &self,
         name: &NaraName,
-        peer: Option<Arc<Peer>>,
+        peer: Option<&Peer>,
         key: PublicKey,
         address: SocketAddr,
         signed_at: UnixMillis,
         coverage: Coverage,
     ) -> VerifiedSender {
-        if let Some(peer) = &peer {
+        if let Some(peer) = peer {
             self.registry.sign_of_life(peer);
             self.registry.seen_at(peer, address.ip());
         }
         let id = if name == self.local.name() {
             Some(self.local.id().clone())
         } else {
-            peer.and_then(|peer| peer.info().id)
+            peer.and_then(|peer| peer.with_info(|info| info.id.clone()))
         };
         VerifiedSender::new(name.clone(), id, key, address, signed_at, coverage)
     }
 
-    /// The key of the nara that claims to send from this address on this connection, if it may.
+    /// The key of the nara that claims to send on this connection, if it may, and the peer: the one that was known, or the
+    /// one that was met meanwhile.
     async fn key_of_sender(
         &self,
         name: &NaraName,
-        address: SocketAddr,
-        channel: Option<&SecureChannel>,
+        peer: Option<Arc<Peer>>,
+        connection: &ConnectionFacts,
         headers: &HeaderMap,
-    ) -> Result<PublicKey, Rejection> {
+    ) -> Result<(PublicKey, Option<Arc<Peer>>), Rejection> {
+        let address = connection.address;
         self.source_check.check(name, address).await?;
-        self.check_trusted(name)?;
-        self.check_security(name, channel)?;
-        let key = match self.known_keys.key_of_name(name.as_str()) {
-            Some(key) => key,
+        self.check_trusted(name, peer.as_deref())?;
+        self.check_security(name, peer.as_deref(), connection)?;
+        let (key, peer) = match self.known_keys.key_of(name, peer.as_deref()) {
+            Some(key) => (key, peer),
             // On the heap, as it is rare and large.
             None => Box::pin(self.discover(name, address, headers)).await?,
         };
-        if let Some(channel) = channel.filter(|channel| channel.peer_key != key) {
+        if let Some(channel) = connection
+            .channel
+            .as_ref()
+            .filter(|channel| channel.peer_key != key)
+        {
             // Nothing is changed by it, but whoever watches the registry is told.
             let _ = self.registry.report_key(&PinnedKey {
                 name: name.clone(),
@@ -393,24 +405,25 @@ impl Authenticator {
                 known: KeyId::from(&key),
             });
         }
-        Ok(key)
+        Ok((key, peer))
     }
 
     /// Refuses a peer on a plain connection that is to use TLS only.
-    fn check_security(&self, name: &NaraName, channel: Option<&SecureChannel>) -> Result<(), Rejection> {
-        let must_be_tls = || {
-            let peer = self.registry.by_name(name.as_str());
-            peer.is_some_and(|peer| peer.tls() == Some(TlsPolicy::Require))
-        };
-        if channel.is_none() && must_be_tls() {
+    fn check_security(
+        &self,
+        name: &NaraName,
+        peer: Option<&Peer>,
+        connection: &ConnectionFacts,
+    ) -> Result<(), Rejection> {
+        let must_be_tls = || peer.is_some_and(|peer| peer.tls() == Some(TlsPolicy::Require));
+        if connection.channel.is_none() && must_be_tls() {
             return Err(Rejection::TlsRequiredOf(name.clone()));
         }
         Ok(())
     }
 
     /// Refuses a nara that the operator does not trust, whoever signed. It is not told whether its key is known.
-    fn check_trusted(&self, name: &NaraName) -> Result<(), Rejection> {
-        let peer = self.registry.by_name(name.as_str());
+    fn check_trusted(&self, name: &NaraName, peer: Option<&Peer>) -> Result<(), Rejection> {
         if peer.is_some_and(|peer| peer.is_untrusted()) {
             return Err(Rejection::Untrusted);
         }
@@ -423,8 +436,7 @@ impl Authenticator {
 
     /// A sender whose key is another one than the known one may show why: a statement that both keys signed proves
     /// itself, whoever sends it. So may several that lead from the known key to this one.
-    fn heed_succession(&self, name: &NaraName, key: KeyId, headers: &HeaderMap) {
-        let peer = self.registry.by_name(name.as_str());
+    fn heed_succession(&self, name: &NaraName, peer: Option<&Peer>, key: KeyId, headers: &HeaderMap) {
         let known = peer.and_then(|peer| peer.key());
         if known.is_none_or(|known| KeyId::from(&known) == key) {
             return;
@@ -445,14 +457,17 @@ impl Authenticator {
         name: &NaraName,
         address: SocketAddr,
         headers: &HeaderMap,
-    ) -> Result<PublicKey, Rejection> {
+    ) -> Result<(PublicKey, Option<Arc<Peer>>), Rejection> {
         if let Some(discovery) = &self.discovery {
             let claim = SignedCapability::from_headers(headers).unwrap_or_default();
             let outcome = discovery.discover(name, address.ip(), claim).await;
             outcome.map_err(|_| Rejection::Busy("unknown senders"))?;
         }
-        let key = self.known_keys.key_of_name(name.as_str());
-        key.ok_or_else(|| RequestAuthError::UnknownSender(name.clone()).into())
+        let peer = self.registry.by_name(name.as_str());
+        match self.known_keys.key_of(name, peer.as_deref()) {
+            Some(key) => Ok((key, peer)),
+            None => Err(RequestAuthError::UnknownSender(name.clone()).into()),
+        }
     }
 
     /// A signature that does not verify may mean that the nara has a new key. Asking it does not change what

@@ -46,15 +46,25 @@ impl BodyCheck {
 #[derive(Debug)]
 pub(in crate::server) struct VerifiedBody<B> {
     inner: B,
-    /// Until the end was reached.
-    pending: Option<(DigestHasher, BodyCheck)>,
+    check: Check,
+}
+
+#[derive(Debug)]
+enum Check {
+    /// Nothing has to be checked.
+    None,
+    /// Until the end is reached; on the heap, because connections that prove bodies need none.
+    Pending(Box<(DigestHasher, BodyCheck)>),
+    /// The end was reached.
+    Done,
 }
 
 impl<B> VerifiedBody<B> {
-    pub(in crate::server) fn new(inner: B, check: BodyCheck) -> Self {
+    pub(in crate::server) fn new(inner: B, check: Option<BodyCheck>) -> Self {
+        let check = check.map(|check| Check::Pending(Box::new((DigestHasher::default(), check))));
         Self {
             inner,
-            pending: Some((DigestHasher::default(), check)),
+            check: check.unwrap_or(Check::None),
         }
     }
 }
@@ -71,21 +81,27 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(cx)).transpose()? else {
-            let outcome = self
-                .pending
-                .take()
-                .map(|(hasher, check)| check.accept(&hasher.finish()));
-            return Poll::Ready(outcome.and_then(Result::err).map(Err));
+            return Poll::Ready(match std::mem::replace(&mut self.check, Check::Done) {
+                Check::Pending(pending) => {
+                    let (hasher, check) = *pending;
+                    check.accept(&hasher.finish()).err().map(Err)
+                }
+                Check::None | Check::Done => None,
+            });
         };
-        if let (Some((hasher, _)), Some(data)) = (&mut self.pending, frame.data_ref()) {
-            hasher.update(data);
+        if let (Check::Pending(pending), Some(data)) = (&mut self.check, frame.data_ref()) {
+            pending.0.update(data);
         }
         Poll::Ready(Some(Ok(frame)))
     }
 
     /// Not before the digest was checked.
     fn is_end_stream(&self) -> bool {
-        self.pending.is_none()
+        match self.check {
+            Check::None => self.inner.is_end_stream(),
+            Check::Pending(_) => false,
+            Check::Done => true,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -101,7 +117,8 @@ mod tests {
     use super::*;
 
     fn signed(body: &'static [u8], signed: &[u8]) -> VerifiedBody<Body> {
-        VerifiedBody::new(Body::from(body), BodyCheck::Signed(ContentDigest::of(signed)))
+        let check = BodyCheck::Signed(ContentDigest::of(signed));
+        VerifiedBody::new(Body::from(body), Some(check))
     }
 
     async fn read(body: &'static [u8], signed_as: &[u8]) -> Result<Bytes, axum::Error> {

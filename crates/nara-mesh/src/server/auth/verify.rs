@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::body::HttpBody as _;
-use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
-use http::HeaderName;
+use http::request::Parts;
 use nara_proto::endpoint::Repetition;
 use nara_proto::v2::SignatureError;
 
@@ -15,10 +13,7 @@ use crate::server::auth::authenticator::{Authenticated, Authenticator, BodyProof
 use crate::server::auth::request_proof::RequestProof;
 use crate::server::auth::sender::VerifiedSender;
 use crate::server::auth::verified_body::BodyCheck;
-
-/// The header in which v1 peers pass on who was verified. The header is removed from requests, so that no handler
-/// can mistake it for proof.
-const VERIFIED_HEADER: HeaderName = HeaderName::from_static("x-nara-verified");
+use crate::server::connection::facts::ConnectionFacts;
 
 /// How the requests of a route are verified.
 #[derive(Clone, Debug)]
@@ -36,23 +31,29 @@ pub(in crate::server) struct StreamedRequest;
 /// A request whose sender is known.
 #[derive(Debug)]
 pub(in crate::server) struct Verified {
-    /// With sender and proof in its extensions.
-    pub(in crate::server) request: Request,
     pub(in crate::server) sender: VerifiedSender,
     pub(in crate::server) proof: RequestProof,
     /// What the body must be, which shows at its end.
     pub(in crate::server) check: Option<BodyCheck>,
+    /// Whether its body is a stream, which no signature covers.
+    pub(in crate::server) is_stream: bool,
 }
 
 impl Verification {
-    /// Verifies a request. The error is the answer: 401 without a signature.
-    pub(in crate::server) async fn verify(&self, request: Request) -> Result<Verified, Response> {
+    /// Verifies the head of a request. The error is the answer: 401 without a signature.
+    pub(in crate::server) async fn verify(
+        &self,
+        head: &Parts,
+        body_is_empty: bool,
+        connection: &ConnectionFacts,
+    ) -> Result<Verified, Response> {
         let authenticator = &self.authenticator;
-        let (mut parts, body) = request.into_parts();
-        parts.headers.remove(VERIFIED_HEADER);
-        let authenticated = match authenticator.authenticate(&parts, self.repetition).await {
+        let authenticated = authenticator
+            .authenticate(head, connection, self.repetition)
+            .await;
+        let authenticated = match authenticated {
             Ok(authenticated) => authenticated,
-            Err(rejection) => return Err(authenticator.refuse(&parts, rejection)),
+            Err(rejection) => return Err(authenticator.refuse(head, rejection)),
         };
         let Authenticated {
             sender,
@@ -60,21 +61,16 @@ impl Verification {
             body: proven,
         } = authenticated;
         let on_channel = sender.coverage() == Coverage::Channel;
-        parts.extensions.insert(sender.clone());
-        parts.extensions.insert(proof.clone());
+        let is_stream = matches!(proven, BodyProof::Streamed) && self.takes_streams;
         let check = match proven {
             BodyProof::None => None,
             // Nobody may ever read it, so it is looked at now.
-            BodyProof::Digest(digest) if body.is_end_stream() => match digest.check(&[]) {
+            BodyProof::Digest(digest) if body_is_empty => match digest.check(&[]) {
                 Ok(()) => None,
                 Err(error) => return Err(Rejection::from(error).into_response()),
             },
             BodyProof::Digest(digest) => Some(BodyCheck::Signed(digest)),
-            BodyProof::Streamed if self.takes_streams => {
-                parts.extensions.insert(StreamedRequest);
-                None
-            }
-            BodyProof::Streamed if on_channel => None,
+            BodyProof::Streamed if is_stream || on_channel => None,
             BodyProof::Streamed => {
                 return Err(Rejection::from(SignatureError::Streamed).into_response());
             }
@@ -85,10 +81,10 @@ impl Verification {
             }),
         };
         Ok(Verified {
-            request: Request::from_parts(parts, body),
             sender,
             proof,
             check,
+            is_stream,
         })
     }
 }

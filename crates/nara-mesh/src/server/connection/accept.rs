@@ -1,13 +1,13 @@
 //! The accept loop and its connections.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::response::IntoResponse as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -160,24 +160,19 @@ impl Acceptor {
 
     async fn serve_http(&self, stream: BoxMeshStream, channel: Option<SecureChannel>, peer: SocketAddr) {
         let watch = Watch::new(self.header_read, self.idle);
-        let facts = Arc::new(ConnectionFacts {
-            address: peer,
-            channel,
-            watch: watch.clone(),
-        });
+        let facts = ConnectionFacts::new(peer, channel, watch.clone());
         let refused = self.opening.refuses_plain() && facts.channel.is_none();
-        let service = hyper::service::service_fn(|mut request: http::Request<hyper::body::Incoming>| {
+        let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| {
             watch.request_began();
-            request.extensions_mut().insert(facts.clone());
-            let (entrance, watch) = (&self.entrance, &watch);
+            let (entrance, facts) = (&self.entrance, &facts);
             // On the heap for as long as it takes: else each connection that is open would keep room for it.
             Box::pin(async move {
                 let response = if refused {
                     Rejection::TlsRequired.into_response()
                 } else {
-                    entrance.answer(request.map(Body::new)).await
+                    entrance.answer(request, facts).await
                 };
-                watch.request_ended();
+                facts.watch.request_ended();
                 Ok::<_, Infallible>(response)
             })
         });
@@ -200,7 +195,11 @@ impl Acceptor {
         loop {
             tokio::select! {
                 biased;
-                outcome = connection.as_mut() => {
+                outcome = poll_fn(|cx| {
+                    let polled = connection.as_mut().poll(cx);
+                    watch.settle();
+                    polled
+                }) => {
                     if let Err(error) = outcome {
                         tracing::debug!(%peer, %error, "connection failed");
                     }

@@ -3,29 +3,39 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::Extensions;
+use http::{Extensions, HeaderValue};
+use nara_proto::v2::ChannelBinding;
 
 use crate::server::connection::watch::Watch;
 use crate::tls::SecureChannel;
 
-/// What all requests of a connection have in common; in the extensions of each as one value.
+/// What all requests of a connection have in common; told to each once.
 #[derive(Debug)]
 pub(in crate::server) struct ConnectionFacts {
     /// The address of the peer.
     pub(in crate::server) address: SocketAddr,
     /// What the connection has proven about the peer.
     pub(in crate::server) channel: Option<SecureChannel>,
+    /// The header by which a request without a signature says that it was written for this connection.
+    pub(in crate::server) binding: Option<HeaderValue>,
     pub(in crate::server) watch: Arc<Watch>,
 }
 
 impl ConnectionFacts {
-    /// The connection of a request.
-    pub(in crate::server) fn of(extensions: &Extensions) -> Option<&Arc<Self>> {
-        extensions.get()
+    pub(super) fn new(address: SocketAddr, channel: Option<SecureChannel>, watch: Arc<Watch>) -> Arc<Self> {
+        let binding = channel
+            .as_ref()
+            .map(|channel| ChannelBinding::new(channel.binding).to_value());
+        Arc::new(Self {
+            address,
+            channel,
+            binding,
+            watch,
+        })
     }
 
-    /// What the connection of a request has proven about its peer.
-    pub(in crate::server) fn channel(extensions: &Extensions) -> Option<&SecureChannel> {
-        Self::of(extensions)?.channel.as_ref()
+    /// The connection of a request to a route behind our router; our own signed endpoints do not look there.
+    pub(in crate::server) fn of(extensions: &Extensions) -> Option<&Arc<Self>> {
+        extensions.get()
     }
 }

@@ -29,6 +29,8 @@ pub(in crate::server) const LEAST_TIME_TO_READ: Duration = Duration::from_secs(2
 struct State {
     phase: Phase,
     since: Instant,
+    /// Whether something happened after `since`.
+    moved: bool,
     /// When the answer that is being written must have been read.
     answer_by: Option<Instant>,
 }
@@ -69,6 +71,7 @@ impl Watch {
         let state = State {
             phase: Phase::Idle,
             since: Instant::now(),
+            moved: false,
             answer_by: None,
         };
         Arc::new(Self {
@@ -101,6 +104,7 @@ impl Watch {
                 phase,
                 since,
                 answer_by,
+                ..
             } = *self.state();
             let now = Instant::now();
             let of_phase = match phase {
@@ -120,23 +124,30 @@ impl Watch {
         }
     }
 
+    /// Notes when happened what happened since the last call. Whoever polls the connection calls it behind that, so that a
+    /// request that is read and answered at once costs one look at the clock.
+    pub(in crate::server) fn settle(&self) {
+        let mut state = self.state();
+        if std::mem::take(&mut state.moved) {
+            state.since = Instant::now();
+        }
+    }
+
     fn enter(&self, phase: Phase) {
         let mut state = self.state();
-        (state.phase, state.since) = (phase, Instant::now());
+        (state.phase, state.moved) = (phase, true);
     }
 
     fn read_some(&self) {
         let mut state = self.state();
         if state.phase == Phase::Idle {
-            (state.phase, state.since) = (Phase::Header, Instant::now());
+            (state.phase, state.moved) = (Phase::Header, true);
         }
     }
 
     fn wrote_some(&self) {
         let mut state = self.state();
-        if state.phase == Phase::Idle {
-            state.since = Instant::now();
-        }
+        state.moved |= state.phase == Phase::Idle;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

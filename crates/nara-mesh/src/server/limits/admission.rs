@@ -5,23 +5,24 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ::metrics::SharedString;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use nara_proto::identity::PublicKey;
 
-use crate::metrics::{self, Counted, Series};
+use crate::metrics::{self, Counted, Plain, Series};
 use crate::seldom::warn_seldom;
 use crate::server::answer::hold::hold;
 use crate::server::answer::rejection::{Limit, Rejection};
-use crate::server::auth::sender::{PeerAddress, VerifiedSender};
+use crate::server::auth::sender::VerifiedSender;
 use crate::server::connection::facts::ConnectionFacts;
 use crate::server::limits::body_bytes::{BodyBytes, Source, Watched};
 use crate::server::limits::quota::{Exceeded, Quota, Share};
 use crate::server::limits::settings::ServerLimits;
 use crate::server::route::user::covers;
 use nara_proto::endpoint::PATHS;
+
+static IN_FLIGHT: Plain = Plain::new(metrics::REQUESTS_IN_FLIGHT);
 
 /// Counts requests, and refuses those that are too many, before anything costly is done for them.
 #[derive(Debug)]
@@ -98,7 +99,7 @@ impl Admission {
         })?;
         Ok(InFlight {
             _share: share,
-            _counted: Counted::new(metrics::REQUESTS_IN_FLIGHT),
+            _counted: Counted::begin(IN_FLIGHT.gauge()),
         })
     }
 
@@ -112,27 +113,20 @@ impl Admission {
     }
 
     /// Counts the bytes of a body of a sender.
-    pub(in crate::server) fn count(&self, sender: &VerifiedSender, body: Body) -> Watched {
+    pub(in crate::server) fn count<B>(&self, sender: &VerifiedSender, body: B) -> Watched<B> {
         self.body_bytes.allowance(Source::Peer(*sender.key())).watch(body)
     }
 
     /// Outside of everything: limits how often one address may ask, and counts what is answered.
-    pub(in crate::server) async fn watch<F>(
+    pub(in crate::server) async fn watch(
         &self,
-        request: Request,
-        answer: impl FnOnce(Request) -> F,
-    ) -> Response
-    where
-        F: Future<Output = Response>,
-    {
-        let series = self.series(request.uri().path());
+        series: &Series<4>,
+        connection: &ConnectionFacts,
+        answer: impl Future<Output = Response>,
+    ) -> Response {
         let started = Instant::now();
-        let connection = ConnectionFacts::of(request.extensions()).cloned();
-        let response = match self.admit_address(PeerAddress::of(request.extensions())) {
-            Ok(()) => hold(
-                answer(request).await,
-                connection.as_deref().map(|connection| &connection.watch),
-            ),
+        let response = match self.admit_address(connection.address) {
+            Ok(()) => hold(answer.await, &connection.watch),
             Err(rejection) => rejection.into_response(),
         };
         let status = match response.status().as_u16() / 100 {
@@ -146,7 +140,7 @@ impl Admission {
     }
 
     /// The metrics of one of our paths, or of a nested router: other paths must not make new series.
-    fn series(&self, path: &str) -> &Series<4> {
+    pub(in crate::server) fn series(&self, path: &str) -> &Series<4> {
         if let Some((_, series)) = self.endpoints.iter().find(|(known, _)| *known == path) {
             return series;
         }

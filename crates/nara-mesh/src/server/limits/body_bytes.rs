@@ -5,15 +5,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use ::metrics::gauge;
-use axum::body::{Body, HttpBody};
+use axum::body::HttpBody;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use nara_proto::identity::PublicKey;
 
-use crate::metrics::BODY_BYTES;
+use crate::metrics::{BODY_BYTES, Plain};
 use crate::server::limits::quota::{Exceeded, Quota, Share};
 use crate::server::limits::settings::ServerLimits;
+
+static BYTES: Plain = Plain::new(BODY_BYTES);
 
 /// Who sends a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,10 +63,10 @@ impl BodyBytes {
 
 impl Allowance {
     /// A body that fails as soon as there is no room for what comes.
-    pub(in crate::server) fn watch(self, body: Body) -> Watched {
+    pub(in crate::server) fn watch<B>(self, body: B) -> Watched<B> {
         Watched {
             body,
-            allowance: self,
+            allowance: Some(self),
         }
     }
 
@@ -74,25 +75,39 @@ impl Allowance {
             Exceeded::OfKey(limit) => OverBudget::OfSource(limit),
             Exceeded::All | Exceeded::Rate { .. } => OverBudget::All,
         })?;
-        gauge!(BODY_BYTES).increment(bytes as f64);
+        BYTES.gauge().increment(bytes as f64);
         Ok(())
     }
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        gauge!(BODY_BYTES).decrement(self.0.amount() as f64);
+        BYTES.gauge().decrement(self.0.amount() as f64);
     }
 }
 
 /// A body whose bytes are counted.
 #[derive(Debug)]
-pub(in crate::server) struct Watched {
-    body: Body,
-    allowance: Allowance,
+pub(in crate::server) struct Watched<B> {
+    body: B,
+    /// `None`: they are not.
+    allowance: Option<Allowance>,
 }
 
-impl HttpBody for Watched {
+impl<B> Watched<B> {
+    /// A body of which nothing is held.
+    pub(in crate::server) fn uncounted(body: B) -> Self {
+        Self {
+            body,
+            allowance: None,
+        }
+    }
+}
+
+impl<B> HttpBody for Watched<B>
+where
+    B: HttpBody<Data = Bytes, Error: Into<axum::BoxError>> + Unpin,
+{
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -100,9 +115,10 @@ impl HttpBody for Watched {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx)).transpose()?;
-        if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
-            self.allowance.take(data.len()).map_err(axum::Error::new)?;
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx)).transpose();
+        let frame = frame.map_err(axum::Error::new)?;
+        if let (Some(allowance), Some(data)) = (&self.allowance, frame.as_ref().and_then(Frame::data_ref)) {
+            allowance.take(data.len()).map_err(axum::Error::new)?;
         }
         Poll::Ready(frame.map(Ok))
     }
@@ -120,6 +136,7 @@ impl HttpBody for Watched {
 mod tests {
     use std::net::Ipv4Addr;
 
+    use axum::body::Body;
     use http_body_util::BodyExt as _;
 
     use super::*;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
@@ -18,7 +18,7 @@ pub(in crate::server) struct Turns<K> {
 
 #[derive(Debug)]
 struct Keys<K> {
-    own: HashMap<K, Weak<AsyncMutex<()>>>,
+    own: HashMap<K, Arc<AsyncMutex<()>>>,
     /// Forgotten keys are looked for when there are so many.
     clean_at: usize,
 }
@@ -73,15 +73,10 @@ impl<K: Hash + Eq> Turns<K> {
         // No change stops half-way.
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         if keys.own.len() >= keys.clean_at {
-            keys.own.retain(|_, own| own.strong_count() > 0);
+            keys.own.retain(|_, own| Arc::strong_count(own) > 1);
             keys.clean_at = FEW.max(keys.own.len() * 2);
         }
-        let place = keys.own.entry(key).or_default();
-        place.upgrade().unwrap_or_else(|| {
-            let own = Arc::default();
-            *place = Arc::downgrade(&own);
-            own
-        })
+        keys.own.entry(key).or_default().clone()
     }
 }
 

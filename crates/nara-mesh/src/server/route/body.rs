@@ -1,17 +1,18 @@
 //! Reading request bodies within bounds.
 
 use std::error::Error;
+use std::pin::pin;
 
-use axum::body::{Body, HttpBody as _};
+use axum::body::HttpBody;
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use nara_proto::go_json::{self, Merge};
 use nara_proto::v1::RequestAuthError;
 use nara_proto::v2::SignatureError;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::gathered::Gathered;
-use crate::offload::offload;
+use crate::offload::{offload, promptly};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::authenticator::RepeatedBody;
 use crate::server::limits::body_bytes::OverBudget;
@@ -19,7 +20,7 @@ use crate::server::limits::settings::ServerLimits;
 
 /// Reads a whole request body of at most `max` bytes.
 pub(in crate::server) async fn read(
-    mut body: Body,
+    mut body: impl HttpBody<Data = Bytes, Error = axum::Error> + Unpin,
     max: usize,
     limits: &ServerLimits,
 ) -> Result<Bytes, Rejection> {
@@ -28,10 +29,15 @@ pub(in crate::server) async fn read(
         return Err(Rejection::BodyTooLarge(max));
     }
     let mut read = Gathered::default();
-    let end = Instant::now() + limits.body_total;
+    // Most bodies have come with their head: they need no clock.
+    let mut end = None;
     loop {
-        let progress = Instant::now() + limits.body_progress;
-        let Ok(frame) = timeout_at(progress.min(end), body.frame()).await else {
+        let by = || {
+            let now = Instant::now();
+            let end = *end.get_or_insert(now + limits.body_total);
+            end.min(now + limits.body_progress)
+        };
+        let Ok(frame) = promptly(pin!(body.frame()), by).await else {
             return Err(Rejection::BodyTooSlow);
         };
         let Some(frame) = frame.transpose().map_err(|error| broken(&error))? else {
@@ -73,7 +79,7 @@ const PARSED_HERE: usize = 64 << 10;
 
 /// Reads a request body as JSON. What it says is logged, not told: v1 peers do not tell.
 pub(in crate::server) async fn read_json<T: Merge + Send + 'static>(
-    body: Body,
+    body: impl HttpBody<Data = Bytes, Error = axum::Error> + Unpin,
     max: usize,
     limits: &ServerLimits,
 ) -> Result<T, Rejection> {

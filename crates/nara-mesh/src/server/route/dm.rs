@@ -1,7 +1,3 @@
-use std::sync::Arc;
-
-use axum::body::Body;
-use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use nara_proto::endpoint::{DirectMessage, Endpoint as _};
@@ -18,13 +14,13 @@ use crate::server::auth::sender::VerifiedSender;
 use crate::server::route::body::read_json;
 use crate::server::route::ingest::is_small;
 use crate::server::route::state::Shared;
+use crate::server::route::way::Asked;
 
 /// `POST /dm` (docs/protocol/v1.md, section 7.5).
-pub(super) async fn handle(
-    State(shared): State<Arc<Shared>>,
-    sender: VerifiedSender,
-    body: Body,
-) -> Result<Response, Rejection> {
+pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
+    let Asked {
+        shared, sender, body, ..
+    } = asked;
     let mut event: SyncEvent = read_json(body, DirectMessage::MAX_REQUEST, &shared.limits).await?;
     if !is_small(&event) {
         return Err(Rejection::BodyTooLarge(MAX_EVENT_BYTES));

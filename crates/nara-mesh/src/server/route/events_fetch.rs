@@ -1,7 +1,5 @@
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::extract::State;
 use axum::response::Response;
 use nara_proto::endpoint::{Endpoint as _, EventsFetch};
 use nara_proto::reconcile::{FetchRequest, ItemId};
@@ -13,13 +11,13 @@ use crate::server::auth::sender::VerifiedSender;
 use crate::server::limits::body_bytes::Source;
 use crate::server::route::body::read_json;
 use crate::server::route::state::Shared;
+use crate::server::route::way::Asked;
 
 /// `POST /events/fetch`: events by their ids, as many as fit into an answer.
-pub(super) async fn handle(
-    State(shared): State<Arc<Shared>>,
-    sender: VerifiedSender,
-    body: Body,
-) -> Result<Response, Rejection> {
+pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
+    let Asked {
+        shared, sender, body, ..
+    } = asked;
     let request: FetchRequest = read_json(body, EventsFetch::MAX_REQUEST, &shared.limits).await?;
     if request.from.is_empty() {
         return Err(Rejection::FromRequired);

@@ -1,7 +1,5 @@
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use http::{HeaderValue, header};
@@ -14,15 +12,18 @@ use crate::server::auth::sender::VerifiedSender;
 use crate::server::limits::body_bytes::Source;
 use crate::server::route::body::read;
 use crate::server::route::state::Shared;
+use crate::server::route::way::Asked;
 
 /// `POST /events/reconcile`: one round of a reconciliation. Nothing is kept for the next one.
-pub(super) async fn handle(
-    State(shared): State<Arc<Shared>>,
-    sender: VerifiedSender,
-    RawQuery(query): RawQuery,
-    body: Body,
-) -> Result<Response, Rejection> {
-    let scope = Scope::from_query(query.as_deref().unwrap_or_default())?;
+pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
+    let Asked {
+        shared,
+        sender,
+        head,
+        body,
+        ..
+    } = asked;
+    let scope = Scope::from_query(head.uri.query().unwrap_or_default())?;
     let frame = read(body, EventsReconcile::MAX_REQUEST, &shared.limits).await?;
     // Each may hold a copy of the items of its scope.
     let source = Source::Peer(*sender.key());

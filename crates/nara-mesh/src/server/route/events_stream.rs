@@ -3,9 +3,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use axum::Extension;
 use axum::body::Body;
-use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -29,11 +27,11 @@ use crate::registry::KeyLease;
 use crate::seldom::{error_seldom, warn_seldom};
 use crate::server::answer::rejection::Rejection;
 use crate::server::answer::sign::Unbuffered;
-use crate::server::auth::request_proof::RequestProof;
 use crate::server::auth::sender::VerifiedSender;
 use crate::server::limits::body_bytes::Source;
 use crate::server::limits::quota::{Exceeded, Share};
 use crate::server::route::state::Shared;
+use crate::server::route::way::Asked;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -41,20 +39,21 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const CAPABILITIES: [&str; 1] = ["stream/1"];
 
 /// `GET /events/stream`, our extension: see [`nara_proto::stream`].
-pub(super) async fn handle(
-    State(shared): State<Arc<Shared>>,
-    sender: VerifiedSender,
-    Extension(proof): Extension<RequestProof>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Rejection> {
+pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
+    let Asked {
+        shared,
+        sender,
+        proof,
+        head,
+        ..
+    } = asked;
     // What is said on a stream is bound to the signature that asked for it.
     let signature = proof
         .text()
         .ok_or(SignatureError::Missing(SignedField::Signature))?;
-    let query = query.unwrap_or_default();
-    let request = StreamRequest::from_query(&query)?;
-    let last_event_id = last_event_id(&headers)?;
+    let query = head.uri.query().unwrap_or_default();
+    let request = StreamRequest::from_query(query)?;
+    let last_event_id = last_event_id(&head.headers)?;
     let cursor = match last_event_id {
         "" => None,
         text => Some(text.parse().map_err(|_| Rejection::InvalidCursor)?),
@@ -83,7 +82,7 @@ pub(super) async fn handle(
     };
     let opening = StreamOpening {
         request_signature: &signature,
-        query: &query,
+        query,
         last_event_id,
     };
     hello.sign(opening, shared.local.keypair());

@@ -1,7 +1,5 @@
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::extract::State;
 use axum::response::Response;
 use nara_proto::endpoint::{Endpoint as _, EventsSync};
 use nara_proto::event::SyncEvent;
@@ -17,13 +15,13 @@ use crate::server::limits::body_bytes::Source;
 use crate::server::route::body::read_json;
 use crate::server::route::samples::SampleKey;
 use crate::server::route::state::Shared;
+use crate::server::route::way::Asked;
 
 /// `POST /events/sync` (docs/protocol/v1.md, section 7.3).
-pub(super) async fn handle(
-    State(shared): State<Arc<Shared>>,
-    sender: VerifiedSender,
-    body: Body,
-) -> Result<Response, Rejection> {
+pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
+    let Asked {
+        shared, sender, body, ..
+    } = asked;
     let request: SyncRequest = read_json(body, EventsSync::MAX_REQUEST, &shared.limits).await?;
     if request.from.is_empty() {
         return Err(Rejection::FromRequired);

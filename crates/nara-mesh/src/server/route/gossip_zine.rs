@@ -1,7 +1,5 @@
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::extract::State;
 use axum::response::Response;
 use nara_proto::endpoint::{Endpoint as _, GossipZine};
 use nara_proto::zine::Zine;
@@ -11,18 +9,17 @@ use crate::ledger::ReadLimit;
 use crate::seldom::warn_seldom;
 use crate::server::answer::json::{Surplus, json_of_events};
 use crate::server::answer::rejection::Rejection;
-use crate::server::auth::sender::VerifiedSender;
 use crate::server::limits::body_bytes::Source;
 use crate::server::route::body::read_json;
 use crate::server::route::ingest::ingest;
 use crate::server::route::state::Shared;
+use crate::server::route::way::Asked;
 
 /// `POST /gossip/zine` (docs/protocol/v1.md, section 7.4).
-pub(super) async fn handle(
-    State(shared): State<Arc<Shared>>,
-    sender: VerifiedSender,
-    body: Body,
-) -> Result<Response, Rejection> {
+pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
+    let Asked {
+        shared, sender, body, ..
+    } = asked;
     let zine: Zine = read_json(body, GossipZine::MAX_REQUEST, &shared.limits).await?;
     if zine.from.is_empty() {
         return Err(Rejection::FromRequired);

@@ -1,7 +1,5 @@
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::extract::State;
 use http::StatusCode;
 use nara_proto::endpoint::{Endpoint as _, MeshMessage};
 use nara_proto::event::KeyLookup as _;
@@ -15,13 +13,13 @@ use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::VerifiedSender;
 use crate::server::route::body::read;
 use crate::server::route::state::Shared;
+use crate::server::route::way::Asked;
 
 /// `POST /mesh/message` (docs/protocol/v1.md, sections 7.7 and 12.3). The answer is empty whatever becomes of it.
-pub(super) async fn handle(
-    State(shared): State<Arc<Shared>>,
-    sender: VerifiedSender,
-    body: Body,
-) -> Result<StatusCode, Rejection> {
+pub(super) async fn handle(asked: Asked) -> Result<StatusCode, Rejection> {
+    let Asked {
+        shared, sender, body, ..
+    } = asked;
     let body = match read(body, MeshMessage::MAX_REQUEST, &shared.limits).await {
         Err(Rejection::BodyBroken) => return Err(Rejection::BadRequest),
         outcome => outcome?,

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::ops::ControlFlow;
 
-use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, StatusCode, Uri, header};
@@ -11,12 +10,12 @@ use nara_proto::endpoint::PATHS;
 
 /// Routes a percent-encoded spelling of one of our paths to that path, and redirects one with empty or dot segments
 /// there: the break is that answer. Nothing else is redirected, so that a peer cannot make us name a place of its choice.
-pub(super) fn respelled(mut request: Request) -> ControlFlow<Response, Request> {
-    let path = request.uri().path();
+pub(super) fn respell(uri: &mut Uri) -> ControlFlow<Response> {
+    let path = uri.path();
     let Some(ours) = (!PATHS.contains(&path)).then(|| spelled(path)).flatten() else {
-        return ControlFlow::Continue(request);
+        return ControlFlow::Continue(());
     };
-    let query = request.uri().query();
+    let query = uri.query();
     let target = query.map_or_else(|| ours.to_owned(), |query| format!("{ours}?{query}"));
     let same_segments = path.split('/').count() == ours.split('/').count();
     if !same_segments {
@@ -26,12 +25,12 @@ pub(super) fn respelled(mut request: Request) -> ControlFlow<Response, Request> 
         let redirect = (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)]);
         return ControlFlow::Break(redirect.into_response());
     }
-    let mut parts = request.uri().clone().into_parts();
+    let mut parts = uri.clone().into_parts();
     parts.path_and_query = PathAndQuery::try_from(target).ok();
-    if let Ok(uri) = Uri::from_parts(parts) {
-        *request.uri_mut() = uri;
+    if let Ok(respelled) = Uri::from_parts(parts) {
+        *uri = respelled;
     }
-    ControlFlow::Continue(request)
+    ControlFlow::Continue(())
 }
 
 /// Which of our paths this is when empty and dot segments are resolved and each segment is percent-decoded.

@@ -9,27 +9,32 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::{Body, HttpBody as _};
+use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::Method;
+use http::request::Parts;
+use hyper::body::Incoming;
 use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
 use super::confidant::greet_owner;
 use super::guard::guard;
-use super::spelling::respelled;
+use super::spelling::respell;
 use super::state::Shared;
 use crate::seldom::error_seldom;
 use crate::server::answer::rejection::Rejection;
 use crate::server::answer::sign::AnswerSigner;
+use crate::server::auth::request_proof::RequestProof;
 use crate::server::auth::sender::VerifiedSender;
-use crate::server::auth::verified_body::{BodyCheck, VerifiedBody};
+use crate::server::auth::verified_body::VerifiedBody;
 use crate::server::auth::verify::{StreamedRequest, Verification, Verified};
+use crate::server::connection::facts::ConnectionFacts;
 use crate::server::limits::admission::Admission;
+use crate::server::limits::body_bytes::Watched;
 use crate::trace;
 
 /// Where every request comes in.
@@ -50,16 +55,42 @@ pub(super) struct SignedEndpoint {
 }
 
 /// The handler of an endpoint.
-pub(super) type Handle = Box<dyn Fn(Request, Arc<Shared>) -> BoxFuture<'static, Response> + Send + Sync>;
+pub(super) type Handle = Box<dyn Fn(Asked) -> BoxFuture<'static, Response> + Send + Sync>;
+
+/// A request for one of our signed endpoints, as its handler gets it.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) shared: Arc<Shared>,
+    pub(super) sender: VerifiedSender,
+    pub(super) proof: RequestProof,
+    pub(super) head: Parts,
+    pub(super) body: Bound<Incoming>,
+}
+
+/// A body that is counted, and that can be read to its end only if it is what was signed.
+type Bound<B> = VerifiedBody<Watched<B>>;
 
 impl SignedEndpoint {
-    async fn answer(&self, request: Request) -> Response {
-        self.way
-            .pass(request, async |request, sender| {
-                greet_owner(&self.way.shared, sender);
-                (self.handle)(request, self.way.shared.clone()).await
+    fn is_asked(&self, head: &Parts) -> bool {
+        // As the router has it, which takes `HEAD` for `GET`.
+        let is_head = head.method == Method::HEAD && self.method == Method::GET;
+        head.uri.path() == self.path && (head.method == self.method || is_head)
+    }
+
+    async fn answer(&self, head: Parts, body: Incoming, connection: &ConnectionFacts) -> Response {
+        let shared = &self.way.shared;
+        let verified = self.way.verify(head, body, connection).await;
+        let handle = |known: Known<Incoming>| {
+            greet_owner(shared, &known.sender);
+            (self.handle)(Asked {
+                shared: shared.clone(),
+                sender: known.sender,
+                proof: known.proof,
+                head: known.head,
+                body: known.body,
             })
-            .await
+        };
+        self.way.pass(verified, handle).await
     }
 }
 
@@ -74,40 +105,44 @@ impl fmt::Debug for SignedEndpoint {
 
 impl Entrance {
     /// Answers a request, whatever it asks for.
-    pub(in crate::server) async fn answer(&self, request: Request) -> Response {
+    pub(in crate::server) async fn answer(
+        &self,
+        request: http::Request<Incoming>,
+        connection: &Arc<ConnectionFacts>,
+    ) -> Response {
+        let (mut head, body) = request.into_parts();
+        let series = self.admission.series(head.uri.path());
+        let answer = pin!(async {
+            if let Some(parent) = trace::take_in(&mut head.headers) {
+                let headers = head.headers.clone();
+                // Of all levels, so that each line of the log has it.
+                let span = tracing::error_span!(
+                    "request",
+                    trace_id = parent.trace_id(),
+                    parent_id = parent.parent_id()
+                );
+                let answering = Box::pin(self.route(head, body, connection).instrument(span));
+                return trace::within(&headers, answering).await;
+            }
+            self.route(head, body, connection).await
+        });
         // Outermost: a flood must cost next to nothing.
-        self.admission
-            .watch(request, async |mut request| {
-                if let Some(parent) = trace::take_in(request.headers_mut()) {
-                    let headers = request.headers().clone();
-                    // Of all levels, so that each line of the log has it.
-                    let span = tracing::error_span!(
-                        "request",
-                        trace_id = parent.trace_id(),
-                        parent_id = parent.parent_id()
-                    );
-                    let answering = Box::pin(self.route(request).instrument(span));
-                    return trace::within(&headers, answering).await;
-                }
-                self.route(request).await
-            })
-            .await
+        self.admission.watch(series, connection, answer).await
     }
 
-    async fn route(&self, request: Request) -> Response {
+    async fn route(&self, mut head: Parts, body: Incoming, connection: &Arc<ConnectionFacts>) -> Response {
         // Before a path is routed.
-        let request = match respelled(request) {
-            ControlFlow::Continue(request) => request,
-            ControlFlow::Break(redirect) => return redirect,
-        };
+        if let ControlFlow::Break(redirect) = respell(&mut head.uri) {
+            return redirect;
+        }
         // Around all routes, so that a panic in any of them costs its request only. The signed ones have one of
         // their own, inside of their signature.
         let answer = pin!(async {
-            let (method, path) = (request.method(), request.uri().path());
-            let is_asked = |endpoint: &&SignedEndpoint| endpoint.path == path && endpoint.method == *method;
-            if let Some(endpoint) = self.endpoints.iter().find(is_asked) {
-                return endpoint.answer(request).await;
+            if let Some(endpoint) = self.endpoints.iter().find(|endpoint| endpoint.is_asked(&head)) {
+                return endpoint.answer(head, body, connection).await;
             }
+            head.extensions.insert(connection.clone());
+            let request = Request::from_parts(head, Body::new(body));
             // On the heap: it is no part of the requests for our own endpoints.
             let Ok(response) = Box::pin(self.router.clone().oneshot(request)).await;
             response
@@ -125,56 +160,101 @@ pub(super) struct SignedWay {
     pub(super) shared: Arc<Shared>,
 }
 
+/// A request whose sender is known.
+struct Known<B> {
+    head: Parts,
+    body: Bound<B>,
+    sender: VerifiedSender,
+    proof: RequestProof,
+    is_stream: bool,
+}
+
 impl SignedWay {
-    async fn pass(
+    /// First: nothing of a request is looked at before its sender is known, and a refusal is not signed, as elsewhere. The
+    /// error is that refusal.
+    async fn verify<B: HttpBody>(
         &self,
-        request: Request,
-        handle: impl AsyncFnOnce(Request, &VerifiedSender) -> Response,
-    ) -> Response {
-        // First: nothing of a request is looked at before its sender is known, and a refusal is not signed, as elsewhere.
+        head: Parts,
+        body: B,
+        connection: &ConnectionFacts,
+    ) -> Result<Known<B>, Response> {
+        let is_empty = body.is_end_stream();
+        let verified = self.verification.verify(&head, is_empty, connection).await?;
         let Verified {
-            request,
             sender,
             proof,
             check,
-        } = match self.verification.verify(request).await {
-            Ok(verified) => verified,
+            is_stream,
+        } = verified;
+        // A stream is not held, but read as its handler goes along; of no bytes there is nothing to count.
+        let body = if is_stream || is_empty {
+            Watched::uncounted(body)
+        } else {
+            self.admission.count(&sender, body)
+        };
+        Ok(Known {
+            head,
+            body: VerifiedBody::new(body, check),
+            sender,
+            proof,
+            is_stream,
+        })
+    }
+
+    async fn pass<B, F: Future<Output = Response>>(
+        &self,
+        verified: Result<Known<B>, Response>,
+        handle: impl FnOnce(Known<B>) -> F,
+    ) -> Response {
+        let known = match verified {
+            Ok(known) => known,
             Err(refusal) => return refusal,
         };
+        let proof = known.proof.clone();
         // The sender is known, and learns from a signed answer that it is to slow down.
-        let answer = match self.admission.admit(&sender) {
+        let answer = match self.admission.admit(&known.sender) {
             // So that the answer to a request whose handler panicked is signed like others.
-            Ok(_held) => {
-                let answer = pin!(handle(self.bound(request, &sender, check), &sender));
-                caught(answer).await
-            }
+            Ok(_held) => caught(pin!(async { handle(known).await })).await,
             Err(rejection) => rejection.into_response(),
         };
         // Behind everything that can make an answer, so that errors are signed too.
         self.signer.sign(answer, &proof).await
     }
 
-    /// The request with a body that is counted, and that can be read to its end only if it is what was signed.
-    fn bound(&self, request: Request, sender: &VerifiedSender, check: Option<BodyCheck>) -> Request {
-        // A stream is not held, but read as its handler goes along; of no bytes there is nothing to count.
-        let is_stream = request.extensions().get::<StreamedRequest>().is_some();
-        let is_counted = !is_stream && !request.body().is_end_stream();
-        request.map(|body| match (check, is_counted) {
-            (None, false) => body,
-            (None, true) => Body::new(self.admission.count(sender, body)),
-            (Some(check), false) => Body::new(VerifiedBody::new(body, check)),
-            (Some(check), true) => Body::new(VerifiedBody::new(self.admission.count(sender, body), check)),
+    /// The same for a request that the router has.
+    async fn pass_on<F: Future<Output = Response>>(
+        &self,
+        request: Request,
+        handle: impl FnOnce(Request) -> F,
+    ) -> Response {
+        let (head, body) = request.into_parts();
+        let Some(connection) = ConnectionFacts::of(&head.extensions).cloned() else {
+            tracing::error!(path = head.uri.path(), "a request without a connection");
+            return Rejection::Panicked.into_response();
+        };
+        let verified = self.verify(head, body, &connection).await;
+        self.pass(verified, |known: Known<Body>| {
+            let Known {
+                mut head,
+                body,
+                sender,
+                proof,
+                is_stream,
+            } = known;
+            head.extensions.insert(sender);
+            head.extensions.insert(proof);
+            if is_stream {
+                head.extensions.insert(StreamedRequest);
+            }
+            handle(Request::from_parts(head, Body::new(body)))
         })
+        .await
     }
 }
 
-/// The way to a signed endpoint.
+/// The way to a signed endpoint that is asked with another method.
 pub(super) async fn to_endpoint(State(way): State<Arc<SignedWay>>, request: Request, next: Next) -> Response {
-    way.pass(request, async |request, sender| {
-        greet_owner(&way.shared, sender);
-        next.run(request).await
-    })
-    .await
+    way.pass_on(request, |request| next.run(request)).await
 }
 
 /// The way to signed routes of the application.
@@ -183,10 +263,8 @@ pub(super) async fn to_application(
     request: Request,
     next: Next,
 ) -> Response {
-    way.pass(request, async |request, _| {
-        guard(&way.shared, request, next).await
-    })
-    .await
+    way.pass_on(request, |request| guard(&way.shared, request, next))
+        .await
 }
 
 /// The way to routes of the application that anybody may call, within bounds.

@@ -2,8 +2,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use nara_proto::endpoint::{Endpoint as _, WorldRelay};
@@ -19,9 +17,9 @@ use crate::own_events;
 use crate::seldom::warn_seldom;
 use crate::server::answer::json::{JSON_UTF8, json};
 use crate::server::answer::rejection::Rejection;
-use crate::server::auth::sender::VerifiedSender;
 use crate::server::route::body::read_json;
 use crate::server::route::state::Shared;
+use crate::server::route::way::Asked;
 
 /// How much of the caller's time is kept for the way back: the answer must arrive before it gives up.
 const MARGIN: Duration = Duration::from_millis(250);
@@ -33,11 +31,10 @@ const VERIFIED_HERE: usize = 16;
 ///
 /// The message travels on before the answer, as elsewhere, within the time that the caller of the first hop
 /// waits: 5 s from when we got the request, less a margin.
-pub(super) async fn handle(
-    State(shared): State<Arc<Shared>>,
-    sender: VerifiedSender,
-    body: Body,
-) -> Result<Response, Rejection> {
+pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
+    let Asked {
+        shared, sender, body, ..
+    } = asked;
     let deadline = Instant::now() + defaults::CALL_TIMEOUT - MARGIN;
     let message = read_json(body, WorldRelay::MAX_REQUEST, &shared.limits).await?;
     let mut message = verify_chain(&shared, message).await?;

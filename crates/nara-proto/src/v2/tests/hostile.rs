@@ -291,3 +291,42 @@ fn an_answer_is_not_a_request_and_a_request_no_answer() {
         Err(SignatureError::UnknownParameter)
     );
 }
+
+#[test]
+fn only_the_binding_of_the_connection_is_that_of_the_connection() {
+    let ours = ChannelBinding::new([7; 32]).to_value();
+    let check = |claimed: &str| ChannelBinding::check_value(&claimed.parse().unwrap(), &ours);
+    let spelled = ours.to_str().unwrap();
+    assert_eq!(check(spelled), Ok(()));
+    let other = ChannelBinding::new([8; 32]).to_value();
+    assert_eq!(check(other.to_str().unwrap()), Err(SignatureError::Channel));
+    let malformed = Err(SignatureError::Malformed(SignedField::Channel));
+    for claimed in [
+        "",
+        ":",
+        "::",
+        &spelled[1..],
+        &format!("{spelled};a"),
+        &spelled.replace('=', ""),
+    ] {
+        assert_eq!(check(claimed), malformed, "{claimed}");
+    }
+}
+
+#[test]
+fn a_binding_is_alone_only_without_any_signature() {
+    let mut headers = HeaderMap::new();
+    assert_eq!(ChannelBinding::alone_in(&headers), Ok(None));
+    let binding = ChannelBinding::new([7; 32]);
+    binding.write_to(&mut headers);
+    assert_eq!(ChannelBinding::alone_in(&headers), Ok(Some(&binding.to_value())));
+    for name in ["signature", "signature-input", "x-nara-signature"] {
+        let mut signed = headers.clone();
+        signed.insert(name, "x".parse().unwrap());
+        signed.append(SignedField::Channel.header(), binding.to_value());
+        assert_eq!(ChannelBinding::alone_in(&signed), Ok(None));
+    }
+    headers.append(SignedField::Channel.header(), binding.to_value());
+    let repeated = Err(SignatureError::Repeated(SignedField::Channel));
+    assert_eq!(ChannelBinding::alone_in(&headers), repeated);
+}

@@ -1,0 +1,114 @@
+//! What is noted in the registry of who answered.
+
+use nara_proto::identity::NaraName;
+use nara_proto::time::UnixMillis;
+use tokio::time::Instant;
+
+use super::error::Problem;
+use super::resolve::Route;
+use super::verifier::{AnswerVerifier, Responder};
+use crate::registry::{KeyConflict, KeySource, PeerInfo, PeerProtocol, PinnedKey};
+
+impl AnswerVerifier {
+    /// Notes what is known of the responder, now that it has proven that it holds its key.
+    pub(super) fn settle(&self, route: &Route, responder: Responder, by_v2: bool) -> Result<(), Problem> {
+        let name = responder.pinned.name.clone();
+        if responder.is_new || route.expected.name.is_none() || route.expected.key.is_none() {
+            self.pin(route, responder.pinned)?;
+        }
+        let proven = if by_v2 {
+            PeerProtocol::V2
+        } else {
+            PeerProtocol::default()
+        };
+        if let Some(peer) = self.registry.named(&name, &route.peer) {
+            self.registry
+                .learn_protocol(&peer, responder.protocol.union(proven));
+        }
+        Ok(())
+    }
+
+    /// Id, name and key of a responder belong together from now on.
+    fn pin(&self, route: &Route, pinned: PinnedKey) -> Result<(), Problem> {
+        self.check_own_name(&pinned)?;
+        // An address is noted for a nara that has none. To replace the one it has takes more than an answer
+        // from elsewhere, which anybody can pass on.
+        let is_stranger = route.expected.id.is_none() && route.expected.name.is_none();
+        let known = self.registry.by_name(pinned.name.as_str());
+        let has_address = known.is_some_and(|peer| peer.info().address.is_some());
+        let info = PeerInfo {
+            id: route.expected.id.clone(),
+            name: Some(pinned.name.clone()),
+            address: Some(route.address).filter(|_| is_stranger && !has_address),
+            key: Some(pinned),
+            ..PeerInfo::default()
+        };
+        self.registry.register(info).map(drop).map_err(Problem::from)
+    }
+
+    /// A signature that does not verify may mean that the nara has a new key. Asking it does not change what is
+    /// pinned, but then the error can name both keys, and subscribers of the registry are told.
+    pub(super) async fn look_for_conflict(
+        &self,
+        route: &Route,
+        responder: &NaraName,
+        deadline: Instant,
+    ) -> Result<(), Problem> {
+        let asking = self.discover_key(route.address, Some(responder), deadline);
+        let Ok(discovered) = asking.await else {
+            return Ok(());
+        };
+        let offered = PinnedKey {
+            name: discovered.name,
+            id: None,
+            key: discovered.key,
+            source: KeySource::Ping(route.address),
+            learned_at: self.clocks.clock().now_millis(),
+        };
+        self.report_key(&offered)
+    }
+
+    /// What a connection to the holder of another key means for the pinned one: a conflict, of which subscribers of
+    /// the registry are told.
+    pub(super) fn explain_other_key(&self, route: &Route, problem: Problem) -> Problem {
+        let (Problem::OtherKey(mismatch), Some(pinned)) = (&problem, &route.expected.key) else {
+            return problem;
+        };
+        let offered = PinnedKey {
+            key: mismatch.got,
+            source: KeySource::Tls(route.address),
+            learned_at: self.clocks.clock().now_millis(),
+            ..pinned.clone()
+        };
+        self.report_key(&offered).err().unwrap_or(problem)
+    }
+
+    /// Compares a key with what is known. Nothing is pinned.
+    pub(super) fn report_key(&self, offered: &PinnedKey) -> Result<(), Problem> {
+        self.check_own_name(offered)?;
+        let reported = self.registry.report_key(offered);
+        reported.map_err(|conflict| Problem::Identity(conflict.into()))
+    }
+
+    /// Our own name belongs to our own key.
+    fn check_own_name(&self, pinned: &PinnedKey) -> Result<(), Problem> {
+        let local = &self.local;
+        if pinned.name != *local.name() || pinned.key == local.public_key() {
+            return Ok(());
+        }
+        let own = PinnedKey {
+            name: local.name().clone(),
+            id: Some(local.id().clone()),
+            key: local.public_key(),
+            source: KeySource::Own,
+            learned_at: UnixMillis::default(),
+        };
+        let conflict = KeyConflict {
+            name: pinned.name.clone(),
+            pinned: Box::new(own),
+            offered: pinned.key,
+            offered_by: pinned.source.clone(),
+        };
+        Err(Problem::Identity(conflict.into()))
+    }
+}
