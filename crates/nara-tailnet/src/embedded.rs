@@ -324,20 +324,16 @@ impl MeshNode for EmbeddedNode {
 
     fn leave(&self) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(async {
-            let told = async {
-                let (done, left) = oneshot::channel();
-                match self.leave.send(done).await {
-                    Ok(()) => left.await.unwrap_or(Ok(())),
-                    // It has left before.
-                    Err(_) => Ok(()),
-                }
+            // First, since the tasks of direct paths end with that of control.
+            if let Some(mapped) = &self.mapped {
+                mapped.release().await;
+            }
+            let (done, left) = oneshot::channel();
+            let told = match self.leave.send(done).await {
+                Ok(()) => left.await.unwrap_or(Ok(())),
+                // It has left before.
+                Err(_) => Ok(()),
             };
-            let released = async {
-                if let Some(mapped) = &self.mapped {
-                    mapped.release().await;
-                }
-            };
-            let (told, ()) = tokio::join!(told, released);
             // Who watches the status must see the end of it before its task ends.
             let mut status = self.status.clone();
             let _ = timeout(LEFT, status.wait_for(|status| status.state == NodeState::Left)).await;
