@@ -112,6 +112,12 @@ fn check_tools(task: &str) -> Result<(), String> {
     if task == "links" && !works("nft", &["--version"]) {
         return Err("--links needs the program `nft` (on Debian: apt-get install nftables)".to_owned());
     }
+    if task == "links" && !works("miniupnpd", &["--version"]) {
+        return Err(
+            "--links needs the program `miniupnpd` (on Debian: apt-get install miniupnpd-nftables)"
+                .to_owned(),
+        );
+    }
     if !works("unshare", &["-Urnpf", "--kill-child", "true"]) {
         return Err(
             "the lab needs user, network and process namespaces: `unshare -Urnpf true` fails here. \

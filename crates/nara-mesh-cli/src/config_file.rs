@@ -59,6 +59,7 @@ const KEYS: [(&str, &str, Kind); 36] = [
     ("network.ephemeral", "ephemeral", Kind::Text),
     ("network.udp_port", "udp_port", Kind::Text),
     ("network.relay_only", "relay_only", Kind::Text),
+    ("network.no_port_mapping", "no_port_mapping", Kind::Text),
     ("network.tailscaled", "tailscaled", Kind::Text),
     ("network.wait", "wait", Kind::Text),
     ("network.port", "port", Kind::Text),

@@ -48,6 +48,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::wrappers::WatchStream;
+use ts_control::Endpoint;
 use ts_keys::NodePublicKey;
 
 use self::control::{Control, ControlState, Leave, Parts};
@@ -67,7 +68,7 @@ use self::stack::listener::Listener;
 use self::tap::Tap;
 use self::tls::Tls;
 use crate::node::{addresses, wait_until_ready};
-use crate::status::{NodeState, NodeStatus, NotReady, NotReadyReason, PathKind};
+use crate::status::{NodeHealth, NodeState, NodeStatus, NotReady, NotReadyReason, PathKind, PortMapping};
 use crate::{MeshNode, NodeIdentity};
 
 /// A peer that was announced a moment ago may not be in our map yet.
@@ -85,6 +86,10 @@ pub struct EmbeddedNode {
     relays: Arc<Relays>,
     view: watch::Receiver<View>,
     status: watch::Receiver<NodeStatus>,
+    control: watch::Receiver<ControlState>,
+    own: watch::Receiver<Vec<Endpoint>>,
+    mapping: watch::Receiver<PortMapping>,
+    mapped: Option<direct::Release>,
     leave: mpsc::Sender<Leave>,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -103,10 +108,15 @@ impl EmbeddedNode {
         let device = Arc::new(Device::default());
         let tap = Arc::new(Tap::new(Arc::clone(&device), settings.user_timeout));
         let node_keys = keys.state().node_keys.clone();
-        let (port, direct, paths) = match open_direct(&settings, node_keys.public)? {
+        let (port, direct, mut paths) = match open_direct(&settings, node_keys.public)? {
             Some((port, direct, paths)) => (Some(port), direct, Some(paths)),
             None => (None, Direct::none(node_keys.public), None),
         };
+        let mapped = match &mut paths {
+            Some(paths) if settings.port_mapping => paths.map_port(),
+            _ => None,
+        };
+        let (own, mapping) = (direct.own(), direct.mapping());
         let driver = Arc::new(Driver::new(
             &node_keys,
             Arc::clone(&device),
@@ -132,6 +142,7 @@ impl EmbeddedNode {
             home: relays.home_state(),
             control_url: settings.control_url.to_string(),
         };
+        let watched_control = published.control.clone();
         let (status, watched) = watch::channel(published.status());
         let node_view = view.subscribe();
         let control = Control::new(
@@ -178,6 +189,10 @@ impl EmbeddedNode {
             relays,
             view: node_view,
             status: watched,
+            control: watched_control,
+            own,
+            mapping,
+            mapped,
             leave,
             tasks: Mutex::new(tasks),
         })
@@ -267,6 +282,17 @@ impl MeshNode for EmbeddedNode {
         self.status.clone()
     }
 
+    fn health(&self) -> BoxFuture<'_, NodeHealth> {
+        let health = NodeHealth {
+            control_connected: Some(matches!(*self.control.borrow(), ControlState::Online)),
+            home_relay: self.relays.home().borrow().map(|region| self.relays.code(region)),
+            endpoints: direct::reported(&self.own.borrow()),
+            port_mapping: self.mapping.borrow().clone(),
+            ..NodeHealth::default()
+        };
+        Box::pin(std::future::ready(health))
+    }
+
     fn whois(&self, source: SocketAddr) -> BoxFuture<'_, io::Result<Option<NodeIdentity>>> {
         let view = self.view.borrow();
         let found = view
@@ -298,6 +324,10 @@ impl MeshNode for EmbeddedNode {
 
     fn leave(&self) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(async {
+            // First, since the tasks of direct paths end with that of control.
+            if let Some(mapped) = &self.mapped {
+                mapped.release().await;
+            }
             let (done, left) = oneshot::channel();
             let told = match self.leave.send(done).await {
                 Ok(()) => left.await.unwrap_or(Ok(())),

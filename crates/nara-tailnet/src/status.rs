@@ -173,6 +173,97 @@ pub struct NodeHealth {
     pub userspace: bool,
     /// Its health warnings, in its own words.
     pub problems: Vec<String>,
+    /// Where it tells peers to reach it, outside the tailnet; empty if it does not report that.
+    pub endpoints: Vec<NodeEndpoint>,
+    /// What its router says about a port for it.
+    pub port_mapping: PortMapping,
+}
+
+/// An address at which a node can be reached outside the tailnet, perhaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct NodeEndpoint {
+    /// The address.
+    pub address: SocketAddr,
+    /// How it is known.
+    pub kind: EndpointKind,
+}
+
+impl NodeEndpoint {
+    /// An address, and how it is known.
+    pub const fn new(address: SocketAddr, kind: EndpointKind) -> Self {
+        Self { address, kind }
+    }
+}
+
+/// How an endpoint is known. `Display` says it in a word or two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EndpointKind {
+    /// An interface of the machine has it.
+    Local,
+    /// A STUN server sees packets come from it.
+    Seen,
+    /// The router maps it to the node.
+    Mapped,
+}
+
+impl fmt::Display for EndpointKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Local => "local",
+            Self::Seen => "seen by STUN",
+            Self::Mapped => "mapped by the router",
+        })
+    }
+}
+
+/// The state of a port mapping (PCP, NAT-PMP, UPnP): a port of the router that leads to the node. `Display` says it in a clause.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PortMapping {
+    /// It is switched off, or the node does not report it.
+    #[default]
+    Off,
+    /// No router stands between the node and the internet, or none that can be asked.
+    NoRouter,
+    /// The router was asked, and has not answered yet.
+    Asking {
+        /// The router.
+        router: IpAddr,
+    },
+    /// The router maps no port. It is asked again later.
+    Refused {
+        /// The router.
+        router: IpAddr,
+        /// Why.
+        detail: String,
+    },
+    /// The router maps a port.
+    Mapped {
+        /// The router.
+        router: IpAddr,
+        /// How it was asked, such as `PCP`.
+        protocol: &'static str,
+        /// The outside address that leads to the node.
+        external: SocketAddr,
+    },
+}
+
+impl fmt::Display for PortMapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("no router is asked for a port"),
+            Self::NoRouter => f.write_str("there is no router to ask for a port"),
+            Self::Asking { router } => write!(f, "the router {router} is asked for a port"),
+            Self::Refused { router, detail } => write!(f, "the router {router} maps no port: {detail}"),
+            Self::Mapped {
+                router,
+                protocol,
+                external,
+            } => write!(f, "the router {router} maps {external} by {protocol}"),
+        }
+    }
 }
 
 /// The path of packets to a peer.

@@ -5,6 +5,7 @@
 //! | `line` | the emulator, without I/O |
 //! | `emulator` | the emulator between two network devices |
 //! | `grade` | which lines, and which NATs |
+//! | `mapper` | what maps ports on a router |
 //! | `world` | the machines: network namespaces |
 //!
 //! What is measured is in `bench/line.rs`.
@@ -12,6 +13,7 @@
 mod emulator;
 mod grade;
 mod line;
+mod mapper;
 mod world;
 
 use std::collections::BTreeMap;
@@ -128,6 +130,12 @@ fn table(rows: &[(&Grade, (Nat, Nat))], kinds: &[Kind], found: &Found) -> String
         }
     }
     text
+}
+
+/// Why no router can map ports here, if none can.
+pub(crate) fn mapping_usable() -> Result<(), String> {
+    usable()?;
+    mapper::usable()
 }
 
 /// Why nothing of this can be done here, if it cannot.

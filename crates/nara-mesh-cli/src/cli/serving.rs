@@ -217,6 +217,9 @@ pub(crate) struct UpArgs {
     /// Send all packets of an embedded node through relays
     #[arg(long, conflicts_with = "udp_port", help_heading = "Network options")]
     pub(crate) relay_only: bool,
+    /// Do not ask the router to map a port to an embedded node (PCP, NAT-PMP, UPnP)
+    #[arg(long, help_heading = "Network options")]
+    pub(crate) no_port_mapping: bool,
     /// The tailscaled program to run (network managed)
     #[arg(
         long,

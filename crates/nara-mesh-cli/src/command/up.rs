@@ -37,6 +37,7 @@ pub(super) fn run(args: &UpArgs, settings: &Settings, printer: Printer) -> Outco
         plain_control: args.danger_plain_control,
         udp_port: args.udp_port.unwrap_or(0),
         relay_only: args.relay_only,
+        port_mapping: !args.no_port_mapping,
         wait: args.wait,
         port: args.port,
         skip: args.on.skip.clone(),

@@ -6,6 +6,7 @@
 //! | `engine` | all peers, what they send, and what is answered, without I/O |
 //! | `disco`, `stun`, `packet`, `address` | the formats, and what is let in |
 //! | `endpoints` | where we can be reached |
+//! | `portmap` | a port of the router that leads to us |
 //! | `sockets` | UDP |
 //!
 //! Until a path has been found, and when it dies, packets go through the relays. Nothing waits for a path.
@@ -16,12 +17,14 @@ mod endpoints;
 mod engine;
 mod limit;
 pub(super) mod packet;
+mod portmap;
 mod session;
 mod sockets;
 mod stun;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,13 +38,16 @@ use ts_packet::PacketMut;
 
 pub(super) use self::address::Policy;
 use self::endpoints::Endpoints;
-pub(super) use self::endpoints::StunServer;
+pub(super) use self::endpoints::{StunServer, reported};
 pub(super) use self::engine::DirectPeer;
 use self::engine::{Action, Engine, Via};
 use self::packet::Kind;
+use self::portmap::Mapper;
+pub(super) use self::portmap::Release;
 pub(super) use self::sockets::{SendOutcome, Sockets};
 use super::interfaces::Addresses;
 use super::underlay::DirectHost;
+use crate::status::PortMapping;
 
 /// Packets that wait for the task. What comes on top is dropped: peers ping again.
 const QUEUE: usize = 256;
@@ -85,6 +91,7 @@ pub(super) struct Direct {
     servers: watch::Sender<Vec<StunServer>>,
     node: watch::Sender<NodePublicKey>,
     own: watch::Receiver<Vec<Endpoint>>,
+    mapping: watch::Receiver<PortMapping>,
 }
 
 impl Direct {
@@ -95,6 +102,7 @@ impl Direct {
             servers: watch::Sender::default(),
             node: watch::Sender::new(node),
             own: watch::Sender::default().subscribe(),
+            mapping: watch::Sender::default().subscribe(),
         }
     }
 
@@ -117,6 +125,11 @@ impl Direct {
     pub(super) fn own(&self) -> watch::Receiver<Vec<Endpoint>> {
         self.own.clone()
     }
+
+    /// What the router says about a port for us.
+    pub(super) fn mapping(&self) -> watch::Receiver<PortMapping> {
+        self.mapping.clone()
+    }
 }
 
 fn replace<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
@@ -138,6 +151,8 @@ pub(super) struct Runner {
     servers: watch::Receiver<Vec<StunServer>>,
     node: watch::Receiver<NodePublicKey>,
     own: watch::Sender<Vec<Endpoint>>,
+    mapping: watch::Sender<PortMapping>,
+    mapper: Option<Mapper>,
 }
 
 /// Opens the sockets; 0 is any port.
@@ -149,11 +164,13 @@ pub(super) fn open(port: u16, policy: Policy, node: NodePublicKey) -> io::Result
     let (relayed, relayed_packets) = mpsc::channel(QUEUE);
     let (refused, refused_addresses) = mpsc::channel(QUEUE);
     let own = watch::Sender::default();
+    let mapping = watch::Sender::default();
     let direct = Direct {
         peers: watch::Sender::default(),
         servers: watch::Sender::default(),
         node: watch::Sender::new(node),
         own: own.subscribe(),
+        mapping: mapping.subscribe(),
     };
     let runner = Runner {
         sockets: Arc::clone(&sockets),
@@ -165,6 +182,8 @@ pub(super) fn open(port: u16, policy: Policy, node: NodePublicKey) -> io::Result
         servers: direct.servers.subscribe(),
         node: direct.node.subscribe(),
         own,
+        mapping,
+        mapper: None,
     };
     let port = Port {
         sockets,
@@ -176,6 +195,14 @@ pub(super) fn open(port: u16, policy: Policy, node: NodePublicKey) -> io::Result
 }
 
 impl Runner {
+    /// Has the router asked to map our port for as long as this runs. `None`: there is no IPv4.
+    pub(super) fn map_port(&mut self) -> Option<Release> {
+        let port = self.sockets.port_for((Ipv4Addr::UNSPECIFIED, 0).into())?;
+        let (mapper, release) = Mapper::new(NonZeroU16::new(port)?, self.mapping.clone());
+        self.mapper = Some(mapper);
+        Some(release)
+    }
+
     /// Runs until the node ends.
     pub(super) async fn run(mut self, keys: DiscoKeyPair, host: Arc<dyn DirectHost>, addresses: Addresses) {
         let (disco, mut packets) = mpsc::channel(QUEUE);
@@ -195,6 +222,9 @@ impl Runner {
             };
             tasks.spawn(reader.run(n));
         }
+        if let Some(mapper) = self.mapper.take() {
+            tasks.spawn(mapper.run(addresses.clone()));
+        }
         let mut own = self.own.subscribe();
         let endpoints = Endpoints {
             sockets: Arc::clone(&self.sockets),
@@ -202,6 +232,7 @@ impl Runner {
             servers: self.servers.clone(),
             addresses,
             answers,
+            mapping: self.mapping.subscribe(),
             own: self.own.clone(),
         };
         tasks.spawn(endpoints.run());

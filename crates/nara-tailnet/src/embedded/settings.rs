@@ -66,6 +66,8 @@ pub struct EmbeddedSettings {
     pub direct: bool,
     /// The UDP port for direct paths; 0 for any. A fixed port can be opened in a firewall.
     pub udp_port: u16,
+    /// Whether the router of this machine is asked to map a port to the UDP port (PCP, NAT-PMP, UPnP).
+    pub port_mapping: bool,
     plain_control: bool,
 }
 
@@ -84,6 +86,7 @@ impl EmbeddedSettings {
             relay_rate: RELAY_RATE,
             direct: true,
             udp_port: 0,
+            port_mapping: true,
             plain_control: false,
         }
     }

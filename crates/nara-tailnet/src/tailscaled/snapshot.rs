@@ -46,6 +46,7 @@ impl Snapshot {
             home_relay: own.map(|own| own.relay.clone()).filter(|relay| !relay.is_empty()),
             userspace: !status.tun,
             problems: status.health.unwrap_or_default(),
+            ..NodeHealth::default()
         };
         let device = status.tun && status.addresses.first().is_some_and(|&address| is_ours(address));
         Self {

@@ -77,6 +77,8 @@ pub(crate) enum Nat {
     Hard,
     /// An easy NAT that lets no UDP pass.
     NoUdp,
+    /// A hard NAT whose router maps a port when it is asked.
+    Mapping,
 }
 
 impl Nat {
@@ -85,15 +87,36 @@ impl Nat {
         let (masquerade, udp) = match self {
             Self::Open => return String::new(),
             Self::Easy => ("masquerade", ""),
-            Self::Hard => ("masquerade fully-random", ""),
+            Self::Hard | Self::Mapping => ("masquerade fully-random", ""),
             Self::NoUdp => ("masquerade", "ip protocol udp drop"),
+        };
+        // The program that maps ports fills chains of its own, in a table for both families.
+        let [family, mapped, leaving, passing] = match self {
+            Self::Mapping => [
+                "inet",
+                "  chain leaving_mapped {
+  }
+  chain arriving_mapped {
+  }
+  chain passing_mapped {
+  }
+  chain mapping {
+    type nat hook prerouting priority dstnat
+    jump arriving_mapped
+  }
+",
+                "jump leaving_mapped",
+                "jump passing_mapped",
+            ],
+            _ => ["ip", "", "", ""],
         };
         // What comes from the internet unasked must leave no trace in the table of connections: it would take the
         // port that the other end expects.
         format!(
-            "table ip router {{
-  chain leaving {{
+            "table {family} router {{
+{mapped}  chain leaving {{
     type nat hook postrouting priority srcnat
+    {leaving}
     oifname wan {masquerade}
   }}
   chain arriving {{
@@ -102,6 +125,7 @@ impl Nat {
   }}
   chain passing {{
     type filter hook forward priority filter
+    {passing}
     iifname wan ct state new drop
     {udp}
   }}
@@ -118,6 +142,7 @@ impl fmt::Display for Nat {
             Self::Easy => "easy",
             Self::Hard => "hard",
             Self::NoUdp => "no UDP",
+            Self::Mapping => "mapping",
         })
     }
 }
@@ -132,6 +157,7 @@ pub(super) fn nats(grade: &Grade) -> &'static [(Nat, Nat)] {
             (Nat::Hard, Nat::Open),
             (Nat::Hard, Nat::Easy),
             (Nat::Hard, Nat::Hard),
+            (Nat::Hard, Nat::Mapping),
             (Nat::NoUdp, Nat::Easy),
         ],
         "lan" => &[(Nat::Open, Nat::Open)],

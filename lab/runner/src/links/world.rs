@@ -4,12 +4,14 @@
 //! machine a ── router a ══ emulated line ══ internet: control server, relay ── router b ── machine b
 //! ```
 //!
-//! The internet is the namespace in which the lab runs. The addresses are those for documentation.
+//! The internet is the namespace in which the lab runs. The addresses are those for documentation, but for a router that maps
+//! ports: `miniupnpd` refuses to where its address is not public. It has one of a network for tests that is not in use (128.66.0.0/16).
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::emulator::Emulator;
 use super::grade::{Grade, Nat};
+use super::mapper::Mapper;
 use crate::space::{Space, shell};
 
 /// Where the servers are.
@@ -22,6 +24,7 @@ const LINE: [&str; 2] = ["line0", "line1"];
 pub(super) struct World {
     pub(super) machines: [Space; 2],
     routers: [Space; 2],
+    mappers: Vec<Mapper>,
     line: Emulator,
 }
 
@@ -31,20 +34,30 @@ impl World {
         let routers = [Space::new().await?, Space::new().await?];
         let line = Emulator::start(LINE, grade.quality, seed)?;
         let [near, far] = LINE;
+        let wan = [("198.51.100", "128.66.1"), ("203.0.113", "128.66.2")];
+        let wan = [0, 1].map(|n| {
+            if nats[n] == Nat::Mapping {
+                wan[n].1
+            } else {
+                wan[n].0
+            }
+        });
         shell(&format!(
             "echo 1 > /proc/sys/net/ipv4/ip_forward
             ip addr replace {SERVERS}/32 dev lo
             ip link set {near} netns {} name wan
-            ip addr add 198.51.100.1/24 dev {far}
+            ip addr add {}.1/24 dev {far}
             ip link set {far} up
             ip link add far0 type veth peer name wan netns {}
-            ip addr add 203.0.113.1/24 dev far0
+            ip addr add {}.1/24 dev far0
             ip link set far0 up",
             routers[0].pid(),
-            routers[1].pid()
+            wan[0],
+            routers[1].pid(),
+            wan[1]
         ))
         .await?;
-        let wan = ["198.51.100", "203.0.113"];
+        let mut mappers = Vec::new();
         for (n, (router, machine)) in routers.iter().zip(&machines).enumerate() {
             let (wan, lan) = (wan[n], format!("192.168.{}", n + 1));
             router
@@ -73,10 +86,14 @@ impl World {
             } else {
                 router.set_rules(&nats[n].rules()).await?;
             }
+            if nats[n] == Nat::Mapping {
+                mappers.push(Mapper::start(router).await?);
+            }
         }
         Ok(Self {
             machines,
             routers,
+            mappers,
             line,
         })
     }
@@ -84,6 +101,9 @@ impl World {
     /// Ends it, so that another one can be started.
     pub(super) async fn end(self) {
         self.line.end().await;
+        for mapper in self.mappers {
+            mapper.end().await;
+        }
         for space in self.machines.into_iter().chain(self.routers) {
             space.end().await;
         }

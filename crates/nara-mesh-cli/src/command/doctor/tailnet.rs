@@ -10,7 +10,7 @@ use nara_mesh::client::MeshClient;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::transport::TcpTransport;
 use nara_tailnet::MeshNode;
-use nara_tailnet::status::{NodeState, NodeStatus, NotReadyReason};
+use nara_tailnet::status::{NodeHealth, NodeState, NodeStatus, NotReadyReason, PortMapping};
 use nara_tailnet::tailscaled::TailscaledNode;
 
 use super::report::{Check, Report};
@@ -130,6 +130,7 @@ async fn network(node: &dyn MeshNode, status: &NodeStatus, report: &mut Report) 
     let health = node.health().await;
     control(status, health.control_connected, &health.problems, report)?;
     relay(health.home_relay.as_deref(), &health.problems, report)?;
+    endpoints(&health, report)?;
     let why = "peers call this nara at its address";
     let addresses: Vec<String> = status.addresses.iter().map(ToString::to_string).collect();
     let name = status.granted_name.as_deref().unwrap_or("without a name");
@@ -212,6 +213,27 @@ fn relay(home: Option<&str>, problems: &[String], report: &mut Report) -> Outcom
             "check that the firewall of this machine allows connections to relays (TCP 443, UDP 3478)",
         ),
     })
+}
+
+/// Where peers may reach the node without a relay, of nodes that report it.
+fn endpoints(health: &NodeHealth, report: &mut Report) -> Outcome<()> {
+    if health.endpoints.is_empty() && health.port_mapping == PortMapping::Off {
+        return Ok(());
+    }
+    let why = "peers try these addresses for a path without a relay";
+    let endpoints = health.endpoints.iter();
+    let endpoints: Vec<_> = endpoints
+        .map(|endpoint| format!("{} ({})", endpoint.address, endpoint.kind))
+        .collect();
+    let found = match endpoints.is_empty() {
+        true => "none".to_owned(),
+        false => endpoints.join(", "),
+    };
+    report.add(Check::ok(
+        "endpoints",
+        format!("{found}; {}", health.port_mapping),
+        why,
+    ))
 }
 
 /// A failed check with what a reason says.

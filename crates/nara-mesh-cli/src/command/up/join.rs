@@ -56,6 +56,11 @@ pub(super) struct Join {
         expect(dead_code, reason = "it is about embedded nodes")
     )]
     pub(super) relay_only: bool,
+    #[cfg_attr(
+        not(feature = "embedded"),
+        expect(dead_code, reason = "it is about embedded nodes")
+    )]
+    pub(super) port_mapping: bool,
     pub(super) wait: Duration,
     pub(super) port: u16,
     pub(super) skip: Vec<String>,
@@ -159,6 +164,7 @@ impl Join {
         settings.key_file = (!self.ephemeral).then(|| self.folder.with_file_name("node.key"));
         settings.direct = !self.relay_only;
         settings.udp_port = self.udp_port;
+        settings.port_mapping = self.port_mapping;
         if self.plain_control {
             settings.danger_allow_plain_control();
         }

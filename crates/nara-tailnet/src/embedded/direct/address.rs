@@ -35,6 +35,19 @@ impl Policy {
     }
 }
 
+/// Whether everybody on the internet can send to the address. Those for documentation count, as they do in the lab.
+pub(super) fn is_public(address: SocketAddr) -> bool {
+    let SocketAddr::V4(four) = address else {
+        return false;
+    };
+    let reserved = match four.ip().octets() {
+        // Of a link that carries IPv4 in IPv6 (RFC 7335), of benchmarks (RFC 2544), of the future (RFC 1112).
+        [192, 0, 0, _] | [198, 18 | 19, _, _] | [240..=255, ..] => true,
+        _ => four.ip().is_private(),
+    };
+    !reserved && Policy::default().usable(address) == Some(address)
+}
+
 /// Such an address means nothing without the interface, which a peer cannot know.
 fn is_link_local(ip: Ipv6Addr) -> bool {
     ip.is_unicast_link_local()
@@ -81,5 +94,31 @@ mod tests {
         }
         let lab = Policy { loopback: true };
         assert!(lab.usable("127.0.0.1:1".parse().unwrap()).is_some());
+    }
+
+    #[test]
+    fn a_public_address_is_one_that_the_internet_routes() {
+        for good in ["203.0.113.9:41641", "8.8.8.8:1", "100.1.2.3:5", "192.0.1.1:5"] {
+            assert!(is_public(good.parse().unwrap()), "{good}");
+        }
+        for bad in [
+            "10.0.0.1:1",
+            "172.16.0.1:1",
+            "192.168.1.1:1",
+            "100.64.0.1:1",
+            "127.0.0.1:1",
+            "169.254.0.1:1",
+            "0.0.0.0:1",
+            "192.0.0.2:1",
+            "198.19.0.1:1",
+            "224.0.0.1:1",
+            "240.0.0.1:1",
+            "255.255.255.255:1",
+            "203.0.113.9:0",
+            "[2001:db8::1]:1",
+            "[::ffff:203.0.113.9]:1",
+        ] {
+            assert!(!is_public(bad.parse().unwrap()), "{bad}");
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! Where peers may reach us: the addresses of this machine, and what a STUN server sees of it from outside.
+//! Where peers may reach us: the addresses of this machine, and what a STUN server sees of it from outside, and
+//! what the router maps to it.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -16,6 +17,7 @@ use super::sockets::Sockets;
 use super::stun::{self, Question};
 use crate::embedded::interfaces::{self, Addresses};
 use crate::random::random;
+use crate::status::{EndpointKind, NodeEndpoint, PortMapping};
 
 /// STUN servers are asked this often at most: a NAT forgets a UDP port after 30 s of silence, or later.
 const ASK: Duration = Duration::from_secs(28);
@@ -48,6 +50,7 @@ pub(super) struct Endpoints {
     pub(super) addresses: Addresses,
     /// Packets that look like answers of STUN servers.
     pub(super) answers: mpsc::Receiver<(SocketAddr, PacketMut)>,
+    pub(super) mapping: watch::Receiver<PortMapping>,
     pub(super) own: watch::Sender<Vec<Endpoint>>,
 }
 
@@ -58,6 +61,7 @@ struct Found {
     questions: Vec<(Question, SocketAddr)>,
     /// One for each family, and since when it has not been confirmed.
     seen: Vec<(SocketAddr, Instant)>,
+    mapped: Option<SocketAddr>,
 }
 
 impl Endpoints {
@@ -89,6 +93,12 @@ impl Endpoints {
                     Ok(()) => ask = Instant::now(),
                     Err(_) => return,
                 },
+                Ok(()) = self.mapping.changed() => {
+                    found.mapped = match *self.mapping.borrow_and_update() {
+                        PortMapping::Mapped { external, .. } => Some(external),
+                        _ => None,
+                    };
+                }
                 Some((from, packet)) = self.answers.recv() => {
                     let was_seen = !found.seen.is_empty();
                     found.answer(from, packet.as_ref(), self.policy);
@@ -194,14 +204,32 @@ impl Found {
 
     fn endpoints(&self) -> Vec<Endpoint> {
         let local = self.local.iter().map(|address| (*address, EndpointType::Local));
+        let mapped = self.mapped.map(|address| (address, EndpointType::PortMapped));
         let seen = self
             .seen
             .iter()
-            .map(|(address, _)| (*address, EndpointType::Stun))
-            .filter(|(address, _)| !self.local.contains(address));
-        let all = local.chain(seen);
-        all.map(|(endpoint, ty)| Endpoint { endpoint, ty }).collect()
+            .map(|(address, _)| (*address, EndpointType::Stun));
+        let mut all: Vec<Endpoint> = Vec::new();
+        for (endpoint, ty) in local.chain(mapped).chain(seen) {
+            if all.iter().all(|known| known.endpoint != endpoint) {
+                all.push(Endpoint { endpoint, ty });
+            }
+        }
+        all
     }
+}
+
+/// As the status of the node tells them.
+pub(in crate::embedded) fn reported(endpoints: &[Endpoint]) -> Vec<NodeEndpoint> {
+    let kind = |ty| match ty {
+        EndpointType::PortMapped => EndpointKind::Mapped,
+        EndpointType::Stun => EndpointKind::Seen,
+        _ => EndpointKind::Local,
+    };
+    let reported = endpoints.iter();
+    reported
+        .map(|endpoint| NodeEndpoint::new(endpoint.endpoint, kind(endpoint.ty)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -246,19 +274,23 @@ mod tests {
         }
         found.local.insert("[2001:db8::1]:7".parse().unwrap());
         found.local.insert("192.168.1.2:7".parse().unwrap());
+        found.mapped = Some("203.0.113.5:7".parse().unwrap());
         let told: Vec<_> = found
             .endpoints()
             .iter()
-            .map(|endpoint| (endpoint.endpoint.to_string(), endpoint.ty == EndpointType::Stun))
+            .map(|endpoint| (endpoint.endpoint.to_string(), endpoint.ty))
             .collect();
         assert_eq!(
             told,
             [
-                ("192.168.1.2:7".to_owned(), false),
-                ("[2001:db8::1]:7".to_owned(), false),
-                ("203.0.113.5:2".to_owned(), true)
+                ("192.168.1.2:7".to_owned(), EndpointType::Local),
+                ("[2001:db8::1]:7".to_owned(), EndpointType::Local),
+                ("203.0.113.5:7".to_owned(), EndpointType::PortMapped),
+                ("203.0.113.5:2".to_owned(), EndpointType::Stun)
             ]
         );
+        found.mapped = Some("203.0.113.5:2".parse().unwrap());
+        assert_eq!(found.endpoints().len(), 3, "two ways to know one address");
     }
 
     #[test]

@@ -57,6 +57,7 @@ struct Side {
     direct: Direct,
     disco: DiscoKeyPair,
     arrived: mpsc::UnboundedReceiver<(SocketAddr, Vec<u8>)>,
+    mapping: watch::Sender<PortMapping>,
     task: JoinHandle<()>,
 }
 
@@ -65,6 +66,7 @@ impl Side {
         let key = NodePublicKey::from_bytes([n; 32]);
         let disco = DiscoKeyPair::random();
         let (port, direct, runner) = open(0, Policy { loopback: true }, key).unwrap();
+        let mapping = runner.mapping.clone();
         let (inbound, arrived) = mpsc::unbounded_channel();
         let ground = Arc::new(Ground {
             key,
@@ -85,6 +87,7 @@ impl Side {
             direct,
             disco,
             arrived,
+            mapping,
         }
     }
 
@@ -247,6 +250,28 @@ async fn a_stun_server_is_asked_through_the_same_socket() {
     }
     let told = own.wait_for(|own| own.iter().any(|own| own.endpoint == seen));
     timeout(LONG, told).await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_of_the_router_is_told_for_as_long_as_it_is_mapped() {
+    let side = Side::new(1);
+    let router = Ipv4Addr::new(192, 168, 1, 1).into();
+    let external: SocketAddr = "203.0.113.5:41641".parse().unwrap();
+    let is_told = |own: &Vec<Endpoint>| {
+        own.iter()
+            .any(|own| own.endpoint == external && own.ty == ts_control::EndpointType::PortMapped)
+    };
+    let mut own = side.direct.own();
+    side.mapping.send_replace(PortMapping::Mapped {
+        router,
+        protocol: "PCP",
+        external,
+    });
+    timeout(LONG, own.wait_for(is_told)).await.unwrap().unwrap();
+    assert_eq!(*side.direct.mapping().borrow(), *side.mapping.borrow());
+    side.mapping.send_replace(PortMapping::Asking { router });
+    let withdrawn = own.wait_for(|own| !is_told(own));
+    timeout(LONG, withdrawn).await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]
