@@ -57,7 +57,7 @@ use self::counted::Counted;
 use self::host::NoHost;
 use self::leases::Leases;
 use self::loopback::Loopback;
-use self::places::Places;
+use self::places::{Places, SharedPlaces};
 use self::samples::Samples;
 use self::socket::Access;
 use self::state::Shared;
@@ -70,6 +70,10 @@ pub const MAX_CONNECTIONS: usize = 1000;
 
 /// The most bodies that are sent to peers as they arrive. Up to 16 MiB of each are held in memory where the peer takes no streams.
 const MAX_UPLOADS: usize = 16;
+
+/// The most of them by callers without all rights, and by one of these: how long they take is up to the caller.
+const MAX_UPLOADS_OF_OTHERS: usize = 12;
+const MAX_UPLOADS_OF_ONE: usize = 6;
 
 /// Questions that wait for the task that listens on loopback.
 const WAITING: usize = 16;
@@ -203,7 +207,7 @@ impl LocalApiBuilder {
             outbox: self.outbox,
             connections: Places::new(self.max_connections),
             bodies: Bodies::default(),
-            uploads: Places::new(MAX_UPLOADS),
+            uploads: SharedPlaces::new(MAX_UPLOADS, MAX_UPLOADS_OF_OTHERS, MAX_UPLOADS_OF_ONE),
             conflicts: conflicts.clone(),
             counted: Counted::default(),
             samples: Samples::default(),

@@ -13,6 +13,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::hosts;
 use crate::keeping::{Keeping, Without};
+use crate::panics;
 use crate::remedy;
 use crate::settings::Settings;
 
@@ -27,9 +28,7 @@ pub(crate) fn block_on_all_cores<T>(future: impl Future<Output = Outcome<T>>) ->
 }
 
 fn run_on<T>(mut runtime: tokio::runtime::Builder, future: impl Future<Output = Outcome<T>>) -> Outcome<T> {
-    let runtime = runtime.enable_all().build();
-    let runtime =
-        runtime.map_err(|error| Failure::failed("the async runtime cannot be started").caused_by(error))?;
+    let runtime = runtime.enable_all().build().map_err(panics::refused)?;
     runtime.block_on(future)
 }
 

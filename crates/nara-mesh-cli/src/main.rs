@@ -23,6 +23,7 @@ mod open_files;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod output;
+mod panics;
 mod peer_events;
 mod permissions;
 mod places;

@@ -32,6 +32,7 @@ use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::failure::{Failure, Outcome};
+use crate::panics;
 
 /// The variables of which one names the collector.
 const ENDPOINTS: [&str; 2] = [
@@ -73,7 +74,7 @@ where
         .thread_name("otlp")
         .enable_all()
         .build()
-        .map_err(|error| unusable(error.into()))?;
+        .map_err(panics::refused)?;
     let sender = Sender {
         runtime: Some(runtime),
         is_failing: AtomicBool::new(false),

@@ -9,10 +9,10 @@ use crate::arguments::{self, Refused};
 use crate::cli::Command;
 use crate::command;
 use crate::exit::Exit;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::printer::print_failure;
 use crate::settings::Settings;
-use crate::{log, output, permissions, remedy};
+use crate::{log, output, panics, permissions, remedy};
 use clap::ColorChoice;
 
 /// How long the reader of our output may take for the last lines.
@@ -37,7 +37,7 @@ pub(crate) fn run() -> ExitCode {
     let quiet_log = matches!(cli.command, Command::Demo(_) | Command::Doctor(_));
     let settings = Settings::new(cli.global, sources, quiet_log);
     remedy::remember(&settings.sources);
-    let exit = try_run(&cli.command, &settings).unwrap_or_else(|failure| {
+    let exit = panics::caught(|| try_run(&cli.command, &settings)).unwrap_or_else(|failure| {
         print_failure(&failure, settings.verbose);
         failure.exit
     });
@@ -67,10 +67,10 @@ fn try_run(command: &Command, settings: &Settings) -> Outcome {
 
 /// What others rely on does not depend on who reads its output.
 fn become_daemon() -> Outcome<()> {
-    output::detach().map_err(|error| Failure::failed("stdout and stderr cannot be used").caused_by(error))?;
+    output::detach().map_err(panics::refused)?;
     // The usual hook writes to stderr and waits for it.
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
-    survive_hangups().map_err(|error| Failure::failed("signal handlers cannot be installed").caused_by(error))
+    survive_hangups().map_err(panics::refused)
 }
 
 /// Without a terminal, a hangup asks for a reload: from now on, not only when the nara runs.

@@ -7,6 +7,7 @@ pub(crate) use self::sockets::{runtime_folder, socket_in};
 use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -71,7 +72,29 @@ struct Hangs {
 /// # Errors
 /// Several naras run, or none is the one that is meant while others run.
 pub(crate) fn find(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient>> {
-    search(args, settings).map_err(or_direct)
+    dispensable(|| search(args, settings))
+}
+
+/// Whether the command does without the running nara through which it works, if it is told to.
+static IS_DISPENSABLE: AtomicBool = AtomicBool::new(false);
+
+/// Looks for the running nara, for a command that can do without it.
+fn dispensable(search: impl FnOnce() -> Outcome<Option<LocalClient>>) -> Outcome<Option<LocalClient>> {
+    IS_DISPENSABLE.store(true, Ordering::Relaxed);
+    let found = search();
+    if matches!(found, Ok(None)) {
+        // What such a command still tells a running nara goes through it alone.
+        IS_DISPENSABLE.store(false, Ordering::Relaxed);
+    }
+    found
+}
+
+/// A hint about the running nara, with the way around it where this command has one.
+fn or_direct(hint: &str) -> String {
+    match IS_DISPENSABLE.load(Ordering::Relaxed) {
+        true => format!("{hint}, or pass --direct"),
+        false => hint.to_owned(),
+    }
 }
 
 fn search(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient>> {
@@ -110,9 +133,11 @@ fn search(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient
         (_, None) => Ok(None),
         (None, Some(served)) => match &served[..] {
             [only] => answering(only, settings).map(Some),
-            several => Err(Failure::usage(format!("several naras run: {}", shown(several))).hint(
-                "choose one with --name NAME or --api-socket FILE (NARA_MESH_SOCKET), or pass --direct to use none",
-            )),
+            several => Err(
+                Failure::usage(format!("several naras run: {}", shown(several))).hint(or_direct(
+                    "choose one with --name NAME or --api-socket FILE (NARA_MESH_SOCKET)",
+                )),
+            ),
         },
         (Some(name), Some(served)) => {
             let possible = served.iter().filter(|socket| may_be(socket, name.as_str(), None));
@@ -120,7 +145,10 @@ fn search(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient
             let is_named = |status: &Status| status.name == name.as_str();
             let found = first(&possible, settings, is_named)?;
             found.map(Some).ok_or_else(|| {
-                let message = format!("no nara {name} runs for this user; on these sockets others do: {}", shown(&served));
+                let message = format!(
+                    "no nara {name} runs for this user; on these sockets others do: {}",
+                    shown(&served)
+                );
                 Failure::new(Exit::Unreachable, message).hint("check --name, or start it: `nara-mesh serve`")
             })
         }
@@ -194,21 +222,12 @@ fn hangs(client: &LocalClient, patience: Duration) -> Failure {
     };
     Failure::new(Exit::Unreachable, hangs.to_string())
         .caused_by(hangs)
-        .hint(END_IT)
+        .hint(or_direct(END_IT))
 }
 
 /// Whether a command failed because a running nara hangs.
 pub(crate) fn is_hanging(failure: &Failure) -> bool {
     failure.source.as_ref().is_some_and(|source| source.is::<Hangs>())
-}
-
-/// The failure of a command that can do without the running nara.
-fn or_direct(failure: Failure) -> Failure {
-    if is_hanging(&failure) {
-        failure.hint(format!("{END_IT}; --direct does without it"))
-    } else {
-        failure
-    }
 }
 
 /// The nara behind a socket, if it answers.
@@ -351,7 +370,7 @@ where
 /// As [`find`], for what the running nara does best: with a data folder, also if the command line describes another way to
 /// the mesh.
 pub(crate) fn preferred(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient>> {
-    only(args, settings).map_err(or_direct)
+    dispensable(|| only(args, settings))
 }
 
 /// As [`preferred`], for commands that fail if it gives none.
@@ -457,7 +476,7 @@ impl From<CallError> for Failure {
                 .hint("run the command again; the log of that nara says why it ended"),
             error => Self::failed(error.to_string())
                 .caused_by(error)
-                .hint("see the log of that nara, or pass --direct"),
+                .hint(or_direct("see the log of that nara")),
         }
     }
 }

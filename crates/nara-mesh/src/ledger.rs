@@ -31,6 +31,9 @@ pub(crate) use select::select;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{LedgerCheck, LedgerCopy, SqliteLedger};
 
+#[cfg(feature = "sqlite")]
+pub use crate::folder_owner::as_owner_of_folder;
+
 use std::fmt::Debug;
 
 use futures_util::future::BoxFuture;

@@ -67,6 +67,8 @@ mod clock_watch;
 mod coverage;
 pub mod defaults;
 pub mod discovery;
+#[cfg(feature = "sqlite")]
+mod folder_owner;
 mod gathered;
 pub mod gossip;
 pub mod identity;

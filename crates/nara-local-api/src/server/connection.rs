@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::GRACE;
-use super::rights::Rights;
+use super::rights::Caller;
 use super::socket::Access;
 use super::state::Shared;
 
@@ -66,8 +66,8 @@ impl Acceptor {
     }
 
     fn accept(&self, stream: UnixStream) {
-        let rights = match self.access.rights(&stream) {
-            Ok(Some(rights)) => rights,
+        let caller = match self.access.caller(&stream) {
+            Ok(Some(caller)) => caller,
             Ok(None) => {
                 let caller = stream.peer_cred().map(|caller| caller.uid()).ok();
                 tracing::warn!(?caller, "another user tried to use the local API: refused");
@@ -86,22 +86,22 @@ impl Acceptor {
         };
         let (router, stopping) = (self.router.clone(), self.stopping.clone());
         self.tasks.spawn(async move {
-            serve(stream, Some(rights), router, stopping).await;
+            serve(stream, Some(caller), router, stopping).await;
             drop(place);
         });
     }
 }
 
-/// Serves one connection until it ends, or until some time after the API does. `rights`: what the connection itself proves.
-pub(super) async fn serve<S>(stream: S, rights: Option<Rights>, router: Router, stopping: CancellationToken)
+/// Serves one connection until it ends, or until some time after the API does. `caller`: whom the connection itself proves.
+pub(super) async fn serve<S>(stream: S, caller: Option<Caller>, router: Router, stopping: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        if let Some(rights) = rights {
-            request.extensions_mut().insert(rights);
+        if let Some(caller) = caller.clone() {
+            request.extensions_mut().insert(caller);
         }
         router.clone().oneshot(request.map(Body::new))
     });

@@ -7,6 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
+use nara_mesh::ledger::as_owner_of_folder;
 use rusqlite::{Connection, ErrorCode};
 
 /// How long a statement waits for another process that reads the database.
@@ -48,6 +49,10 @@ impl From<rusqlite::Error> for DatabaseError {
 
 /// Opens a database, or makes it with this schema, readable for its owner only.
 pub(super) fn open(path: &Path, schema: &str) -> Result<Connection, DatabaseError> {
+    as_owner_of_folder(path, || open_as_owner(path, schema)).map_err(DatabaseError::File)?
+}
+
+fn open_as_owner(path: &Path, schema: &str) -> Result<Connection, DatabaseError> {
     let mut options = OpenOptions::new();
     options.create(true).append(true).mode(0o600);
     let file = options.open(path).map_err(DatabaseError::File)?;

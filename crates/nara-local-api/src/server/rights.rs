@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -7,10 +9,18 @@ use http::StatusCode;
 pub use crate::model::Rights;
 use crate::{Problem, ProblemClass};
 
-/// Refuses callers with lesser rights. Connections put the rights of their caller into the extensions.
+/// Who calls, and what it may do. Connections put it into the extensions.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    pub(super) rights: Rights,
+    /// A user of this machine, a token, or the page.
+    pub(super) who: Arc<str>,
+}
+
+/// Refuses callers with lesser rights.
 pub(super) async fn require(State(wanted): State<Rights>, request: Request, next: Next) -> Response<Body> {
-    match request.extensions().get::<Rights>() {
-        Some(rights) if *rights >= wanted => next.run(request).await,
+    match request.extensions().get().map(|caller: &Caller| caller.rights) {
+        Some(rights) if rights >= wanted => next.run(request).await,
         rights => {
             let given = rights.map_or("none", |rights| rights.as_str());
             let detail = format!(
@@ -42,8 +52,9 @@ mod tests {
                 .route("/", get(async || "done"))
                 .route_layer(from_fn_with_state(wanted, require));
             let mut request = Request::new(Body::empty());
-            if let Some(given) = given {
-                request.extensions_mut().insert(given);
+            if let Some(rights) = given {
+                let who = "somebody".into();
+                request.extensions_mut().insert(Caller { rights, who });
             }
             router.oneshot(request).await.unwrap().status()
         };

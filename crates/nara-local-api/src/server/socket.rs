@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::{UnixListener, UnixSocket};
 
-use super::rights::Rights;
+use super::rights::{Caller, Rights};
 
 /// The longest path of a socket that every Unix takes.
 const LONGEST_PATH: usize = 103;
@@ -67,9 +67,14 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// What the caller at the other end may do; `None`: nothing.
-    pub(super) fn rights(&self, stream: &tokio::net::UnixStream) -> io::Result<Option<Rights>> {
-        Ok(self.rights_of(stream.peer_cred()?.uid(), own_user()?))
+    /// The caller at the other end; `None`: it may do nothing.
+    pub(super) fn caller(&self, stream: &tokio::net::UnixStream) -> io::Result<Option<Caller>> {
+        let user = stream.peer_cred()?.uid();
+        let rights = self.rights_of(user, own_user()?);
+        Ok(rights.map(|rights| Caller {
+            rights,
+            who: format!("user {user}").into(),
+        }))
     }
 
     fn rights_of(&self, caller: u32, own: u32) -> Option<Rights> {

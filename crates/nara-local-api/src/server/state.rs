@@ -22,7 +22,7 @@ use super::inbox::Inbox;
 use super::journeys::Journeys;
 use super::leases::Leases;
 use super::outbox::Outbox;
-use super::places::Places;
+use super::places::{Places, SharedPlaces};
 use super::samples::Samples;
 use super::transfers::Transfers;
 use super::web::Web;
@@ -40,7 +40,7 @@ pub(super) struct Shared {
     pub(super) connections: Places,
     pub(super) bodies: Bodies,
     /// Bodies that are sent to peers as they arrive.
-    pub(super) uploads: Places,
+    pub(super) uploads: SharedPlaces,
     pub(super) conflicts: Conflicts,
     pub(super) counted: Counted<(LedgerEpoch, i64, usize), LedgerSummary>,
     pub(super) samples: Samples,

@@ -7,18 +7,20 @@ use std::time::Duration;
 use http::StatusCode;
 use nara_mesh::client::SyncProgress;
 use nara_proto::time::UnixMillis;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::places::Places;
-use crate::model::{Progress, Rights, Transfer, TransferKind};
+use super::places::{Place, SharedPlaces};
+use super::rights::Caller;
+use crate::model::{Progress, Transfer, TransferKind};
 use crate::{Problem, ProblemClass};
 
 /// The most transfers and comparisons at once: each keeps the ledger and a core busy.
 const MOST: usize = 16;
 
-/// The most of them by callers without all rights: the operator always finds a place.
+/// The most of them by callers without all rights, and by one of these.
 const MOST_OF_OTHERS: usize = 12;
+const MOST_OF_ONE: usize = 6;
 
 /// How long a transfer may take. What came until then is stored.
 pub(super) const LONGEST: Duration = Duration::from_secs(6 * 60 * 60);
@@ -26,17 +28,14 @@ pub(super) const LONGEST: Duration = Duration::from_secs(6 * 60 * 60);
 /// The transfers that go on.
 #[derive(Clone, Debug)]
 pub(super) struct Transfers {
-    places: Arc<Places>,
-    /// Those among them that callers without all rights may take.
-    of_others: Arc<Places>,
+    places: SharedPlaces,
     table: Arc<Mutex<Table>>,
 }
 
 impl Default for Transfers {
     fn default() -> Self {
         Self {
-            places: Arc::new(Places::new(MOST)),
-            of_others: Arc::new(Places::new(MOST_OF_OTHERS)),
+            places: SharedPlaces::new(MOST, MOST_OF_OTHERS, MOST_OF_ONE),
             table: Arc::default(),
         }
     }
@@ -64,33 +63,22 @@ pub(super) struct Running {
     _place: Place,
 }
 
-/// A place, and the one of callers without all rights.
-type Place = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
-
 /// What a transfer is, with whom, and for whom.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Of<'a> {
     pub(super) kind: TransferKind,
     pub(super) peer: &'a str,
-    pub(super) rights: Rights,
+    pub(super) caller: &'a Caller,
 }
 
 impl Transfers {
-    fn place(&self, rights: Rights) -> Option<Place> {
-        let of_others = match rights {
-            Rights::All => None,
-            _ => Some(self.of_others.take()?),
-        };
-        Some((self.places.take()?, of_others))
-    }
-
     pub(super) fn begin(
         &self,
-        Of { kind, peer, rights }: Of<'_>,
+        Of { kind, peer, caller }: Of<'_>,
         now: UnixMillis,
         progress: watch::Receiver<SyncProgress>,
     ) -> Result<Running, Problem> {
-        let place = self.place(rights).ok_or_else(|| too_many(rights))?;
+        let place = self.places.take(caller).ok_or_else(|| self.too_many(caller))?;
         let mut table = self.table();
         table.newest += 1;
         let id = table.newest;
@@ -118,7 +106,15 @@ impl Transfers {
 
     /// How many places are taken, and how many there are.
     pub(super) fn in_use(&self) -> (usize, usize) {
-        (self.places.taken(), self.places.most())
+        self.places.in_use()
+    }
+
+    fn too_many(&self, caller: &Caller) -> Problem {
+        let (status, class) = (StatusCode::SERVICE_UNAVAILABLE, ProblemClass::Failed);
+        let detail = self.places.full(caller, "transfers");
+        let problem = Problem::new("too_many_transfers", status, class, detail);
+        problem
+            .hint("wait until one of them ends (GET /v1/transfers), or end one (DELETE /v1/transfers/{id})")
     }
 
     /// All of them, oldest first.
@@ -139,16 +135,6 @@ impl Transfers {
         // Each change is one insertion or removal.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn too_many(rights: Rights) -> Problem {
-    let detail = match rights {
-        Rights::All => format!("{MOST} transfers go on already"),
-        _ => format!("{MOST_OF_OTHERS} transfers go on already that programs without all rights began"),
-    };
-    let (status, class) = (StatusCode::SERVICE_UNAVAILABLE, ProblemClass::Failed);
-    let problem = Problem::new("too_many_transfers", status, class, detail);
-    problem.hint("wait until one of them ends (GET /v1/transfers), or end one (DELETE /v1/transfers/{id})")
 }
 
 impl Entry {

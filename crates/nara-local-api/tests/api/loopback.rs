@@ -17,18 +17,17 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::scene::Scene;
-use crate::transfers::silent_carol;
 
 /// A nara whose API listens on loopback.
-struct Loopback {
-    scene: Scene,
-    address: SocketAddr,
+pub(crate) struct Loopback {
+    pub(crate) scene: Scene,
+    pub(crate) address: SocketAddr,
     token: String,
     folder: TempDir,
 }
 
 impl Loopback {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_owned();
         let scene = Scene::with(move |builder| builder.folder(path)).await;
@@ -63,7 +62,7 @@ impl Loopback {
         self.raw(&head, body).await
     }
 
-    fn bearer(&self) -> String {
+    pub(crate) fn bearer(&self) -> String {
         format!("authorization: Bearer {}", self.token)
     }
 
@@ -71,7 +70,7 @@ impl Loopback {
         format!("origin: http://{}", self.address)
     }
 
-    async fn token(&self, rights: Rights) -> String {
+    pub(crate) async fn token(&self, rights: Rights) -> String {
         let made = self
             .scene
             .client
@@ -123,35 +122,6 @@ fn is_for_no_other_origin(answer: &str) -> bool {
         && head.contains("content-security-policy: default-src 'none'; script-src 'self'")
         && head.contains("frame-ancestors 'none'")
         && head.contains("cache-control: no-store")
-}
-
-#[tokio::test]
-async fn callers_without_all_rights_leave_the_operator_a_place_for_a_transfer() {
-    let local = Loopback::new().await;
-    let silent = silent_carol(&local.scene).await;
-    let token = local.token(Rights::Messages).await;
-    let what = "/v1/peers/carol/sync?timeout_ms=600000";
-    let begin = async || {
-        let mut stream = TcpStream::connect(local.address).await.unwrap();
-        let head = format!("POST {what} HTTP/1.1\r\nhost: {}\r\n{token}", local.address);
-        let request = format!("{head}\r\ncontent-length: 0\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut status = [0; 12];
-        stream.read_exact(&mut status).await.unwrap();
-        (stream, String::from_utf8_lossy(&status).into_owned())
-    };
-    let mut held = Vec::new();
-    for _ in 0..12 {
-        let (stream, status) = begin().await;
-        assert_eq!(status, "HTTP/1.1 200");
-        held.push(stream);
-    }
-    assert_eq!(begin().await.1, "HTTP/1.1 503");
-    let client = &local.scene.client;
-    let own = client.events(Method::POST, what).await;
-    assert!(own.is_ok());
-    drop((own, held, silent));
-    local.scene.end().await;
 }
 
 #[tokio::test]

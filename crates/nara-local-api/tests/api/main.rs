@@ -11,6 +11,7 @@ mod events;
 mod loopback;
 mod messages;
 mod outbox;
+mod places;
 mod scene;
 mod services;
 mod transfers;

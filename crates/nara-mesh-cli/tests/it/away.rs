@@ -1,7 +1,8 @@
 //! A nara that goes away while a command works through it.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
@@ -10,8 +11,8 @@ use http::Method;
 use nara_local_api::client::LocalClient;
 use serde_json::{Value, json};
 
-use crate::new_soul;
 use crate::serve::Serving;
+use crate::{new_soul, run, text};
 
 /// `watch` through bob, until it is dropped.
 struct Watch(Child, BufReader<ChildStdout>);
@@ -111,4 +112,52 @@ fn a_watch_goes_on_where_it_was_once_its_nara_is_back() {
     assert_eq!((watch.next(), watch.next()), ("three".into(), "four".into()));
     let told = fs::read_to_string(path.join("watch.stderr")).unwrap();
     assert!(told.contains("the running nara went away"), "{told}");
+}
+
+/// Says who it is as bob does. What else it answers, nobody understands.
+fn of_another_version(path: &Path) {
+    const OTHER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1\r\n\
+                           connection: close\r\n\r\n1";
+    let mut status = Vec::new();
+    let mut bob = UnixStream::connect(path.join("bob/nara.sock")).unwrap();
+    bob.write_all(b"GET /v1/status HTTP/1.1\r\nhost: nara\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    bob.read_to_end(&mut status).unwrap();
+    let listener = UnixListener::bind(path.join("other.sock")).unwrap();
+    std::thread::spawn(move || {
+        for caller in listener.incoming().map_while(Result::ok) {
+            let mut caller = BufReader::new(caller);
+            let mut head = String::new();
+            while caller.read_line(&mut head).is_ok_and(|length| length > 2) {}
+            let answer = if head.starts_with("GET /v1/status ") {
+                &status[..]
+            } else {
+                OTHER
+            };
+            let _ = caller.get_mut().write_all(answer);
+        }
+    });
+}
+
+#[test]
+fn only_a_command_that_can_do_without_the_running_nara_recommends_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let _alice = scene(path);
+    let (_bob, _) = Serving::start(path, "bob");
+    of_another_version(path);
+    for (args, can) in [
+        (&["ping", "alice"][..], true),
+        (&["peers"], true),
+        (&["reload"], false),
+        (&["outbox", "list"], false),
+        (&["world", "list"], false),
+        (&["token", "list"], false),
+        (&["dm", "alice", "hi", "--later"], false),
+    ] {
+        let output = run(path, 1, &[args, &["--api-socket", "other.sock"]].concat());
+        let told = text(&output.stderr);
+        assert!(told.contains("see the log of that nara"), "{args:?}: {told}");
+        assert_eq!(told.contains("--direct"), can, "{args:?}: {told}");
+    }
 }

@@ -11,6 +11,7 @@ mod demo;
 mod doctor;
 mod events;
 mod every_output;
+mod exhausted;
 mod expose;
 #[path = "../../../nara-mesh/tests/support/fake_peer.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]

@@ -443,12 +443,23 @@ fn what_a_command_makes_in_the_data_folder_belongs_to_the_owner_of_the_folder() 
     of("alice", &["restore", "copy.db", "--replace"]);
     of("other", &["restore", "copy.db"]);
     of("new", &["peers", "untrust", "bob"]);
-    for data in ["alice", "other", "new"] {
+    // Beside its ledger, a nara has other databases.
+    let _serving = Serving::start(path, "alice");
+    for (data, databases) in [
+        ("alice", &["ledger", "inbox", "outbox", "stash"][..]),
+        ("other", &["ledger"]),
+        ("new", &["ledger"]),
+    ] {
         let owner = fs::metadata(path.join(data)).unwrap().uid();
-        assert!(path.join(data).join("ledger.db").exists(), "{data}");
+        for database in databases {
+            assert!(
+                path.join(data).join(format!("{database}.db")).exists(),
+                "{data} {database}"
+            );
+        }
         for file in fs::read_dir(path.join(data)).unwrap() {
             let file = file.unwrap();
-            if file.file_name().to_string_lossy().starts_with("ledger.db") {
+            if file.file_name().to_string_lossy().contains(".db") {
                 assert_eq!(file.metadata().unwrap().uid(), owner, "{file:?}");
             }
         }

@@ -5,7 +5,6 @@ mod convert;
 mod failure;
 mod items;
 mod lock;
-mod owner;
 mod peers;
 mod place;
 mod pool;

@@ -20,13 +20,8 @@ impl PeerRegistry {
         peer.note_alive(at);
         let learned = peer.clock().get_or_insert_default().learn(sample, at);
         let Some((offset, warns)) = learned else { return };
-        let mut clocks = self.clocks();
-        clocks.mesh.record(*key, offset.nanos(), at);
-        let median = clocks.mesh.median_without(None, at);
-        drop(clocks);
-        if let Some(nanos) = median {
-            ::metrics::gauge!(metrics::CLOCK_OFFSET_SECONDS).set(nanos as f64 / 1e9);
-        }
+        self.clocks().mesh.record(*key, offset.nanos(), at);
+        self.show_offset();
         if warns {
             let info = peer.info();
             let fault = match self.judge_clocks(Some(key), offset.nanos()) {
@@ -62,11 +57,70 @@ impl PeerRegistry {
         for peer in self.peers() {
             peer.forget_clock();
         }
-        ::metrics::gauge!(metrics::CLOCK_OFFSET_SECONDS).set(0.0);
+        self.show_offset();
+    }
+
+    /// Forgets the clock of a peer that is not known any more.
+    pub(super) fn forget_clock_of(&self, peer: &Peer) {
+        let Some(key) = peer.key() else { return };
+        self.clocks().mesh.forget(&key);
+        self.show_offset();
+    }
+
+    /// How far the clocks of peers are from ours in the middle, in nanoseconds; 0 if none is known.
+    fn offset_of_all(&self) -> i64 {
+        self.clocks().mesh.median(now()).unwrap_or_default()
+    }
+
+    fn show_offset(&self) {
+        ::metrics::gauge!(metrics::CLOCK_OFFSET_SECONDS).set(self.offset_of_all() as f64 / 1e9);
     }
 
     fn clocks(&self) -> MutexGuard<'_, Clocks> {
         // Every method of them leaves them valid.
         self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use nara_proto::identity::{KeyPair, Soul};
+    use nara_proto::time::UnixNanos;
+
+    use super::*;
+    use crate::registry::PeerInfo;
+
+    const HOUR: i64 = 3_600_000_000_000;
+
+    /// A nara that has proven a clock so far ahead.
+    fn ahead(registry: &PeerRegistry, name: &str, nanos: i64) -> Arc<Peer> {
+        let key = KeyPair::from_soul(&Soul::bond([name.as_bytes()[0]; 32], name)).public_key();
+        let info = PeerInfo::configured(name.parse().unwrap(), key);
+        let peer = registry.register(info).unwrap();
+        let asked = UnixNanos::new(1);
+        let told = UnixNanos::new(1 + nanos);
+        let sample = ClockSample::of_answer(told, Duration::ZERO, asked, asked).unwrap();
+        registry.learn_clock(&peer, &key, sample);
+        peer
+    }
+
+    #[test]
+    fn the_clock_of_the_only_peer_shows_until_it_is_outvoted_or_forgotten() {
+        let registry = PeerRegistry::default();
+        assert_eq!(registry.offset_of_all(), 0);
+        let bob = ahead(&registry, "bob", HOUR);
+        assert_eq!(registry.offset_of_all(), HOUR);
+        let carol = ahead(&registry, "carol", 0);
+        assert_eq!(registry.offset_of_all(), 0);
+        registry.remove(&carol);
+        assert_eq!(registry.offset_of_all(), HOUR);
+        registry.remove(&bob);
+        assert_eq!(registry.offset_of_all(), 0);
+        ahead(&registry, "bob", HOUR);
+        registry.clock_was_set();
+        assert_eq!(registry.offset_of_all(), 0);
     }
 }

@@ -226,6 +226,7 @@ impl PeerRegistry {
     /// Tells of a peer that was taken out of the table.
     fn removed(&self, peer: &Peer) {
         self.forget_succession(peer);
+        self.forget_clock_of(peer);
         self.changed();
         self.emit(PeerEvent::Unregistered(peer.info()));
     }

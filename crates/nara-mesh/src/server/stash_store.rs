@@ -57,6 +57,7 @@ mod sqlite {
     use rusqlite::{Connection, params};
 
     use super::{SealedStash, StashStore};
+    use crate::folder_owner::as_owner_of_folder;
 
     /// How long a statement waits for another process that uses the database.
     const BUSY: Duration = Duration::from_secs(5);
@@ -72,6 +73,10 @@ mod sqlite {
         /// If that is not possible.
         pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
             let path = path.as_ref();
+            as_owner_of_folder(path, || Self::open_as_owner(path))?
+        }
+
+        fn open_as_owner(path: &Path) -> io::Result<Self> {
             let mut options = std::fs::OpenOptions::new();
             options.create(true).append(true);
             #[cfg(unix)]
@@ -79,6 +84,10 @@ mod sqlite {
             options.open(path)?;
             let connection = Connection::open(path).map_err(failed)?;
             connection.busy_timeout(BUSY).map_err(failed)?;
+            // Its files are made now, by their owner. The journal is made anew by each change.
+            connection
+                .pragma_update(None, "journal_mode", "wal")
+                .map_err(failed)?;
             connection
                 .execute_batch(
                     "CREATE TABLE IF NOT EXISTS stashes (

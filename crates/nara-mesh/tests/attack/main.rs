@@ -33,6 +33,7 @@ mod succession;
 #[expect(dead_code, reason = "other tests use more of it")]
 mod support;
 mod swaps;
+mod tellers;
 mod tls;
 mod together;
 mod v2;

@@ -21,7 +21,7 @@ use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds};
 
 use crate::naras::{nara, nara_with_seed, pinned, tease};
 
-const AT: i64 = 1_769_100_000_250;
+pub(crate) const AT: i64 = 1_769_100_000_250;
 
 /// The way that statements take into bob.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,11 +44,11 @@ const WAYS: [Way; 6] = [
 ];
 
 /// Dora, with her `n`th key.
-fn dora(n: u8) -> LocalNara {
+pub(crate) fn dora(n: u8) -> LocalNara {
     nara_with_seed("dora", n)
 }
 
-fn stated(at: i64, old: u8, new: Option<u8>) -> SyncEvent {
+pub(crate) fn stated(at: i64, old: u8, new: Option<u8>) -> SyncEvent {
     let at = UnixMillis::new(AT + at);
     let (name, old) = (dora(1).name().clone(), dora(old));
     let statement = match new {
@@ -58,7 +58,7 @@ fn stated(at: i64, old: u8, new: Option<u8>) -> SyncEvent {
     statement.to_event()
 }
 
-async fn start(nara: LocalNara, ledger: &Arc<dyn Ledger>, known: Vec<PeerInfo>) -> Nara {
+pub(crate) async fn start(nara: LocalNara, ledger: &Arc<dyn Ledger>, known: Vec<PeerInfo>) -> Nara {
     let builder = Nara::builder(nara)
         .listen("127.0.0.1:0".parse().unwrap())
         .ledger(ledger.clone())
@@ -72,11 +72,11 @@ async fn start(nara: LocalNara, ledger: &Arc<dyn Ledger>, known: Vec<PeerInfo>) 
         .unwrap()
 }
 
-fn memory() -> Arc<dyn Ledger> {
+pub(crate) fn memory() -> Arc<dyn Ledger> {
     Arc::new(MemoryLedger::new())
 }
 
-async fn until(what: impl Fn() -> bool) -> bool {
+pub(crate) async fn until(what: impl Fn() -> bool) -> bool {
     for _ in 0..2_000 {
         if what() {
             return true;
@@ -235,7 +235,7 @@ async fn what_the_keys_in_between_say_beside_their_statements_is_kept_on_every_w
 }
 
 /// A nara that another one introduced, or that was met.
-fn known_from(nara: &LocalNara, source: KeySource) -> PeerInfo {
+pub(crate) fn known_from(nara: &LocalNara, source: KeySource) -> PeerInfo {
     PeerInfo {
         name: Some(nara.name().clone()),
         key: Some(PinnedKey {
@@ -247,11 +247,11 @@ fn known_from(nara: &LocalNara, source: KeySource) -> PeerInfo {
     }
 }
 
-fn met(nara: &LocalNara) -> PeerInfo {
+pub(crate) fn met(nara: &LocalNara) -> PeerInfo {
     known_from(nara, KeySource::Ping(([127, 0, 0, 1], 9).into()))
 }
 
-fn introduction(nara: &LocalNara, number: i64) -> SyncEvent {
+pub(crate) fn introduction(nara: &LocalNara, number: i64) -> SyncEvent {
     let payload = HeyTherePayload {
         from: nara.name().to_string(),
         public_key: nara.public_key().to_base64(),
@@ -267,7 +267,11 @@ fn introduction(nara: &LocalNara, number: i64) -> SyncEvent {
 }
 
 /// Bob, and what eve tells him, in one zine each.
-async fn told_by_eve(ledger: &Arc<dyn Ledger>, known: Vec<PeerInfo>, zines: Vec<Vec<SyncEvent>>) -> Nara {
+pub(crate) async fn told_by_eve(
+    ledger: &Arc<dyn Ledger>,
+    known: Vec<PeerInfo>,
+    zines: Vec<Vec<SyncEvent>>,
+) -> Nara {
     let bob = start(nara("bob"), ledger, known).await;
     let eve = start(nara("eve"), &memory(), vec![bob.as_peer()]).await;
     for zine in zines {

@@ -37,25 +37,46 @@ impl<K: PartialEq> MeshClock<K> {
         }
     }
 
+    /// Forgets the offset of a peer.
+    pub fn forget(&mut self, peer: &K) {
+        self.offsets.retain(|(known, _, _)| known != peer);
+    }
+
+    /// The median of the offsets of all peers, in nanoseconds; `None` without any. Of two in the middle it is the one nearer to
+    /// 0: as long as half of the peers agree with our clock, it is right.
+    pub fn median(&self, now: Instant) -> Option<i64> {
+        let offsets = self.sorted_without(None, now);
+        let middle = [offsets.len().checked_sub(1)? / 2, offsets.len() / 2];
+        middle
+            .into_iter()
+            .filter_map(|index| offsets.get(index).copied())
+            .min_by_key(|nanos| nanos.unsigned_abs())
+    }
+
     /// The median of the offsets of all peers but one, in nanoseconds; `None` for too few peers.
     pub fn median_without(&self, peer: Option<&K>, now: Instant) -> Option<i64> {
         if self.offsets.len() < MIN_PEERS {
             return None;
         }
-        let young = |at: &Instant| now.saturating_duration_since(*at) <= MAX_AGE;
-        let mut offsets: Vec<i64> = self
-            .offsets
-            .iter()
-            .filter(|(known, _, at)| Some(known) != peer && young(at))
-            .map(|(_, nanos, _)| *nanos)
-            .collect();
+        let offsets = self.sorted_without(peer, now);
         if offsets.len() < MIN_PEERS {
             return None;
         }
-        offsets.sort_unstable();
         let middle = offsets.len() / 2;
         let (low, high) = (offsets[(offsets.len() - 1) / 2], offsets[middle]);
         i64::try_from((i128::from(low) + i128::from(high)) / 2).ok()
+    }
+
+    fn sorted_without(&self, peer: Option<&K>, now: Instant) -> Vec<i64> {
+        let young = |at: &Instant| now.saturating_duration_since(*at) <= MAX_AGE;
+        let offsets = self
+            .offsets
+            .iter()
+            .filter(|(known, _, at)| Some(known) != peer && young(at))
+            .map(|(_, nanos, _)| *nanos);
+        let mut offsets: Vec<i64> = offsets.collect();
+        offsets.sort_unstable();
+        offsets
     }
 
     /// Which clock is probably wrong if the clock of `peer` is `nanos` ahead of ours.
@@ -106,6 +127,31 @@ mod tests {
             None,
             "both are as far from the mesh"
         );
+    }
+
+    #[test]
+    fn one_peer_that_is_off_shows_and_half_of_them_that_agree_with_us_outvote_the_others() {
+        let now = some_instant();
+        let mut clock = MeshClock::default();
+        assert_eq!(clock.median(now), None);
+        clock.record(1, 3_600 * SECOND, now);
+        assert_eq!(clock.median(now), Some(3_600 * SECOND));
+        assert_eq!(
+            clock.judge(None, 3_600 * SECOND, now),
+            None,
+            "either may be wrong"
+        );
+        clock.record(2, -1, now);
+        assert_eq!(clock.median(now), Some(-1));
+        clock.record(3, 3_601 * SECOND, now);
+        assert_eq!(clock.median(now), Some(3_600 * SECOND));
+        clock.record(4, i64::MIN, now);
+        assert_eq!(clock.median(now), Some(-1));
+        assert_eq!(clock.median(now + MAX_AGE * 2), None, "long ago");
+        for peer in 1..=4 {
+            clock.forget(&peer);
+        }
+        assert_eq!(clock.median(now), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
@@ -19,6 +20,7 @@ use tower::ServiceExt as _;
 
 use crate::server::bodies::{LARGEST, PATIENCE, SMALL};
 use crate::server::extract::{LONGEST_CALL, call_limit};
+use crate::server::rights::Caller;
 use crate::server::state::Shared;
 use crate::{Problem, ProblemClass};
 
@@ -54,13 +56,17 @@ const TIMEOUT: &str = "x-nara-timeout-ms";
             content_type = "application/problem+json")
     )
 )]
-pub(super) async fn proxy(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    try_proxy(&shared, request)
+pub(super) async fn proxy(
+    Extension(caller): Extension<Caller>,
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Response {
+    try_proxy(&shared, &caller, request)
         .await
         .unwrap_or_else(|problem| problem.into_response())
 }
 
-async fn try_proxy(shared: &Shared, request: Request) -> Result<Response, Problem> {
+async fn try_proxy(shared: &Shared, caller: &Caller, request: Request) -> Result<Response, Problem> {
     let (mut parts, body) = request.into_parts();
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
         return Err(Problem::invalid(format!(
@@ -83,8 +89,8 @@ async fn try_proxy(shared: &Shared, request: Request) -> Result<Response, Proble
     let (_reserved, _place) = if is_held {
         (shared.bodies.reserve(length).await?, None)
     } else {
-        let place = shared.uploads.wait(PATIENCE).await;
-        (None, Some(place.ok_or_else(|| too_many(shared))?))
+        let place = shared.uploads.wait(caller, PATIENCE).await;
+        (None, Some(place.ok_or_else(|| too_many(shared, caller))?))
     };
     if is_stream {
         return in_time(streamed(handle, outgoing)).await;
@@ -93,9 +99,9 @@ async fn try_proxy(shared: &Shared, request: Request) -> Result<Response, Proble
     Ok(proven(answer.map(Body::from), &verification))
 }
 
-fn too_many(shared: &Shared) -> Problem {
+fn too_many(shared: &Shared, caller: &Caller) -> Problem {
     let (status, class) = (StatusCode::SERVICE_UNAVAILABLE, ProblemClass::Failed);
-    let detail = format!("{} bodies are streamed to peers already", shared.uploads.most());
+    let detail = shared.uploads.full(caller, "bodies that are streamed to peers");
     let problem = Problem::new("too_many_uploads", status, class, detail);
     problem.hint("send again once other programs are done, or without X-Nara-Stream")
 }

@@ -75,7 +75,7 @@ fn limits(shared: &Shared) -> Vec<LimitInUse> {
         ("transfers", shared.transfers.in_use()),
         ("services", services),
         ("body_bytes", shared.bodies.in_use()),
-        ("uploads", (shared.uploads.taken(), shared.uploads.most())),
+        ("uploads", shared.uploads.in_use()),
     ];
     let limit = |(name, (used, most)): (&str, _)| LimitInUse {
         name: name.to_owned(),

@@ -27,10 +27,11 @@ use utoipa::{IntoParams, ToSchema};
 use super::events::cursor;
 use super::sse;
 use crate::model::{
-    Checkpoints, Counts, LiveEvent, Progress, Reconciled, Rights, StreamFault, StreamStatus, Synced,
-    TransferKind, trust_word,
+    Checkpoints, Counts, LiveEvent, Progress, Reconciled, StreamFault, StreamStatus, Synced, TransferKind,
+    trust_word,
 };
 use crate::server::extract::{CallParams, FilterParams, Path, Query, list};
+use crate::server::rights::Caller;
 use crate::server::state::{Answer, Shared};
 use crate::server::transfers::{LONGEST, Of, Running};
 use crate::{Problem, ProblemClass};
@@ -82,7 +83,7 @@ pub(super) struct SyncParams {
     )
 )]
 pub(super) async fn sync(
-    Extension(rights): Extension<Rights>,
+    Extension(caller): Extension<Caller>,
     State(shared): State<Arc<Shared>>,
     Path(peer): Path<String>,
     Query(filter): Query<FilterParams>,
@@ -104,7 +105,7 @@ pub(super) async fn sync(
         let of = Of {
             kind: TransferKind::Sync,
             peer: &peer,
-            rights,
+            caller: &caller,
         };
         return transfer(&shared, of, progress, |_| async move {
             let (report, problem) = match handle.sync_into(&*ledger, filter, options).await {
@@ -134,7 +135,7 @@ pub(super) async fn sync(
     let of = Of {
         kind: TransferKind::Sync,
         peer: &peer,
-        rights,
+        caller: &caller,
     };
     transfer(&shared, of, progress, |_| async move {
         let answer = handle.fetch_sync_events(request).await?.into_inner();
@@ -204,7 +205,7 @@ pub(super) struct ReconcileParams {
     )
 )]
 pub(super) async fn reconcile(
-    Extension(rights): Extension<Rights>,
+    Extension(caller): Extension<Caller>,
     State(shared): State<Arc<Shared>>,
     Path(peer): Path<String>,
     Query(scope): Query<ScopeParams>,
@@ -219,7 +220,7 @@ pub(super) async fn reconcile(
     let of = Of {
         kind: TransferKind::Reconcile,
         peer: &peer,
-        rights,
+        caller: &caller,
     };
     transfer(&shared, of, progress, |_| async move {
         let report = handle.reconcile(&*ledger, scope, options).await?;
@@ -249,7 +250,7 @@ pub(super) struct InSync {
     responses((status = 200, body = InSync), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn check(
-    Extension(rights): Extension<Rights>,
+    Extension(caller): Extension<Caller>,
     State(shared): State<Arc<Shared>>,
     Path(peer): Path<String>,
     Query(scope): Query<ScopeParams>,
@@ -261,7 +262,7 @@ pub(super) async fn check(
     let of = Of {
         kind: TransferKind::Compare,
         peer: &peer,
-        rights,
+        caller: &caller,
     };
     let running = begin(&shared, of, progress)?;
     let ledger: &dyn Ledger = &**shared.nara.ledger();
@@ -297,7 +298,7 @@ pub(super) async fn check(
     )
 )]
 pub(super) async fn checkpoints(
-    Extension(rights): Extension<Rights>,
+    Extension(caller): Extension<Caller>,
     State(shared): State<Arc<Shared>>,
     Path(peer): Path<String>,
     Query(call): Query<CallParams>,
@@ -307,7 +308,7 @@ pub(super) async fn checkpoints(
     let of = Of {
         kind: TransferKind::Checkpoints,
         peer: &peer,
-        rights,
+        caller: &caller,
     };
     transfer(&shared, of, progress, |told| async move {
         let fetched = handle.fetch_checkpoints().await?.into_inner();

@@ -10,7 +10,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
 use super::state::Web;
-use crate::model::Rights;
+use crate::server::rights::{Caller, Rights};
 use crate::{Problem, ProblemClass};
 
 /// The secret of a session of the page. No other page can send it: that would take CORS.
@@ -76,14 +76,14 @@ impl Gate {
         Ok(())
     }
 
-    /// What the caller may do.
-    fn rights(&self, request: &Request) -> Result<Rights, Problem> {
+    /// Who calls, and what it may do.
+    fn caller(&self, request: &Request) -> Result<Caller, Problem> {
         let headers = request.headers();
         self.check_site(headers)?;
         if headers.contains_key(header::AUTHORIZATION) {
             let token = only(headers, &header::AUTHORIZATION).and_then(bearer);
             return token
-                .and_then(|token| self.web.tokens.rights(token))
+                .and_then(|token| self.web.tokens.caller(token))
                 .ok_or_else(|| self.unknown("a wrong token"));
         }
         let Some(secret) = only(headers, &PAGE_HEADER) else {
@@ -97,7 +97,10 @@ impl Gate {
         }
         let cookie = self.cookie_of(headers);
         match cookie {
-            Some(cookie) if self.web.sessions.admits(cookie, secret, self.web.now()) => Ok(Rights::All),
+            Some(cookie) if self.web.sessions.admits(cookie, secret, self.web.now()) => Ok(Caller {
+                rights: Rights::All,
+                who: "page".into(),
+            }),
             _ => Err(self.unknown("no session")),
         }
     }
@@ -158,14 +161,14 @@ pub(super) async fn at_this_address(State(gate): State<Arc<Gate>>, request: Requ
 
 /// Lets callers in that prove who they are.
 pub(super) async fn admit(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
-    match gate.rights(&request) {
-        Ok(rights) => {
+    match gate.caller(&request) {
+        Ok(caller) => {
             let headers = request.headers_mut();
             // What proves the caller to us is none of a peer's business.
             for name in [header::AUTHORIZATION, header::COOKIE, PAGE_HEADER] {
                 headers.remove(name);
             }
-            request.extensions_mut().insert(rights);
+            request.extensions_mut().insert(caller);
             next.run(request).await
         }
         Err(problem) => {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::secret::{self, Hashed};
 use super::storage::{self, StorageError};
 use crate::model::{MadeToken, NewToken, Rights, Token};
+use crate::server::rights::Caller;
 
 /// The most tokens beside the one in the file.
 const MOST: usize = 64;
@@ -81,17 +82,25 @@ impl Tokens {
         Ok(Hashed::of(&token))
     }
 
-    /// What the holder of a token may do. Compares with each of them, so that the time tells nothing.
-    pub(super) fn rights(&self, token: &str) -> Option<Rights> {
+    /// The holder of a token. Compares with each of them, so that the time tells nothing.
+    pub(super) fn caller(&self, token: &str) -> Option<Caller> {
         let given = Hashed::of(token);
         let known = self.known();
-        let own = known.own.iter().map(|own| (own, Rights::All));
-        let made = known.made.iter().map(|made| (&made.sha256, made.rights));
-        own.chain(made)
-            .fold(None, |found, (hash, rights)| match hash.is(&given) {
-                true => Some(rights),
+        let own = known.own.iter().map(|own| (own, Rights::All, OWN));
+        let made = known
+            .made
+            .iter()
+            .map(|made| (&made.sha256, made.rights, &*made.name));
+        let holder = own
+            .chain(made)
+            .fold(None, |found, (hash, rights, name)| match hash.is(&given) {
+                true => Some((rights, name)),
                 false => found,
-            })
+            });
+        holder.map(|(rights, name)| Caller {
+            rights,
+            who: format!("token {name}").into(),
+        })
     }
 
     pub(crate) fn list(&self) -> Vec<Token> {
@@ -207,13 +216,14 @@ mod tests {
             assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
         }
         let tokens = Tokens::read(folder.path()).unwrap();
-        assert_eq!(tokens.rights(own.trim()), Some(Rights::All));
-        assert_eq!(tokens.rights(&read.token), Some(Rights::Read));
-        assert_eq!(tokens.rights(""), None);
+        let rights = |token: &str| tokens.caller(token).map(|caller| caller.rights);
+        assert_eq!(rights(own.trim()), Some(Rights::All));
+        assert_eq!(rights(&read.token), Some(Rights::Read));
+        assert_eq!(rights(""), None);
         assert!(tokens.revoke("read-1").unwrap() && !tokens.revoke("read-1").unwrap());
-        assert_eq!(tokens.rights(&read.token), None);
+        assert_eq!(rights(&read.token), None);
         assert!(tokens.revoke(OWN).unwrap());
-        assert_eq!(tokens.rights(own.trim()), None);
+        assert_eq!(rights(own.trim()), None);
     }
 
     #[test]

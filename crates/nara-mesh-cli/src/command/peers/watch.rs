@@ -1,6 +1,7 @@
 //! `peers --watch`: what changes among the naras of a network.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -199,13 +200,22 @@ pub(super) async fn watch_presence(client: &MeshClient, settings: &Settings, pri
 /// What was said about a nara last.
 #[derive(Debug, PartialEq, Eq)]
 struct Row {
-    address: std::net::SocketAddr,
+    address: SocketAddr,
     path: String,
     host_name: Option<String>,
     protocol: PeerProtocol,
     key_source: Option<String>,
     online: bool,
     presence: PresenceState,
+}
+
+/// How a peer at an address is called, whatever its name looks like.
+fn reference(peer: &PeerInfo, address: SocketAddr) -> PeerRef {
+    match (&peer.name, &peer.id) {
+        (Some(name), _) => name.into(),
+        (None, Some(id)) => id.into(),
+        (None, None) => address.into(),
+    }
 }
 
 async fn tell_nara(
@@ -219,9 +229,7 @@ async fn tell_nara(
         return Ok(());
     };
     let label = peer.label();
-    let Ok(reference) = label.parse::<PeerRef>() else {
-        return Ok(());
-    };
+    let reference = reference(peer, address);
     let pinger = Pinger::Direct {
         client,
         prove_clocks: false,
@@ -274,4 +282,28 @@ async fn tell_nara(
     }))?;
     known.insert(label, row);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nara_that_is_called_like_an_address_is_asked_by_its_name() {
+        let address = ([100, 64, 0, 7], 9632).into();
+        for name in ["bob", "100.64.0.9", "100.64.0.9:9632"] {
+            let peer = PeerInfo {
+                name: Some(name.parse().unwrap()),
+                address: Some(address),
+                ..PeerInfo::default()
+            };
+            let asked = reference(&peer, address);
+            assert!(
+                matches!(&asked, PeerRef::Name(asked) if asked.as_str() == name),
+                "{asked:?}"
+            );
+        }
+        let nameless = reference(&PeerInfo::default(), address);
+        assert!(matches!(nameless, PeerRef::Address(asked) if asked == address));
+    }
 }

@@ -1,8 +1,8 @@
 //! What the operating system tells the program.
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 #[cfg(unix)]
-use crate::output;
+use crate::{output, panics};
 
 /// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,10 +24,7 @@ pub(super) struct Signals {
 impl Signals {
     pub(super) fn new() -> Outcome<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        let watch = |kind| {
-            signal(kind)
-                .map_err(|error| Failure::failed("signal handlers cannot be installed").caused_by(error))
-        };
+        let watch = |kind| signal(kind).map_err(panics::refused);
         Ok(Self {
             interrupt: watch(SignalKind::interrupt())?,
             terminate: watch(SignalKind::terminate())?,

@@ -9,10 +9,10 @@ use rusqlite::{Connection, OpenFlags};
 use super::convert::Converted;
 use super::failure::Failure;
 use super::lock::Lock;
-use super::owner::as_owner_of_folder;
 use super::place::check_file;
 use super::pool::{create_new_private, read_only};
 use super::{rows, schema, sql};
+use crate::folder_owner::as_owner_of_folder;
 use crate::ledger::{LedgerError, SqliteLedger};
 
 /// What a copy of a ledger has.

@@ -15,9 +15,9 @@ use tokio::task::spawn_blocking;
 use super::convert::Converted;
 use super::failure::{Failure, counted};
 use super::lock::Lock;
-use super::owner::as_owner_of_folder;
 use super::place::check_file;
 use super::{schema, sql, wal};
+use crate::folder_owner::as_owner_of_folder;
 use crate::ledger::{LedgerError, Opening};
 
 /// Connections that read at once; more readers wait their turn.

@@ -3,13 +3,14 @@
 use std::io;
 use std::path::Path;
 
-/// Runs `work`, which makes files beside `file`: if root runs it in the folder of another user, then as that user. The files
-/// belong to that user then, and a link in that folder leads to nothing that only root may change.
+/// Runs `work`, which makes files beside `file`, such as a database with its log: if root runs it in the folder of another
+/// user, then as that user, on Linux. The files belong to that user then, and a link in that folder leads to nothing that only
+/// root may change.
 ///
 /// # Errors
-/// Root may not act as that user.
+/// Root may not act as that user, or the system gives no thread.
 #[cfg(target_os = "linux")]
-pub(super) fn as_owner_of_folder<T: Send>(file: &Path, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+pub fn as_owner_of_folder<T: Send>(file: &Path, work: impl FnOnce() -> T + Send) -> io::Result<T> {
     use std::os::unix::fs::MetadataExt as _;
 
     let folder = file
@@ -24,7 +25,7 @@ pub(super) fn as_owner_of_folder<T: Send>(file: &Path, work: impl FnOnce() -> T 
     // Linux keeps users by thread. The rest of the process stays root: it may have a soul to read. The thread knows no runtime,
     // whose threads would keep the user.
     std::thread::scope(|scope| {
-        let working = scope.spawn(|| {
+        let working = std::thread::Builder::new().spawn_scoped(scope, || {
             become_user(owner.uid(), owner.gid()).map_err(|error| {
                 let (shown, uid) = (folder.display(), owner.uid());
                 let text =
@@ -32,15 +33,19 @@ pub(super) fn as_owner_of_folder<T: Send>(file: &Path, work: impl FnOnce() -> T 
                 io::Error::new(error.kind(), text)
             })?;
             Ok(work())
-        });
+        })?;
         working
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
+/// Runs `work`: here threads have no users of their own.
+///
+/// # Errors
+/// None.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn as_owner_of_folder<T>(_: &Path, work: impl FnOnce() -> T) -> io::Result<T> {
+pub fn as_owner_of_folder<T: Send>(_: &Path, work: impl FnOnce() -> T + Send) -> io::Result<T> {
     Ok(work())
 }
 

@@ -1,0 +1,54 @@
+//! A process to which the system gives no more descriptors.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::{new_soul, text};
+
+/// Runs the program with so many descriptors at most. Returns its exit code, and what it printed about its failure.
+fn limited(folder: &Path, files: u32, args: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -n $0; exec \"$@\"", &files.to_string()])
+        .arg(env!("CARGO_BIN_EXE_nara-mesh"))
+        .args(args)
+        .env_clear()
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    (output.status.code(), text(&output.stderr))
+}
+
+#[test]
+fn a_process_without_descriptors_says_so_whatever_it_begins() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    fs::write(path.join("peers.toml"), "").unwrap();
+    let soul = ["--soul-file", "alice.soul"];
+    let mut refused = 0;
+    for args in [
+        &["ping", "127.0.0.1:1", "--timeout", "1s"][..],
+        &["peers", "untrust", "bob"],
+        &["doctor", "--timeout", "1s"],
+        &["watch", "127.0.0.1:1", "--timeout", "1s"],
+        // It ends at once, since it cannot listen there.
+        &["serve", "--listen", "192.0.2.1:1", "--json"],
+        &["serve", "--listen", "127.0.0.1:0", "--log-format", "json"],
+    ] {
+        let serves = args.contains(&"127.0.0.1:0");
+        for files in if serves { 5..10 } else { 5..32 } {
+            let (code, told) = limited(path, files, &[args, &soul].concat());
+            assert!(matches!(code, Some(0..=5)), "{files} {args:?} {code:?}: {told}");
+            assert!(!told.contains("panicked"), "{files} {args:?}: {told}");
+            if told.contains("no more threads or open files") {
+                assert!(
+                    told.contains("LimitNOFILE") && told.contains("Too many open files"),
+                    "{told}"
+                );
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused >= 12, "{refused}");
+}
