@@ -34,6 +34,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use nara_proto::event::{Payload, SyncEvent};
 use nara_proto::identity::{NaraId, NaraName};
 use tokio::sync::watch;
@@ -270,7 +271,7 @@ impl Nara {
     /// it on streams and, if gossip is on, up to 16 of them by zine.
     pub async fn shutdown(mut self, grace: Duration) -> Shutdown {
         match self.running.take() {
-            Some(running) => running.end(grace).await,
+            Some(running) => running.ended(grace).await,
             None => Shutdown::Graceful,
         }
     }
@@ -288,7 +289,7 @@ impl Drop for Nara {
             return;
         };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(running.end(defaults::DROP_GRACE));
+            runtime.spawn(running.ended(defaults::DROP_GRACE));
         }
     }
 }
@@ -297,6 +298,10 @@ impl Running {
     async fn append(&self, event: SyncEvent) -> Result<SyncEvent, LedgerError> {
         let keys = KnownKeys::new(self.local.clone(), self.client.registry().clone());
         own_events::append(&*self.ledger, &keys, event, self.clock.now_nanos()).await
+    }
+
+    fn ended(self, grace: Duration) -> BoxFuture<'static, Shutdown> {
+        Box::pin(self.end(grace))
     }
 
     async fn end(mut self, grace: Duration) -> Shutdown {

@@ -1,5 +1,6 @@
 //! Calls whose answers are events: sync, checkpoints, zines.
 
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use nara_proto::endpoint::{AllCheckpoints, CheckpointsRequest, EventsSync, GossipZine};
 use nara_proto::event::{CheckedEvents, Service, SyncEvent};
@@ -104,27 +105,32 @@ impl PeerHandle {
     ///
     /// # Errors
     /// [`ClientError`]. An event that must not be stored is not an error: see [`CheckedEvents::refused`].
-    pub async fn exchange_zine(&self, events: Vec<SyncEvent>) -> Result<Verified<SyncEvents>, ClientError> {
-        let deadline = self.deadline();
-        let local = &self.exchange.local;
-        let now = self.exchange.clocks.clock().now_seconds();
-        let zine = Zine::signed(local.name().as_str(), now, events, local.keypair());
-        let answer = self
-            .exchange
-            .call::<GossipZine>(&self.peer, &zine, deadline)
-            .await?;
-        let verification = self.verify_inner(&answer)?;
-        let zine = answer.value;
-        let events = self
-            .check(&answer.route, zine.events.unwrap_or_default(), deadline)
-            .await?;
-        let value = SyncEvents {
-            from: zine.from,
-            ts: zine.created_at,
-            events,
-            ..SyncEvents::default()
-        };
-        Ok(Verified::new(value, verification))
+    pub fn exchange_zine(
+        &self,
+        events: Vec<SyncEvent>,
+    ) -> BoxFuture<'_, Result<Verified<SyncEvents>, ClientError>> {
+        Box::pin(async move {
+            let deadline = self.deadline();
+            let local = &self.exchange.local;
+            let now = self.exchange.clocks.clock().now_seconds();
+            let zine = Zine::signed(local.name().as_str(), now, events, local.keypair());
+            let answer = self
+                .exchange
+                .call::<GossipZine>(&self.peer, &zine, deadline)
+                .await?;
+            let verification = self.verify_inner(&answer)?;
+            let zine = answer.value;
+            let events = self
+                .check(&answer.route, zine.events.unwrap_or_default(), deadline)
+                .await?;
+            let value = SyncEvents {
+                from: zine.from,
+                ts: zine.created_at,
+                events,
+                ..SyncEvents::default()
+            };
+            Ok(Verified::new(value, verification))
+        })
     }
 
     async fn next_page(&self, pager: &mut Pager) -> Result<Option<SyncPage>, ClientError> {
@@ -163,43 +169,47 @@ impl PeerHandle {
         }
     }
 
-    async fn fetch_old_checkpoints(&self) -> Result<SyncEvents, ClientError> {
-        let mut checkpoints = SyncEvents::default();
-        loop {
-            let deadline = self.deadline();
-            let received = checkpoints.events.received();
-            let request = CheckpointsRequest {
-                limit: CHECKPOINT_PAGE as u32,
-                offset: u32::try_from(received).unwrap_or(u32::MAX),
-            };
-            let answer = self
-                .exchange
-                .call::<AllCheckpoints>(&self.peer, &request, deadline)
-                .await?;
-            let events = answer.value.checkpoints.unwrap_or_default();
-            checkpoints.more = answer.value.has_more && !events.is_empty();
-            checkpoints
-                .events
-                .append(self.check(&answer.route, events, deadline).await?);
-            if !checkpoints.more || checkpoints.events.received() >= MAX_CHECKPOINTS {
-                return Ok(checkpoints);
+    fn fetch_old_checkpoints(&self) -> BoxFuture<'_, Result<SyncEvents, ClientError>> {
+        Box::pin(async move {
+            let mut checkpoints = SyncEvents::default();
+            loop {
+                let deadline = self.deadline();
+                let received = checkpoints.events.received();
+                let request = CheckpointsRequest {
+                    limit: CHECKPOINT_PAGE as u32,
+                    offset: u32::try_from(received).unwrap_or(u32::MAX),
+                };
+                let answer = self
+                    .exchange
+                    .call::<AllCheckpoints>(&self.peer, &request, deadline)
+                    .await?;
+                let events = answer.value.checkpoints.unwrap_or_default();
+                checkpoints.more = answer.value.has_more && !events.is_empty();
+                checkpoints
+                    .events
+                    .append(self.check(&answer.route, events, deadline).await?);
+                if !checkpoints.more || checkpoints.events.received() >= MAX_CHECKPOINTS {
+                    return Ok(checkpoints);
+                }
             }
-        }
+        })
     }
 
     /// One event sync, with both signatures of the answer verified, but not yet its events.
-    async fn sync(
+    fn sync(
         &self,
         mut request: SyncRequest,
         deadline: Instant,
-    ) -> Result<(Answer<SyncResponse>, Verification), ClientError> {
-        self.exchange.local.name().as_str().clone_into(&mut request.from);
-        let answer = self
-            .exchange
-            .call::<EventsSync>(&self.peer, &request, deadline)
-            .await?;
-        let verification = self.verify_inner(&answer)?;
-        Ok((answer, verification))
+    ) -> BoxFuture<'_, Result<(Answer<SyncResponse>, Verification), ClientError>> {
+        Box::pin(async move {
+            self.exchange.local.name().as_str().clone_into(&mut request.from);
+            let answer = self
+                .exchange
+                .call::<EventsSync>(&self.peer, &request, deadline)
+                .await?;
+            let verification = self.verify_inner(&answer)?;
+            Ok((answer, verification))
+        })
     }
 
     /// Verifies the signature inside an answer, with the key that signed its header. There may be none where the whole

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use nara_proto::endpoint::{DirectMessage, Endpoint, GetCoordinates, MeshMessage, WorldRelay};
 use nara_proto::event::SyncEvent;
 use nara_proto::peer::{CoordinatesResponse, Receipt};
@@ -125,24 +126,26 @@ impl PeerHandle {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn coordinates(&self) -> Result<Verified<CoordinatesResponse>, ClientError> {
-        let exchange = &self.exchange;
-        let answer = exchange
-            .call::<GetCoordinates>(&self.peer, &(), self.deadline())
-            .await?;
-        let told = answer.value.coordinates.as_deref();
-        exchange
-            .registry
-            .learn_distance(&answer.route.peer, answer.arrival.rtt, told);
-        Ok(Verified::new(answer.value, answer.verification))
+    pub fn coordinates(&self) -> BoxFuture<'_, Result<Verified<CoordinatesResponse>, ClientError>> {
+        Box::pin(async move {
+            let exchange = &self.exchange;
+            let answer = exchange
+                .call::<GetCoordinates>(&self.peer, &(), self.deadline())
+                .await?;
+            let told = answer.value.coordinates.as_deref();
+            exchange
+                .registry
+                .learn_distance(&answer.route.peer, answer.arrival.rtt, told);
+            Ok(Verified::new(answer.value, answer.verification))
+        })
     }
 
     /// Sends one signed event directly to the peer.
     ///
     /// # Errors
     /// [`ClientError`]. An event that the peer does not want is not an error: see [`Receipt::success`].
-    pub async fn send_dm(&self, event: SyncEvent) -> Result<Verified<Receipt>, ClientError> {
-        self.call::<DirectMessage>(&event).await
+    pub fn send_dm(&self, event: SyncEvent) -> BoxFuture<'_, Result<Verified<Receipt>, ClientError>> {
+        Box::pin(async move { self.call::<DirectMessage>(&event).await })
     }
 
     /// Hands a world message to the peer as the next nara of its journey. It answers once the message has
@@ -150,19 +153,22 @@ impl PeerHandle {
     ///
     /// # Errors
     /// [`ClientError`]; see [`ClientError::is_stuck_journey`].
-    pub async fn relay_world_message(
-        &self,
-        message: &WorldMessage,
-    ) -> Result<Verified<Receipt>, ClientError> {
-        self.call::<WorldRelay>(message).await
+    pub fn relay_world_message<'a>(
+        &'a self,
+        message: &'a WorldMessage,
+    ) -> BoxFuture<'a, Result<Verified<Receipt>, ClientError>> {
+        Box::pin(self.call::<WorldRelay>(message))
     }
 
     /// Sends a runtime message. The answer is always empty and proves no processing.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn send_runtime_message(&self, message: &RuntimeMessage) -> Result<Verified<()>, ClientError> {
-        self.call::<MeshMessage>(message).await
+    pub fn send_runtime_message<'a>(
+        &'a self,
+        message: &'a RuntimeMessage,
+    ) -> BoxFuture<'a, Result<Verified<()>, ClientError>> {
+        Box::pin(self.call::<MeshMessage>(message))
     }
 
     /// Sends a runtime message and waits up to [`REPLY_TIMEOUT`] for the reply, which comes as a request of the

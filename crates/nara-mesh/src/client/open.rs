@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Body;
 use tokio::time::timeout_at;
@@ -77,32 +78,34 @@ impl PeerHandle {
 }
 
 impl Exchange {
-    async fn request(
-        &self,
-        route: &mut Route,
-        outgoing: &Outgoing,
+    fn request<'a>(
+        &'a self,
+        route: &'a mut Route,
+        outgoing: &'a Outgoing,
         deadline: tokio::time::Instant,
-    ) -> Result<Verified<Response<Bytes>>, Problem> {
-        self.verifier.introduce(route, deadline).await?;
-        let reply = self.send(route, outgoing, deadline).await?;
-        let called = reply.head.address;
-        route.answered_at(called);
-        if !reply.head.claims_proof() && !reply.head.status.is_success() {
-            return Err(self.verifier.refused(route, reply));
-        }
-        let mut answer = Response::new(());
-        *answer.status_mut() = reply.head.status;
-        answer.headers_mut().clone_from(&reply.head.headers);
-        strip_reserved(answer.headers_mut());
-        let asked = reply.head.asked;
-        let verifying = self
-            .verifier
-            // A copy: the buffer of the connection may be larger.
-            .verify(route, reply, deadline, |body| Ok(Bytes::copy_from_slice(body)));
-        let verified = timeout_at(deadline, verifying).await;
-        let (body, verification) = verified.map_err(|_| Problem::Timeout(Stage::Verify))??;
-        self.clocks.learn(&route.peer, &verification, asked, called.ip());
-        Ok(Verified::new(answer.map(|()| body), verification))
+    ) -> BoxFuture<'a, Result<Verified<Response<Bytes>>, Problem>> {
+        Box::pin(async move {
+            self.verifier.introduce(route, deadline).await?;
+            let reply = self.send(route, outgoing, deadline).await?;
+            let called = reply.head.address;
+            route.answered_at(called);
+            if !reply.head.claims_proof() && !reply.head.status.is_success() {
+                return Err(self.verifier.refused(route, reply));
+            }
+            let mut answer = Response::new(());
+            *answer.status_mut() = reply.head.status;
+            answer.headers_mut().clone_from(&reply.head.headers);
+            strip_reserved(answer.headers_mut());
+            let asked = reply.head.asked;
+            let verifying = self
+                .verifier
+                // A copy: the buffer of the connection may be larger.
+                .verify(route, reply, deadline, |body| Ok(Bytes::copy_from_slice(body)));
+            let verified = timeout_at(deadline, verifying).await;
+            let (body, verification) = verified.map_err(|_| Problem::Timeout(Stage::Verify))??;
+            self.clocks.learn(&route.peer, &verification, asked, called.ip());
+            Ok(Verified::new(answer.map(|()| body), verification))
+        })
     }
 
     /// Sends a request of any kind whose bodies may be streams in both directions.
@@ -165,46 +168,49 @@ impl Exchange {
     }
 
     /// Verifies an answer whose body is still to come.
-    async fn accept_open(
-        &self,
-        route: &Route,
+    fn accept_open<'a>(
+        &'a self,
+        route: &'a Route,
         open: OpenReply,
         max_answer: usize,
         deadline: tokio::time::Instant,
-    ) -> Result<Response<AnswerBody>, Problem> {
-        if !open.head.claims_proof() && !open.head.status.is_success() {
-            let reply = self.caller.read(open, Limit::Refusal, deadline).await?;
-            return Err(self.verifier.refused(route, reply));
-        }
-        let mut answer = Response::new(());
-        *answer.status_mut() = open.head.status;
-        answer.headers_mut().clone_from(&open.head.headers);
-        strip_reserved(answer.headers_mut());
-        let (asked, called) = (open.head.asked, open.head.address);
-        let peer = route.to_string();
-        let verifying = timeout_at(deadline, self.verifier.verify_head(route, &open.head, deadline)).await;
-        let head = verifying.map_err(|_| Problem::Timeout(Stage::Verify))??;
-        let (body, verification) = match head {
-            Some((digest, verification)) => {
-                let OpenReply { body, lease, .. } = open;
-                let known = verification.responder.clone().zip(verification.key);
-                let opened_on = known.map(|(name, key)| self.registry.lease(&name, &key));
-                let body = AnswerBody::arriving(body, lease, digest, verification.body, peer, opened_on);
-                (body, verification)
+    ) -> BoxFuture<'a, Result<Response<AnswerBody>, Problem>> {
+        Box::pin(async move {
+            if !open.head.claims_proof() && !open.head.status.is_success() {
+                let reply = self.caller.read(open, Limit::Refusal, deadline).await?;
+                return Err(self.verifier.refused(route, reply));
             }
-            None => {
-                let reply = self.caller.read(open, Limit::Whole(max_answer), deadline).await?;
-                let verifying = self
-                    .verifier
-                    .verify(route, reply, deadline, |body| Ok(body.clone()));
-                let verified = timeout_at(deadline, verifying).await;
-                let (body, verification) = verified.map_err(|_| Problem::Timeout(Stage::Verify))??;
-                (AnswerBody::whole(body, BodyProof::Whole, peer), verification)
-            }
-        };
-        self.clocks.learn(&route.peer, &verification, asked, called.ip());
-        answer.extensions_mut().insert::<Verification>(verification);
-        Ok(answer.map(|()| body))
+            let mut answer = Response::new(());
+            *answer.status_mut() = open.head.status;
+            answer.headers_mut().clone_from(&open.head.headers);
+            strip_reserved(answer.headers_mut());
+            let (asked, called) = (open.head.asked, open.head.address);
+            let peer = route.to_string();
+            let verifying =
+                timeout_at(deadline, self.verifier.verify_head(route, &open.head, deadline)).await;
+            let head = verifying.map_err(|_| Problem::Timeout(Stage::Verify))??;
+            let (body, verification) = match head {
+                Some((digest, verification)) => {
+                    let OpenReply { body, lease, .. } = open;
+                    let known = verification.responder.clone().zip(verification.key);
+                    let opened_on = known.map(|(name, key)| self.registry.lease(&name, &key));
+                    let body = AnswerBody::arriving(body, lease, digest, verification.body, peer, opened_on);
+                    (body, verification)
+                }
+                None => {
+                    let reply = self.caller.read(open, Limit::Whole(max_answer), deadline).await?;
+                    let verifying = self
+                        .verifier
+                        .verify(route, reply, deadline, |body| Ok(body.clone()));
+                    let verified = timeout_at(deadline, verifying).await;
+                    let (body, verification) = verified.map_err(|_| Problem::Timeout(Stage::Verify))??;
+                    (AnswerBody::whole(body, BodyProof::Whole, peer), verification)
+                }
+            };
+            self.clocks.learn(&route.peer, &verification, asked, called.ip());
+            answer.extensions_mut().insert::<Verification>(verification);
+            Ok(answer.map(|()| body))
+        })
     }
 
     /// Whether the body of a request may be sent while it is made. A peer of which that is not known yet is asked.

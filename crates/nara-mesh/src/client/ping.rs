@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http::{HeaderName, HeaderValue};
 use nara_proto::clock_offset::{ClockOffset, ClockSample};
 use nara_proto::endpoint::{Endpoint as _, Ping};
@@ -25,23 +26,25 @@ impl PeerHandle {
     ///
     /// # Errors
     /// [`ClientError`], also if the answer comes from another nara than the one that is registered.
-    pub async fn ping(&self) -> Result<PingReport, ClientError> {
-        let exchange = &*self.exchange;
-        traced(&self.peer, Ping::PATH, async {
-            let route = exchange.route(&self.peer)?;
-            let fail = |problem| ClientError::new(&route, problem);
-            let mut outgoing = Outgoing::new::<Ping>(&()).map_err(fail)?;
-            let name = HeaderValue::from_bytes(exchange.local.name().as_str().as_bytes());
-            let name = name.expect("a name has no control characters");
-            outgoing.headers.insert(FROM_HEADER, name);
-            let answer = exchange
-                .call_on::<Ping>(route, &outgoing, self.deadline())
-                .await?;
-            check_name(&answer.route, &answer.value)
-                .map_err(|problem| ClientError::new(&answer.route, problem))?;
-            Ok(report(exchange, answer))
+    pub fn ping(&self) -> BoxFuture<'_, Result<PingReport, ClientError>> {
+        Box::pin(async move {
+            let exchange = &*self.exchange;
+            traced(&self.peer, Ping::PATH, async {
+                let route = exchange.route(&self.peer)?;
+                let fail = |problem| ClientError::new(&route, problem);
+                let mut outgoing = Outgoing::new::<Ping>(&()).map_err(fail)?;
+                let name = HeaderValue::from_bytes(exchange.local.name().as_str().as_bytes());
+                let name = name.expect("a name has no control characters");
+                outgoing.headers.insert(FROM_HEADER, name);
+                let answer = exchange
+                    .call_on::<Ping>(route, &outgoing, self.deadline())
+                    .await?;
+                check_name(&answer.route, &answer.value)
+                    .map_err(|problem| ClientError::new(&answer.route, problem))?;
+                Ok(report(exchange, answer))
+            })
+            .await
         })
-        .await
     }
 
     /// How far the clock of the peer is ahead of ours, by what it has proven in the last ten minutes, and otherwise by

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
+use futures_util::future::BoxFuture;
 use futures_util::stream::StreamExt as _;
 use http::StatusCode;
 use nara_proto::endpoint::{Endpoint as _, EventsFetch, EventsReconcile, ReconcileRequest};
@@ -15,6 +16,7 @@ use tokio::sync::{broadcast, watch};
 use super::bulk::{Pace, Storing, SyncError, SyncOptions, SyncProgress, SyncReport};
 use super::error::{ClientError, Problem};
 use super::events::PagesByTime;
+use super::exchange::Answer;
 use super::handle::PeerHandle;
 use super::pages::{FetchedPage, PageSource, pages_ahead};
 use crate::ledger::Ledger;
@@ -128,11 +130,7 @@ impl PeerHandle {
                 scope: scope.clone(),
                 frame,
             };
-            let deadline = self.deadline();
-            let answer = self
-                .exchange
-                .call::<EventsReconcile>(&self.peer, &request, deadline)
-                .await?;
+            let answer = self.ask_for_items(&request).await?;
             report.rounds += 1;
             report.bytes_received += answer.arrival.bytes as u64;
             let taken;
@@ -144,6 +142,17 @@ impl PeerHandle {
             next = taken.map_err(|error| ClientError::new(&answer.route, Problem::Reconcile(error)))?;
         }
         Ok(reconciler)
+    }
+
+    fn ask_for_items<'a>(
+        &'a self,
+        request: &'a ReconcileRequest,
+    ) -> BoxFuture<'a, Result<Answer<Vec<u8>>, ClientError>> {
+        let deadline = self.deadline();
+        Box::pin(
+            self.exchange
+                .call::<EventsReconcile>(&self.peer, request, deadline),
+        )
     }
 
     async fn fetch_missing<L: Ledger + ?Sized>(
@@ -281,28 +290,30 @@ impl PageSource for ById {
 }
 
 impl PeerHandle {
-    async fn fetch_by_ids(&self, items: &[ItemId]) -> Result<FetchedPage, ClientError> {
-        let ids: Vec<_> = items.iter().map(ItemId::event_id).collect();
-        let request = FetchRequest {
-            from: self.exchange.local.name().as_str().to_owned(),
-            ids: Some(ids.clone()),
-        };
-        let deadline = self.deadline();
-        let answer = self
-            .exchange
-            .call::<EventsFetch>(&self.peer, &request, deadline)
-            .await?;
-        let verification = self.verify_inner(&answer)?;
-        let events = answer.value.events.unwrap_or_default();
-        check_asked(ids, &events)
-            .map_err(|error| ClientError::new(&answer.route, Problem::Reconcile(error)))?;
-        Ok(FetchedPage {
-            events,
-            cursor: Cursor::START,
-            bytes: answer.arrival.bytes,
-            total: None,
-            route: answer.route,
-            verification,
+    fn fetch_by_ids<'a>(&'a self, items: &'a [ItemId]) -> BoxFuture<'a, Result<FetchedPage, ClientError>> {
+        Box::pin(async move {
+            let ids: Vec<_> = items.iter().map(ItemId::event_id).collect();
+            let request = FetchRequest {
+                from: self.exchange.local.name().as_str().to_owned(),
+                ids: Some(ids.clone()),
+            };
+            let deadline = self.deadline();
+            let answer = self
+                .exchange
+                .call::<EventsFetch>(&self.peer, &request, deadline)
+                .await?;
+            let verification = self.verify_inner(&answer)?;
+            let events = answer.value.events.unwrap_or_default();
+            check_asked(ids, &events)
+                .map_err(|error| ClientError::new(&answer.route, Problem::Reconcile(error)))?;
+            Ok(FetchedPage {
+                events,
+                cursor: Cursor::START,
+                bytes: answer.arrival.bytes,
+                total: None,
+                route: answer.route,
+                verification,
+            })
         })
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use nara_proto::identity::NaraName;
 use tokio::sync::watch;
@@ -293,7 +294,11 @@ impl NaraBuilder {
     ///
     /// # Errors
     /// [`NaraError`]; then nothing is left running.
-    pub async fn start(self) -> Result<Nara, NaraError> {
+    pub fn start(self) -> BoxFuture<'static, Result<Nara, NaraError>> {
+        Box::pin(self.start_all())
+    }
+
+    async fn start_all(self) -> Result<Nara, NaraError> {
         #[cfg(feature = "sqlite")]
         let stash_file = self.ledger.stash_file();
         let opened = self.ledger.open(&self.registry, self.local.name(), self.opening);

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use nara_proto::event::{EventReception, Service, verify_events};
 use nara_proto::identity::NaraName;
 use nara_proto::succession::{Lineage, Succession};
@@ -56,7 +57,14 @@ impl PeerKeeper {
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn start(
+    pub fn start(
+        registry: PeerRegistry,
+        ledger: Arc<dyn Ledger>,
+    ) -> BoxFuture<'static, Result<(Self, Recalled), LedgerError>> {
+        Box::pin(Self::start_both(registry, ledger))
+    }
+
+    async fn start_both(
         registry: PeerRegistry,
         ledger: Arc<dyn Ledger>,
     ) -> Result<(Self, Recalled), LedgerError> {

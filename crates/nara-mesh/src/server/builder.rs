@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
+use futures_util::future::BoxFuture;
 use ipnet::IpNet;
 use nara_proto::peer::Coordinates;
 use nara_proto::replay::ReplayCache;
@@ -463,7 +464,11 @@ impl MeshServer {
     ///
     /// # Errors
     /// [`ServeError`] if the address cannot be bound.
-    pub async fn serve(self, local: SocketAddr) -> Result<RunningServer, ServeError> {
+    pub fn serve(self, local: SocketAddr) -> BoxFuture<'static, Result<RunningServer, ServeError>> {
+        Box::pin(self.listen(local))
+    }
+
+    async fn listen(self, local: SocketAddr) -> Result<RunningServer, ServeError> {
         let listener = self
             .transport
             .listen(local)
