@@ -1,10 +1,12 @@
 //! Work that would keep a thread of the runtime from serving others, and work that must not be left half-way.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::future::{BoxFuture, Either};
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 /// Up to this many events are verified on the thread of the runtime. One takes some 50 µs, and up to a millisecond if it
@@ -19,7 +21,7 @@ pub(crate) fn offload<T: Send + 'static>(
 ) -> impl Future<Output = T> + Send {
     // Started here, so that the future holds the result and not the work.
     let work = if large {
-        Either::Right(tokio::task::spawn_blocking(work))
+        Either::Right(elsewhere(work))
     } else {
         Either::Left(work())
     };
@@ -27,13 +29,27 @@ pub(crate) fn offload<T: Send + 'static>(
         match work {
             Either::Left(done) => done,
             Either::Right(elsewhere) => match elsewhere.await {
-                Ok(done) => done,
-                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Ok(Ok(done)) => done,
+                Ok(Err(panic)) => resume_unwind(panic),
                 // The runtime is shutting down, and this task with it.
                 Err(_) => std::future::pending().await,
             },
         }
     }
+}
+
+/// Runs `work` on a thread where it delays nobody, and returns where its result comes: what it gives, or its panic. The work is not
+/// the task itself, because tasks are compiled anew for each type of work.
+pub(crate) fn elsewhere<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> oneshot::Receiver<std::thread::Result<T>> {
+    let (done, result) = oneshot::channel();
+    let work: Box<dyn FnOnce() + Send> = Box::new(move || {
+        // Whoever waited may be gone.
+        let _ = done.send(catch_unwind(AssertUnwindSafe(work)));
+    });
+    tokio::task::spawn_blocking(work);
+    result
 }
 
 /// Runs `work` to its end, also if nobody waits for it any more, and holds `held` as long as it takes. It becomes a task of

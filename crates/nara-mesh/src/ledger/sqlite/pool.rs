@@ -10,7 +10,6 @@ use rusqlite::config::DbConfig;
 use rusqlite::ffi::{SQLITE_IOERR_SHMMAP, SQLITE_IOERR_SHMOPEN, SQLITE_IOERR_SHMSIZE};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
-use tokio::task::spawn_blocking;
 
 use super::convert::Converted;
 use super::failure::{Failure, counted};
@@ -19,6 +18,7 @@ use super::owner::as_owner_of_folder;
 use super::place::check_file;
 use super::{schema, sql, wal};
 use crate::ledger::{LedgerError, Opening};
+use crate::offload::elsewhere;
 
 /// Connections that read at once; more readers wait their turn.
 const READERS: usize = 4;
@@ -242,8 +242,10 @@ pub(super) fn pace(writer: &Connection, events: usize) -> rusqlite::Result<()> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, LedgerError> {
-    let outcome = spawn_blocking(work).await.map_err(|_| LedgerError::Closed)?;
-    outcome.map_err(counted)
+    match elsewhere(work).await {
+        Ok(Ok(outcome)) => outcome.map_err(counted),
+        _ => Err(LedgerError::Closed),
+    }
 }
 
 enum Lease {
