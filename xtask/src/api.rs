@@ -29,7 +29,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let myself = std::env::current_exe().map_err(|error| error.to_string())?;
     let rustdoc = std::env::var_os("RUSTDOC").unwrap_or_else(|| "rustdoc".into());
     let mut command = process::cargo();
-    command.args(["doc", "--quiet", "--workspace", "--no-deps", "--lib", "--locked"]);
+    command.args(["doc", "--quiet", "--workspace", "--no-deps", "--locked"]);
+    // With examples, for which dependencies have the features that they have for tests.
+    command.args(["--lib", "--examples"]);
     process::run(
         command
             .env("RUSTDOC", myself)

@@ -12,6 +12,9 @@ use crate::process::{cargo, output, root, run as run_program, target};
 /// The most exposure that `systemd-analyze security` may find, in tenths.
 const MAX_EXPOSURE: &str = "20";
 
+/// The largest program that is packed, in MiB.
+const MAX_MIB: u64 = 24;
+
 /// What an upgrade begins with: the same program under an older version.
 const OLDER: &str = "0.0.1-1";
 
@@ -34,6 +37,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     };
     check_files()?;
     let program = build(profile)?;
+    if profile == "dist" {
+        check_size(&program)?;
+    }
     describe(&program)?;
     let older = deb(profile, Some(OLDER))?;
     let newer = deb(profile, None)?;
@@ -72,6 +78,17 @@ fn build(profile: &str) -> Result<PathBuf, String> {
     run_program(&mut build)?;
     let folder = if profile == "dev" { "debug" } else { profile };
     Ok(target().join(folder).join("nara-mesh"))
+}
+
+/// What is handed on does not grow unnoticed.
+fn check_size(program: &Path) -> Result<(), String> {
+    let file = fs::metadata(program).map_err(|error| format!("{}: {error}", program.display()))?;
+    let mib = file.len().div_ceil(1 << 20);
+    if mib > MAX_MIB {
+        return Err(format!("the program has {mib} MiB, more than {MAX_MIB}"));
+    }
+    println!("the program has {mib} MiB");
+    Ok(())
 }
 
 /// Writes completions and manual pages, where the package looks for them.

@@ -13,8 +13,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, Uri};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
@@ -30,6 +32,12 @@ use crate::model::{
     DirectMessageReceipt, Dropped, InboxPage, Journey, JourneyList, MessageReceipt, OutgoingMessage, Peer,
     PeerList, Pong, Postcard, PostcardReceipt, Reloaded, StashList, Stashed, Status, Trust, Zine,
 };
+
+/// The JSON of `()`: no body.
+const NOTHING: &[u8] = b"null";
+
+/// The body of a request.
+type AnyBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 
 /// Percent-encoded in a segment of a path.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
@@ -347,8 +355,8 @@ impl LocalClient {
         path: &str,
         body: &(impl Serialize + ?Sized),
     ) -> Result<T, CallError> {
-        let answer = self.call(self.request(method, path, body)?).await?;
-        let body = self.collect(answer.into_body()).await?;
+        let json = serde_json::to_vec(body).map_err(|error| self.malformed(&error))?;
+        let body = self.exchange(method, path, json).await?;
         serde_json::from_slice(&body).map_err(|error| self.malformed(&error))
     }
 
@@ -357,8 +365,7 @@ impl LocalClient {
     /// # Errors
     /// [`CallError`].
     pub async fn request_bytes(&self, method: Method, path: &str) -> Result<Bytes, CallError> {
-        let answer = self.call(self.request(method, path, &())?).await?;
-        self.collect(answer.into_body()).await
+        self.exchange(method, path, NOTHING.to_vec()).await
     }
 
     /// Opens a stream of server-sent events.
@@ -366,7 +373,7 @@ impl LocalClient {
     /// # Errors
     /// [`CallError`].
     pub async fn events(&self, method: Method, path: &str) -> Result<Events, CallError> {
-        let answer = self.call(self.request(method, path, &())?).await?;
+        let answer = self.call(self.request(method, path, NOTHING.to_vec())?).await?;
         Ok(Events::of(answer.into_body(), self.clone()))
     }
 
@@ -443,16 +450,9 @@ impl LocalClient {
         }
     }
 
-    fn request(
-        &self,
-        method: Method,
-        path: &str,
-        body: &(impl Serialize + ?Sized),
-    ) -> Result<Request<Full<Bytes>>, CallError> {
-        let json = serde_json::to_vec(body).map_err(|error| self.malformed(&error))?;
+    fn request(&self, method: Method, path: &str, json: Vec<u8>) -> Result<Request<Full<Bytes>>, CallError> {
         let request = Request::builder().method(method).uri(path);
-        // `()` is written as null.
-        let request = if json == b"null" {
+        let request = if json == NOTHING {
             request.body(Full::default())
         } else {
             let request = request.header(header::CONTENT_TYPE, "application/json");
@@ -461,21 +461,42 @@ impl LocalClient {
         request.map_err(|error| self.malformed(&error))
     }
 
-    /// Sends a request; an answer that is a problem is an error.
-    async fn call(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, CallError> {
-        let answer = self.open(request).await?;
-        if answer.status().is_success() {
-            Ok(answer)
-        } else {
-            Err(self.problem(answer).await)
-        }
+    /// Sends a request, and gets the whole answer. Boxed, as is what is below, so that it is compiled here and not for each
+    /// type that is sent or got.
+    fn exchange<'a>(
+        &'a self,
+        method: Method,
+        path: &'a str,
+        json: Vec<u8>,
+    ) -> BoxFuture<'a, Result<Bytes, CallError>> {
+        Box::pin(async move {
+            let answer = self.call(self.request(method, path, json)?).await?;
+            self.collect(answer.into_body()).await
+        })
     }
 
-    async fn open<B>(&self, mut request: Request<B>) -> Result<Response<Incoming>, CallError>
+    /// Sends a request; an answer that is a problem is an error.
+    fn call(&self, request: Request<Full<Bytes>>) -> BoxFuture<'_, Result<Response<Incoming>, CallError>> {
+        Box::pin(async move {
+            let answer = self.open(request).await?;
+            if answer.status().is_success() {
+                Ok(answer)
+            } else {
+                Err(self.problem(answer).await)
+            }
+        })
+    }
+
+    fn open<B>(&self, request: Request<B>) -> BoxFuture<'_, Result<Response<Incoming>, CallError>>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
+        let request = request.map(|body| UnsyncBoxBody::new(body.map_err(Into::into)));
+        Box::pin(self.open_any(request))
+    }
+
+    async fn open_any(&self, mut request: Request<AnyBody>) -> Result<Response<Incoming>, CallError> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|source| CallError::Connect {

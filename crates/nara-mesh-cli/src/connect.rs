@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use futures_util::future::LocalBoxFuture;
 use nara_mesh::client::{ClientError, ClientErrorKind, MeshClient, MeshClientBuilder, PeerRef};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::transport::{TcpTransport, Transport};
@@ -18,16 +19,17 @@ use crate::remedy;
 use crate::settings::Settings;
 
 /// Runs the asynchronous part of a command that waits more than it computes: no other thread has to start for it.
-pub(crate) fn block_on<T>(future: impl Future<Output = Outcome<T>>) -> Outcome<T> {
-    run_on(tokio::runtime::Builder::new_current_thread(), future)
+pub(crate) fn block_on<'a, T: 'a>(future: impl Future<Output = Outcome<T>> + 'a) -> Outcome<T> {
+    run_on(tokio::runtime::Builder::new_current_thread(), Box::pin(future))
 }
 
 /// As [`block_on`], for what serves or verifies, on all cores.
-pub(crate) fn block_on_all_cores<T>(future: impl Future<Output = Outcome<T>>) -> Outcome<T> {
-    run_on(tokio::runtime::Builder::new_multi_thread(), future)
+pub(crate) fn block_on_all_cores<'a, T: 'a>(future: impl Future<Output = Outcome<T>> + 'a) -> Outcome<T> {
+    run_on(tokio::runtime::Builder::new_multi_thread(), Box::pin(future))
 }
 
-fn run_on<T>(mut runtime: tokio::runtime::Builder, future: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+/// The future is behind a pointer, because the runtime is compiled for each type of future, and twice.
+fn run_on<T>(mut runtime: tokio::runtime::Builder, future: LocalBoxFuture<'_, Outcome<T>>) -> Outcome<T> {
     let runtime = runtime.enable_all().build().map_err(panics::refused)?;
     runtime.block_on(future)
 }
@@ -78,28 +80,28 @@ fn client_builder(
 
 /// Runs the asynchronous part of a command that calls peers: the client knows what is remembered of them, and what it
 /// learns is kept.
-pub(crate) fn block_on_keeping<T>(
+pub(crate) fn block_on_keeping<'a, T: 'a>(
     client: &MeshClient,
     settings: &Settings,
-    future: impl Future<Output = Outcome<T>>,
+    future: impl Future<Output = Outcome<T>> + 'a,
 ) -> Outcome<T> {
-    keep_while(client, settings, Without::Fail, future)
+    keep_while(client, settings, Without::Fail, Box::pin(future))
 }
 
 /// As [`block_on_keeping`], for commands that only look: they work without a ledger that can be used.
-pub(crate) fn block_on_looking<T>(
+pub(crate) fn block_on_looking<'a, T: 'a>(
     client: &MeshClient,
     settings: &Settings,
-    future: impl Future<Output = Outcome<T>>,
+    future: impl Future<Output = Outcome<T>> + 'a,
 ) -> Outcome<T> {
-    keep_while(client, settings, Without::GoOn, future)
+    keep_while(client, settings, Without::GoOn, Box::pin(future))
 }
 
 fn keep_while<T>(
     client: &MeshClient,
     settings: &Settings,
     without: Without,
-    future: impl Future<Output = Outcome<T>>,
+    future: LocalBoxFuture<'_, Outcome<T>>,
 ) -> Outcome<T> {
     // Without a place for it, nothing is remembered.
     let path = settings.ledger_path().unwrap_or_default();

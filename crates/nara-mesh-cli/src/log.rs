@@ -11,11 +11,12 @@ use clap::ColorChoice;
 use serde_json::{Map, Value, json};
 use tracing::callsite::Identifier;
 use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::layer::{Context, Filter, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _, fmt};
+use tracing_subscriber::{Layer as _, fmt};
 
 use crate::cli::LogFormat;
 use crate::failure::{Failure, Outcome};
@@ -36,7 +37,7 @@ static STRUCTURED: OnceLock<LogFormat> = OnceLock::new();
 
 /// Starts the log.
 pub(crate) fn start(settings: &Settings) -> Outcome<()> {
-    let filter = EnvFilter::try_new(&settings.log).map_err(|error| {
+    let filter: Targets = settings.log.parse().map_err(|error: ParseError| {
         Failure::usage(format!("{:?} is not a log filter", settings.log))
             .caused_by(error)
             .hint("--log, NARA_MESH_LOG and RUST_LOG take level or module=level, separated by commas")

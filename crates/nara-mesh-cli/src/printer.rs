@@ -67,7 +67,7 @@ impl Printer {
 
     /// A line of JSON without a schema, whether JSON was asked for or not.
     pub(crate) fn jsonl(&self, value: impl Serialize) -> Outcome<()> {
-        stdout_line(output::json(&json!(value).to_string()))
+        line(&json!(value))
     }
 
     /// One JSON object with its schema, if JSON was asked for.
@@ -75,6 +75,10 @@ impl Printer {
         if !self.json {
             return Ok(());
         }
+        self.pretty(json!(value))
+    }
+
+    fn pretty(&self, value: Value) -> Outcome<()> {
         let pretty = serde_json::to_string_pretty(&self.with_schema(value)).unwrap_or_default();
         stdout_line(output::json(&pretty))
     }
@@ -84,14 +88,14 @@ impl Printer {
         if !self.json {
             return Ok(());
         }
-        self.jsonl(self.with_schema(value))
+        line(&self.with_schema(json!(value)))
     }
 
-    fn with_schema(&self, value: impl Serialize) -> Value {
+    fn with_schema(&self, value: Value) -> Value {
         let mut object = Map::new();
         let schema = format!("nara-mesh/{}/1", self.command);
         object.insert("schema".to_owned(), Value::String(schema));
-        match json!(value) {
+        match value {
             Value::Object(fields) => object.extend(fields),
             other => {
                 object.insert("value".to_owned(), other);
@@ -154,6 +158,10 @@ pub(crate) fn print_failure(failure: &Failure, verbose: bool) {
 fn readable(text: &str) -> String {
     let lines: Vec<_> = text.split('\n').map(output::printable).collect();
     lines.join("\n")
+}
+
+fn line(value: &Value) -> Outcome<()> {
+    stdout_line(output::json(&value.to_string()))
 }
 
 fn stdout_line(line: impl Display) -> Outcome<()> {

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Schema};
 
 /// The dialect of the schemas.
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
@@ -51,11 +52,16 @@ impl Printed {
 fn document<T: ToSchema>(command: &str) -> Value {
     let mut parts = Vec::new();
     T::schemas(&mut parts);
+    complete(command, &T::schema(), parts)
+}
+
+/// A document of the schema of a type and of those that it refers to.
+fn complete(command: &str, schema: &RefOr<Schema>, parts: Vec<(String, RefOr<Schema>)>) -> Value {
     let parts: Map<String, Value> = parts
         .into_iter()
         .map(|(name, schema)| (name, json!(schema)))
         .collect();
-    let mut schema = json!(T::schema());
+    let mut schema = json!(schema);
     let id = format!("nara-mesh/{command}/1");
     schema["$schema"] = json!(DIALECT);
     schema["$id"] = json!(id);
@@ -73,7 +79,10 @@ fn document<T: ToSchema>(command: &str) -> Value {
 }
 
 fn lines<T: ToSchema>(command: &str) -> Value {
-    let mut schema = document::<T>(command);
+    titled_as_lines(command, document::<T>(command))
+}
+
+fn titled_as_lines(command: &str, mut schema: Value) -> Value {
     schema["title"] = json!(format!(
         "A line of what {} prints with --json",
         command.replace('-', " ")

@@ -25,6 +25,11 @@ mod tsnet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
 /// How the program was called.
 struct Args {
     /// Where the Go programs are.
@@ -45,12 +50,11 @@ fn args() -> Option<Args> {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("NARA_LAB_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off")),
-        )
-        .with_writer(std::io::stderr)
+    let wanted = std::env::var("NARA_LAB_LOG").ok();
+    let filter: Targets = wanted.and_then(|log| log.parse().ok()).unwrap_or_default();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
         .init();
     let Some(args) = args() else {
         eprintln!(

@@ -101,7 +101,8 @@ impl LocalClient {
         path: &str,
         message: &impl Serialize,
     ) -> Result<Sent<T>, CallError> {
-        let answer = self.call(self.request(Method::POST, path, message)?).await?;
+        let json = serde_json::to_vec(message).map_err(|error| self.malformed(&error))?;
+        let answer = self.call(self.request(Method::POST, path, json)?).await?;
         let waits = answer.status() == StatusCode::ACCEPTED;
         let body = self.collect(answer.into_body()).await?;
         let decoded = if waits {

@@ -16,6 +16,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
@@ -108,7 +109,18 @@ impl Attempt {
 impl Caller {
     /// Sends a request and reads the whole answer. If the peer asks for a pause that ends before the deadline, and it
     /// does no harm, sends it once more behind it.
-    pub(super) async fn send(
+    ///
+    /// Boxed, so that all below it is compiled here and not again in each crate that awaits a call.
+    pub(super) fn send<'a>(
+        &'a self,
+        route: &'a Route,
+        outgoing: &'a Outgoing,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Result<Reply, Problem>> {
+        Box::pin(self.send_patiently(route, outgoing, deadline))
+    }
+
+    async fn send_patiently(
         &self,
         route: &Route,
         outgoing: &Outgoing,
@@ -175,50 +187,55 @@ impl Caller {
     }
 
     /// Sends a request and waits for the head of the answer.
-    pub(super) async fn open(
-        &self,
-        route: &Route,
-        outgoing: &Outgoing,
+    pub(super) fn open<'a>(
+        &'a self,
+        route: &'a Route,
+        outgoing: &'a Outgoing,
         deadline: Instant,
-    ) -> Result<OpenReply, Problem> {
-        let opening = Box::pin(self.retried(route, outgoing, |via| {
-            self.open_once(route, outgoing, deadline, via)
-        }));
-        let open = self.admitted(route, deadline, opening).await?;
-        if !note_unsigned(route, &open.head) {
-            return Ok(open);
-        }
-        let opening = Box::pin(self.retried(route, outgoing, |via| {
-            self.open_once(route, outgoing, deadline, via)
-        }));
-        self.admitted(route, deadline, opening).await
+    ) -> BoxFuture<'a, Result<OpenReply, Problem>> {
+        let open_now = move || {
+            self.admitted(
+                route,
+                deadline,
+                self.retried(route, outgoing, move |via| {
+                    self.open_once(route, outgoing, deadline, via)
+                }),
+            )
+        };
+        Box::pin(async move {
+            let open = open_now().await?;
+            if !note_unsigned(route, &open.head) {
+                return Ok(open);
+            }
+            open_now().await
+        })
     }
 
     /// As [`Caller::open`], on a connection of its own: for an answer that may have no end.
-    pub(super) async fn open_apart(
-        &self,
-        route: &Route,
-        outgoing: &Outgoing,
+    pub(super) fn open_apart<'a>(
+        &'a self,
+        route: &'a Route,
+        outgoing: &'a Outgoing,
         deadline: Instant,
-    ) -> Result<OpenReply, Problem> {
-        let opening = Box::pin(async {
+    ) -> BoxFuture<'a, Result<OpenReply, Problem>> {
+        let opening = async move {
             let opened = self.open_once(route, outgoing, deadline, Via::Dial).await;
             opened.map_err(Attempt::into_problem)
-        });
-        self.admitted(route, deadline, opening).await
+        };
+        Box::pin(self.admitted(route, deadline, opening))
     }
 
     /// Sends a request while its body is made, on a connection of its own that proves every byte. The limit begins anew
     /// with each piece of the body.
-    pub(super) async fn open_streamed(
-        &self,
-        route: &Route,
-        outgoing: &Outgoing,
+    pub(super) fn open_streamed<'a>(
+        &'a self,
+        route: &'a Route,
+        outgoing: &'a Outgoing,
         body: StreamedBody,
         limit: Duration,
-    ) -> Result<OpenReply, Problem> {
+    ) -> BoxFuture<'a, Result<OpenReply, Problem>> {
         let deadline = deadline_after(limit);
-        let opening = Box::pin(async {
+        let opening = async move {
             let mut line = self.line(route, deadline, Via::Dial).await?;
             let channel = line.connection.channel();
             let (Some(key), true) = (
@@ -253,8 +270,8 @@ impl Caller {
                 }
             };
             Ok(self.opened(route, outgoing, line, signatures, answer))
-        });
-        self.admitted(route, deadline, opening).await
+        };
+        Box::pin(self.admitted(route, deadline, opening))
     }
 
     /// Reads an answer.

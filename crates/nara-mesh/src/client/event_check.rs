@@ -3,7 +3,7 @@
 use std::num::NonZero;
 use std::sync::Arc;
 
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use nara_proto::event::{CheckedEvents, EventVerdict, SyncEvent};
 use nara_proto::time::UnixNanos;
 use tokio::time::{Instant, timeout_at};
@@ -32,27 +32,29 @@ struct Reception {
 
 impl EventChecker {
     /// Checks the events of an answer.
-    pub(super) async fn check(
+    pub(super) fn check(
         &self,
         events: Vec<SyncEvent>,
         deadline: Instant,
-    ) -> Result<CheckedEvents, Problem> {
-        let reception = Reception {
-            now: self.clocks.clock().now_nanos(),
-            keys: self.keys.clone(),
-        };
-        let checking = async {
-            let many = events.len() > EVENTS_VERIFIED_HERE;
-            let (events, verdicts) = match many {
-                true => verify_many(events, &reception).await,
-                false => reception.verify(events),
+    ) -> BoxFuture<'_, Result<CheckedEvents, Problem>> {
+        Box::pin(async move {
+            let reception = Reception {
+                now: self.clocks.clock().now_nanos(),
+                keys: self.keys.clone(),
             };
-            // Of all together: what one batch states about a key counts for the others.
-            offload(many, move || reception.settle(events, verdicts)).await
-        };
-        timeout_at(deadline, checking)
-            .await
-            .map_err(|_| Problem::Timeout(Stage::Verify))
+            let checking = async {
+                let many = events.len() > EVENTS_VERIFIED_HERE;
+                let (events, verdicts) = match many {
+                    true => verify_many(events, &reception).await,
+                    false => reception.verify(events),
+                };
+                // Of all together: what one batch states about a key counts for the others.
+                offload(many, move || reception.settle(events, verdicts)).await
+            };
+            timeout_at(deadline, checking)
+                .await
+                .map_err(|_| Problem::Timeout(Stage::Verify))
+        })
     }
 }
 

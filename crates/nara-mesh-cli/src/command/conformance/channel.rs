@@ -87,7 +87,7 @@ pub(super) async fn open(
         .export_keying_material([0; 32], BINDING, None)
         .map_err(io::Error::other)?;
     Ok(Channel {
-        connection: Connection::over(stream, address, limit).await?,
+        connection: Connection::over(Box::new(stream), address, limit).await?,
         binding,
         key,
     })

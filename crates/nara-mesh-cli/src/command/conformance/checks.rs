@@ -21,7 +21,7 @@ use super::check::Group;
 
 /// The groups in the order in which they run. The v1 nara never signs with v2, and the v2 nara has done so before its first
 /// group, so no group depends on another.
-pub(super) const GROUPS: &[Group] = &[
+pub(super) static GROUPS: &[Group] = &[
     open::GROUP,
     v1_request::GROUP,
     v1_answer::GROUP,

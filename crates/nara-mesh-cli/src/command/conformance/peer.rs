@@ -7,6 +7,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http::HeaderMap;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
@@ -228,13 +229,15 @@ impl Peer {
         self.v1_signed(post("/events/sync", request.to_string()))
     }
 
-    /// Sends a request on a connection of its own.
-    pub(super) async fn send(&self, draft: &Draft) -> Verdict<Answer> {
-        let came = async {
-            let mut connection = Connection::open(self.address, self.limit).await?;
-            connection.send(draft).await
-        };
-        self.record(draft, came.await)
+    /// Sends a request on a connection of its own. Boxed, as the other ways to send: each check would have all of it in its future.
+    pub(super) fn send<'a>(&'a self, draft: &'a Draft) -> BoxFuture<'a, Verdict<Answer>> {
+        Box::pin(async move {
+            let came = async {
+                let mut connection = Connection::open(self.address, self.limit).await?;
+                connection.send(draft).await
+            };
+            self.record(draft, came.await)
+        })
     }
 
     /// Sends a request on a connection that is open.
@@ -285,22 +288,28 @@ impl Peer {
     }
 
     /// Opens a stream, and returns the head of the answer with the messages that follow.
-    pub(super) async fn stream(&self, draft: &Draft) -> Verdict<(Answer, Messages)> {
-        let mut connection = Connection::open(self.address, self.limit).await?;
-        let response = connection.begin(draft).await?;
-        let (head, body) = response.into_parts();
-        let answer = Answer {
-            status: head.status.as_u16(),
-            headers: head.headers,
-            body: bytes::Bytes::new(),
-        };
-        self.note(draft.describe(), answer.describe());
-        Ok((answer, Messages::new(body, self.limit)))
+    pub(super) fn stream<'a>(&'a self, draft: &'a Draft) -> BoxFuture<'a, Verdict<(Answer, Messages)>> {
+        Box::pin(async move {
+            let mut connection = Connection::open(self.address, self.limit).await?;
+            let response = connection.begin(draft).await?;
+            let (head, body) = response.into_parts();
+            let answer = Answer {
+                status: head.status.as_u16(),
+                headers: head.headers,
+                body: bytes::Bytes::new(),
+            };
+            self.note(draft.describe(), answer.describe());
+            Ok((answer, Messages::new(body, self.limit)))
+        })
     }
 
     /// Opens a TLS connection as a nara.
-    pub(super) async fn channel(&self, nara: Option<&LocalNara>, form: Form) -> std::io::Result<Channel> {
-        channel::open(self.address, nara, form, self.limit).await
+    pub(super) fn channel<'a>(
+        &'a self,
+        nara: Option<&'a LocalNara>,
+        form: Form,
+    ) -> BoxFuture<'a, std::io::Result<Channel>> {
+        Box::pin(channel::open(self.address, nara, form, self.limit))
     }
 
     /// Checks the v1 signature of an answer.

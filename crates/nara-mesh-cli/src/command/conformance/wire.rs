@@ -10,7 +10,7 @@ use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use nara_mesh::transport::BoxMeshStream;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -166,14 +166,16 @@ pub(super) struct Connection {
 impl Connection {
     /// Opens a plain connection.
     pub(super) async fn open(address: SocketAddr, limit: Duration) -> io::Result<Self> {
-        Self::over(dial(address, limit).await?, address, limit).await
+        let stream = dial(address, limit).await?;
+        Self::over(Box::new(stream), address, limit).await
     }
 
     /// Speaks HTTP over a stream.
-    pub(super) async fn over<S>(stream: S, address: SocketAddr, limit: Duration) -> io::Result<Self>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
+    pub(super) async fn over(
+        stream: BoxMeshStream,
+        address: SocketAddr,
+        limit: Duration,
+    ) -> io::Result<Self> {
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
