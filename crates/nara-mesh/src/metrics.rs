@@ -177,7 +177,7 @@ metrics! {
     Counter KEYS_PINNED = "nara_mesh_keys_pinned_total" by "source" ["configured", "operator", "hey-there", "ping", "peer-query", "tls", "own", "succession"];
     /// Keys offered and not pinned, by `reason`: `conflict` (another key is pinned), `policy` (the trust policy refused it),
     /// `untrusted` (the operator banned the nara or the key), `hidden_name` (the name has a character that cannot be seen),
-    /// `address` (it did not come from the configured address), `no_key_holds` (the key ended, and none follows).
+    /// `address` (it did not come from the configured address, or of a configured nara from another one), `no_key_holds` (the key ended, and none follows).
     Counter KEYS_REFUSED = "nara_mesh_keys_refused_total" by "reason" ["conflict", "policy", "untrusted", "hidden_name", "address", "no_key_holds"];
     /// Statements of succession about keys of peers, by `effect` (`followed`, `retired`, `conflict`: no key holds until the
     /// operator decides, `asked`: the operator must decide whether to follow).

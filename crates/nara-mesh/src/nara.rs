@@ -240,8 +240,8 @@ impl Nara {
         let nameless: HashSet<SocketAddr> = nameless.filter_map(|peer| peer.configured_at).collect();
         for peer in self.registry().peers() {
             let info = peer.info();
-            let configured = info.configured_at.is_some()
-                || info.key.is_some_and(|key| key.source == KeySource::Configured);
+            let configured =
+                info.configured || info.key.is_some_and(|key| key.source == KeySource::Configured);
             let stays = info.name.is_some_and(|name| named.contains(&name))
                 || info
                     .configured_at

@@ -327,6 +327,7 @@ impl PeerEntry {
             id: self.id.clone(),
             name: Some(self.name.clone()),
             address: self.address,
+            configured: true,
             configured_at: self.address,
             either_port: self.either_port,
             tls: self.tls,

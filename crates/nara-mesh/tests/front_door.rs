@@ -233,6 +233,7 @@ fn met_at(address: &str) -> PeerInfo {
     PeerInfo {
         name: Some("erin".parse().unwrap()),
         address,
+        configured: true,
         configured_at: address,
         ..PeerInfo::default()
     }

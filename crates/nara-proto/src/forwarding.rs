@@ -42,7 +42,8 @@ pub fn is_connection_header(name: &HeaderName) -> bool {
             | header::UPGRADE
     ) || matches!(
         name.as_str(),
-        "keep-alive" | "proxy-connection" | "http2-settings"
+        // `Proxy`: programs behind CGI take it for the setting `HTTP_PROXY` of their environment (CVE-2016-5385).
+        "keep-alive" | "proxy" | "proxy-connection" | "http2-settings"
     )
 }
 
@@ -112,6 +113,7 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("upgrade", "websocket"),
             ("keep-alive", "timeout=5"),
+            ("proxy", "http://evil.example"),
             ("x-nara-sender", "root"),
             ("x_nara_sender", "root"),
             ("x-nara_coverage", "channel"),

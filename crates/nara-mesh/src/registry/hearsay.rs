@@ -15,6 +15,10 @@ const NO_KEY_HOLDS: &str =
 const NOT_ITS_ADDRESS: &str =
     "the first key of a nara with a configured address is taken from that address only";
 
+/// Why the first key of a nara is not taken from another one.
+const NOT_FROM_OTHERS: &str =
+    "the first key of a configured nara is taken from itself, not from what others tell";
+
 impl PeerRegistry {
     /// Asks whether a first key from hearsay is believed. No lock is held meanwhile; should another key be pinned
     /// by then, that is a conflict like any other.
@@ -59,6 +63,10 @@ impl PeerRegistry {
             !(key.source.is_from(address) || (either_port && key.source.is_from(with_other_port(address))))
         }) {
             (NOT_ITS_ADDRESS.into(), "address")
+        } else if known.as_ref().is_some_and(|known| known.configured)
+            && key.source.introducer().is_some_and(|teller| teller != Some(name))
+        {
+            (NOT_FROM_OTHERS.into(), "address")
         } else if let Some(hidden) = name.hidden().filter(|_| configured_at.is_none()) {
             let reason = format!(
                 "its name has a character that cannot be seen ({}), so it can be taken for another; name it in the peers \

@@ -39,6 +39,8 @@ pub struct PeerInfo {
     pub tls: Option<TlsPolicy>,
     /// The last decision of the operator.
     pub decision: Option<OperatorDecision>,
+    /// Whether the operator configured it: what others tell gives it no key.
+    pub configured: bool,
     /// The address at which the operator configured it: its first key is taken from there and from nowhere else.
     pub configured_at: Option<SocketAddr>,
     /// Whether it has proven once that it holds its key.
@@ -61,6 +63,7 @@ impl PeerInfo {
         self.key = self.key.take().or(other.key);
         self.protocol = self.protocol.union(other.protocol);
         self.tls = self.tls.or(other.tls);
+        self.configured |= other.configured;
         self.configured_at = self.configured_at.or(other.configured_at);
         self.seen |= other.seen;
         if let Some(news) = other.decision.filter(|news| news.is_newer_than(self.decision)) {

@@ -1,3 +1,4 @@
+mod looks;
 mod room;
 
 use std::collections::{BTreeSet, HashMap};
@@ -167,6 +168,7 @@ impl PeerRegistry {
                 (known.address, known.either_port) = (Some(address), info.either_port);
             }
             known.tls = info.tls.or(known.tls);
+            known.configured |= info.configured;
             known.configured_at = info.configured_at.or(known.configured_at);
             // It was only introduced until now, and answers with that key at an address of its own.
             let direct = |key: &PinnedKey| matches!(key.source, KeySource::Ping(_) | KeySource::Tls(_));
@@ -508,29 +510,12 @@ impl Table {
                 .is_some_and(|key| self.banned.contains_key(&key.key)),
         );
         if let Some(name) = &info.name {
-            for look in name.looks() {
-                self.looks.insert((look.into(), Some(name.clone())));
-            }
+            self.reserve_looks(name);
         }
         self.classify(peer);
         peer.set_registered(true);
         self.len += 1;
         self.note_len();
-    }
-
-    /// Another name that looks the same.
-    fn look_alike(&self, name: &NaraName) -> Option<NaraName> {
-        name.looks()
-            .into_iter()
-            .map(Box::from)
-            .find_map(|look: Box<str>| {
-                // No name comes before every name.
-                let all = self.looks.range((look.clone(), None)..);
-                let mut names = all
-                    .take_while(|(other, _)| *other == look)
-                    .filter_map(|(_, name)| name.as_ref());
-                names.find(|other| *other != name).cloned()
-            })
     }
 
     /// Has all peers with a key know whether it is banned.

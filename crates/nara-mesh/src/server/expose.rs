@@ -154,6 +154,8 @@ enum Failed {
     Unreachable(#[source] hyper_util::client::legacy::Error),
     #[error("the program behind this path did not answer in time")]
     Silent,
+    #[error("the program behind this path speaks another protocol than it was asked in")]
+    Upgrade,
 }
 
 impl Failed {
@@ -161,7 +163,7 @@ impl Failed {
         match self {
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Path => StatusCode::BAD_REQUEST,
-            Self::Unreachable(_) => StatusCode::BAD_GATEWAY,
+            Self::Unreachable(_) | Self::Upgrade => StatusCode::BAD_GATEWAY,
             Self::Silent => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -218,6 +220,10 @@ impl Proxy {
             true => Failed::Silent,
             false => Failed::Unreachable(error),
         })?;
+        // `Upgrade` stays behind, so nobody asked for it.
+        if answer.status().is_informational() {
+            return Err(Failed::Upgrade);
+        }
         clean(answer.headers_mut());
         self.relocate(answer.headers_mut(), prefix);
         Ok(answer.map(Body::new).into_response())
@@ -504,6 +510,26 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
+    }
+
+    #[tokio::test]
+    async fn an_upgrade_that_nobody_asked_for_is_not_passed_on() {
+        let (listener, backend) = backend().await;
+        let serving = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+            stream.write_all(head).await.unwrap();
+            let mut asked = Vec::new();
+            stream.read_to_end(&mut asked).await.unwrap();
+        });
+        let answer = backend
+            .router(Backend::ANSWER_TIMEOUT)
+            .oneshot(from_alice("GET", Body::empty()))
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
+        drop(answer);
+        serving.await.unwrap();
     }
 
     #[test]

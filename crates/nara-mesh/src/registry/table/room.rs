@@ -126,7 +126,7 @@ impl Class {
         let Some(key) = info.key.as_ref().filter(|key| key.source.is_hearsay()) else {
             return Self::Other;
         };
-        if info.decision.is_some() || info.configured_at.is_some() {
+        if info.decision.is_some() || info.configured {
             return Self::Other;
         }
         match key.source.introducer() {

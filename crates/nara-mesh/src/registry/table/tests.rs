@@ -3,6 +3,7 @@ use nara_proto::identity::{KeyPair, Soul};
 use nara_proto::time::UnixMillis;
 
 use super::*;
+use crate::identity::LocalNara;
 use crate::registry::KeySource;
 
 fn told_by(teller: &str, seed: u8, name: &str) -> PinnedKey {
@@ -134,6 +135,7 @@ fn the_first_key_of_a_configured_address_comes_from_there_only() {
     let bob = PeerInfo {
         name: Some("bob".parse().unwrap()),
         address: Some(address(1)),
+        configured: true,
         configured_at: Some(address(1)),
         ..PeerInfo::default()
     };
@@ -211,6 +213,12 @@ fn names_that_look_the_same_are_told_at_first_contact() {
     let told = std::iter::from_fn(|| events.try_recv().ok())
         .any(|event| matches!(event, PeerEvent::LookAlike { .. }));
     assert!(!told);
+    // Our own name is one, too.
+    registry.belongs_to(&LocalNara::generate("bob").unwrap());
+    registry.pin(key(9, "BOB")).unwrap();
+    let told = std::iter::from_fn(|| events.try_recv().ok())
+        .any(|event| matches!(event, PeerEvent::LookAlike { known, .. } if known.as_str() == "bob"));
+    assert!(told);
 }
 
 fn key(seed: u8, name: &str) -> PinnedKey {
