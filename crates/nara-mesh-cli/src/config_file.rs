@@ -25,7 +25,7 @@ enum Kind {
 }
 
 /// The keys, and the arguments that they set.
-const KEYS: [(&str, &str, Kind); 36] = [
+const KEYS: [(&str, &str, Kind); 37] = [
     ("name", "name", Kind::Text),
     ("soul_file", "soul_file", Kind::Path),
     ("soul_group_readable", "soul_group_readable", Kind::Text),
