@@ -70,6 +70,7 @@ impl Endpoints {
         let mut found = Found::default();
         let mut ask = Instant::now();
         self.addresses.mark_changed();
+        self.mapping.mark_changed();
         let mut unanswered = Backoff::new(ASK_SOON, ASK);
         loop {
             tokio::select! {
