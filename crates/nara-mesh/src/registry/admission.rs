@@ -47,7 +47,10 @@ impl PeerRegistry {
 
     /// The network says that the peer is there again: its breaker closes.
     pub(crate) fn came_online(&self, peer: &Peer) {
-        self.change_breaker(peer, Breaker::sign_of_life);
+        // A breaker that no call has made is closed.
+        if peer.noted().is_some() {
+            self.change_breaker(peer, Breaker::sign_of_life);
+        }
     }
 
     /// Somebody has a reason to call the peer now, such as an operator who asks for it: the next call is made, also if the last

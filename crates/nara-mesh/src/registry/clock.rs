@@ -18,7 +18,7 @@ impl PeerRegistry {
         self.seen(peer);
         let at = now();
         peer.note_alive(at);
-        let learned = peer.clock().get_or_insert_default().learn(sample, at);
+        let learned = peer.clock().learn(sample, at);
         let Some((offset, warns)) = learned else { return };
         let mut clocks = self.clocks();
         clocks.mesh.record(*key, offset.nanos(), at);
