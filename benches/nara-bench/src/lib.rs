@@ -88,6 +88,9 @@ enum Measurement {
         /// Events in the ledgers.
         #[arg(long, default_value_t = 50_000)]
         events: usize,
+        /// Ledgers of each kind, one after the other; the median counts.
+        #[arg(long, default_value_t = 1)]
+        rounds: usize,
     },
     /// Ledger pages, registry look-ups, replay cache.
     Store {
@@ -195,7 +198,7 @@ pub fn run() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Measurement::Handshake { servers } => handshake::measure(servers)?,
         Measurement::Bulk { events, page_size } => bulk::measure(events, page_size)?,
         Measurement::BulkServe { events } => return bulk::serve(events),
-        Measurement::Reconcile { events } => reconcile::measure(events)?,
+        Measurement::Reconcile { events, rounds } => reconcile::measure(events, rounds)?,
         Measurement::Sync { page, rounds, cores } => sync::measure(&page, rounds, &cores)?,
         Measurement::Local { requests, watchers } => local::measure(requests, watchers)?,
         Measurement::Stream(args) => stream::measure(&args.plan())?,

@@ -47,7 +47,7 @@ impl Naras {
     }
 
     /// The event with this number of so many, signed.
-    fn event(&self, n: usize, of: usize) -> SyncEvent {
+    pub(crate) fn event(&self, n: usize, of: usize) -> SyncEvent {
         let emitter = &self.emitters[n % EMITTERS];
         let name = |n: usize| format!("nara-{:03}", n % 500);
         let payload = match n % 10 {

@@ -3,6 +3,7 @@
 mod admission;
 mod by_teller;
 mod clock;
+mod contact;
 mod counts;
 mod distance;
 mod hearsay;
@@ -10,6 +11,7 @@ mod keeper;
 mod known_keys;
 mod known_names;
 mod lease;
+mod looks;
 mod own_key;
 mod peer;
 mod peer_clock;

@@ -31,6 +31,14 @@ pub fn base64_encode(bytes: &[u8]) -> String {
     STRICT.encode(bytes)
 }
 
+/// Encodes bytes as lower-case hexadecimal digits.
+pub fn hex_encode(bytes: &[u8]) -> String {
+    // `hex::encode` appends character by character.
+    let mut digits = vec![0; 2 * bytes.len()];
+    hex::encode_to_slice(bytes, &mut digits).expect("there is room for two digits each");
+    String::from_utf8(digits).expect("digits are ASCII")
+}
+
 /// Appends the standard base64 of bytes, with padding.
 pub(crate) fn base64_append(bytes: &[u8], text: &mut String) {
     STRICT.encode_string(bytes, text);

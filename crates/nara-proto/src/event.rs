@@ -28,6 +28,7 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::encoding::hex_encode;
 use crate::identity::{KeyPair, PublicKey, VerifyError, verify_base64};
 use crate::time::UnixNanos;
 use crate::wire_struct;
@@ -382,7 +383,7 @@ fn id_of(ts: UnixNanos, svc: &str, content: &str) -> String {
     hash.update(svc);
     hash.update(b":");
     hash.update(content);
-    hex::encode(&hash.finalize()[..16])
+    hex_encode(&hash.finalize()[..16])
 }
 
 fn signing_preimage(event: &SyncEvent, content: &str) -> String {

@@ -100,9 +100,9 @@ pub fn from_slice_exact<T: Merge>(json: &[u8]) -> Result<T, JsonError> {
 
 fn read<T: Merge>(json: &[u8], exact: bool) -> Result<T, JsonError> {
     let json = repair_utf8(json);
-    // Counting them all is faster than looking for the first one, since nearly always there is none.
-    let control_bytes = json.trim_ascii_end().bytes().filter(|byte| *byte < b' ');
-    if control_bytes.count() > 0 {
+    // The least of all bytes is found many bytes at once, the first one that is too small is not; nearly always there is none.
+    let least = json.trim_ascii_end().bytes().fold(u8::MAX, u8::min);
+    if least < b' ' {
         // Inside a string these bytes are an error, which serde_json does not notice where it reads a text as
         // bytes, as ours are read, but where it skips one.
         IgnoredAny::deserialize(&mut serde_json::Deserializer::from_str(&json))?;

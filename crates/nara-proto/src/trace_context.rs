@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::encoding::hex_encode;
+
 /// The header that names trace and caller.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -54,12 +56,12 @@ impl TraceParent {
 
     /// The id of the trace, in hexadecimal digits.
     pub fn trace_id(&self) -> String {
-        hex::encode(self.trace_id)
+        hex_encode(&self.trace_id)
     }
 
     /// The id of the caller's span, in hexadecimal digits.
     pub fn parent_id(&self) -> String {
-        hex::encode(self.parent_id)
+        hex_encode(&self.parent_id)
     }
 
     /// Takes the trace out of headers: what is malformed, repeated or too long is removed, and so is a `tracestate`

@@ -220,25 +220,13 @@ impl EventStore for SqliteLedger {
         limit: ReadLimit,
     ) -> LedgerFuture<'_, Vec<CheckedEvent>> {
         self.pool
-            .read(move |snapshot| {
-                let page = read::select(snapshot, &filter, &after, Order::OldestFirst, limit.events)?;
-                read::load_checked(snapshot, page, limit.bytes)
-            })
+            .read(move |snapshot| read::page(snapshot, &filter, &after, Order::OldestFirst, limit))
             .boxed()
     }
 
     fn recent(&self, filter: EventFilter, limit: ReadLimit) -> LedgerFuture<'_, Vec<CheckedEvent>> {
         self.pool
-            .read(move |snapshot| {
-                let recent = read::select(
-                    snapshot,
-                    &filter,
-                    &Cursor::START,
-                    Order::NewestFirst,
-                    limit.events,
-                )?;
-                read::load_checked(snapshot, recent, limit.bytes)
-            })
+            .read(move |snapshot| read::page(snapshot, &filter, &Cursor::START, Order::NewestFirst, limit))
             .boxed()
     }
 
@@ -325,7 +313,7 @@ impl EventStore for SqliteLedger {
 
     fn by_ids(&self, items: Vec<ItemId>, bytes: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
         self.pool
-            .read(move |snapshot| read::load(snapshot, items::places(snapshot, &items)?, bytes))
+            .read(move |snapshot| read::by_ids(snapshot, &items, bytes))
             .boxed()
     }
 }

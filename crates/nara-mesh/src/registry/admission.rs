@@ -33,7 +33,7 @@ impl PeerRegistry {
     pub fn sign_of_life(&self, peer: &Peer) {
         self.seen(peer);
         peer.note_alive(now());
-        self.close_breaker(peer, Breaker::sign_of_life);
+        self.came_online(peer);
     }
 
     /// Notes that a peer has proven that it holds its key, by a message from this address.
@@ -51,7 +51,10 @@ impl PeerRegistry {
 
     /// The network says that the peer is there again: its breaker closes.
     pub(crate) fn came_online(&self, peer: &Peer) {
-        self.close_breaker(peer, Breaker::sign_of_life);
+        // A breaker that no call has made is closed.
+        if peer.noted().is_some() {
+            self.close_breaker(peer, Breaker::sign_of_life);
+        }
     }
 
     /// Somebody has a reason to call the peer now, such as an operator who asks for it: the next call is made, also if the last

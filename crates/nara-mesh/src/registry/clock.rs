@@ -18,7 +18,7 @@ impl PeerRegistry {
     pub(crate) fn learn_clock(&self, peer: &Peer, key: &PublicKey, sample: ClockSample, at: Instant) {
         self.seen(peer);
         peer.note_alive(at);
-        let learned = peer.clock().get_or_insert_default().learn(sample, at);
+        let learned = peer.clock().learn(sample, at);
         let Some((offset, warns)) = learned else { return };
         self.clocks().mesh.record(*key, offset.nanos(), at);
         self.show_offset();
@@ -103,7 +103,7 @@ mod tests {
         let asked = UnixNanos::new(1);
         let told = UnixNanos::new(1 + nanos);
         let sample = ClockSample::of_answer(told, Duration::ZERO, asked, asked).unwrap();
-        registry.learn_clock(&peer, &key, sample);
+        registry.learn_clock(&peer, &key, sample, now());
         peer
     }
 

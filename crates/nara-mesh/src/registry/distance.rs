@@ -20,7 +20,7 @@ impl PeerRegistry {
     /// The estimated round trip to a peer; `None` if it has not told its coordinates. A peer may lie about them, so
     /// nothing but the order of peers may depend on it.
     pub fn estimated_rtt(&self, peer: &Peer) -> Option<Duration> {
-        let told = peer.distance().as_ref()?.told.clone()?;
+        let told = peer.noted_distance()?.told.clone()?;
         estimate(self.own_coordinates().get(), &told)
     }
 
@@ -34,7 +34,6 @@ impl PeerRegistry {
     pub(crate) fn learn_distance(&self, peer: &Peer, rtt: Duration, told: Option<&Coordinates>) {
         let told = {
             let mut distance = peer.distance();
-            let distance = distance.get_or_insert_default();
             distance.measured = Some(rtt);
             if let Some(told) = told {
                 distance.told = Some(told.clone());
@@ -57,12 +56,12 @@ impl PeerRegistry {
 impl Peer {
     /// The round trip to it as it was last measured by this process.
     pub fn measured_rtt(&self) -> Option<Duration> {
-        self.distance().as_ref()?.measured
+        self.noted_distance()?.measured
     }
 
     /// Where it says that it is in the network. It may lie: see [`PeerRegistry::estimated_rtt`].
     pub fn told_coordinates(&self) -> Option<Coordinates> {
-        self.distance().as_ref()?.told.clone()
+        self.noted_distance()?.told.clone()
     }
 }
 

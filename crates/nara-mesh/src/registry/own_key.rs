@@ -53,7 +53,7 @@ impl PeerRegistry {
     /// Says whose registry this is, before statements about keys are taken in.
     pub(crate) fn belongs_to(&self, local: &LocalNara) {
         self.own_key().own = Some((local.name().clone(), local.public_key()));
-        self.write().reserve_looks(local.name());
+        self.write().looks.add(local.name());
     }
 
     /// What peers and statements say against the key of this nara since its start: [`PeerEvent::OwnKeyRefused`] of each

@@ -1,18 +1,18 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use nara_proto::breaker::{Breaker, BreakerConfig, BreakerState};
 use nara_proto::clock_offset::ClockOffset;
 use nara_proto::event::KeyStanding;
 use nara_proto::identity::{KeyId, NaraId, NaraName, PublicKey};
-use nara_proto::peer::Coordinates;
 use nara_proto::presence::{Presence, PresenceState};
 use nara_proto::time::UnixMillis;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::SemaphorePermit;
 
+use super::contact::{Contact, Distance};
 use super::peer_clock::PeerClock;
 use super::{KeySource, OperatorDecision, PeerProtocol, PeerRecord, PinnedKey, Verdict};
 use crate::clock::monotonic_now as now;
@@ -170,14 +170,6 @@ const UNKNOWN: u8 = 0;
 const NO: u8 = 1;
 const YES: u8 = 2;
 
-/// What is known of the way to a peer.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Distance {
-    /// Where the peer says that it is: a hint, whatever it says.
-    pub(super) told: Option<Coordinates>,
-    pub(super) measured: Option<Duration>,
-}
-
 /// One peer of a [`PeerRegistry`](super::PeerRegistry): what is known about it, and its circuit breaker.
 #[derive(Debug)]
 pub struct Peer {
@@ -185,20 +177,14 @@ pub struct Peer {
     info: RwLock<Arc<PeerInfo>>,
     /// Whether the registry has it.
     registered: AtomicBool,
-    breaker: Mutex<Breaker>,
-    in_flight: Semaphore,
-    /// Made when there is something to say about it: most peers of a large registry are never called.
-    clock: Mutex<Option<Box<PeerClock>>>,
-    /// Made when something is known of it.
-    distance: Mutex<Option<Box<Distance>>>,
-    /// It asked not to be called before.
-    not_before: Mutex<Option<Instant>>,
+    /// The settings of its breaker, until it has one.
+    breaker: Arc<BreakerConfig>,
+    contact: OnceLock<Box<Contact>>,
+    presence: Mutex<Presence>,
     /// What `info` says; asked for every message of a stream.
     untrusted: AtomicBool,
     /// Whether a nara with the same key is not trusted.
     banned: AtomicBool,
-    /// The keys that were its own before a successor was followed: whoever has the last one had them, too.
-    former_keys: Mutex<Vec<PublicKey>>,
     /// Whether no key holds for it: it retired, or two statements of succession contradict each other.
     keyless: AtomicBool,
     /// Whether it says that it takes streamed bodies. Not kept beyond the process: without it, bodies are buffered.
@@ -206,36 +192,35 @@ pub struct Peer {
     /// Whether it says that the handshake alone proves requests to it, as one of the three bytes. Not kept beyond the process:
     /// without it, requests are signed.
     handshake: AtomicU8,
-    /// From where it has proven that it holds its key, if that was its address then. Not kept beyond the process.
-    proven_at: Mutex<Option<IpAddr>>,
     /// Whether it was seen in an earlier run, and no call has failed since.
     recalled: AtomicBool,
-    /// When its turn began to be called without a proof that it is at its address.
-    turn: Mutex<Option<Instant>>,
-    presence: Mutex<Presence>,
 }
 
 impl Peer {
-    pub(super) fn new(info: PeerInfo, breaker: BreakerConfig) -> Self {
+    pub(super) fn new(info: PeerInfo, breaker: Arc<BreakerConfig>) -> Self {
         Self {
             registered: AtomicBool::default(),
             untrusted: AtomicBool::new(info.is_untrusted()),
             banned: AtomicBool::new(false),
-            former_keys: Mutex::default(),
             keyless: AtomicBool::new(false),
             info: RwLock::new(Arc::new(info)),
-            breaker: Mutex::new(Breaker::new(breaker)),
-            in_flight: Semaphore::const_new(defaults::MAX_IN_FLIGHT_PER_PEER),
-            clock: Mutex::default(),
-            distance: Mutex::default(),
-            not_before: Mutex::default(),
+            breaker,
+            contact: OnceLock::new(),
+            presence: Mutex::default(),
             streams: AtomicBool::default(),
             handshake: AtomicU8::new(UNKNOWN),
-            proven_at: Mutex::default(),
             recalled: AtomicBool::default(),
-            turn: Mutex::default(),
-            presence: Mutex::default(),
         }
+    }
+
+    /// To note something.
+    fn contact(&self) -> &Contact {
+        self.contact.get_or_init(|| Box::new(Contact::new(*self.breaker)))
+    }
+
+    /// To look at what was noted, if anything was.
+    pub(super) fn noted(&self) -> Option<&Contact> {
+        self.contact.get().map(Box::as_ref)
     }
 
     /// What is now known about the peer.
@@ -302,14 +287,23 @@ impl Peer {
 
     /// Its pinned key, and those before it.
     pub(super) fn all_keys(&self) -> Vec<PublicKey> {
-        let mut keys = self.former_keys().clone();
+        let mut keys = self
+            .noted()
+            .map_or_else(Vec::new, |contact| contact.marks().former_keys.clone());
         keys.extend(self.with_info(|info| info.key.as_ref().map(|pinned| pinned.key)));
         keys
     }
 
-    pub(super) fn former_keys(&self) -> MutexGuard<'_, Vec<PublicKey>> {
-        // Plain values: valid whatever happened.
-        self.former_keys.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Notes a key that was its own before a successor was followed: whoever has the last one had it, too.
+    pub(super) fn note_former_key(&self, key: PublicKey) {
+        self.contact().marks().former_keys.push(key);
+    }
+
+    /// Only its pinned key was ever its own.
+    pub(super) fn forget_former_keys(&self) {
+        if let Some(contact) = self.noted() {
+            contact.marks().former_keys.clear();
+        }
     }
 
     pub(super) fn set_banned(&self, banned: bool) {
@@ -352,7 +346,7 @@ impl Peer {
     }
 
     fn is_proven_now(&self) -> bool {
-        let proven_at = *self.proven_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let proven_at = self.noted().and_then(|contact| contact.marks().proven_at);
         proven_at.is_some() && proven_at == self.with_info(PeerInfo::ip)
     }
 
@@ -368,25 +362,26 @@ impl Peer {
 
     /// When its last turn began to be called without a proof that it is at its address.
     pub(crate) fn turn(&self) -> Option<Instant> {
-        *self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+        self.noted()?.marks().turn
     }
 
     /// Notes that such a turn begins now.
     pub(crate) fn begin_turn(&self, now: Instant) {
-        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        self.contact().marks().turn = Some(now);
     }
 
     /// Notes where it has proven that it holds its key. Returns whether that is news.
     pub(super) fn note_proven_at(&self, ip: IpAddr) -> bool {
         let was_there = self.is_proven_now();
-        *self.proven_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(ip);
+        self.contact().marks().proven_at = Some(ip);
         !was_there
     }
 
     /// The state of its circuit breaker.
     pub fn breaker_state(&self) -> BreakerState {
         // tokio's clock, so that tests with paused time see it move.
-        self.breaker().state(now())
+        self.noted()
+            .map_or(BreakerState::Closed, |contact| contact.breaker().state(now()))
     }
 
     /// Whether it is there, by its verified events, by calls and by the network.
@@ -407,8 +402,8 @@ impl Peer {
 
     /// How much longer it asked us to wait (`Retry-After`); `None` if it may be called.
     pub fn retry_after(&self) -> Option<Duration> {
-        let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
-        not_before?
+        let not_before = self.noted()?.marks().not_before?;
+        not_before
             .checked_duration_since(now())
             .filter(|wait| !wait.is_zero())
     }
@@ -416,19 +411,22 @@ impl Peer {
     /// Notes that it asked not to be called for so long. A shorter wish does not end a longer one.
     pub(crate) fn defer(&self, pause: Duration) {
         let until = now() + pause;
-        // A plain value: valid whatever happened.
-        let mut not_before = self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
-        *not_before = not_before.map_or(Some(until), |known| Some(known.max(until)));
+        let mut marks = self.contact().marks();
+        marks.not_before = marks.not_before.max(Some(until));
     }
 
     /// A slot for one more call in flight, if one is free.
     pub(crate) fn free_slot(&self) -> Option<SemaphorePermit<'_>> {
-        self.in_flight.try_acquire().ok()
+        self.contact().in_flight.try_acquire().ok()
     }
 
     /// Waits for a free slot for one more call in flight. Cancel safe.
     pub(crate) async fn slot(&self) -> SemaphorePermit<'_> {
-        self.in_flight.acquire().await.expect("nobody closes it")
+        self.contact()
+            .in_flight
+            .acquire()
+            .await
+            .expect("nobody closes it")
     }
 
     pub(super) fn update(&self, change: impl FnOnce(&mut PeerInfo)) {
@@ -439,49 +437,52 @@ impl Peer {
     }
 
     pub(crate) fn breaker(&self) -> MutexGuard<'_, Breaker> {
-        // Every method of a breaker leaves it valid.
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+        self.contact().breaker()
     }
 
     /// How far its clock is ahead of ours, by its verified answers of the last ten minutes; `None` without one.
     pub fn clock_offset(&self) -> Option<ClockOffset> {
-        self.clock().as_ref()?.offset()
+        self.noted()?.clock().offset()
     }
 
     /// Whether requests to it are signed with the time of its clock instead of ours, if they are known to differ by
     /// 1 s or more; `None`: as
     /// [`MeshClientBuilder::compensate_clocks`](crate::client::MeshClientBuilder::compensate_clocks) says.
     pub fn set_clock_compensation(&self, compensate: Option<bool>) {
-        self.clock().get_or_insert_default().set_compensation(compensate);
+        self.clock().set_compensation(compensate);
     }
 
     /// The time of a request to it, if that is not simply ours.
     pub(crate) fn signing_time(&self, now_here: UnixMillis, by_default: bool) -> Option<UnixMillis> {
-        self.clock().as_mut()?.signing_time(now_here, by_default)
+        self.noted()?.clock().signing_time(now_here, by_default)
     }
 
     /// Notes that it refused a request for its time.
     pub(crate) fn time_was_refused(&self) {
-        if let Some(clock) = self.clock().as_mut() {
-            clock.refused();
+        if let Some(contact) = self.noted() {
+            contact.clock().refused();
         }
     }
 
     /// Forgets what was learned of its clock, because ours was set.
     pub(super) fn forget_clock(&self) {
-        if let Some(clock) = self.clock().as_mut() {
-            clock.forget();
+        if let Some(contact) = self.noted() {
+            contact.clock().forget();
         }
     }
 
-    pub(super) fn distance(&self) -> MutexGuard<'_, Option<Box<Distance>>> {
-        // Plain values: valid whatever happened.
-        self.distance.lock().unwrap_or_else(PoisonError::into_inner)
+    /// To note how far it is.
+    pub(super) fn distance(&self) -> MutexGuard<'_, Distance> {
+        self.contact().distance()
     }
 
-    pub(super) fn clock(&self) -> MutexGuard<'_, Option<Box<PeerClock>>> {
-        // Every method of a clock leaves it valid.
-        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How far it is, as far as that was noted.
+    pub(super) fn noted_distance(&self) -> Option<MutexGuard<'_, Distance>> {
+        Some(self.noted()?.distance())
+    }
+
+    pub(super) fn clock(&self) -> MutexGuard<'_, PeerClock> {
+        self.contact().clock()
     }
 }
 
@@ -492,4 +493,37 @@ pub(crate) fn with_other_port(address: SocketAddr) -> SocketAddr {
         _ => defaults::LEGACY_MESH_PORT,
     };
     SocketAddr::new(address.ip(), port)
+}
+
+#[cfg(test)]
+mod tests {
+    use nara_proto::identity::{KeyPair, Soul};
+
+    use super::super::PeerRegistry;
+    use super::*;
+
+    #[test]
+    fn a_peer_that_was_never_called_is_asked_about_without_room_for_calls() {
+        let registry = PeerRegistry::default();
+        let key = KeyPair::from_soul(&Soul::bond([2; 32], "bob")).public_key();
+        let info = PeerInfo::configured("bob".parse().unwrap(), key).at(([100, 64, 0, 7], 9632).into());
+        let bob = registry.register(info).unwrap();
+        assert_eq!(bob.breaker_state(), BreakerState::Closed);
+        assert_eq!((bob.retry_after(), bob.turn()), (None, None));
+        assert_eq!((bob.clock_offset(), bob.measured_rtt()), (None, None));
+        assert_eq!(bob.signing_time(UnixMillis::new(1), true), None);
+        assert!(!bob.is_at_its_address() && bob.told_coordinates().is_none());
+        assert_eq!(bob.all_keys(), [key]);
+        bob.time_was_refused();
+        registry.clock_was_set();
+        registry.sign_of_life(&bob);
+        assert_eq!(bob.presence(), PresenceState::Online);
+        registry.remove(&bob);
+        assert!(bob.noted().is_none());
+
+        // What was noted stays.
+        bob.defer(Duration::from_secs(5));
+        drop(bob.free_slot());
+        assert!(bob.retry_after().is_some());
+    }
 }

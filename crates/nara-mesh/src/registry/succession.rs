@@ -213,7 +213,7 @@ impl PeerRegistry {
                     source: replaced.source.succeeded(),
                     learned_at: statement.at(),
                 };
-                peer.former_keys().push(replaced.key);
+                peer.note_former_key(replaced.key);
                 self.relink(peer, |info| {
                     // Another soul has another id. Whoever has succeeded another speaks v2, as that one did.
                     info.id = None;
@@ -287,7 +287,7 @@ impl PeerRegistry {
             }
             None => {
                 lines.0.remove(&name);
-                peer.former_keys().clear();
+                peer.forget_former_keys();
             }
         }
         peer.set_keyless(false);

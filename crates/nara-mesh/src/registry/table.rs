@@ -1,4 +1,3 @@
-mod looks;
 mod room;
 
 use std::collections::{BTreeSet, HashMap};
@@ -8,10 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use nara_proto::breaker::BreakerConfig;
 use nara_proto::coordinates::NetworkCoordinates;
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
+use smallvec::SmallVec;
 use tokio::sync::{broadcast, watch};
 
 use super::by_teller::ByTeller;
 use super::counts::count;
+use super::looks::Looks;
 use super::own_key::OwnKey;
 use super::peer_clock::Clocks;
 use super::succession::Successions;
@@ -52,7 +53,7 @@ pub enum RegisterError {
 pub struct PeerRegistry {
     table: Arc<RwLock<Table>>,
     events: broadcast::Sender<PeerEvent>,
-    breaker: BreakerConfig,
+    breaker: Arc<BreakerConfig>,
     max_peers: usize,
     trust: TrustPolicy,
     decisions: Arc<watch::Sender<()>>,
@@ -65,16 +66,18 @@ pub struct PeerRegistry {
     pub(super) coordinates: Arc<Mutex<NetworkCoordinates>>,
 }
 
+/// Nearly always one.
+type Peers = SmallVec<[Arc<Peer>; 1]>;
+
 #[derive(Debug, Default)]
 pub(super) struct Table {
     by_id: HashMap<NaraId, Arc<Peer>>,
     by_name: HashMap<NaraName, Arc<Peer>>,
-    by_ip: HashMap<IpAddr, Vec<Arc<Peer>>>,
-    by_key: HashMap<PublicKey, Vec<Arc<Peer>>>,
+    by_ip: HashMap<IpAddr, Peers>,
+    by_key: HashMap<PublicKey, Peers>,
     /// The keys of naras that the operator does not trust, and their names.
     banned: HashMap<PublicKey, BTreeSet<Option<NaraName>>>,
-    /// Names by what they look like: each look with each of its names.
-    looks: BTreeSet<(Box<str>, Option<NaraName>)>,
+    pub(super) looks: Looks,
     /// Naras that others introduced and that were never seen themselves.
     ghosts: ByTeller,
     /// Naras that others introduced and that were seen then.
@@ -97,7 +100,7 @@ impl PeerRegistry {
         Self {
             table: Arc::default(),
             events: broadcast::channel(EVENT_BACKLOG).0,
-            breaker,
+            breaker: Arc::new(breaker),
             max_peers: defaults::MAX_PEERS,
             trust: TrustPolicy::default(),
             decisions: Arc::default(),
@@ -149,13 +152,13 @@ impl PeerRegistry {
         let mut evicted = Vec::new();
         if known.is_empty() {
             evicted.extend(table.make_room(&info, self.max_peers)?);
-            look_alike = info.name.as_ref().and_then(|name| table.look_alike(name));
+            look_alike = info.name.as_ref().and_then(|name| table.looks.look_alike(name));
         }
         // Found under its id and under its name, one peer was known in two halves until now.
         let mut known = known.into_iter();
         let peer = known.next();
         let before = peer.as_ref().map(|peer| peer.info());
-        let peer = peer.unwrap_or_else(|| Arc::new(Peer::new(PeerInfo::default(), self.breaker)));
+        let peer = peer.unwrap_or_else(|| Arc::new(Peer::new(PeerInfo::default(), self.breaker.clone())));
         table.unlink(&peer);
         for other_half in known {
             table.unlink(&other_half);
@@ -250,7 +253,7 @@ impl PeerRegistry {
 
     /// The nara whose key this is; `None`: nobody's that is known, or that of several names.
     pub(crate) fn holder(&self, key: &PublicKey) -> Option<Arc<Peer>> {
-        match self.read().by_key.get(key).map(Vec::as_slice) {
+        match self.read().by_key.get(key).map(Peers::as_slice) {
             Some([only]) => Some(only.clone()),
             _ => None,
         }
@@ -258,12 +261,16 @@ impl PeerRegistry {
 
     /// The peers at this address: several naras may share a machine.
     pub fn by_ip(&self, ip: IpAddr) -> Vec<Arc<Peer>> {
-        self.read().by_ip.get(&ip).cloned().unwrap_or_default()
+        self.read()
+            .by_ip
+            .get(&ip)
+            .map_or_else(Vec::new, |peers| peers.to_vec())
     }
 
     /// Whether one more nara at this address may be registered from hearsay.
     pub(crate) fn has_room_at(&self, ip: IpAddr) -> bool {
-        self.read().by_ip.get(&ip).map_or(0, Vec::len) < defaults::HEARSAY_PER_ADDRESS
+        let at_ip = self.read().by_ip.get(&ip).map_or(0, Peers::len);
+        at_ip < defaults::HEARSAY_PER_ADDRESS
     }
 
     /// All peers, by name and then by id.
@@ -384,7 +391,7 @@ impl PeerRegistry {
             tls: tls.then_some(TlsPolicy::Require),
             ..PeerInfo::default()
         };
-        Arc::new(Peer::new(info, self.breaker))
+        Arc::new(Peer::new(info, self.breaker.clone()))
     }
 
     pub(crate) fn emit(&self, event: PeerEvent) {
@@ -510,7 +517,7 @@ impl Table {
                 .is_some_and(|key| self.banned.contains_key(&key.key)),
         );
         if let Some(name) = &info.name {
-            self.reserve_looks(name);
+            self.looks.add(name);
         }
         self.classify(peer);
         peer.set_registered(true);
@@ -572,9 +579,7 @@ impl Table {
             self.ghosts.remove(name);
             self.seen.remove(name);
             self.met.remove(name);
-            for look in name.looks() {
-                self.looks.remove(&(look.into(), Some(name.clone())));
-            }
+            self.looks.remove(name);
         }
         self.len -= 1;
         self.note_len();

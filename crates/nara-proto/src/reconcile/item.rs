@@ -2,6 +2,8 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::encoding::hex_encode;
+
 /// Bytes of an event id: half a SHA-256.
 const HALF: usize = 16;
 
@@ -43,9 +45,15 @@ impl ItemId {
         &self.0
     }
 
+    /// The id of the event as the 16 bytes of its hash.
+    pub fn event_hash(&self) -> [u8; 16] {
+        let (hash, _) = self.0.split_first_chunk().expect("32 bytes begin with 16");
+        *hash
+    }
+
     /// The id of the event.
     pub fn event_id(&self) -> String {
-        hex::encode(&self.0[..HALF])
+        hex_encode(&self.0[..HALF])
     }
 }
 

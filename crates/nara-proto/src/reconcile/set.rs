@@ -162,6 +162,13 @@ impl NegentropyStorageBase for ItemSet {
 
     fn find_lower_bound(&self, first: usize, last: usize, bound: &Bound) -> usize {
         let range = self.members().get(first..last).unwrap_or_default();
-        first + range.partition_point(|member| member.item < bound.item)
+        let is_before = |member: &Member| member.item < bound.item;
+        // The bounds of a frame come in order, each near the last: the search begins there.
+        let mut near = 1;
+        while range.get(near - 1).is_some_and(is_before) {
+            near *= 2;
+        }
+        let from = near / 2;
+        first + from + range[from..range.len().min(near)].partition_point(is_before)
     }
 }

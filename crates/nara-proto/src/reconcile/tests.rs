@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
+use negentropy::{Bound, Id, Item, NegentropyStorageBase as _};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 
@@ -48,6 +49,23 @@ proptest! {
         prop_assert!(reconciler.is_complete());
         prop_assert_eq!(reconciler.missing_here(), &ids(&theirs - &mine));
         prop_assert_eq!(reconciler.missing_there(), &ids(&mine - &theirs));
+    }
+
+    #[test]
+    fn a_bound_is_found_from_wherever_the_search_begins(
+        numbers in btree_set(0_u32..500, 0..200),
+        bound in 0_u32..510,
+        (first, last) in (0_usize..210, 0_usize..210),
+    ) {
+        let set = set(numbers);
+        let id = Id::from_byte_array(*id(bound).as_bytes());
+        let bound = Bound::from_item(&Item::with_timestamp_and_id(u64::from(bound / 7), id));
+        let first = first.min(set.len());
+        let last = last.clamp(first, set.len());
+        let expected = (first..last)
+            .find(|index| set.get_item(*index).unwrap().unwrap() >= bound.item)
+            .unwrap_or(last);
+        prop_assert_eq!(set.find_lower_bound(first, last, &bound), expected);
     }
 
     #[test]

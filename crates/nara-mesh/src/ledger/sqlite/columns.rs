@@ -4,9 +4,10 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use nara_proto::encoding::{base64_decode_canonical, base64_encode};
+use nara_proto::encoding::{base64_decode_canonical, base64_encode, hex_encode};
 use nara_proto::event::{Service, SyncEvent};
 use nara_proto::go_json;
+use nara_proto::reconcile::ItemId;
 use nara_proto::sync::Cursor;
 use nara_proto::time::UnixNanos;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
@@ -46,6 +47,11 @@ impl IdKey {
         Self::Other(other)
     }
 
+    /// The id of the event that an item stands for.
+    pub(super) fn of_item(item: &ItemId) -> Self {
+        Self::Hash(item.event_hash())
+    }
+
     /// The id of a cursor. What follows no id at all follows no hash either.
     pub(super) fn of_cursor(cursor: &Cursor) -> Self {
         if cursor.id().starts_with(char::MAX) {
@@ -75,7 +81,7 @@ impl FromSql for IdText {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         let bytes = value.as_blob()?;
         if bytes.len() == HASH {
-            return Ok(Self(hex::encode(bytes)));
+            return Ok(Self(hex_encode(bytes)));
         }
         let text = bytes.strip_suffix(&[MARK]).unwrap_or(bytes);
         Ok(Self(String::from_utf8_lossy(text).into_owned()))
@@ -309,8 +315,8 @@ pub(super) fn without_columns<'a>(event: &SyncEvent, json: &'a str) -> Cow<'a, s
 
 /// Reads an event from a row that begins with the columns of [`sql::LOAD`](super::sql::LOAD).
 pub(super) fn event(row: &Row<'_>) -> Result<SyncEvent, Failure> {
-    let IdText(id) = row.get(1)?;
-    let json = row.get_ref(7)?.as_bytes().map_err(rusqlite::Error::from)?;
+    let IdText(id) = row.get(0)?;
+    let json = row.get_ref(6)?.as_bytes().map_err(rusqlite::Error::from)?;
     let mut event = match go_json::from_slice_exact::<SyncEvent>(json) {
         Ok(event) => event,
         Err(error) => {
@@ -319,10 +325,10 @@ pub(super) fn event(row: &Row<'_>) -> Result<SyncEvent, Failure> {
         }
     };
     event.id = id;
-    event.ts = UnixNanos::new(row.get(2)?);
-    row.get::<_, ServiceKey>(3)?.name().clone_into(&mut event.svc);
-    emitter(row, 4)?.clone_into(&mut event.emitter);
-    match row.get_ref(6)? {
+    event.ts = UnixNanos::new(row.get(1)?);
+    row.get::<_, ServiceKey>(2)?.name().clone_into(&mut event.svc);
+    emitter(row, 3)?.clone_into(&mut event.emitter);
+    match row.get_ref(5)? {
         ValueRef::Blob(bytes) => event.sig = base64_encode(bytes),
         ValueRef::Text(text) => event.sig = String::from_utf8_lossy(text).into_owned(),
         _ => {}

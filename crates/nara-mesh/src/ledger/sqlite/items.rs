@@ -2,9 +2,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nara_proto::reconcile::{ItemId, ItemSet};
 use nara_proto::time::UnixNanos;
-use rusqlite::{OptionalExtension as _, Transaction};
+use rusqlite::Transaction;
 
-use super::columns::{IdKey, IdText, ServiceKey};
+use super::columns::{IdText, ServiceKey};
 use super::sql;
 use crate::ledger::inventory::{Changes, Inventory};
 use crate::ledger::rejections::MAX_REJECTIONS;
@@ -85,20 +85,6 @@ fn load(transaction: &Transaction<'_>) -> rusqlite::Result<ItemSet> {
         }
     }
     Ok(ItemSet::new(items))
-}
-
-/// The places in the order of arrival of those events that are there.
-pub(super) fn places(snapshot: &Transaction<'_>, items: &[ItemId]) -> rusqlite::Result<Vec<i64>> {
-    let mut statement = snapshot.prepare_cached(sql::PLACE_OF_ID)?;
-    let mut places = Vec::with_capacity(items.len());
-    for item in items {
-        places.extend(
-            statement
-                .query_row([IdKey::new(&item.event_id())], |row| row.get::<_, i64>(0))
-                .optional()?,
-        );
-    }
-    Ok(places)
 }
 
 /// Remembers rejections, and forgets the oldest.

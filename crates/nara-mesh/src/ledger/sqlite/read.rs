@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use nara_proto::event::{CheckedEvent, SyncEvent};
+use nara_proto::reconcile::ItemId;
 use nara_proto::sync::{Cursor, EventFilter, sample_weight_of};
 use nara_proto::time::UnixNanos;
 use rusqlite::types::{FromSql as _, Value};
@@ -44,7 +45,7 @@ pub(super) fn select(
     let rows = sql_limit(limit);
     if filter.is_empty() {
         let mut found = Vec::new();
-        Range::new(snapshot, sql::BY_TIME, order)?.visit((ts, id, rows), |row| {
+        Range::new(snapshot, sql::BY_TIME, order)?.visit::<rusqlite::Error>((ts, id, rows), |row| {
             found.push(row.get(0)?);
             Ok(until(found.len() == limit))
         })?;
@@ -77,6 +78,56 @@ pub(super) fn select(
     Ok(merged.finish())
 }
 
+/// The first events behind `after` in this order, and how far to trust each.
+pub(super) fn page(
+    snapshot: &Transaction<'_>,
+    filter: &EventFilter,
+    after: &Cursor,
+    order: Order,
+    limit: ReadLimit,
+) -> Result<Vec<CheckedEvent>, Failure> {
+    if !filter.is_empty() {
+        let places = select(snapshot, filter, after, order, limit.events)?;
+        return load_checked(snapshot, places, limit.bytes);
+    }
+    let behind = (
+        after.ts().get(),
+        &IdKey::of_cursor(after),
+        sql_limit(limit.events),
+    );
+    let mut page = Page::new(limit);
+    Range::new(snapshot, sql::EVENTS_BY_TIME, order)?.visit(behind, |row| page.add(row))?;
+    Ok(page.events)
+}
+
+/// Events as they are read, up to a limit.
+struct Page {
+    events: Vec<CheckedEvent>,
+    limit: usize,
+    budget: ByteBudget,
+}
+
+impl Page {
+    fn new(limit: ReadLimit) -> Self {
+        Self {
+            events: Vec::new(),
+            limit: limit.events,
+            budget: ByteBudget::new(limit.bytes),
+        }
+    }
+
+    /// Adds the event of a row, if there is room for it.
+    fn add(&mut self, row: &Row<'_>) -> Result<ControlFlow<()>, Failure> {
+        if self.events.len() == self.limit || !self.budget.take(unsigned(row, 7)?) {
+            return Ok(ControlFlow::Break(()));
+        }
+        let event = event(row)?;
+        let trust = stored_trust(&event, Rank(row.get(8)?).is_verified());
+        self.events.push(CheckedEvent::new(event, trust));
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
 /// The events of an index behind a cursor, in order.
 struct Range<'a> {
     order: Order,
@@ -97,11 +148,11 @@ impl<'a> Range<'a> {
         })
     }
 
-    fn visit(
+    fn visit<E: From<rusqlite::Error>>(
         &mut self,
         params: impl Params + Clone,
-        mut visit: impl FnMut(&Row<'_>) -> rusqlite::Result<ControlFlow<()>>,
-    ) -> rusqlite::Result<()> {
+        mut visit: impl FnMut(&Row<'_>) -> Result<ControlFlow<()>, E>,
+    ) -> Result<(), E> {
         let in_order = match self.order {
             Order::OldestFirst => [&mut self.alone, &mut self.later],
             Order::NewestFirst => [&mut self.later, &mut self.alone],
@@ -183,7 +234,7 @@ fn walk(
         return Ok(found);
     }
     let behind = (after.ts().get(), &IdKey::of_cursor(after));
-    Range::new(snapshot, sql::WALK, order)?.visit(behind, |row| {
+    Range::new(snapshot, sql::WALK, order)?.visit::<rusqlite::Error>(behind, |row| {
         let service: ServiceKey = row.get(1)?;
         let (actor, target) = (row.get_ref(2)?.as_str()?, row.get_ref(3)?.as_str()?);
         if wanted.matches_parts(service.name(), actor, target) {
@@ -300,10 +351,10 @@ pub(super) fn unverified_by(snapshot: &Transaction<'_>, actor: &str) -> Result<V
 fn arrival(row: &Row<'_>) -> Result<Arrival, Failure> {
     let event = event(row)?;
     // A name that cannot be read is nobody to leave it out for.
-    let origin = row.get_ref(9)?.as_str_or_null().ok().flatten();
+    let origin = row.get_ref(10)?.as_str_or_null().ok().flatten();
     let origin = origin.and_then(|name| name.parse().ok());
-    let trust = stored_trust(&event, Rank(row.get(10)?).is_verified());
-    Ok(Arrival::new(row.get(0)?, event, origin, trust))
+    let trust = stored_trust(&event, Rank(row.get(8)?).is_verified());
+    Ok(Arrival::new(row.get(9)?, event, origin, trust))
 }
 
 /// The events at these places in the order of arrival, in the order given, up to so many bytes.
@@ -321,20 +372,35 @@ pub(super) fn load_checked(
     places: Vec<i64>,
     bytes: usize,
 ) -> Result<Vec<CheckedEvent>, Failure> {
-    let mut budget = ByteBudget::new(bytes);
+    let mut page = Page::new(ReadLimit::events(usize::MAX).bytes(bytes));
     let mut statement = snapshot.prepare_cached(sql::LOAD)?;
-    let mut events = Vec::with_capacity(places.len());
     for place in places {
         let mut rows = statement.query([place])?;
         let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-        if !budget.take(unsigned(row, 8)?) {
+        if page.add(row)?.is_break() {
             break;
         }
-        let event = event(row)?;
-        let trust = stored_trust(&event, Rank(row.get(10)?).is_verified());
-        events.push(CheckedEvent::new(event, trust));
     }
-    Ok(events)
+    Ok(page.events)
+}
+
+/// The events with these ids, in the order given, as far as they are stored; up to so many bytes.
+pub(super) fn by_ids(
+    snapshot: &Transaction<'_>,
+    items: &[ItemId],
+    bytes: usize,
+) -> Result<Vec<SyncEvent>, Failure> {
+    let mut page = Page::new(ReadLimit::events(usize::MAX).bytes(bytes));
+    let mut statement = snapshot.prepare_cached(sql::LOAD_BY_ID)?;
+    for item in items {
+        let mut rows = statement.query([IdKey::of_item(item)])?;
+        if let Some(row) = rows.next()?
+            && page.add(row)?.is_break()
+        {
+            break;
+        }
+    }
+    Ok(without_trust(page.events))
 }
 
 /// Rows that one look for arrivals reads, however few of them are wanted.
@@ -357,16 +423,16 @@ pub(super) fn arrived_after(
     let mut looked = 0;
     while let Some(row) = rows.next()? {
         looked += 1;
-        let seq = row.get(0)?;
+        let seq = row.get(9)?;
         if !filter.is_empty() {
-            let service: ServiceKey = row.get(3)?;
+            let service: ServiceKey = row.get(2)?;
             let text = |index| row.get_ref(index)?.as_str().map_err(rusqlite::Error::from);
-            if !wanted.matches_parts(service.name(), text(5)?, text(11)?) {
+            if !wanted.matches_parts(service.name(), text(4)?, text(11)?) {
                 end = seq;
                 continue;
             }
         }
-        if events.len() == limit.events || !budget.take(unsigned(row, 8)?) {
+        if events.len() == limit.events || !budget.take(unsigned(row, 7)?) {
             return Ok(Arrivals {
                 events,
                 end,

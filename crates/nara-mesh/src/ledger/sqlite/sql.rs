@@ -2,13 +2,29 @@
 //!
 //! `INDEXED BY` makes a statement fail instead of falling back to reading the whole table.
 
-/// The places of an index behind a cursor, in one direction: `?1` is the time and `?2` the id of the cursor,
+/// The columns of the places of an index.
+macro_rules! place {
+    () => {
+        "seq, ts, tie"
+    };
+}
+
+/// The columns that [`event`](super::columns::event) reads, and what decides whether it is read and trusted.
+macro_rules! event {
+    () => {
+        "id, ts, svc, emitter, actor, sig, json, bytes, rank"
+    };
+}
+
+/// What an index has behind a cursor, in one direction: `?1` is the time and `?2` the id of the cursor,
 /// `?3` the limit, `?4` and `?5` what the index is about. Events that share their time with others are in the order of
 /// their ids, which are their ties; one that is alone at its time has none.
-macro_rules! places {
-    ($index:literal, $about:literal, $direction:literal) => {
+macro_rules! behind {
+    ($columns:ident, $index:literal, $about:literal, $direction:literal) => {
         concat!(
-            "SELECT seq, ts, tie FROM events INDEXED BY ",
+            "SELECT ",
+            $columns!(),
+            " FROM events INDEXED BY ",
             $index,
             " WHERE ",
             $about,
@@ -43,12 +59,14 @@ pub(super) struct BothWays {
 }
 
 macro_rules! both_ways {
-    ($index:literal, $about:literal) => {
+    ($columns:ident, $index:literal, $about:literal) => {
         BothWays {
-            oldest_first: places!($index, $about, "ASC"),
-            newest_first: places!($index, $about, "DESC"),
+            oldest_first: behind!($columns, $index, $about, "ASC"),
+            newest_first: behind!($columns, $index, $about, "DESC"),
             alone: concat!(
-                "SELECT seq, ts, tie FROM events INDEXED BY ",
+                "SELECT ",
+                $columns!(),
+                " FROM events INDEXED BY ",
                 $index,
                 " WHERE ",
                 $about,
@@ -58,11 +76,14 @@ macro_rules! both_ways {
     };
 }
 
-pub(super) const BY_TIME: BothWays = both_ways!("events_by_time", "");
-pub(super) const BY_SERVICE: BothWays = both_ways!("events_by_service", "svc = ?4 AND ");
-pub(super) const BY_ACTOR: BothWays = both_ways!("events_by_actor", "actor = ?4 AND svc = ?5 AND ");
+/// Whole events: a page of all events needs no places.
+pub(super) const EVENTS_BY_TIME: BothWays = both_ways!(event, "events_by_time", "");
+pub(super) const BY_TIME: BothWays = both_ways!(place, "events_by_time", "");
+pub(super) const BY_SERVICE: BothWays = both_ways!(place, "events_by_service", "svc = ?4 AND ");
+pub(super) const BY_ACTOR: BothWays = both_ways!(place, "events_by_actor", "actor = ?4 AND svc = ?5 AND ");
 /// Those of an actor who is the target as well are found by the actor.
 pub(super) const BY_TARGET: BothWays = both_ways!(
+    place,
     "events_by_target",
     "target <> actor AND target = ?4 AND svc = ?5 AND "
 );
@@ -82,23 +103,21 @@ pub(super) const SINCE: &str =
 pub(super) const CHECKPOINTS: &str = "SELECT seq FROM events INDEXED BY events_checkpoints \
      WHERE priority = 5 AND rank > 1 AND svc = 2 ORDER BY seq LIMIT ?1 OFFSET ?2";
 
-/// What [`event`](super::columns::event) reads, and what came with it.
-macro_rules! events {
+/// Events, and how they arrived.
+macro_rules! arrivals {
     ($where:literal) => {
-        concat!(
-            "SELECT seq, id, ts, svc, emitter, actor, sig, json, bytes, origin, rank, target FROM events ",
-            $where
-        )
+        concat!("SELECT ", event!(), ", seq, origin, target FROM events ", $where)
     };
 }
 
-pub(super) const LOAD: &str = events!("WHERE seq = ?1");
+pub(super) const LOAD: &str = concat!("SELECT ", event!(), " FROM events WHERE seq = ?1");
+pub(super) const LOAD_BY_ID: &str = concat!("SELECT ", event!(), " FROM events WHERE id = ?1");
 /// It reads the whole table: a sample has to weigh every event.
 pub(super) const WEIGH: &str = "SELECT seq, ts, id, critical, importance, svc, actor, target, \
      ?1 IN (coalesce(emitter, actor), actor, target) FROM events ORDER BY seq";
 
 /// What came behind a place, to be filtered one by one.
-pub(super) const ARRIVED: &str = events!("WHERE seq > ?1 ORDER BY seq LIMIT ?2");
+pub(super) const ARRIVED: &str = arrivals!("WHERE seq > ?1 ORDER BY seq LIMIT ?2");
 pub(super) const POSITION: &str = "SELECT position FROM feed";
 pub(super) const FIRST_SINCE: &str = "SELECT min(seq) FROM events INDEXED BY events_by_time WHERE ts >= ?1";
 /// Leaves places free: what a power failure took back must not come again under the same place.
@@ -150,7 +169,7 @@ pub(super) const FIRST_UNVERIFIED_OF: &str = "SELECT seq, ts, id, rank FROM even
      INDEXED BY events_unverified_by_emitter \
      WHERE rank < 2 AND coalesce(emitter, actor) = ?1 ORDER BY rank, seq LIMIT 1";
 pub(super) const UNVERIFIED_OF: &str =
-    events!("INDEXED BY events_unverified WHERE rank < 2 AND actor = ?1 ORDER BY rank, seq");
+    arrivals!("INDEXED BY events_unverified WHERE rank < 2 AND actor = ?1 ORDER BY rank, seq");
 pub(super) const UNVERIFIED_BEFORE: &str = "SELECT seq, ts, id FROM events INDEXED BY events_received \
      WHERE received < ?1 ORDER BY received LIMIT ?2";
 
@@ -181,7 +200,6 @@ pub(super) const ARRIVAL_CURSOR: &str = "SELECT epoch, seq FROM arrival_cursors 
 pub(super) const FOREIGN_COMMITS: &str = "PRAGMA data_version";
 /// What the inventory is made of. It reads the whole table, once for each process.
 pub(super) const ITEMS: &str = "SELECT svc, ts, id FROM events NOT INDEXED WHERE rank > 1";
-pub(super) const PLACE_OF_ID: &str = "SELECT seq FROM events WHERE id = ?1";
 pub(super) const REJECT: &str = "INSERT INTO rejected (peer, item, awaits) VALUES (?1, ?2, ?3) \
      ON CONFLICT (peer, item) DO UPDATE SET awaits = excluded.awaits";
 pub(super) const FORGIVE: &str = "DELETE FROM rejected WHERE awaits = ?1";

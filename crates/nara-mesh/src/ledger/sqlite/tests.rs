@@ -382,6 +382,7 @@ fn no_statement_reads_the_whole_table_or_sorts_a_page() {
 
     let both = |of: sql::BothWays| [of.oldest_first, of.newest_first, of.alone];
     let ordered = [
+        sql::EVENTS_BY_TIME,
         sql::BY_TIME,
         sql::BY_SERVICE,
         sql::BY_ACTOR,
@@ -416,7 +417,7 @@ fn no_statement_reads_the_whole_table_or_sorts_a_page() {
         sql::FIND,
         sql::ADD,
         sql::TIE,
-        sql::PLACE_OF_ID,
+        sql::LOAD_BY_ID,
         sql::ARRIVED,
         sql::REMOVE,
         sql::RERANK,

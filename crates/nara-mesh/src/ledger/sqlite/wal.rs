@@ -10,8 +10,12 @@ use super::failure::counted;
 use crate::seldom::warn_seldom;
 
 /// Pages of 4 KiB in the log from which they are moved, beside the writer. A page that changed often by then is moved once.
-/// A commit that alone writes as many is one of many events, and others will follow.
-const PAGES: usize = 1_000;
+/// Each move costs one commit a wait for the disk, as the log begins anew: a commit of one event writes some ten pages, so
+/// that is one of hundreds.
+const PAGES: usize = 4_000;
+
+/// A commit that alone writes as many pages is one of many events, and others will follow.
+const BULK_PAGES: usize = 1_000;
 
 /// Pages from which the writer moves them itself: nobody did, or many events come at once. 5,000 of them change some 4,000
 /// pages, mostly the same ones.
@@ -28,7 +32,7 @@ pub(super) fn checkpoint_beside(writer: &mut Connection, own: Connection) -> rus
         if pages >= MOST_PAGES {
             // The commit is safe in the log whether this works or not.
             warn_of(log.checkpoint());
-        } else if pages >= PAGES && written < PAGES {
+        } else if pages >= PAGES && written < BULK_PAGES {
             move_apart(&own);
         }
         Ok(())
