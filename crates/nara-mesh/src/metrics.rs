@@ -182,10 +182,10 @@ metrics! {
     /// Statements of succession about keys of peers, by `effect` (`followed`, `retired`, `conflict`: no key holds until the
     /// operator decides, `asked`: the operator must decide whether to follow).
     Counter SUCCESSIONS = "nara_mesh_successions_total" by "effect" ["followed", "retired", "conflict", "asked"];
-    /// Peers whose clock differs from ours by 5 s or more.
+    /// Peers whose clock differs from ours by 5 s or more, as they have proven, or else say.
     Gauge CLOCKS_SKEWED = "nara_mesh_clocks_skewed";
-    /// Median offset of the clocks of recently called peers from ours, in seconds; of two in the middle, the one nearer to 0. If
-    /// it is not near 0, our own clock is wrong, or that of the only peer.
+    /// Median offset of the clocks of recently called peers from ours, in seconds, as they have proven, or else say; of two in the
+    /// middle, the one nearer to 0. If it is not near 0, our own clock is wrong, or that of the only peer.
     Gauge CLOCK_OFFSET_SECONDS = "nara_mesh_clock_offset_seconds";
     /// Times that the clock of this machine was set by a second or more while the server ran, by `direction` (`back`,
     /// `forward`: also after the machine slept).

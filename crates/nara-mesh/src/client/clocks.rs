@@ -168,6 +168,7 @@ impl PeerClocks {
         what: Skewed,
     ) -> ClockSkew {
         let nanos = theirs.to_nanos().get().saturating_sub(ours.to_nanos().get());
+        self.registry.clock_was_said(peer, nanos);
         let judged = self.registry.judge_clocks(peer.key().as_ref(), nanos);
         ClockSkew {
             theirs,

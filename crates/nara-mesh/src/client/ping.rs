@@ -112,6 +112,9 @@ fn report(exchange: &Exchange, answer: Answer<PingResponse>) -> PingReport {
         registry.learn_clock(peer, &pinned.key, sample, arrival.at);
     }
     let proven = peer.clock_offset();
+    if let (Some(true), Some(sample)) = (key_matches, told) {
+        registry.clock_was_said(peer, sample.offset().nanos());
+    }
     registry.learn_distance(peer, arrival.rtt, None);
     PingReport {
         clock_offset: proven.or_else(|| told.map(ClockSample::offset)),

@@ -1,7 +1,7 @@
 //! The clocks of all peers, and what they say about ours.
 
 use std::sync::{MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nara_proto::clock_offset::{ClockFault, ClockSample, MeshClock};
 use nara_proto::identity::PublicKey;
@@ -20,7 +20,11 @@ impl PeerRegistry {
         peer.note_alive(at);
         let learned = peer.clock().learn(sample, at);
         let Some((offset, warns)) = learned else { return };
-        self.clocks().mesh.record(*key, offset.nanos(), at);
+        {
+            let mut clocks = self.clocks();
+            clocks.mesh.record(*key, offset.nanos(), at);
+            clocks.shown.record(*key, offset.nanos(), at);
+        }
         self.show_offset();
         if warns {
             let info = peer.info();
@@ -31,6 +35,17 @@ impl PeerRegistry {
             };
             warn_seldom!(peer = %info, %offset, "the clocks are apart: {fault}");
             self.emit(PeerEvent::ClockSkew { peer: info, offset });
+        }
+    }
+
+    /// Notes that a peer **says** its clock is `nanos` nanoseconds ahead of ours, as in a refusal: whoever is in between could say
+    /// so, so this shows in metrics alone, and only until the peer proves its time.
+    pub(crate) fn clock_was_said(&self, peer: &Peer, nanos: i64) {
+        let Some(key) = peer.key() else { return };
+        let apart = Duration::from_nanos(nanos.unsigned_abs());
+        if peer.clock().get_or_insert_default().was_said(apart) {
+            self.clocks().shown.record(key, nanos, now());
+            self.show_offset();
         }
     }
 
@@ -53,7 +68,11 @@ impl PeerRegistry {
     /// Notes that the clock of this machine was set: what was learned of the clocks of peers compared them with the
     /// clock as it was before.
     pub(crate) fn clock_was_set(&self) {
-        self.clocks().mesh = MeshClock::default();
+        {
+            let mut clocks = self.clocks();
+            clocks.mesh = MeshClock::default();
+            clocks.shown = MeshClock::default();
+        }
         for peer in self.peers() {
             peer.forget_clock();
         }
@@ -63,13 +82,17 @@ impl PeerRegistry {
     /// Forgets the clock of a peer that is not known any more.
     pub(super) fn forget_clock_of(&self, peer: &Peer) {
         let Some(key) = peer.key() else { return };
-        self.clocks().mesh.forget(&key);
+        {
+            let mut clocks = self.clocks();
+            clocks.mesh.forget(&key);
+            clocks.shown.forget(&key);
+        }
         self.show_offset();
     }
 
     /// How far the clocks of peers are from ours in the middle, in nanoseconds; 0 if none is known.
     fn offset_of_all(&self) -> i64 {
-        self.clocks().mesh.median(now()).unwrap_or_default()
+        self.clocks().shown.median(now()).unwrap_or_default()
     }
 
     fn show_offset(&self) {
@@ -85,7 +108,6 @@ impl PeerRegistry {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use nara_proto::identity::{KeyPair, Soul};
     use nara_proto::time::UnixNanos;
@@ -121,6 +143,23 @@ mod tests {
         assert_eq!(registry.offset_of_all(), 0);
         ahead(&registry, "bob", HOUR);
         registry.clock_was_set();
+        assert_eq!(registry.offset_of_all(), 0);
+    }
+
+    #[test]
+    fn a_clock_that_a_peer_says_shows_until_it_proves_it_and_judges_nobody() {
+        let registry = PeerRegistry::default();
+        for name in ["alice", "bob", "carol", "dora"] {
+            let key = KeyPair::from_soul(&Soul::bond([name.as_bytes()[0]; 32], name)).public_key();
+            let peer = registry.register(PeerInfo::configured(name.parse().unwrap(), key));
+            registry.clock_was_said(&peer.unwrap(), HOUR);
+        }
+        assert_eq!(registry.offset_of_all(), HOUR);
+        assert_eq!(registry.judge_clocks(None, HOUR), None);
+        for name in ["alice", "bob"] {
+            let peer = ahead(&registry, name, 0);
+            registry.clock_was_said(&peer, HOUR);
+        }
         assert_eq!(registry.offset_of_all(), 0);
     }
 }

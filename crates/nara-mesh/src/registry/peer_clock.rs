@@ -1,6 +1,6 @@
 //! What is known about the clock of one peer.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nara_proto::clock_offset::{ClockEstimate, ClockOffset, ClockSample, MeshClock};
 use nara_proto::identity::PublicKey;
@@ -15,6 +15,8 @@ use crate::{defaults, metrics};
 #[derive(Debug, Default)]
 pub(super) struct Clocks {
     pub(super) mesh: MeshClock<PublicKey>,
+    /// The same, with what peers say that have proven nothing: for metrics.
+    pub(super) shown: MeshClock<PublicKey>,
     /// When somebody set it last.
     pub(super) step: Option<ClockStep>,
 }
@@ -31,12 +33,15 @@ pub(super) struct PeerClock {
     stamp: Stamp,
     /// As long as it is too far from ours.
     skewed: Option<Counted>,
+    /// The same by what the peer says, while nothing is proven.
+    said_skewed: Option<Counted>,
 }
 
 impl PeerClock {
     /// Takes up a sample. Returns the offset, and whether this is the moment to warn of it.
     pub(super) fn learn(&mut self, sample: ClockSample, at: Instant) -> Option<(ClockOffset, bool)> {
         let offset = self.estimate.record(sample, at)?;
+        self.said_skewed = None;
         let warns = self.skewed.is_none() && offset.at_least() >= defaults::CLOCK_WARNING;
         if warns {
             self.skewed = Some(Counted::new(metrics::CLOCKS_SKEWED));
@@ -45,6 +50,20 @@ impl PeerClock {
             self.skewed = None;
         }
         Some((offset, warns))
+    }
+
+    /// Takes up how far it is from ours by what the peer says. Returns whether that counts: nothing is proven.
+    pub(super) fn was_said(&mut self, apart: Duration) -> bool {
+        if self.offset().is_some() {
+            return false;
+        }
+        if apart < defaults::CLOCK_WARNING || self.skewed.is_some() {
+            self.said_skewed = None;
+        } else {
+            self.said_skewed
+                .get_or_insert_with(|| Counted::new(metrics::CLOCKS_SKEWED));
+        }
+        true
     }
 
     /// When it is `now` here, the time of a request to the peer; `None`: the same as for all others.
@@ -70,6 +89,7 @@ impl PeerClock {
     pub(super) fn forget(&mut self) {
         self.estimate = ClockEstimate::default();
         self.skewed = None;
+        self.said_skewed = None;
     }
 
     /// How far it is ahead of ours; `None`: not known.
