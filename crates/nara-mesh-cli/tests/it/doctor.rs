@@ -100,7 +100,15 @@ fn what_is_wrong_is_said_with_the_next_step_and_code_1() {
     for what in ["soul", "soul file", "peers file", "daemon"] {
         assert_eq!(result_of(&report, what), "failed", "{report}");
     }
-    for what in ["node", "control", "relay", "address", "nodes", "naras"] {
+    for what in [
+        "node",
+        "control",
+        "relay",
+        "endpoints",
+        "address",
+        "nodes",
+        "naras",
+    ] {
         assert_eq!(result_of(&report, what), "skipped", "{report}");
     }
     for (what, result, next) in results(&report) {

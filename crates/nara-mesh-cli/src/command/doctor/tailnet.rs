@@ -61,7 +61,11 @@ pub(super) async fn node(
             Some(NetworkKind::Managed) => "the daemon cannot be found without a soul",
             _ => "no network is configured",
         };
-        skip(&["daemon", "node", "control", "relay", "address"], reason, report)?;
+        skip(
+            &["daemon", "node", "control", "relay", "endpoints", "address"],
+            reason,
+            report,
+        )?;
         return Ok(None);
     };
     if let Err(failure) = check_length(&socket).map_err(Failure::from) {
@@ -69,7 +73,7 @@ pub(super) async fn node(
         let next = failure.hint.unwrap_or_default();
         report.add(Check::ok("daemon", failure.message, why).failed(next))?;
         skip(
-            &["node", "control", "relay", "address"],
+            &["node", "control", "relay", "endpoints", "address"],
             "the daemon cannot have a socket",
             report,
         )?;
@@ -86,7 +90,7 @@ pub(super) async fn node(
     )?;
     if status.version.is_none() {
         skip(
-            &["node", "control", "relay", "address"],
+            &["node", "control", "relay", "endpoints", "address"],
             "the daemon does not answer",
             report,
         )?;
@@ -111,7 +115,7 @@ pub(super) async fn running(
     ))?;
     let Some(node) = node else {
         return skip(
-            &["node", "control", "relay", "address"],
+            &["node", "control", "relay", "endpoints", "address"],
             "not needed on this machine alone",
             report,
         );
@@ -215,12 +219,12 @@ fn relay(home: Option<&str>, problems: &[String], report: &mut Report) -> Outcom
     })
 }
 
-/// Where peers may reach the node without a relay, of nodes that report it.
+/// Where peers may reach the node without a relay.
 fn endpoints(health: &NodeHealth, report: &mut Report) -> Outcome<()> {
-    if health.endpoints.is_empty() && health.port_mapping == PortMapping::Off {
-        return Ok(());
-    }
     let why = "peers try these addresses for a path without a relay";
+    if health.endpoints.is_empty() && health.port_mapping == PortMapping::Off {
+        return report.add(Check::ok("endpoints", "not reported by this kind of node", why).skipped());
+    }
     let endpoints = health.endpoints.iter();
     let endpoints: Vec<_> = endpoints
         .map(|endpoint| format!("{} ({})", endpoint.address, endpoint.kind))
