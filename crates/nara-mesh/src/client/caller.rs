@@ -553,7 +553,8 @@ impl Caller {
 
     /// Notes that a peer asks for a pause, if it does.
     fn note_pause(&self, route: &Route, head: &ReplyHead) -> Option<Duration> {
-        let pause = asked_to_wait(head.status, &head.headers, self.clocks.clock().now_millis())?;
+        let now = || self.clocks.clock().now_millis();
+        let pause = asked_to_wait(head.status, &head.headers, now)?;
         tracing::info!(peer = %route, ?pause, status = head.status.as_u16(), "the peer asked us to wait");
         route.peer.defer(pause);
         Some(pause)

@@ -32,15 +32,15 @@ pub(super) enum AnswerProof {
 }
 
 impl AnswerProof {
-    /// What answers a request that went out with v2 is v2 if it claims to be; a bad one is not another chance for the
+    /// Who was called is expected to answer. What answers a request that went out with v2 is v2 if it claims to be; a bad one is not another chance for the
     /// inherited one.
-    pub(super) fn read(reply: &ReplyHead) -> Result<Self, Problem> {
+    pub(super) fn read(reply: &ReplyHead, expected: Option<&NaraName>) -> Result<Self, Problem> {
         let inherited = || {
             let auth = ResponseAuth::from_headers(&reply.headers);
             auth.map(Self::V1).map_err(Problem::Unauthenticated)
         };
         let by_channel = || {
-            let name = name_in(&reply.headers).filter(|_| reply.sent.trusts_channel)?;
+            let name = name_in(&reply.headers, expected).filter(|_| reply.sent.trusts_channel)?;
             let signed_at = time_in(&reply.headers);
             Some(Self::Channel { name, signed_at })
         };
@@ -170,11 +170,12 @@ impl AnswerProof {
     }
 }
 
-fn name_in(headers: &HeaderMap) -> Option<NaraName> {
-    std::str::from_utf8(headers.get(NAME_HEADER)?.as_bytes())
-        .ok()?
-        .parse()
-        .ok()
+fn name_in(headers: &HeaderMap, expected: Option<&NaraName>) -> Option<NaraName> {
+    let said = headers.get(NAME_HEADER)?.as_bytes();
+    match expected.filter(|expected| expected.as_str().as_bytes() == said) {
+        Some(expected) => Some(expected.clone()),
+        None => std::str::from_utf8(said).ok()?.parse().ok(),
+    }
 }
 
 fn time_in(headers: &HeaderMap) -> Option<UnixMillis> {

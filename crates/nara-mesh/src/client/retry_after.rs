@@ -11,8 +11,12 @@ use crate::defaults;
 /// How long an answer asks to wait before the next call, if it does: any with status 429, and one with status 503
 /// that says how long. Never more than 5 minutes. `now` is our clock, for answers that name a
 /// time and do not say what time it is.
-pub(super) fn asked_to_wait(status: StatusCode, headers: &HeaderMap, now: UnixMillis) -> Option<Duration> {
-    let told = || read(headers, now).map(|wait| wait.min(defaults::RETRY_AFTER_MAX));
+pub(super) fn asked_to_wait(
+    status: StatusCode,
+    headers: &HeaderMap,
+    now: impl FnOnce() -> UnixMillis,
+) -> Option<Duration> {
+    let told = || read(headers, now()).map(|wait| wait.min(defaults::RETRY_AFTER_MAX));
     match status {
         StatusCode::TOO_MANY_REQUESTS => Some(told().unwrap_or(defaults::RETRY_AFTER_UNTOLD)),
         StatusCode::SERVICE_UNAVAILABLE => told(),
@@ -52,7 +56,7 @@ mod tests {
             }
         }
         let status = StatusCode::from_u16(status).unwrap();
-        asked_to_wait(status, &headers, NOW).map(|wait| wait.as_secs())
+        asked_to_wait(status, &headers, || NOW).map(|wait| wait.as_secs())
     }
 
     #[test]
@@ -105,7 +109,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(RETRY_AFTER, text.parse().unwrap());
             headers.insert(DATE, date.parse().unwrap());
-            let wait = asked_to_wait(StatusCode::TOO_MANY_REQUESTS, &headers, UnixMillis::new(now));
+            let wait = asked_to_wait(StatusCode::TOO_MANY_REQUESTS, &headers, || UnixMillis::new(now));
             proptest::prop_assert!(wait.is_some_and(|wait| wait <= defaults::RETRY_AFTER_MAX));
         }
     }

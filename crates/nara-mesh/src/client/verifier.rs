@@ -101,7 +101,10 @@ impl AnswerVerifier {
         if self.accept_unverified {
             return Ok(Some((None, Verification::open())));
         }
-        if matches!(AnswerProof::read(head), Ok(AnswerProof::V1(_))) {
+        if matches!(
+            AnswerProof::read(head, route.expected.name.as_ref()),
+            Ok(AnswerProof::V1(_))
+        ) {
             return Ok(None);
         }
         let check = |proof: &AnswerProof, pinned: &PinnedKey, now| {
@@ -225,7 +228,7 @@ impl AnswerVerifier {
 
     /// The signature of an answer, if it is no less than the peer has proven that it can do.
     fn read_proof(&self, route: &Route, reply: &ReplyHead) -> Result<AnswerProof, Problem> {
-        let proof = AnswerProof::read(reply);
+        let proof = AnswerProof::read(reply, route.expected.name.as_ref());
         match &proof {
             Ok(proof) => {
                 check_responder(route, proof.name())?;
@@ -263,7 +266,7 @@ impl AnswerVerifier {
     }
 
     fn with_known_key(&self, route: &Route, reply: &ReplyHead) -> Option<(AnswerProof, PinnedKey)> {
-        let proof = AnswerProof::read(reply).ok()?;
+        let proof = AnswerProof::read(reply, route.expected.name.as_ref()).ok()?;
         check_responder(route, proof.name()).ok()?;
         let pinned = self.known_key(route, proof.name())?;
         Some((proof, pinned))

@@ -63,7 +63,7 @@ pub(super) struct Asked {
     pub(super) shared: Arc<Shared>,
     pub(super) sender: VerifiedSender,
     pub(super) proof: RequestProof,
-    pub(super) head: Parts,
+    pub(super) head: Box<Parts>,
     pub(super) body: Bound<Incoming>,
 }
 
@@ -77,7 +77,7 @@ impl SignedEndpoint {
         head.uri.path() == self.path && (head.method == self.method || is_head)
     }
 
-    async fn answer(&self, head: Parts, body: Incoming, connection: &ConnectionFacts) -> Response {
+    async fn answer(&self, head: Box<Parts>, body: Incoming, connection: &ConnectionFacts) -> Response {
         let shared = &self.way.shared;
         let verified = self.way.verify(head, body, connection).await;
         let handle = |known: Known<Incoming>| {
@@ -110,7 +110,9 @@ impl Entrance {
         request: http::Request<Incoming>,
         connection: &Arc<ConnectionFacts>,
     ) -> Response {
-        let (mut head, body) = request.into_parts();
+        let (head, body) = request.into_parts();
+        // On the heap, because it passes many hands.
+        let mut head = Box::new(head);
         let series = self.admission.series(head.uri.path());
         let answer = pin!(async {
             if let Some(parent) = trace::take_in(&mut head.headers) {
@@ -130,7 +132,12 @@ impl Entrance {
         self.admission.watch(series, connection, answer).await
     }
 
-    async fn route(&self, mut head: Parts, body: Incoming, connection: &Arc<ConnectionFacts>) -> Response {
+    async fn route(
+        &self,
+        mut head: Box<Parts>,
+        body: Incoming,
+        connection: &Arc<ConnectionFacts>,
+    ) -> Response {
         // Before a path is routed.
         if let ControlFlow::Break(redirect) = respell(&mut head.uri) {
             return redirect;
@@ -142,7 +149,7 @@ impl Entrance {
                 return endpoint.answer(head, body, connection).await;
             }
             head.extensions.insert(connection.clone());
-            let request = Request::from_parts(head, Body::new(body));
+            let request = Request::from_parts(*head, Body::new(body));
             // On the heap: it is no part of the requests for our own endpoints.
             let Ok(response) = Box::pin(self.router.clone().oneshot(request)).await;
             response
@@ -162,7 +169,7 @@ pub(super) struct SignedWay {
 
 /// A request whose sender is known.
 struct Known<B> {
-    head: Parts,
+    head: Box<Parts>,
     body: Bound<B>,
     sender: VerifiedSender,
     proof: RequestProof,
@@ -174,7 +181,7 @@ impl SignedWay {
     /// error is that refusal.
     async fn verify<B: HttpBody>(
         &self,
-        head: Parts,
+        head: Box<Parts>,
         body: B,
         connection: &ConnectionFacts,
     ) -> Result<Known<B>, Response> {
@@ -232,7 +239,7 @@ impl SignedWay {
             tracing::error!(path = head.uri.path(), "a request without a connection");
             return Rejection::Panicked.into_response();
         };
-        let verified = self.verify(head, body, &connection).await;
+        let verified = self.verify(Box::new(head), body, &connection).await;
         self.pass(verified, |known: Known<Body>| {
             let Known {
                 mut head,
@@ -246,7 +253,7 @@ impl SignedWay {
             if is_stream {
                 head.extensions.insert(StreamedRequest);
             }
-            handle(Request::from_parts(head, Body::new(body)))
+            handle(Request::from_parts(*head, Body::new(body)))
         })
         .await
     }
