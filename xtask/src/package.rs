@@ -12,6 +12,9 @@ use crate::process::{cargo, output, root, run as run_program, target};
 /// The most exposure that `systemd-analyze security` may find, in tenths.
 const MAX_EXPOSURE: &str = "20";
 
+/// 40,000 pointers that are set at the start take 24 bytes each otherwise. Glibc reads this form since 2.36, the one of Debian 12.
+const PACKED_RELOCATIONS: &str = "link-arg=-Wl,-z,pack-relative-relocs";
+
 /// The largest program that is packed, in MiB.
 const MAX_MIB: u64 = 24;
 
@@ -74,7 +77,12 @@ fn check_files() -> Result<(), String> {
 
 fn build(profile: &str) -> Result<PathBuf, String> {
     let mut build = cargo();
-    build.args(["build", "--locked", "--bin", "nara-mesh", "--profile", profile]);
+    if profile == "dist" {
+        build.args(["rustc", "--locked", "--package", "nara-mesh-cli", "--bin", "nara-mesh"]);
+        build.args(["--profile", profile, "--", "-C", PACKED_RELOCATIONS]);
+    } else {
+        build.args(["build", "--locked", "--bin", "nara-mesh", "--profile", profile]);
+    }
     run_program(&mut build)?;
     let folder = if profile == "dev" { "debug" } else { profile };
     Ok(target().join(folder).join("nara-mesh"))
