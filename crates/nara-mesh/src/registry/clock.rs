@@ -43,7 +43,7 @@ impl PeerRegistry {
     pub(crate) fn clock_was_said(&self, peer: &Peer, nanos: i64) {
         let Some(key) = peer.key() else { return };
         let apart = Duration::from_nanos(nanos.unsigned_abs());
-        if peer.clock().get_or_insert_default().was_said(apart) {
+        if peer.clock().was_said(apart) {
             self.clocks().shown.record(key, nanos, now());
             self.show_offset();
         }
