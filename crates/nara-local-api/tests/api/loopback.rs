@@ -8,7 +8,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::Method;
 use nara_local_api::model::{NewToken, Rights};
 use nara_local_api::server::LoopbackError;
 use serde_json::Value;
