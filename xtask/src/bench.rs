@@ -282,7 +282,7 @@ fn measure_once(programs: &Programs, settings: &Settings, page: &Path) -> Result
         "bulk": ours(&["bulk", "--events", &bulk])?,
         "go_fetch_after": measure(&programs.go, &fetch)?,
         "bulk_large": ours(&["bulk", "--events", &large_bulk])?,
-        "reconcile": ours(&["reconcile", "--events", &reconcile, "--rounds", "5"])?,
+        "reconcile": ours(&["reconcile", "--events", &reconcile])?,
         "reconcile_large": ours(&["reconcile", "--events", &large_reconcile])?,
         "stream": ours(&["stream", "--subscribers", &settings.subscribers.to_string()])?,
         "gossip": ours(&["gossip", "--naras", settings.naras, "--plot", &plot])?,
