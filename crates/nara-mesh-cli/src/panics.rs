@@ -2,7 +2,7 @@
 //! failure like any other. Everything else is a fault of the program, and ends with the exit code of a failure as well.
 
 use std::any::Any;
-use std::panic::{self, AssertUnwindSafe};
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 
 use crate::failure::{Failure, Outcome};
 
@@ -19,13 +19,7 @@ const MORE: &str = "raise the limits of open files and threads (`ulimit -n` and 
 /// Runs the main thread of a command. Panics become failures.
 pub(crate) fn caught<T>(work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
     let usual = panic::take_hook();
-    let main = std::thread::current().id();
-    panic::set_hook(Box::new(move |info| {
-        // The failure tells it.
-        if std::thread::current().id() != main || refusal(info.payload()).is_none() {
-            usual(info);
-        }
-    }));
+    tell(move |info| usual(info));
     panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
         Err(match refusal(&*payload) {
             Some(refusal) => refused(refusal.to_owned()),
@@ -33,6 +27,16 @@ pub(crate) fn caught<T>(work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
                 .hint("report it, with what it printed above"),
         })
     })
+}
+
+/// Tells of panics from now on, but for those that become a failure of this thread, which tells them itself.
+pub(crate) fn tell(told: impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static) {
+    let here = std::thread::current().id();
+    panic::set_hook(Box::new(move |info| {
+        if std::thread::current().id() != here || refusal(info.payload()).is_none() {
+            told(info);
+        }
+    }));
 }
 
 /// The failure of a program to which the system gives no more.

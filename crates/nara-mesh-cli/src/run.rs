@@ -69,7 +69,7 @@ fn try_run(command: &Command, settings: &Settings) -> Outcome {
 fn become_daemon() -> Outcome<()> {
     output::detach().map_err(panics::refused)?;
     // The usual hook writes to stderr and waits for it.
-    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    panics::tell(|panic| tracing::error!("{panic}"));
     survive_hangups().map_err(panics::refused)
 }
 

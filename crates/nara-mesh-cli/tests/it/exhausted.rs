@@ -25,7 +25,7 @@ fn a_process_without_descriptors_says_so_whatever_it_begins() {
     let path = folder.path();
     new_soul(path, "alice");
     fs::write(path.join("peers.toml"), "").unwrap();
-    let soul = ["--soul-file", "alice.soul"];
+    let soul = ["--soul-file", "alice.soul", "--data-dir", "alice"];
     // It ends at once, since it cannot listen there.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
@@ -34,7 +34,7 @@ fn a_process_without_descriptors_says_so_whatever_it_begins() {
         &["ping", "127.0.0.1:1", "--timeout", "1s"][..],
         &["peers", "untrust", "bob"],
         &["doctor", "--timeout", "1s"],
-        &["watch", "127.0.0.1:1", "--timeout", "1s"],
+        &["sync", "127.0.0.1:1", "--timeout", "1s"],
         &["serve", "--listen", &taken, "--log-format", "json"],
     ] {
         for files in 5..32 {
