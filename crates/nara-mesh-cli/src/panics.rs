@@ -18,8 +18,7 @@ const MORE: &str = "raise the limits of open files and threads (`ulimit -n` and 
 
 /// Runs the main thread of a command. Panics become failures.
 pub(crate) fn caught<T>(work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
-    let usual = panic::take_hook();
-    tell(move |info| usual(info));
+    tell(panic::take_hook());
     panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
         Err(match refusal(&*payload) {
             Some(refusal) => refused(refusal.to_owned()),
