@@ -68,7 +68,7 @@ impl<'a> Account<'a> {
         origin: Option<&'a str>,
         emitter: &'a str,
     ) -> [Option<Self>; 2] {
-        if rank >= Rank::configured(Priority::Ping) {
+        if rank.is_configured() {
             // These are never pruned for a quota.
             [None, None]
         } else if rank.is_verified() {
@@ -394,7 +394,7 @@ impl<S: Shelf> Admission<'_, S> {
             true => some,
             false => Size::default(),
         })?;
-        if rank >= configured && is_full(self.shelf) {
+        if rank.is_configured() && is_full(self.shelf) {
             self.prune_ladder(first, configured, some)?;
         }
         Ok(!is_full(self.shelf))

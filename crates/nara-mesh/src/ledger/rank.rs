@@ -86,10 +86,15 @@ impl Rank {
         self.0 >= Self::STRANGER.0
     }
 
+    /// Whether it is an event of this nara or of a configured peer.
+    pub(super) const fn is_configured(self) -> bool {
+        self.0 >= Self::CONFIGURED
+    }
+
     /// Whether it only leaves the ledger when its account is over its quota.
     pub(super) const fn is_kept(self) -> bool {
         let first = Priority::FirstSeen as u8;
-        (self.0 >= Self::COMMON + first && self.0 < Self::CONFIGURED) || self.0 >= Self::CONFIGURED + first
+        (self.0 >= Self::COMMON + first && !self.is_configured()) || self.0 >= Self::CONFIGURED + first
     }
 }
 
@@ -110,6 +115,8 @@ mod tests {
             assert_eq!(Rank::common(priority).is_kept(), priority.is_kept());
             assert_eq!(Rank::configured(priority).is_kept(), priority.is_kept());
         }
+        assert!(!Rank::common(Priority::Restart).is_configured());
+        assert!(Rank::configured(Priority::Ping).is_configured());
         assert!(!Rank::STRANGER.is_kept() && Rank::STRANGER.is_verified());
         assert!(!Rank::UNVERIFIED_CONFIGURED.is_verified() && !Rank::UNVERIFIED_CONFIGURED.is_kept());
     }

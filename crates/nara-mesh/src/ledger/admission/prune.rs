@@ -36,7 +36,7 @@ impl<S: Shelf> Admission<'_, S> {
         self.prune_ladder(Rank::STRANGER, kept, excess(self.shelf))?;
         // What is kept of others leaves half of the room to this nara and to configured peers.
         let too_much = |shelf: &S| {
-            let kept_of_others = shelf.size(|rank| rank.is_kept() && rank < configured);
+            let kept_of_others = shelf.size(|rank| rank.is_kept() && !rank.is_configured());
             excess(shelf).min(kept_of_others - room.part(2))
         };
         self.prune_shares(kept..configured, Size::default(), too_much)?;

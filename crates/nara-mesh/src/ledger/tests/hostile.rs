@@ -444,13 +444,54 @@ async fn a_ledger_is_bounded_in_bytes_as_well() {
             let large = by("met-eve", social(100 + n, "met-eve", &"x".repeat(3_000)));
             sign(ledger, "met-eve", [large]).await;
         }
-        let bytes: usize = all(ledger)
-            .await
-            .iter()
-            .map(|event| nara_proto::go_json::to_vec(event).len())
-            .sum();
-        assert!(bytes <= 40_400, "{bytes}");
+        assert!(bytes_of(&all(ledger).await) <= 40_400);
         assert_eq!(count_of(ledger, &["met-1"]).await, 10);
+        // So are the events that go last.
+        let large = |n: i64| by("conf", social(200 + n, "conf", &"x".repeat(3_000)));
+        sign(ledger, "conf", (0..20).map(large)).await;
+        assert!(bytes_of(&all(ledger).await) <= 40_400);
+    }
+}
+
+fn bytes_of(events: &[SyncEvent]) -> usize {
+    let lengths = events
+        .iter()
+        .map(|event| nara_proto::go_json::to_vec(event).len());
+    lengths.sum()
+}
+
+#[tokio::test]
+async fn the_largest_event_is_kept_and_one_with_a_byte_more_is_not() {
+    let policy = policy().max_event_bytes(bytes_of(&[tease(1, "met")]));
+    let memory = MemoryLedger::new().with_retention(policy);
+    let sqlite = SqliteLedger::open_in_memory().unwrap().with_retention(policy);
+    for ledger in [&memory as &dyn Ledger, &sqlite] {
+        let outcomes = sign(ledger, "met", [tease(1, "met"), tease(10, "met")]).await;
+        assert_eq!(outcomes, [Insertion::Stored, Insertion::NotRetained]);
+    }
+}
+
+#[tokio::test]
+async fn more_unverified_events_than_are_looked_up_at_once_expire_together() {
+    let start = UnixNanos::new(1_000_000_000_000);
+    let clock = Arc::new(ManualClock::new(start));
+    let policy = RetentionPolicy::default().unverified_for(Duration::from_secs(100));
+    let memory = MemoryLedger::new()
+        .with_retention(policy)
+        .with_clock(clock.clone());
+    let sqlite = SqliteLedger::open_in_memory()
+        .unwrap()
+        .with_retention(policy)
+        .with_clock(clock.clone());
+    for ledger in [&memory as &dyn Ledger, &sqlite] {
+        clock.set(start);
+        for eve in ["eve-1", "eve-2"] {
+            lie(ledger, eve, (0..600).map(|ts| tease(ts, eve))).await;
+        }
+        assert_eq!(ledger.count().await.unwrap(), 1_200);
+        clock.advance(Duration::from_secs(101));
+        sign(ledger, "met", [tease(1_000, "met")]).await;
+        assert_eq!(times(&all(ledger).await), [1_000]);
     }
 }
 
@@ -519,37 +560,5 @@ async fn reading_stops_at_a_limit_of_bytes() {
                 .len(),
             1
         );
-    }
-}
-
-#[tokio::test]
-async fn what_is_kept_of_others_leaves_half_of_the_room_to_configured_peers() {
-    let memory = MemoryLedger::new()
-        .with_retention(policy())
-        .with_known_names(Arc::new(Naras));
-    let sqlite = SqliteLedger::open_in_memory()
-        .unwrap()
-        .with_retention(policy())
-        .with_known_names(Arc::new(Naras));
-    for ledger in [&memory as &dyn Ledger, &sqlite] {
-        sign(
-            ledger,
-            "conf",
-            (0..40).map(|ts| by("conf", seen(ts, "conf", "me"))),
-        )
-        .await;
-        // Eight naras with as many restarts as their quotas allow.
-        for n in 0..8 {
-            let emitter = format!("met-{n}");
-            let restart = |ts| {
-                by(
-                    &emitter,
-                    observation(ts, &emitter, &format!("met-{n}-{ts}"), "restart"),
-                )
-            };
-            sign(ledger, &emitter, (0..10).map(restart)).await;
-        }
-        assert_eq!(count_of(ledger, &["conf"]).await, 40);
-        assert_eq!(ledger.count().await.unwrap(), 80);
     }
 }

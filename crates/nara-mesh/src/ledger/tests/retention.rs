@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 
 use super::*;
+use crate::defaults;
 use crate::ledger::Standing;
 use crate::ledger::retention::Size;
 use crate::registry::{PeerInfo, PeerRegistry};
@@ -142,17 +143,17 @@ async fn events_about_strangers_go_first(ledger: &dyn Ledger) {
     store(
         ledger,
         vec![
+            // This is how a stranger becomes known, and this is never pruned: not even if they are the oldest.
+            hey_there(18, "stranger"),
+            observation(19, "stranger", "alice", "restart"),
             social(20, "alice", "stranger"),
             social(21, "stranger", "alice"),
-            // This is how a stranger becomes known, and this is never pruned.
-            hey_there(22, "stranger"),
-            observation(23, "stranger", "alice", "restart"),
         ],
     )
     .await;
     store(ledger, (1..=8).map(|ts| seen(ts, "alice", "bob")).collect()).await;
     store(ledger, vec![seen(9, "alice", "bob"), seen(10, "alice", "bob")]).await;
-    assert_eq!(times(&all(ledger).await), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 22, 23]);
+    assert_eq!(times(&all(ledger).await), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 18, 19]);
 }
 
 async fn the_lowest_priority_and_the_oldest_go_next(ledger: &dyn Ledger) {
@@ -307,6 +308,7 @@ fn the_inherited_sizes_are_the_default() {
         ),
         (20_000, 5, 20)
     );
+    assert_eq!(policy.max_bytes, 20_000 * defaults::EVENT_BYTES);
     assert_eq!(RetentionPolicy::default().max_events, 80_000);
     assert_eq!(RetentionPolicy::HOG.max_events, 320_000);
 }
@@ -314,7 +316,7 @@ fn the_inherited_sizes_are_the_default() {
 #[test]
 fn a_ledger_is_pruned_when_it_is_one_per_cent_too_large() {
     let policy = RetentionPolicy::default().max_events(1_000);
-    let events = |events| Size { events, bytes: 0 };
+    let events = |events| size(events, 0);
     assert_eq!(policy.excess(events(1_010)), Size::default());
     assert_eq!(policy.excess(events(1_011)), events(11));
     assert_eq!(
@@ -322,7 +324,27 @@ fn a_ledger_is_pruned_when_it_is_one_per_cent_too_large() {
         Size::default()
     );
     let policy = policy.max_bytes(2_000);
-    let held = |bytes| Size { events: 1_000, bytes };
-    assert_eq!(policy.excess(held(2_020)), Size::default());
-    assert_eq!(policy.excess(held(2_021)), Size { events: 0, bytes: 21 });
+    assert_eq!(policy.excess(size(1_000, 2_020)), Size::default());
+    assert_eq!(policy.excess(size(1_000, 2_021)), size(0, 21));
+}
+
+const fn size(events: usize, bytes: usize) -> Size {
+    Size { events, bytes }
+}
+
+#[test]
+fn a_size_exceeds_a_limit_in_events_or_in_bytes() {
+    let limit = size(3, 300);
+    assert!(!limit.exceeds(limit));
+    assert!(size(4, 0).exceeds(limit) && size(0, 301).exceeds(limit));
+    assert_eq!(size(5, 100).min(limit), size(3, 100));
+    assert_eq!(size(1, 500).min(limit), size(1, 300));
+}
+
+#[test]
+fn what_is_too_much_is_rounded_up_to_a_part_of_the_ledger_but_nothing_stays_nothing() {
+    let room = size(100, 8_000);
+    assert_eq!(size(1, 0).at_least(room, 20), size(5, 0));
+    assert_eq!(size(0, 1).at_least(room, 20), size(0, 400));
+    assert_eq!(size(7, 500).at_least(room, 20), size(7, 500));
 }

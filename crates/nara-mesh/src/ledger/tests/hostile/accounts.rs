@@ -1,5 +1,7 @@
 //! To whom verified events are charged, and what that means when there are too many.
 
+use std::ops::Range;
+
 use super::*;
 
 crate::ledger::tests::on_every_ledger! {
@@ -12,6 +14,8 @@ crate::ledger::tests::on_every_ledger! {
     eight_accounts_that_fill_the_ledger_within_their_quotas_leave_others_theirs,
     eight_accounts_that_fill_the_room_of_what_is_kept_do_not_keep_others_out,
     what_eight_accounts_keep_goes_before_the_little_that_others_have,
+    what_is_kept_of_others_leaves_half_of_the_room_to_configured_peers,
+    what_is_kept_of_others_in_their_half_stays_when_configured_peers_want_more,
 }
 
 async fn accounts_over_their_quota_go_first(ledger: &dyn Ledger) {
@@ -111,47 +115,90 @@ async fn eight_accounts_that_fill_the_ledger_within_their_quotas_leave_others_th
     assert!(ledger.count().await.unwrap() <= 81);
 }
 
-async fn eight_accounts_that_fill_the_room_of_what_is_kept_do_not_keep_others_out(ledger: &dyn Ledger) {
-    for round in 0..30 {
+/// One restart of each in every round. The id of a restart does not cover its observer, so each reports its own.
+async fn restart_of_eight(ledger: &dyn Ledger, rounds: Range<i64>) {
+    for round in rounds {
         for eve in eight() {
-            let restart = by(&eve, observation(round, &eve, &format!("met-{round}"), "restart"));
-            sign(ledger, &eve, [restart]).await;
+            let restart = by(&eve, observation(round, &eve, &eve, "restart"));
+            assert_eq!(sign(ledger, &eve, [restart]).await, [Insertion::Stored]);
         }
     }
+}
+
+async fn eight_accounts_that_fill_the_room_of_what_is_kept_do_not_keep_others_out(ledger: &dyn Ledger) {
+    restart_of_eight(ledger, 0..30).await;
     let honest = by("met-1", observation(1, "met-1", "me", "restart"));
     assert_eq!(sign(ledger, "met-1", [honest]).await, [Insertion::Stored]);
-    for round in 30..60 {
-        for eve in eight() {
-            let restart = by(&eve, observation(round, &eve, &format!("met-{round}"), "restart"));
-            sign(ledger, &eve, [restart]).await;
-        }
-    }
+    restart_of_eight(ledger, 30..60).await;
     assert_eq!(count_of(ledger, &["met-1"]).await, 1);
     assert!(ledger.count().await.unwrap() <= 81);
 }
 
 async fn what_eight_accounts_keep_goes_before_the_little_that_others_have(ledger: &dyn Ledger) {
-    // The cheapest kind against what is kept: a sixty-fourth of the ledger for each.
+    // The cheapest kind against what is kept: a sixty-fourth of the ledger for each, and one more.
     let honest = ["met-1", "met-2", "met-3"];
     for (nara, from) in honest.into_iter().zip([0, 10, 20]) {
-        let events = (from..from + 2).map(|ts| by(nara, hey_there(ts, nara)));
+        let events = (from..from + 3).map(|ts| by(nara, hey_there(ts, nara)));
         sign(ledger, nara, events).await;
     }
-    for round in 0..30 {
-        for eve in eight() {
-            let restart = by(&eve, observation(round, &eve, &format!("met-{round}"), "restart"));
-            sign(ledger, &eve, [restart]).await;
-        }
-    }
+    restart_of_eight(ledger, 0..30).await;
     for nara in honest {
         assert_eq!(count_of(ledger, &[nara]).await, 2, "{nara}");
     }
     // So does what comes later.
     sign(ledger, "met-4", [by("met-4", hey_there(30, "met-4"))]).await;
-    for eve in eight() {
-        let restart = by(&eve, observation(100, &eve, "me", "restart"));
-        sign(ledger, &eve, [restart]).await;
-    }
+    restart_of_eight(ledger, 100..101).await;
     assert_eq!(count_of(ledger, &["met-4"]).await, 1);
     assert!(ledger.count().await.unwrap() <= 81);
+}
+
+/// One restart of each of so many naras: no account has more than another.
+async fn restart_once(ledger: &dyn Ledger, naras: i64) {
+    for n in 0..naras {
+        let met = format!("met-{n}");
+        let restart = by(&met, observation(n, &met, &met, "restart"));
+        assert_eq!(sign(ledger, &met, [restart]).await, [Insertion::Stored]);
+    }
+}
+
+async fn what_is_kept_of_others_leaves_half_of_the_room_to_configured_peers(ledger: &dyn Ledger) {
+    sign(
+        ledger,
+        "conf-1",
+        (0..40).map(|ts| by("conf-1", seen(ts, "conf-1", "me"))),
+    )
+    .await;
+    // As many as the quotas of eight allow, and of many naras that have one each.
+    restart_of_eight(ledger, 0..10).await;
+    assert_eq!(count_of(ledger, &["conf-1"]).await, 40);
+    restart_once(ledger, 60).await;
+    assert_eq!(count_of(ledger, &["conf-1"]).await, 40);
+    assert_eq!(ledger.count().await.unwrap(), 80);
+}
+
+async fn what_is_kept_of_others_in_their_half_stays_when_configured_peers_want_more(ledger: &dyn Ledger) {
+    let restart = |n| by("conf-1", observation(n, "conf-1", &format!("met-{n}"), "restart"));
+    sign(ledger, "conf-1", (100..130).map(restart)).await;
+    restart_once(ledger, 30).await;
+    sign(
+        ledger,
+        "conf-1",
+        (0..40).map(|ts| by("conf-1", seen(ts, "conf-1", "me"))),
+    )
+    .await;
+    assert_eq!(count_of(ledger, &["conf-1"]).await, 50);
+    assert_eq!(ledger.count().await.unwrap(), 80);
+}
+
+/// The account has more events than are looked up at once.
+#[tokio::test]
+async fn a_large_account_over_its_quota_loses_a_twentieth_of_the_ledger_at_once_and_no_more() {
+    let policy = policy().max_events(2_000);
+    let memory = MemoryLedger::new().with_retention(policy);
+    let sqlite = SqliteLedger::open_in_memory().unwrap().with_retention(policy);
+    for ledger in [&memory as &dyn Ledger, &sqlite] {
+        let events = (0..2_021).map(|ts| by("met-1", seen(ts, "met-1", "me")));
+        sign(ledger, "met-1", events).await;
+        assert_eq!(times(&all(ledger).await), (100..2_021).collect::<Vec<_>>());
+    }
 }

@@ -120,7 +120,7 @@ proptest! {
                 for (teller, told) in &honest {
                     prop_assert!(kept.contains(&told.event), "told by {}: {:?}", teller, told);
                 }
-                let bytes: usize = kept.iter().map(|event| nara_proto::go_json::to_vec(event).len()).sum();
+                let bytes = bytes_of(&kept);
                 // A tenth for what is not verified.
                 prop_assert!(kept.len() <= 80 + 8 && bytes <= 40_000 + 400 + 4_000, "{} {}", kept.len(), bytes);
             }

@@ -8,6 +8,7 @@ crate::ledger::tests::on_every_ledger! {
     super::policy(), super::Naras;
     a_statement_that_this_nara_goes_by_does_not_leave_with_its_first_teller,
     a_statement_of_a_configured_peer_that_this_nara_goes_by_is_among_the_last_to_go,
+    a_statement_is_kept_as_a_restart_is,
     any_number_of_statements_with_a_replaced_key_is_charged_to_who_tells_them,
     a_statement_that_nobody_told_is_not_charged_to_the_nara_that_it_is_about,
     statements_about_keys_are_no_checkpoints,
@@ -71,17 +72,47 @@ async fn a_statement_of_a_configured_peer_that_this_nara_goes_by_is_among_the_la
     let statement = stated(1, "conf-dora", 1);
     sign(ledger, "met-eve", [statement.clone()]).await;
     sign(ledger, statement.actor(), [statement.clone()]).await;
-    for n in 0..60 {
-        flood(ledger, &format!("met-eve-{n}")).await;
+    // The room of what is kept is full, and no account has more than another.
+    for n in 0..90 {
+        let met = format!("met-{n}");
+        sign(
+            ledger,
+            &met,
+            [by(&met, observation(10 + n, &met, &met, "restart"))],
+        )
+        .await;
     }
-    assert!(all(ledger).await.contains(&statement));
+    // These take the room of the oldest that others keep.
+    let of_conf = (0..20).map(|n| {
+        by(
+            "conf-1",
+            observation(200 + n, "conf-1", &format!("met-{n}"), "restart"),
+        )
+    });
+    assert_eq!(sign(ledger, "conf-1", of_conf).await, [Insertion::Stored; 20]);
+    let kept = all(ledger).await;
+    assert!(kept.contains(&statement));
+    assert!(!kept.iter().any(|event| event.ts.get() == 10));
+}
+
+async fn a_statement_is_kept_as_a_restart_is(ledger: &dyn Ledger) {
+    let statement = stated(1, "met-dora", 1);
+    sign(ledger, "met-eve", [statement.clone()]).await;
+    for n in 0..100 {
+        let met = format!("met-{n}");
+        sign(ledger, &met, [by(&met, hey_there(10 + n, &met))]).await;
+    }
+    let kept = all(ledger).await;
+    assert!(kept.contains(&statement));
+    assert_eq!(kept.len(), 80);
 }
 
 async fn any_number_of_statements_with_a_replaced_key_is_charged_to_who_tells_them(ledger: &dyn Ledger) {
     for dora in ["met-dora", "conf-dora", "intro-dora"] {
         let said: Vec<_> = (0..8).map(|ts| tease(ts, dora)).collect();
         sign(ledger, dora, said.clone()).await;
-        let forks = (0..200).map(|n| stated(1_000 + n, dora, n));
+        // Whoever the envelope names.
+        let forks = (0..200).map(|n| by(dora, stated(1_000 + n, dora, n)));
         sign(ledger, "met-eve", forks).await;
         let kept = all(ledger).await;
         assert!(said.iter().all(|event| kept.contains(event)), "{dora}");
