@@ -33,6 +33,7 @@ pub use database::DatabaseError;
 pub use host::Host;
 pub use inbox::Inbox;
 pub use journeys::Journeys;
+pub use loopback::serve_bounded;
 pub use outbox::{Outbox, OutboxError};
 pub use rights::Rights;
 pub use socket::{ListenError, check_length};

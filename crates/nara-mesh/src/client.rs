@@ -41,6 +41,7 @@ mod fan_out;
 mod handle;
 mod open;
 mod open_request;
+mod own_journeys;
 mod pages;
 mod ping;
 mod pool;
@@ -266,6 +267,11 @@ impl MeshClient {
     /// [`ClientError::is_unknown_peer`] if no peer that answered knows it.
     pub async fn query_peer(&self, target: &NaraName) -> Result<PeerInfo, ClientError> {
         self.exchange.query_peer(target, self.call_timeout).await
+    }
+
+    /// Whether this client sent off a message of its own with this text.
+    pub(crate) fn began(&self, message: &WorldMessage) -> bool {
+        self.exchange.journeys.has(message)
     }
 
     /// The nara that the client acts as.

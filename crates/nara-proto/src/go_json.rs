@@ -8,8 +8,10 @@
 //!
 //! A message is declared once, with the [`wire_struct!`](crate::wire_struct) macro, which gives it both
 //! directions. What is refused here and accepted there: nesting deeper than 128 levels (no message nests deeper
-//! than five), lists of more than [`MAX_LIST`] elements, and `-0` as an integer.
+//! than five), lists of more than [`MAX_LIST`] elements, texts that would take many times their length in memory, and
+//! `-0` as an integer.
 
+mod budget;
 mod field;
 mod formatter;
 mod record;
@@ -107,6 +109,7 @@ fn read<T: Merge>(json: &[u8], exact: bool) -> Result<T, JsonError> {
         // bytes, as ours are read, but where it skips one.
         IgnoredAny::deserialize(&mut serde_json::Deserializer::from_str(&json))?;
     }
+    let _budget = budget::Budget::of(json.len());
     let mut deserializer = serde_json::Deserializer::from_str(&json);
     let mut value = T::default();
     value.merge(&mut deserializer)?;

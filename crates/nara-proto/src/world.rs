@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::ser::SerializeStruct as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::encoding::{InvalidBase64, base64_decode_lenient, base64_encode};
@@ -18,8 +17,7 @@ const STAMPS: [&str; 10] = ["🌟", "🎉", "🚀", "💫", "✨", "🌈", "🎊
 /// The shortest id that may be relayed, in bytes: v1 peers abort on shorter ones.
 pub const MIN_ID_LEN: usize = 8;
 
-/// The most hops that a chain may have, twice what a mesh of one /24 network needs: each hop signs all before it,
-/// so the work of verifying grows with the square.
+/// The most hops that a chain may have, twice what a mesh of one /24 network needs.
 pub const MAX_HOPS: usize = 512;
 
 wire_struct! {
@@ -120,11 +118,11 @@ impl WorldMessage {
     /// # Panics
     /// If `previous` is greater than the number of hops.
     pub fn signed_json(&self, previous: usize, current_nara: &str) -> Vec<u8> {
-        go_json::to_vec(&SignedHop {
-            message: self,
-            previous: &self.hops()[..previous],
-            current_nara,
-        })
+        let mut text = SignedText::<Vec<u8>>::of(self);
+        for hop in &self.hops()[..previous] {
+            text.push(hop);
+        }
+        text.to_end(current_nara)
     }
 
     /// Signs and adds a hop of `nara`, with the stamp that its position gives.
@@ -167,6 +165,7 @@ impl WorldMessage {
         if self.hops().len() > MAX_HOPS {
             return Err(ChainError::TooLong(self.hops().len()));
         }
+        let mut signed = SignedText::of(self);
         for (index, hop) in self.hops().iter().enumerate() {
             let nara = || hop.nara.clone();
             let key = key_of(&hop.nara).ok_or_else(|| ChainError::UnknownKey { nara: nara() })?;
@@ -177,28 +176,79 @@ impl WorldMessage {
                 hop: index,
             };
             let signature = Signature::from_bytes(bytes.try_into().map_err(|_| bad())?);
-            let digest = Sha256::digest(self.signed_json(index, &hop.nara));
+            let digest = signed.digest(&hop.nara);
             key.verify(&digest, &signature).map_err(|_| bad())?;
+            signed.push(hop);
         }
         Ok(())
     }
 }
 
-struct SignedHop<'a> {
-    message: &'a WorldMessage,
-    previous: &'a [WorldHop],
-    current_nara: &'a str,
+/// Takes the pieces of a text: all of it, or its hash.
+trait Pieces {
+    fn piece(&mut self, piece: &[u8]);
 }
 
-impl serde::Serialize for SignedHop<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut object = serializer.serialize_struct("SignedHop", 5)?;
-        object.serialize_field("id", &self.message.id)?;
-        object.serialize_field("message", &self.message.message)?;
-        object.serialize_field("originator", &self.message.originator)?;
-        object.serialize_field("previous_hops", self.previous)?;
-        object.serialize_field("current_nara", self.current_nara)?;
-        object.end()
+impl Pieces for Vec<u8> {
+    fn piece(&mut self, piece: &[u8]) {
+        self.extend_from_slice(piece);
+    }
+}
+
+impl Pieces for Sha256 {
+    fn piece(&mut self, piece: &[u8]) {
+        self.update(piece);
+    }
+}
+
+/// The text that a hop signs: its beginning, to which each hop is added once, since all later ones sign it, too. Made
+/// anew for each of them, it would cost the square of their number.
+#[derive(Clone, Debug)]
+struct SignedText<T> {
+    begun: T,
+    is_first: bool,
+}
+
+impl<T: Pieces + Default + Clone> SignedText<T> {
+    fn of(message: &WorldMessage) -> Self {
+        let mut begun = T::default();
+        let fields = [
+            ("{\"id\":", &message.id),
+            (",\"message\":", &message.message),
+            (",\"originator\":", &message.originator),
+        ];
+        for (key, value) in fields {
+            begun.piece(key.as_bytes());
+            begun.piece(&go_json::to_vec(value));
+        }
+        begun.piece(b",\"previous_hops\":[");
+        Self {
+            begun,
+            is_first: true,
+        }
+    }
+
+    /// Adds a hop that all behind it sign.
+    fn push(&mut self, hop: &WorldHop) {
+        if !std::mem::take(&mut self.is_first) {
+            self.begun.piece(b",");
+        }
+        self.begun.piece(&go_json::to_vec(hop));
+    }
+
+    /// What the next hop signs.
+    fn to_end(&self, current_nara: &str) -> T {
+        let mut text = self.begun.clone();
+        text.piece(b"],\"current_nara\":");
+        text.piece(&go_json::to_vec(current_nara));
+        text.piece(b"}");
+        text
+    }
+}
+
+impl SignedText<Sha256> {
+    fn digest(&self, current_nara: &str) -> [u8; 32] {
+        self.to_end(current_nara).finalize().into()
     }
 }
 
@@ -247,6 +297,37 @@ mod tests {
         assert_eq!(
             message.verify_chain(|_| panic!("a key was looked up")),
             Err(ChainError::TooLong(MAX_HOPS + 1))
+        );
+    }
+
+    #[test]
+    fn the_text_that_a_hop_signs_is_the_json_of_all_before_it() {
+        let keypair = KeyPair::from_soul(&Soul::bond([1; 32], "bob"));
+        let mut message = WorldMessage::new("al<ice", "say \"hello\" & \u{2028}\n", UnixNanos::new(1));
+        for hops in 0..4 {
+            let text: serde_json::Value =
+                serde_json::from_slice(&message.signed_json(hops, "b\"ob")).unwrap();
+            let previous: Vec<_> = message
+                .hops()
+                .iter()
+                .map(serde_json::to_value)
+                .map(Result::unwrap)
+                .collect();
+            let expected = serde_json::json!({
+                "id": message.id, "message": message.message, "originator": message.originator,
+                "previous_hops": previous, "current_nara": "b\"ob",
+            });
+            assert_eq!(text, expected);
+            message.add_hop("bob", UnixSeconds::new(2), &keypair).unwrap();
+            assert_eq!(message.verify_chain(|_| Some(keypair.public_key())), Ok(()));
+        }
+        // Whatever comes before a hop is covered by it.
+        let mut changed = message.clone();
+        changed.hops.as_mut().unwrap()[2].stamp = "x".to_owned();
+        let refused = changed.verify_chain(|_| Some(keypair.public_key())).unwrap_err();
+        assert!(
+            matches!(refused, ChainError::BadSignature { hop: 3, .. }),
+            "{refused}"
         );
     }
 

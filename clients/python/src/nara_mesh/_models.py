@@ -185,6 +185,7 @@ class Transfer(TypedDict):
 class ReceivedPostcard(TypedDict):
     message_id: str
     message: str
+    originator: str
     hops: list[str]
     is_home: bool
 

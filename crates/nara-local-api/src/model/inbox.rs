@@ -28,7 +28,7 @@ pub struct InboxMessage {
     pub received_at_ms: i64,
     /// What it is.
     pub kind: InboxKind,
-    /// The sender: the verified name; of a runtime message, the verified nara id; of a postcard, the originator as its sender says.
+    /// The sender: the verified name; of a runtime message, the verified nara id; of a postcard, the nara that handed it over.
     pub from: String,
     /// The event of a direct message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,6 +49,9 @@ pub struct ReceivedPostcard {
     pub message_id: String,
     /// Its text.
     pub message: String,
+    /// The nara that wrote it. Nothing proves this unless that nara handed it over itself (`from`).
+    #[serde(default)]
+    pub originator: String,
     /// The naras that stamped it, in order; this nara is the last one.
     pub hops: Vec<String>,
     /// Whether it is one of this nara, and came home.

@@ -200,19 +200,21 @@ impl Inbox {
     /// Keeps a postcard. `is_home`: it is one of this nara.
     pub fn postcard(&self, postcard: &WorldMessage, is_home: bool) {
         let hops: Vec<String> = postcard.hops().iter().map(|hop| hop.nara.clone()).collect();
-        let bytes = postcard.message.len() + hops.iter().map(String::len).sum::<usize>();
+        let bytes =
+            postcard.message.len() + postcard.originator.len() + hops.iter().map(String::len).sum::<usize>();
         // The last hop is ours. The one before it, whose signature the server verified, handed the postcard over; the
         // originator is what that one says.
         let by = hops.iter().rev().nth(1).unwrap_or(&postcard.originator).clone();
         let received = ReceivedPostcard {
             message_id: postcard.id.clone(),
             message: postcard.message.clone(),
+            originator: postcard.originator.clone(),
             hops,
             is_home,
         };
         let message = InboxMessage {
             postcard: Some(received),
-            ..blank(InboxKind::Postcard, &postcard.originator)
+            ..blank(InboxKind::Postcard, &by)
         };
         self.put(&by, bytes, message);
     }
@@ -412,6 +414,23 @@ mod tests {
 
     fn postcard(from: &str, number: usize) -> WorldMessage {
         WorldMessage::new(from, "hello", UnixNanos::new(i64::try_from(number).unwrap()))
+    }
+
+    #[test]
+    fn a_postcard_is_from_the_nara_that_handed_it_over() {
+        let [mallory, own] = ["mallory", "bob"].map(|name| nara_mesh::LocalNara::generate(name).unwrap());
+        let mut message = WorldMessage::new("alice", "I resign", UnixNanos::new(1));
+        for nara in [&mallory, &own] {
+            let now = SystemClock.now_millis().to_seconds();
+            message
+                .add_hop(nara.name().as_str(), now, nara.keypair())
+                .unwrap();
+        }
+        let inbox = Inbox::default();
+        inbox.postcard(&message, false);
+        let (messages, _) = inbox.behind(inbox.start(), 10);
+        assert_eq!(messages[0].from, "mallory");
+        assert_eq!(messages[0].postcard.as_ref().unwrap().originator, "alice");
     }
 
     #[test]

@@ -134,6 +134,18 @@ impl Loopback {
     }
 }
 
+/// Serves a router as the local API is served on loopback, until this is dropped: so many connections at once, and 30 s for
+/// the head of a request and for each part of an answer. A connection too many is told so and closed.
+pub async fn serve_bounded(listener: TcpListener, router: Router, connections: usize) {
+    let acceptor = Acceptor {
+        router,
+        places: Arc::new(Places::new(connections)),
+        ending: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+    };
+    acceptor.run(listener).await;
+}
+
 struct Acceptor {
     router: Router,
     places: Arc<Places>,
@@ -151,13 +163,13 @@ impl Acceptor {
             let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(%error, "the local API cannot accept a connection on loopback");
+                    tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
             let Some(place) = self.places.take() else {
-                tracing::debug!("too many connections to the local API on loopback: refused");
+                tracing::debug!("too many connections: refused");
                 // Best effort: it fits into the empty buffer of a new socket.
                 let _ = stream.try_write(FULL);
                 continue;

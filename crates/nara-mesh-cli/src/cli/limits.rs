@@ -74,7 +74,6 @@ limits! {
     body_bytes_in_flight_per_peer: Bytes, seldom, "Bytes of request bodies of one peer in memory";
     body_progress: Time, seldom, "How long a peer may be silent within a request body";
     body_total: Time, seldom, "How long a whole request body may take";
-    checkpoint_answers: Count, seldom, "Answers with all checkpoints in flight";
     checkpoint_answers_per_address: Count, seldom, "Answers with all checkpoints in flight to one address";
     checkpoint_requests_per_address: Rate, seldom, "How often one address may ask for all checkpoints";
     connections: Count, common, "Connections open at once; further ones wait";

@@ -25,6 +25,32 @@ fn scrape(address: &str) -> (String, BTreeMap<String, f64>) {
 }
 
 #[test]
+fn connections_to_the_metrics_are_bounded_and_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    new_soul(folder.path(), "alice");
+    let (_alice, listening) = Serving::start_with(folder.path(), "alice", &["--metrics", "127.0.0.1:0"]);
+    let metrics = listening["metrics"].as_str().unwrap();
+    let open = || {
+        let mut stream = TcpStream::connect(metrics).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nX: ").unwrap();
+        stream
+    };
+    let mut held: Vec<_> = (0..64).map(|_| open()).collect();
+    let mut answer = String::new();
+    // Its own bytes may have arrived too late to be read.
+    let _ = open().read_to_string(&mut answer);
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    // The others go on.
+    let mut first = held.swap_remove(0);
+    first
+        .write_all(b"y\r\nHost: nara\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    answer.clear();
+    first.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[test]
 fn what_a_served_nara_does_is_counted_and_says_nothing_about_whom() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();

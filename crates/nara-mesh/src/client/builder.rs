@@ -7,6 +7,7 @@ use super::MeshClient;
 use super::caller::Caller;
 use super::clocks::PeerClocks;
 use super::exchange::Exchange;
+use super::own_journeys::OwnJourneys;
 use super::pool::Pool;
 use super::replies::PendingReplies;
 use super::resolve::{AddressOverrides, Resolver, Strangers};
@@ -204,6 +205,7 @@ impl MeshClientBuilder {
             verifier,
             clocks,
             replies: PendingReplies::default(),
+            journeys: OwnJourneys::default(),
         };
         MeshClient {
             exchange: Arc::new(exchange),

@@ -26,6 +26,7 @@ use super::caller::{Caller, Limit};
 use super::clocks::{Asked, PeerClocks};
 use super::error::{ClientError, Problem, Stage};
 use super::event_check::EventChecker;
+use super::own_journeys::OwnJourneys;
 use super::replies::PendingReplies;
 use super::reply::{OpenReply, Reply};
 use super::request::Outgoing;
@@ -49,6 +50,7 @@ pub(super) struct Exchange {
     pub(super) clocks: Arc<PeerClocks>,
     /// Runtime messages that wait for their replies.
     pub(super) replies: PendingReplies,
+    pub(super) journeys: OwnJourneys,
 }
 
 /// A value that an endpoint answered, with what is known about the way it came.

@@ -154,6 +154,9 @@ impl PeerHandle {
         &self,
         message: &WorldMessage,
     ) -> Result<Verified<Receipt>, ClientError> {
+        if message.originator == self.exchange.local.name().as_str() {
+            self.exchange.journeys.begin(message);
+        }
         self.call::<WorldRelay>(message).await
     }
 

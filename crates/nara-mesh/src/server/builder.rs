@@ -18,6 +18,7 @@ use super::connection::opening::Opening;
 use super::connection::running::RunningServer;
 use super::expose::Services;
 use super::handler::{MeshHandler, NoHandler};
+use super::limits::answer_bytes::AnswerBytes;
 use super::limits::body_bytes::BodyBytes;
 use super::limits::quota::Quota;
 use super::limits::settings::ServerLimits;
@@ -398,16 +399,10 @@ impl MeshServerBuilder {
             reachable: Reachable::default(),
             replies: Arc::new(Semaphore::new(self.limits.replies)),
             reads: Turns::new(self.limits.reads),
-            answer_bytes: Quota::new(
-                self.limits.answer_bytes_in_flight,
-                self.limits.answer_bytes_in_flight_per_peer,
-            ),
+            answer_bytes: AnswerBytes::new(&self.limits),
             samples: Samples::default(),
-            checkpoints: Quota::new(
-                self.limits.checkpoint_answers,
-                self.limits.checkpoint_answers_per_address,
-            )
-            .with_rate(self.limits.checkpoint_requests_per_address),
+            checkpoints: Quota::new(usize::MAX, self.limits.checkpoint_answers_per_address)
+                .with_rate(self.limits.checkpoint_requests_per_address),
             imports: Quota::new(self.limits.imports, self.limits.imports_per_address),
             background: background.clone(),
             body_bytes: Arc::new(BodyBytes::new(&self.limits)),

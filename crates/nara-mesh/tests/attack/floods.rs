@@ -261,24 +261,24 @@ async fn ten_thousand_connections_of_one_address_delay_nobody_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ten_thousand_connections_of_two_hundred_addresses_delay_others_by_seconds() {
+async fn ten_thousand_connections_of_two_hundred_addresses_delay_nobody_else() {
     let crowd = Arc::new(Crowd::start().await);
     let attackers: Vec<_> = (0..10_000_u32)
         .map(|index| {
             let crowd = crowd.clone();
-            let [_, _, high, low] = (index / 50).to_be_bytes();
+            let [_, _, high, low] = (index % 200).to_be_bytes();
             tokio::spawn(async move {
                 let mut stream = crowd.connect_from([100, 65, high, low]).await.unwrap();
-                let _ = stream.write_all(b"G").await;
-                // Held for as long as the server lets it.
+                // Half of them say nothing, the others begin a header; all are held for as long as the server lets them.
+                if index % 2 == 0 {
+                    let _ = stream.write_all(b"G").await;
+                }
                 let _ = stream.read_to_end(&mut Vec::new()).await;
             })
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(1)).await;
-    // 4,096 places, and five seconds for each header that does not come: she is served in the third wave.
-    let waited = crowd.alice_is_served_within().await;
-    assert!(waited <= Duration::from_secs(15), "{waited:?}");
+    assert_eq!(crowd.alice_is_served_within().await, Duration::ZERO);
     for attacker in attackers {
         attacker.await.unwrap();
     }

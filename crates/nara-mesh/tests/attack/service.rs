@@ -186,7 +186,7 @@ async fn imports_that_drip_from_many_addresses_do_not_keep_out_the_owner() {
     let town = Town::start(|_| {}).await;
     let begun = request("POST", "/api/events/import", &[], b"no json");
     let mut dripping = Vec::new();
-    for host in 1..=20 {
+    for host in 1..=100 {
         dripping.push(town.send(host, &begun[..begun.len() - 1]).await);
     }
     sleep(Duration::from_millis(1)).await;
@@ -197,7 +197,7 @@ async fn imports_that_drip_from_many_addresses_do_not_keep_out_the_owner() {
         &[],
         &nara_proto::go_json::to_vec(&own),
     );
-    assert_eq!(town.ask(30, &own).await, "200");
+    assert_eq!(town.ask(130, &own).await, "200");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -253,6 +253,24 @@ async fn one_peer_that_asks_for_samples_does_not_keep_others_waiting() {
         answered_before < SAMPLES / 2,
         "alice waited for {answered_before} of {SAMPLES} samples"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_would_take_many_times_its_length_in_memory_is_refused() {
+    let target = Target::start().await;
+    let alice = nara("alice");
+    let empty =
+        r#"{"social":{},"ping":{},"observation":{},"hey_there":{},"chau":{},"seen":{},"checkpoint":{}}"#;
+    let voters = format!(
+        r#"{{"checkpoint":{{"voter_ids":[{}]}}}}"#,
+        vec!["\"\""; 9_000].join(",")
+    );
+    for events in [vec!["{}"; 9_000], vec![empty; 9_000], vec![&voters; 20]] {
+        let zine = format!(r#"{{"from":"alice","events":[{}]}}"#, events.join(","));
+        assert_eq!(target.post(&alice, "/gossip/zine", zine.as_bytes()).status, 400);
+    }
+    let ids = format!(r#"{{"from":"alice","ids":[{}]}}"#, vec!["\"\""; 90_000].join(","));
+    assert_eq!(target.post(&alice, "/events/fetch", ids.as_bytes()).status, 400);
 }
 
 #[tokio::test(flavor = "multi_thread")]

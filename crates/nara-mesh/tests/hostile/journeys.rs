@@ -1,14 +1,14 @@
 //! World messages: on their way, stuck, and home.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nara_mesh::client::MeshClient;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::{EventStore as _, MemoryLedger, ReadLimit};
 use nara_mesh::registry::PeerRegistry;
-use nara_mesh::server::{MeshServer, RunningServer};
+use nara_mesh::server::{MeshHandler, MeshServer, RunningServer};
 use nara_mesh::transport::MemoryNetwork;
 use nara_proto::event::SyncEvent;
 use nara_proto::time::UnixNanos;
@@ -200,4 +200,27 @@ async fn a_long_chain_is_verified_like_a_short_one() {
         answer.text(),
         "chain verification failed: invalid signature from alice at hop 31\n"
     );
+}
+
+#[derive(Clone, Debug, Default)]
+struct Seen(Arc<Mutex<Vec<(String, bool)>>>);
+
+impl MeshHandler for Seen {
+    fn on_world_message(&self, message: &WorldMessage, complete: bool) {
+        self.0.lock().unwrap().push((message.message.clone(), complete));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postcard_that_a_nara_did_not_send_does_not_come_home_to_it() {
+    let seen = Seen::default();
+    let handler = seen.clone();
+    let target = Target::start_with(move |builder| builder.handler(handler)).await;
+    let alice = nara("alice");
+    let mut card = WorldMessage::new("target", "I resign", NOW.to_nanos());
+    card.add_hop("alice", NOW.to_seconds(), alice.keypair()).unwrap();
+    let answer = target.post_json(&alice, "/world/relay", &card);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(target.count().await, 0, "it signs nothing about it");
+    assert_eq!(*seen.0.lock().unwrap(), [("I resign".to_owned(), false)]);
 }

@@ -3,6 +3,7 @@ use std::fmt;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Serialize, Serializer};
 
+use super::budget;
 use crate::encoding;
 use crate::time::{UnixMillis, UnixNanos, UnixSeconds};
 
@@ -180,8 +181,7 @@ macro_rules! time_fields {
 
 time_fields!(UnixSeconds, UnixMillis, UnixNanos);
 
-/// The most elements of a list: an empty object has 3 bytes in JSON and a hundred times as many in memory, so
-/// a limit on bytes alone does not protect the reader. A body of 16 MiB has room for some 60,000 real events.
+/// The most elements of a list. A body of 16 MiB has room for some 60,000 real events.
 pub const MAX_LIST: usize = 100_000;
 
 /// Reads `null` as no list and an array as a list, element by element.
@@ -210,6 +210,7 @@ impl<T: Merge> NullOr for &mut Option<Vec<T>> {
                     if list.len() == MAX_LIST {
                         return Err(A::Error::custom(format_args!("more than {MAX_LIST} elements")));
                     }
+                    budget::spend::<T, _>()?;
                     list.push(item);
                 }
             }
@@ -243,6 +244,9 @@ impl<T: Merge> Merge for Option<Box<T>> {
             }
 
             fn value<'de, D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+                if self.0.is_none() {
+                    budget::spend::<T, _>()?;
+                }
                 self.0.get_or_insert_default().merge(deserializer)
             }
         }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::time::UnixNanos;
 use crate::wire_struct;
+use crate::zine::Zine;
 
 wire_struct! {
     /// Inner.
@@ -154,18 +155,62 @@ fn timestamps_have_one_spelling() {
     }
 }
 
+/// A list of so many elements.
+fn list(element: &str, len: usize) -> String {
+    format!("[{}]", vec![element; len].join(","))
+}
+
 #[test]
 fn a_list_of_too_many_small_elements_is_refused() {
-    let list = |len: usize| {
-        let mut json = vec![b'['];
-        json.extend(b"\"\",".repeat(len - 1));
-        json.extend(b"\"\"]");
-        json
-    };
-    let longest: Option<Vec<String>> = from_slice(&list(MAX_LIST)).unwrap();
-    assert_eq!(longest.unwrap().len(), MAX_LIST);
-    let error = from_slice::<Option<Vec<String>>>(&list(MAX_LIST + 1)).unwrap_err();
+    let read = |len: usize| from_slice::<Option<Vec<String>>>(list("\"nara\"", len).as_bytes());
+    assert_eq!(read(MAX_LIST).unwrap().unwrap().len(), MAX_LIST);
+    let error = read(MAX_LIST + 1).unwrap_err();
     assert!(error.to_string().contains("more than 100000 elements"), "{error}");
+}
+
+#[test]
+fn a_text_that_takes_many_times_its_length_in_memory_is_refused() {
+    let refused = |error: JsonError| assert!(error.to_string().contains("too much memory"), "{error}");
+    refused(from_slice::<Option<Vec<String>>>(list("\"\"", 90_000).as_bytes()).unwrap_err());
+    let payloads = [
+        "social",
+        "ping",
+        "observation",
+        "hey_there",
+        "chau",
+        "seen",
+        "checkpoint",
+        "succession",
+    ];
+    let payloads = payloads.map(|payload| format!("\"{payload}\":{{}}")).join(",");
+    let voters = format!(r#""checkpoint":{{"voter_ids":{}}}"#, list("\"\"", 2_000));
+    for (event, count) in [
+        ("{}", 5_000),
+        (&format!("{{{payloads}}}"), 5_000),
+        (&format!("{{{voters}}}"), 50),
+    ] {
+        let zine = format!(r#"{{"from":"m","events":{}}}"#, list(event, count));
+        refused(from_slice::<Zine>(zine.as_bytes()).unwrap_err());
+    }
+    // One after the other, too: each of them is forgotten for the next.
+    let lists = format!(r#"{{"events":{0},"events":{0}}}"#, list("{}", 300));
+    refused(from_slice::<Zine>(lists.as_bytes()).unwrap_err());
+}
+
+#[test]
+fn what_a_nara_says_takes_no_more_memory_than_it_may() {
+    // The shortest events that there are, without a signature.
+    let event = r#"{"id":"00000000000000000000000000000000","ts":1769000000000000000,"svc":"ping","emitter":"","ping":{"observer":"a","target":"b","rtt":1}}"#;
+    let zine = format!(r#"{{"from":"m","events":{}}}"#, list(event, 50_000));
+    assert_eq!(
+        from_slice::<Zine>(zine.as_bytes()).unwrap().events().len(),
+        50_000
+    );
+    // Small messages are never refused, and a budget ends with its message.
+    for _ in 0..3 {
+        let events = from_slice::<Zine>(format!(r#"{{"events":{}}}"#, list("{}", 200)).as_bytes());
+        assert_eq!(events.unwrap().events().len(), 200);
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use axum::Router;
 use axum::routing::get;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_process::Collector;
+use nara_local_api::server::serve_bounded;
 use nara_mesh::ledger::Ledger;
 use nara_mesh::registry::PeerRegistry;
 use nara_mesh::{Nara, metrics};
@@ -28,6 +29,9 @@ const BUCKETS: [f64; 12] = [
 
 /// How often an address that no interface has yet is tried again.
 const ADDRESS_PERIOD: Duration = Duration::from_secs(1);
+
+/// Those who read metrics are few. What is beyond must not take files that connections of peers need.
+const MAX_CONNECTIONS: usize = 64;
 
 /// How often the recorder tidies up what it has not been asked for.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -144,9 +148,7 @@ impl Exposition {
     async fn answer(self, listener: TcpListener) {
         let page = async move || self.render().await;
         let router = Router::new().route("/metrics", get(page));
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(%error, "the metrics listener failed");
-        }
+        serve_bounded(listener, router, MAX_CONNECTIONS).await;
     }
 
     /// The metrics in the text format of Prometheus.

@@ -132,9 +132,13 @@ impl MeshHandler for FeedHandler {
             .iter()
             .map(|hop| format!("{} {}", harmless(&hop.nara), harmless_text(&hop.stamp)))
             .collect();
+        // Only the nara that hands a message over is proven, and that is the last one before this nara.
+        let relayed_by = message.hops().iter().rev().nth(1);
+        let relayed_by = relayed_by.map(|hop| format!(", relayed by {}", harmless(&hop.nara)));
         let text = format!(
-            "world  {}  {:?}  {}{}",
+            "world  {}{}  {:?}  {}{}",
             harmless(&message.originator),
+            relayed_by.filter(|_| !complete).unwrap_or_default(),
             harmless_text(&message.message),
             stamps.join(" → "),
             if complete { "  (home)" } else { "" }

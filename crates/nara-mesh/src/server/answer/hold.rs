@@ -12,6 +12,7 @@ use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
 use crate::server::connection::watch::{LEAST_TIME_TO_READ, Watch};
+use crate::server::limits::answer_bytes::{Reader, Room};
 
 /// What an answer is cut into that holds something: the connection takes the next piece when it has sent most of
 /// those before.
@@ -19,16 +20,28 @@ pub(super) const PIECE: usize = 64 << 10;
 
 /// In the extensions of an answer: what it holds until it is sent.
 #[derive(Clone)]
-pub(in crate::server) struct Held(
-    #[expect(dead_code, reason = "it is there to be dropped")] Arc<dyn Any + Send + Sync>,
-);
+pub(in crate::server) struct Held {
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    held: Arc<dyn Any + Send + Sync>,
+    /// Where it is counted among those that are read, if it is.
+    room: Option<Arc<Room>>,
+}
 
 impl Held {
     /// An answer that holds something, such as a place, until its last piece is on its way or its connection is gone.
     /// Whatever is made of its body meanwhile, such as a signed one.
     pub(in crate::server) fn until_sent(mut response: Response, held: impl Any + Send + Sync) -> Response {
         let before = response.extensions_mut().remove::<Self>();
-        response.extensions_mut().insert(Self(Arc::new((held, before))));
+        let room = before.as_ref().and_then(|before| before.room.clone());
+        let held = Arc::new((held, before));
+        response.extensions_mut().insert(Self { held, room });
+        response
+    }
+
+    /// An answer that has this room until then, and may lose it to others.
+    pub(super) fn in_room(mut response: Response, room: Arc<Room>) -> Response {
+        let (held, room) = (room.clone(), Some(room));
+        response.extensions_mut().insert(Self { held, room });
         response
     }
 }
@@ -45,10 +58,12 @@ pub(in crate::server) fn hold(mut response: Response, connection: &Arc<Watch>) -
     let seconds = response.body().size_hint().lower() / BYTES_PER_SECOND;
     let time = LEAST_TIME_TO_READ + Duration::from_secs(seconds);
     let in_time = connection.read_within(time);
+    let reader = held.room.as_ref().map(|room| room.read_by(connection));
     response.map(|body| {
         Body::new(Holding {
             body,
             piece: Bytes::new(),
+            reader,
             _held: (held, in_time),
         })
     })
@@ -58,6 +73,7 @@ struct Holding<G> {
     body: Body,
     /// What was taken from the body and is not given out yet.
     piece: Bytes,
+    reader: Option<Arc<Reader>>,
     _held: G,
 }
 
@@ -78,6 +94,9 @@ impl<G: Unpin> HttpBody for Holding<G> {
             }
         }
         let size = self.piece.len().min(PIECE);
+        if let Some(reader) = &self.reader {
+            reader.took(size);
+        }
         Poll::Ready(Some(Ok(Frame::data(self.piece.split_to(size)))))
     }
 

@@ -9,8 +9,8 @@ use nara_proto::go_json;
 use crate::offload::offload;
 use crate::server::answer::hold::{Held, PIECE};
 use crate::server::answer::rejection::Rejection;
+use crate::server::limits::answer_bytes::AnswerBytes;
 use crate::server::limits::body_bytes::Source;
-use crate::server::limits::quota::Quota;
 
 /// The content type of most JSON answers.
 pub(in crate::server) const JSON_UTF8: &str = "application/json; charset=utf-8";
@@ -51,7 +51,7 @@ const ENCODED_HERE: usize = 64;
 /// told whether some were cut off; `take` gets the events back from what it built. An answer of more than one piece counts
 /// against `bytes` until it is sent.
 pub(in crate::server) async fn json_of_events<T: serde::Serialize>(
-    bytes: &Quota<Source>,
+    bytes: &AnswerBytes,
     source: Source,
     events: Vec<SyncEvent>,
     max: usize,
@@ -65,11 +65,9 @@ pub(in crate::server) async fn json_of_events<T: serde::Serialize>(
         // Its connection takes it at once.
         return Ok(raw_json(StatusCode::OK, JSON_UTF8, body));
     }
-    let share = bytes.share(source);
-    share
-        .grow(body.len())
-        .map_err(|_| Rejection::Busy("bytes of answers"))?;
-    Ok(Held::until_sent(raw_json(StatusCode::OK, JSON_UTF8, body), share))
+    let room = bytes.take(source, body.len()).await;
+    let room = room.ok_or(Rejection::Busy("bytes of answers"))?;
+    Ok(Held::in_room(raw_json(StatusCode::OK, JSON_UTF8, body), room))
 }
 
 fn encode<T: serde::Serialize>(

@@ -71,7 +71,7 @@ impl Acceptor {
             entrance,
             opening,
             slots: Arc::new(Semaphore::new(limits.connections)),
-            by_address: Arc::new(Quota::new(usize::MAX, limits.connections_per_address)),
+            by_address: Arc::new(Quota::new(limits.connections, limits.connections_per_address)),
             connections_per_address: limits.connections_per_address,
             refusals: Arc::new(Semaphore::new(REFUSALS)),
             header_bytes: limits.header_bytes,
@@ -135,7 +135,8 @@ impl Acceptor {
         let open = Counted::new(metrics::CONNECTIONS);
         self.background.tasks.spawn(async move {
             acceptor.serve(stream, peer).await;
-            drop((slot, place, open));
+            // Its place first: whoever gets the slot finds one.
+            drop((place, slot, open));
         });
     }
 

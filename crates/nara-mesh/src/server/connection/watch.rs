@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use crate::transport::BoxMeshStream;
@@ -20,6 +21,8 @@ pub(in crate::server) struct Watch {
     state: Mutex<State>,
     header_read: Duration,
     idle: Duration,
+    /// Something has to end sooner than it had to before.
+    sooner: Notify,
 }
 
 /// The least time that an answer has to be read.
@@ -78,6 +81,7 @@ impl Watch {
             state: Mutex::new(state),
             header_read,
             idle,
+            sooner: Notify::new(),
         })
     }
 
@@ -95,6 +99,12 @@ impl Watch {
     pub(in crate::server) fn read_within(self: &Arc<Self>, time: Duration) -> ReadInTime {
         self.state().answer_by = Some(Instant::now() + time.max(LEAST_TIME_TO_READ));
         ReadInTime(self.clone())
+    }
+
+    /// Ends the answer that is being written, and the connection with it.
+    pub(in crate::server) fn cut_off(&self) {
+        self.state().answer_by = Some(Instant::now());
+        self.sooner.notify_one();
     }
 
     /// Waits until the connection is to be closed.
@@ -118,9 +128,16 @@ impl Watch {
             let recheck = now + self.header_read.min(LEAST_TIME_TO_READ);
             match deadlines.min_by_key(|(at, _)| *at) {
                 Some((at, why)) if at <= now => return why,
-                Some((at, _)) => sleep_until(at.min(recheck)).await,
-                None => sleep_until(recheck).await,
+                Some((at, _)) => self.sleep_until(at.min(recheck)).await,
+                None => self.sleep_until(recheck).await,
             }
+        }
+    }
+
+    async fn sleep_until(&self, at: Instant) {
+        tokio::select! {
+            () = sleep_until(at) => {}
+            () = self.sooner.notified() => {}
         }
     }
 

@@ -29,7 +29,7 @@ static IN_FLIGHT: Plain = Plain::new(metrics::REQUESTS_IN_FLIGHT);
 pub(in crate::server) struct Admission {
     by_address: Quota<IpAddr>,
     by_peer: Quota<PublicKey>,
-    in_flight: Quota<()>,
+    in_flight: Quota<IpAddr>,
     body_bytes: Arc<BodyBytes>,
     /// The metrics of our endpoints, by path.
     endpoints: [(&'static str, Series<4>); PATHS.len()],
@@ -48,7 +48,7 @@ fn series(endpoint: impl Into<SharedString>) -> Series<4> {
 
 /// One of the requests that are worked on.
 pub(in crate::server) struct InFlight {
-    _share: Share<()>,
+    _share: Share<IpAddr>,
     _counted: Counted,
 }
 
@@ -62,7 +62,8 @@ impl Admission {
             by_address: Quota::new(usize::MAX, usize::MAX).with_rate(limits.requests_per_address),
             by_peer: Quota::new(usize::MAX, limits.requests_in_flight_per_peer)
                 .with_rate(limits.requests_per_peer),
-            in_flight: Quota::new(limits.requests_in_flight, usize::MAX),
+            // Each connection has one request at a time.
+            in_flight: Quota::new(limits.requests_in_flight, limits.connections_per_address),
             body_bytes,
             endpoints: PATHS.map(|path| (path, series(path))),
             nested: prefixes
@@ -91,9 +92,10 @@ impl Admission {
     }
 
     /// When the work begins. A request whose sender is still being asked for its key does not count: strangers that
-    /// never answer must not keep out all others.
-    fn begin(&self) -> Result<InFlight, Rejection> {
-        let share = self.in_flight.take(&()).map_err(|exceeded| {
+    /// never answer must not keep out all others. By address, of which somebody has fewer than keys.
+    fn begin(&self, address: SocketAddr) -> Result<InFlight, Rejection> {
+        let share = self.in_flight.take(&address.ip().to_canonical());
+        let share = share.map_err(|exceeded| {
             warn_seldom!("too many requests in flight: refused");
             refusal(exceeded, Limit::Address)
         })?;
@@ -109,7 +111,7 @@ impl Admission {
         &self,
         sender: &VerifiedSender,
     ) -> Result<(Share<PublicKey>, InFlight), Rejection> {
-        Ok((self.admit_peer(sender)?, self.begin()?))
+        Ok((self.admit_peer(sender)?, self.begin(sender.address())?))
     }
 
     /// Counts the bytes of a body of a sender.
@@ -167,7 +169,11 @@ pub(in crate::server) async fn limit_open(
     request: Request,
     next: Next,
 ) -> Response {
-    match admission.begin() {
+    let Some(connection) = ConnectionFacts::of(request.extensions()) else {
+        tracing::error!(path = request.uri().path(), "a request without a connection");
+        return Rejection::Panicked.into_response();
+    };
+    match admission.begin(connection.address) {
         Ok(_in_flight) => next.run(request).await,
         Err(rejection) => rejection.into_response(),
     }

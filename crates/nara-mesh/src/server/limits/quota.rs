@@ -11,6 +11,10 @@ use crate::rate_limit::RateLimit;
 use crate::server::limits::rates::Rates;
 
 /// Bounds what is held at once and how often it is asked for. Memory is bounded by what is held.
+///
+/// What a key may hold shrinks with the square of what the others leave free. So those that take all they can never leave
+/// next to nothing, as they would if each took a fixed part of what is free: of 1,024, with 64 for each key, 16 keys leave
+/// half, and 112 an eighth.
 #[derive(Debug)]
 pub(in crate::server) struct Quota<K: Hash + Eq + Clone> {
     rate: Option<(RateLimit, Rates<K>)>,
@@ -41,7 +45,7 @@ pub(in crate::server) struct Share<K: Hash + Eq + Clone> {
 /// Why nothing more may be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::server) enum Exceeded {
-    /// All keys together hold as much as they may.
+    /// All keys together hold as much as they may, or this one as much as it may beside them.
     All,
     /// This key holds as much as it may: so much.
     OfKey(usize),
@@ -122,6 +126,18 @@ impl<K: Hash + Eq + Clone> Quota<K> {
     }
 }
 
+/// How much a key may hold of what the others leave.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share need not be exact"
+)]
+fn fair(limit: usize, limit_per_key: usize, left: usize) -> usize {
+    let part = left as f64 / limit as f64;
+    (limit_per_key.min(limit) as f64 * part * part).ceil() as usize
+}
+
 impl<K: Hash + Eq + Clone> Share<K> {
     /// Takes so much more, or nothing.
     pub(in crate::server) fn grow(&self, amount: usize) -> Result<(), Exceeded> {
@@ -130,27 +146,33 @@ impl<K: Hash + Eq + Clone> Share<K> {
         } = *self.counts;
         let mut held = self.counts.held();
         let Held { total, by_key } = &mut *held;
-        let is_full = amount > limit.saturating_sub(*total);
-        if limit_per_key < usize::MAX {
+        if self.counts.is_bounded() {
             let of_key = by_key.entry(self.key.clone());
             let before = match &of_key {
                 Entry::Occupied(of_key) => *of_key.get(),
                 Entry::Vacant(_) => 0,
             };
-            if amount > limit_per_key.saturating_sub(before) {
+            let after = before.saturating_add(amount);
+            if after > limit_per_key {
                 return Err(Exceeded::OfKey(limit_per_key));
             }
-            if !is_full {
-                of_key.insert_entry(before + amount);
+            let fits = amount <= limit.saturating_sub(*total);
+            let left_by_others = limit.saturating_sub(*total - before);
+            if !fits || after > fair(limit, limit_per_key, left_by_others) {
+                return Err(Exceeded::All);
             }
-        }
-        if is_full {
-            return Err(Exceeded::All);
+            of_key.insert_entry(after);
         }
         *total += amount;
         drop(held);
         self.amount.fetch_add(amount, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// How much all shares of its key hold.
+    pub(in crate::server) fn held_by_key(&self) -> usize {
+        let held = self.counts.held();
+        held.by_key.get(&self.key).copied().unwrap_or_default()
     }
 
     /// How much it holds.
@@ -167,7 +189,7 @@ impl<K: Hash + Eq + Clone> Drop for Share<K> {
         }
         let mut held = self.counts.held();
         held.total -= amount;
-        if self.counts.limit_per_key < usize::MAX
+        if self.counts.is_bounded()
             && let Entry::Occupied(mut of_key) = held.by_key.entry(self.key.clone())
         {
             *of_key.get_mut() -= amount;
@@ -179,6 +201,11 @@ impl<K: Hash + Eq + Clone> Drop for Share<K> {
 }
 
 impl<K> Counts<K> {
+    /// Whether it matters what a key holds.
+    fn is_bounded(&self) -> bool {
+        self.limit.min(self.limit_per_key) < usize::MAX
+    }
+
     fn held(&self) -> MutexGuard<'_, Held<K>> {
         // Counting cannot stop half-way.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
@@ -213,7 +240,7 @@ mod tests {
         second.grow(2).unwrap();
         let third = quota.share("b");
         assert_eq!(third.grow(5), Err(Exceeded::All));
-        third.grow(4).unwrap();
+        assert_eq!(third.grow(1), Ok(()), "this little anybody may have");
         assert_eq!(first.amount(), 4);
         drop((first, second, third));
         let held = quota.counts.held();
@@ -221,13 +248,40 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_per_key_no_key_is_remembered() {
-        let quota = Quota::new(1, usize::MAX);
-        let share = quota.take(&"a").unwrap();
+    fn without_a_limit_no_key_is_remembered() {
+        let quota = Quota::new(usize::MAX, usize::MAX);
+        let _share = quota.take(&"a").unwrap();
         assert!(quota.counts.held().by_key.is_empty());
-        assert_eq!(quota.take(&"b").unwrap_err(), Exceeded::All);
-        drop(share);
-        assert!(quota.take(&"b").is_ok());
+    }
+
+    fn take_all(quota: &Quota<usize>, key: usize) -> Vec<Share<usize>> {
+        std::iter::repeat_with(|| quota.take(&key))
+            .map_while(Result::ok)
+            .collect()
+    }
+
+    #[test]
+    fn keys_that_take_all_they_can_leave_some_for_another() {
+        const ALL: usize = 1_024;
+        for greedy in 0..200_usize {
+            let quota = Quota::new(ALL, 64);
+            let _held: Vec<_> = (1..=greedy).map(|key| take_all(&quota, key)).collect();
+            let part = 1.0 + greedy as f64 / 16.0;
+            let expected = 64.0 / (part * part);
+            let left = take_all(&quota, 0).len();
+            assert!(left >= 1 && left as f64 >= expected / 2.0, "{greedy}: {left}");
+        }
+    }
+
+    #[test]
+    fn a_key_has_its_limit_when_others_hold_little() {
+        let quota = Quota::new(1_000, 500);
+        let alone = quota.share("a");
+        alone.grow(500).unwrap();
+        assert_eq!(alone.grow(1), Err(Exceeded::OfKey(500)));
+        let other = quota.share("b");
+        assert_eq!(other.grow(126), Err(Exceeded::All), "a quarter of 500");
+        other.grow(125).unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,13 +3,14 @@ use std::time::Duration;
 use crate::defaults;
 use crate::rate_limit::RateLimit;
 
-/// The limits of a server. Each endpoint limits its bodies
+/// The limits of a server. Where all together, and each of them, have a limit, each has less the less the others leave, with
+/// the square of it: beside others that hold half of all, a quarter of its own limit. Each endpoint limits its bodies
 /// ([`MAX_REQUEST`](nara_proto::endpoint::Endpoint::MAX_REQUEST)): 1 MiB, for zines and imports 16 MiB.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerLimits {
-    /// Bytes of answers with events that are held until they are sent: 256 MiB. Further ones get status 503 and
-    /// `Retry-After`.
+    /// Bytes of answers with events that are held until they are sent: 256 MiB. When there is no room for another one, the
+    /// slowest reader that holds as much is cut off after 2 s; without one, it gets status 503 and `Retry-After`.
     pub answer_bytes_in_flight: usize,
     /// Those of one peer, and of one source address where the peer is not known: 64 MiB.
     pub answer_bytes_in_flight_per_peer: usize,
@@ -25,10 +26,8 @@ pub struct ServerLimits {
     /// How long a whole request body may take: 30 s. Otherwise a peer that sends a byte every nine seconds could
     /// hold a connection for a week.
     pub body_total: Duration,
-    /// Answers of `/api/checkpoints/all` in flight: 16. Each may have 16 MiB and anybody may ask, so further requests
-    /// get status 503, and an answer that is read too slowly is cut off.
-    pub checkpoint_answers: usize,
-    /// Answers in flight to one source address: 2.
+    /// Answers of `/api/checkpoints/all` in flight to one source address: 2. Further ones get status 503; their bytes
+    /// are limited as those of other answers.
     pub checkpoint_answers_per_address: usize,
     /// How often one source address may ask for `/api/checkpoints/all`:
     /// once a second, 30 at once; `None`: as often as for anything else.
@@ -52,10 +51,9 @@ pub struct ServerLimits {
     /// How long a connection may stay open without a request, and how long an answer may stay unread:
     /// 75 s.
     pub idle: Duration,
-    /// Imports in flight: 64. A signature is checked at the end of the body, and the bytes of all bodies are limited;
-    /// further imports get status 503.
+    /// Imports whose body has come and that are worked on: 64. Further ones get status 503.
     pub imports: usize,
-    /// Imports in flight from one source address: 1, so that a slow stranger does not keep out the owner.
+    /// Those from one source address: 1.
     pub imports_per_address: usize,
     /// Answers with events that are read and encoded at once: 3. Peers take turns: each has one of them at most.
     pub reads: usize,
@@ -109,7 +107,6 @@ impl Default for ServerLimits {
             body_bytes_in_flight_per_peer: defaults::BODY_BYTES_IN_FLIGHT_PER_PEER,
             body_progress: Duration::from_secs(10),
             body_total: Duration::from_secs(30),
-            checkpoint_answers: 16,
             checkpoint_answers_per_address: 2,
             checkpoint_requests_per_address: Some(defaults::CHECKPOINTS_PER_ADDRESS),
             connections: defaults::MAX_CONNECTIONS,

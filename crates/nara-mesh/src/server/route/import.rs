@@ -5,14 +5,16 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use nara_proto::endpoint::{Endpoint as _, EventsImport};
+use nara_proto::go_json;
 use nara_proto::import::{ImportRequest, ImportResponse};
 
+use crate::offload::offload;
 use crate::seldom::warn_seldom;
 use crate::server::answer::json::{JSON, json};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::PeerAddress;
 use crate::server::limits::body_bytes::Source;
-use crate::server::route::body::read_json;
+use crate::server::route::body::read;
 use crate::server::route::ingest::ingest;
 use crate::server::route::state::Shared;
 
@@ -22,18 +24,21 @@ pub(super) async fn handle(
     PeerAddress(address): PeerAddress,
     body: Body,
 ) -> Result<Response, Rejection> {
-    let place = shared.imports.take(&address.ip().to_canonical());
-    let _place = place.map_err(|_| Rejection::Busy("imports"))?;
-    let allowance = shared
-        .body_bytes
-        .allowance(Source::Address(address.ip().to_canonical()));
+    let source = address.ip().to_canonical();
+    let allowance = shared.body_bytes.allowance(Source::Address(source));
     let body = Body::new(allowance.clone().watch(body));
-    let request: ImportRequest = match read_json(body, EventsImport::MAX_REQUEST, &shared.limits).await {
+    let body = read(body, EventsImport::MAX_REQUEST, &shared.limits).await?;
+    // Not before the body is there: whoever drips must not keep out the owner.
+    let place = shared.imports.take(&source);
+    let _place = place.map_err(|_| Rejection::Busy("imports"))?;
+    let parsed = offload(true, move || go_json::from_slice::<ImportRequest>(&body)).await;
+    let request = match parsed {
         Ok(request) => request,
-        Err(rejection @ Rejection::InvalidJson) => {
-            return Ok(refusal(StatusCode::BAD_REQUEST, rejection.to_string()));
+        Err(error) => {
+            tracing::info!(%error, "request body refused");
+            let error = Rejection::InvalidJson.to_string();
+            return Ok(refusal(StatusCode::BAD_REQUEST, error));
         }
-        Err(rejection) => return Err(rejection),
     };
     if let Err(error) = request.verify(&shared.local.public_key(), shared.clock.now_millis()) {
         warn_seldom!(%address, %error, "import refused");

@@ -20,6 +20,7 @@ use crate::registry::{KeyLease, KnownKeys, Peer, PeerRegistry};
 use crate::server::auth::sender::VerifiedSender;
 use crate::server::background::Background;
 use crate::server::handler::MeshHandler;
+use crate::server::limits::answer_bytes::AnswerBytes;
 use crate::server::limits::body_bytes::{BodyBytes, Source};
 use crate::server::limits::quota::Quota;
 use crate::server::limits::settings::ServerLimits;
@@ -53,7 +54,7 @@ pub(in crate::server) struct Shared {
     pub(in crate::server) replies: Arc<Semaphore>,
     /// Costly reads of the ledger, in turn.
     pub(in crate::server) reads: Turns<Source>,
-    pub(in crate::server) answer_bytes: Quota<Source>,
+    pub(in crate::server) answer_bytes: AnswerBytes,
     pub(in crate::server) samples: Samples,
     pub(in crate::server) checkpoints: Quota<IpAddr>,
     pub(in crate::server) imports: Quota<IpAddr>,

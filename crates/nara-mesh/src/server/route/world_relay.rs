@@ -17,6 +17,8 @@ use crate::own_events;
 use crate::seldom::warn_seldom;
 use crate::server::answer::json::{JSON_UTF8, json};
 use crate::server::answer::rejection::Rejection;
+use crate::server::auth::sender::VerifiedSender;
+use crate::server::limits::body_bytes::Source;
 use crate::server::route::body::read_json;
 use crate::server::route::state::Shared;
 use crate::server::route::way::Asked;
@@ -26,6 +28,9 @@ const MARGIN: Duration = Duration::from_millis(250);
 
 /// Up to this many hops are verified where the message arrives.
 const VERIFIED_HERE: usize = 16;
+
+/// A text of up to so many bytes is hashed where the message arrives.
+const HASHED_HERE: usize = 64 << 10;
 
 /// `POST /world/relay` (docs/protocol/v1.md, section 7.6).
 ///
@@ -37,7 +42,7 @@ pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
     } = asked;
     let deadline = Instant::now() + defaults::CALL_TIMEOUT - MARGIN;
     let message = read_json(body, WorldRelay::MAX_REQUEST, &shared.limits).await?;
-    let mut message = verify_chain(&shared, message).await?;
+    let mut message = verify_chain(&shared, &sender, message).await?;
     // Before our hop: a message that must not go on from here is not taken in.
     if message.id.len() < MIN_ID_LEN {
         return Err(Rejection::ShortWorldId);
@@ -49,14 +54,23 @@ pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
 
     let local = &shared.local;
     message.add_hop(local.name().as_str(), shared.clock.now_seconds(), local.keypair())?;
-    let complete = message.is_complete();
+    let is_home = message.is_complete();
+    // No hop proves who sent the message off. This nara knows what it sent off itself; anything else in its name only
+    // passed by, and ends here.
+    let complete = is_home
+        && shared
+            .client
+            .as_ref()
+            .is_some_and(|client| client.began(&message));
     tracing::info!(
         sender = %sender.name(), originator = %crate::seldom::shown(&message.originator), complete,
         hops = message.hops().len(), "world message"
     );
-    remember(&shared, &message, complete).await?;
+    if complete || !is_home {
+        remember(&shared, &message, complete).await?;
+    }
     shared.handler.on_world_message(&message, complete);
-    if !complete {
+    if !is_home {
         forward(&shared, &message, deadline).await?;
     }
     let receipt = Receipt {
@@ -66,16 +80,27 @@ pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
     Ok(json(StatusCode::OK, JSON_UTF8, &receipt))
 }
 
-/// Verifies all hops, off the async threads if there are many: each signs all before it, so the work grows with
-/// the square of their number, and a peer may put hundreds of its own.
-async fn verify_chain(shared: &Arc<Shared>, message: WorldMessage) -> Result<WorldMessage, Rejection> {
-    let many = message.hops().len() > VERIFIED_HERE;
-    let shared = shared.clone();
-    let verified = offload(many, move || {
-        let outcome = message.verify_chain(|name| shared.key_of_name(name));
-        outcome.map(|()| message)
-    });
-    Ok(verified.await?)
+/// Verifies all hops. If there are many, or a large text is hashed, then off the async threads and in the turn of the sender:
+/// a peer may put hundreds of its own.
+async fn verify_chain(
+    shared: &Arc<Shared>,
+    sender: &VerifiedSender,
+    message: WorldMessage,
+) -> Result<WorldMessage, Rejection> {
+    let many = message.hops().len() > VERIFIED_HERE || message.message.len() > HASHED_HERE;
+    let known = shared.clone();
+    let verify = async move {
+        let verified = offload(many, move || {
+            let outcome = message.verify_chain(|name| known.key_of_name(name));
+            outcome.map(|()| message)
+        });
+        verified.await
+    };
+    Ok(if many {
+        shared.reads.run(Source::Peer(*sender.key()), verify).await?
+    } else {
+        verify.await?
+    })
 }
 
 /// Stores that the message passed by, as elsewhere, but signed.
