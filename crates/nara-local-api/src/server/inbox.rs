@@ -418,7 +418,7 @@ mod tests {
 
     #[test]
     fn a_postcard_is_from_the_nara_that_handed_it_over() {
-        let [mallory, own] = ["mallory", "bob"].map(|name| nara_mesh::LocalNara::generate(name).unwrap());
+        let [mallory, own] = ["mallory", "bob"].map(|name| LocalNara::generate(name).unwrap());
         let mut message = WorldMessage::new("alice", "I resign", UnixNanos::new(1));
         for nara in [&mallory, &own] {
             let now = SystemClock.now_millis().to_seconds();
