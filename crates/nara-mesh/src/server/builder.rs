@@ -398,6 +398,7 @@ impl MeshServerBuilder {
             reachable: Reachable::default(),
             replies: Arc::new(Semaphore::new(self.limits.replies)),
             reads: Turns::new(self.limits.reads),
+            checks: Turns::new(self.limits.reads),
             answer_bytes: Quota::new(
                 self.limits.answer_bytes_in_flight,
                 self.limits.answer_bytes_in_flight_per_peer,
