@@ -78,7 +78,14 @@ fn check_files() -> Result<(), String> {
 fn build(profile: &str) -> Result<PathBuf, String> {
     let mut build = cargo();
     if profile == "dist" {
-        build.args(["rustc", "--locked", "--package", "nara-mesh-cli", "--bin", "nara-mesh"]);
+        build.args([
+            "rustc",
+            "--locked",
+            "--package",
+            "nara-mesh-cli",
+            "--bin",
+            "nara-mesh",
+        ]);
         build.args(["--profile", profile, "--", "-C", PACKED_RELOCATIONS]);
     } else {
         build.args(["build", "--locked", "--bin", "nara-mesh", "--profile", profile]);

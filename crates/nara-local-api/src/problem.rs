@@ -264,6 +264,10 @@ impl From<ClientError> for Problem {
 
 impl From<LedgerError> for Problem {
     fn from(error: LedgerError) -> Self {
+        if let LedgerError::NotRetained = error {
+            let (status, class) = (StatusCode::INSUFFICIENT_STORAGE, ProblemClass::Failed);
+            return Self::new("event_not_kept", status, class, &error);
+        }
         let (status, class) = (StatusCode::INTERNAL_SERVER_ERROR, ProblemClass::Failed);
         let problem = Self::new("ledger", status, class, "the ledger failed").caused_by(&error);
         // SQLite's own words do not say what to do.

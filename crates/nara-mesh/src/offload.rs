@@ -5,14 +5,27 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::future::{BoxFuture, Either};
+use nara_proto::event::SyncEvent;
 use tokio::runtime::Handle;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
-/// Up to this many events are verified on the thread of the runtime. One takes some 50 µs, and up to a millisecond if it
-/// is as large as an event may be; to move the work elsewhere takes 10 µs.
-pub(crate) const EVENTS_VERIFIED_HERE: usize = 4;
+/// Up to this many signatures are verified on the thread of the runtime. One takes some 50 µs, and up to a millisecond if
+/// its event is as large as an event may be; to move the work elsewhere takes 10 µs.
+const SIGNATURES_VERIFIED_HERE: usize = 4;
+
+/// Whether it takes long to verify these events: a checkpoint has a signature of each voter.
+pub(crate) fn are_many(events: &[SyncEvent]) -> bool {
+    let signatures = |event: &SyncEvent| {
+        let voters = event
+            .checkpoint
+            .as_deref()
+            .and_then(|payload| payload.signatures.as_ref());
+        voters.map_or(0, Vec::len).max(1)
+    };
+    events.iter().map(signatures).sum::<usize>() > SIGNATURES_VERIFIED_HERE
+}
 
 /// Runs `work` here if it is small, else on a thread where it delays nobody. The work starts with the call, not when the
 /// future is polled first: small work is done when this function returns.
@@ -91,5 +104,30 @@ impl<T: Send + 'static, H: Send + 'static> Drop for ToItsEnd<T, H> {
             };
             runtime.spawn(rest.in_current_span());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nara_proto::event::{CheckpointPayload, Payload, SeenPayload};
+    use nara_proto::time::UnixNanos;
+
+    use super::*;
+
+    #[test]
+    fn every_voter_of_a_checkpoint_is_a_signature_to_verify() {
+        let checkpoint = |voters| {
+            let payload = CheckpointPayload {
+                signatures: Some(vec![String::new(); voters]),
+                ..CheckpointPayload::default()
+            };
+            SyncEvent::new(UnixNanos::new(1), Payload::Checkpoint(payload))
+        };
+        let seen = SyncEvent::new(UnixNanos::new(1), Payload::Seen(SeenPayload::default()));
+        assert!(!are_many(&[checkpoint(4)]));
+        assert!(are_many(&[checkpoint(5)]));
+        assert!(are_many(&[checkpoint(4), seen.clone()]));
+        assert!(!are_many(&[(); 4].map(|()| seen.clone())));
+        assert!(are_many(&[(); 5].map(|()| seen.clone())));
     }
 }

@@ -3,14 +3,15 @@
 use nara_proto::event::{EventProblem, SyncEvent};
 use nara_proto::time::UnixNanos;
 
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{Insertion, Ledger, LedgerError};
 use crate::registry::KnownKeys;
 
 /// Stores an event that this nara signed, in the form in which its peers keep it. It is judged as they judge it: what they
 /// refuse must not be in the ledger of its emitter either, where it would stand as verified.
 ///
 /// # Errors
-/// [`LedgerError::Refused`] if peers would refuse it, or the error of the ledger.
+/// [`LedgerError::Refused`] if peers would refuse it, [`LedgerError::NotRetained`] if there is no room for it, or the error
+/// of the ledger.
 pub(crate) async fn append(
     ledger: &dyn Ledger,
     keys: &KnownKeys,
@@ -32,6 +33,40 @@ pub(crate) async fn append(
     if !trust.is_verified() {
         return Err(LedgerError::Refused(EventProblem::BadSignature));
     }
-    ledger.insert_verified(vec![event.clone()]).await?;
-    Ok(event)
+    match ledger.insert_verified(vec![event.clone()]).await?[..] {
+        [Insertion::Stored | Insertion::Duplicate] => Ok(event),
+        _ => Err(LedgerError::NotRetained),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nara_proto::event::{Payload, SocialPayload};
+    use nara_proto::identity::Soul;
+
+    use super::*;
+    use crate::identity::LocalNara;
+    use crate::ledger::{MemoryLedger, RetentionPolicy};
+    use crate::registry::PeerRegistry;
+
+    #[tokio::test]
+    async fn an_own_event_that_is_not_stored_is_an_error() {
+        let alice = LocalNara::new(&Soul::bond([1; 32], "alice"), "alice".parse().unwrap()).unwrap();
+        let keys = KnownKeys::new(alice.clone(), PeerRegistry::default());
+        let payload = Payload::Social(SocialPayload {
+            kind: "gossip".to_owned(),
+            actor: "alice".to_owned(),
+            target: "bob".to_owned(),
+            ..SocialPayload::default()
+        });
+        let now = UnixNanos::new(1);
+        let event = SyncEvent::signed(now, payload, "alice", alice.keypair());
+        let ledger = MemoryLedger::new().with_retention(RetentionPolicy::default().max_event_bytes(10));
+        let stored = append(&ledger, &keys, event.clone(), now).await;
+        assert!(matches!(stored, Err(LedgerError::NotRetained)));
+        let ledger = MemoryLedger::new();
+        for _ in 0..2 {
+            assert_eq!(append(&ledger, &keys, event.clone(), now).await.unwrap(), event);
+        }
+    }
 }

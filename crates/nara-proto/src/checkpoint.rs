@@ -1,7 +1,7 @@
 //! Attestations, and the multi-signature of checkpoints made of them (docs/protocol/v1.md, section 11).
 
 use crate::event::voters::signed_text;
-pub use crate::event::voters::{MIN_VALID_SIGNATURES, Tally, tally, voter_text};
+pub use crate::event::voters::{MAX_VOTERS, MIN_VALID_SIGNATURES, Tally, tally, voter_text};
 use crate::event::{CheckpointPayload, Observation};
 use crate::identity::{KeyPair, PublicKey, VerifyError, verify_base64};
 use crate::time::UnixSeconds;

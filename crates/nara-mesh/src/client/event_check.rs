@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::clocks::PeerClocks;
 use super::error::{Problem, Stage};
-use crate::offload::{EVENTS_VERIFIED_HERE, offload};
+use crate::offload::{are_many, offload};
 use crate::registry::KnownKeys;
 
 /// Each thread gets at least this many events to verify: batches of many are cheaper per event.
@@ -43,7 +43,7 @@ impl EventChecker {
                 keys: self.keys.clone(),
             };
             let checking = async {
-                let many = events.len() > EVENTS_VERIFIED_HERE;
+                let many = are_many(&events);
                 let (events, verdicts) = match many {
                     true => verify_many(events, &reception).await,
                     false => reception.verify(events),

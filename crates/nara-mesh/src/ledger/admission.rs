@@ -1,4 +1,5 @@
 mod prune;
+mod statements;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use super::held::{Held, HeldPing, Place, ping_to_go};
 use super::rank::{Priority, Rank, is_note};
 use super::retention::{Retention, Size, Standing};
 use super::{CheckedEvent, Insertion};
+use prune::Whose;
 
 /// One rung of the ladder of verified events, in the order of rank, time and arrival.
 #[derive(Clone, Debug)]
@@ -44,6 +46,10 @@ pub(super) enum Account<'a> {
     Teller(&'a str),
     /// Unverified events, to the emitter that they claim.
     Emitter(&'a str),
+    /// Events of this nara and of configured peers, to their emitter.
+    Configured(&'a str),
+    /// Statements that are never pruned, to the nara that they are about.
+    Statements(&'a str),
 }
 
 impl<'a> Account<'a> {
@@ -52,12 +58,18 @@ impl<'a> Account<'a> {
             Self::Verified(_) => 0,
             Self::Teller(_) => 1,
             Self::Emitter(_) => 2,
+            Self::Configured(_) => 3,
+            Self::Statements(_) => 4,
         }
     }
 
     pub(super) const fn name(self) -> &'a str {
         match self {
-            Self::Verified(name) | Self::Teller(name) | Self::Emitter(name) => name,
+            Self::Verified(name)
+            | Self::Teller(name)
+            | Self::Emitter(name)
+            | Self::Configured(name)
+            | Self::Statements(name) => name,
         }
     }
 
@@ -68,9 +80,10 @@ impl<'a> Account<'a> {
         origin: Option<&'a str>,
         emitter: &'a str,
     ) -> [Option<Self>; 2] {
-        if rank.is_configured() {
-            // These are never pruned for a quota.
-            [None, None]
+        if rank == Rank::STATEMENT {
+            [charged.map(Self::Statements), None]
+        } else if rank >= Rank::configured(Priority::Ping) {
+            [charged.map(Self::Configured), None]
         } else if rank.is_verified() {
             [charged.map(Self::Verified), None]
         } else {
@@ -113,6 +126,9 @@ pub(super) trait Shelf {
     /// Who made a stored event, and who is charged for it.
     fn maker(&mut self, place: &Place) -> Result<Maker, Self::Error>;
 
+    /// How many voters a stored checkpoint has.
+    fn voters(&mut self, place: &Place) -> Result<usize, Self::Error>;
+
     /// Stores an event whose id is new; its place in the order of arrival.
     fn add(&mut self, event: NewEvent<'_>) -> Result<i64, Self::Error>;
 
@@ -128,8 +144,8 @@ pub(super) trait Shelf {
     /// How much is charged to an account.
     fn charged(&mut self, account: Account<'_>) -> Result<Size, Self::Error>;
 
-    /// The accounts of verified events that exceed a quota.
-    fn accounts_over(&mut self, quota: Size) -> Result<BTreeMap<String, Size>, Self::Error>;
+    /// The accounts of this kind that exceed a quota.
+    fn accounts_over(&mut self, kind: u8, quota: Size) -> Result<BTreeMap<String, Size>, Self::Error>;
 
     /// The ladder behind a place and below a rank, at most `limit` rungs.
     fn ladder(&mut self, after: LadderPlace, below: Rank, limit: usize) -> Result<Vec<Rung>, Self::Error>;
@@ -178,6 +194,7 @@ pub(super) fn admit<S: Shelf>(
         now,
         outcomes: Vec::with_capacity(events.len()),
         stored: BTreeMap::new(),
+        statements_looked_through: false,
     };
     admission.expire()?;
     for event in events {
@@ -198,6 +215,8 @@ struct Admission<'a, S> {
     outcomes: Vec<Insertion>,
     /// The outcomes of the events that are stored, by order of arrival.
     stored: BTreeMap<i64, usize>,
+    /// Whether the statements were looked through for those about naras that are not known any more.
+    statements_looked_through: bool,
 }
 
 /// How many events are looked up at once while pruning.
@@ -223,8 +242,16 @@ impl<S: Shelf> Admission<'_, S> {
             Insertion::Forgotten
         } else {
             let json = go_json::to_string(&event);
+            // Who tells a checkpoint with more voters does not get it into its account, with which it would go.
+            let charged_before = match &held {
+                Some(held) if event.service() == Some(Service::Checkpoint) => {
+                    self.shelf.maker(&held.place)?.account
+                }
+                _ => None,
+            };
             match self.place(&event, json.len(), verified)? {
                 Some((rank, account)) => {
+                    let account = charged_before.or(account);
                     // It may be what had to go for this one.
                     if held.is_some()
                         && let Some(held) = self.shelf.find(&event.id)?
@@ -263,7 +290,7 @@ impl<S: Shelf> Admission<'_, S> {
             return Ok(None);
         }
         if verified {
-            let (rank, account) = self.standing_of(event);
+            let (rank, account) = self.standing_of(event)?;
             let fits = self.make_room(event, bytes, rank, account.as_deref())?;
             Ok(fits.then_some((rank, account)))
         } else if is_welcome_unverified(event) {
@@ -290,7 +317,13 @@ impl<S: Shelf> Admission<'_, S> {
         } = self.shelf.maker(&held.place)?;
         if event.service() == Some(Service::Succession) {
             // What this nara goes by shall not leave with what its first teller told.
-            return Ok(self.is_its_own_word(event) && (held.rank, account) != self.standing_of(event));
+            let (rank, charged) = self.standing_of(event)?;
+            let is_better = rank > held.rank || (rank == held.rank && charged != account);
+            return Ok(self.is_its_own_word(event) && is_better);
+        }
+        if event.service() == Some(Service::Checkpoint) {
+            // Its id does not cover its voters, and those that are left have signed it.
+            return Ok(voters(event) > self.shelf.voters(&held.place)?);
         }
         if actor == event.actor() {
             // Earlier versions took own events in the name of others.
@@ -301,7 +334,7 @@ impl<S: Shelf> Admission<'_, S> {
             let standing = self.retention.known.standing(actor);
             let colons = actor.matches(':').count();
             (
-                standing == Standing::Configured,
+                standing.is_configured(),
                 Reverse(colons),
                 is_restart && actor == event.target(),
                 standing,
@@ -310,23 +343,17 @@ impl<S: Shelf> Admission<'_, S> {
         Ok(precedence(event.actor()) > precedence(&actor))
     }
 
-    /// Whether a statement about a key counts as told by the nara that it is about. Statements that this nara goes by are
-    /// stored as such; an imported one has no teller, and does not count.
-    fn is_its_own_word(&self, event: &SyncEvent) -> bool {
-        self.origin.is_some_and(|origin| origin.as_str() == event.actor())
-    }
-
     /// The rank of unverified events.
     fn hearsay_rank(&self) -> Rank {
         let teller = self.origin.map_or("", |origin| origin.as_str());
         match self.retention.known.standing(teller) {
-            Standing::Configured => Rank::UNVERIFIED_CONFIGURED,
+            standing if standing.is_configured() => Rank::UNVERIFIED_CONFIGURED,
             _ => Rank::UNVERIFIED,
         }
     }
 
     /// The rank of a verified event, and to whom it is charged.
-    fn standing_of(&self, event: &SyncEvent) -> (Rank, Option<String>) {
+    fn standing_of(&mut self, event: &SyncEvent) -> Result<(Rank, Option<String>), S::Error> {
         let priority = Priority::of(event);
         let teller = || self.origin.map(|origin| origin.as_str());
         let emitter = match event.service() {
@@ -340,13 +367,16 @@ impl<S: Shelf> Admission<'_, S> {
             self.retention.known.standing(emitter)
         });
         let account = match standing {
-            Standing::Met | Standing::Configured => emitter,
+            Standing::Met | Standing::Configured | Standing::Own => emitter,
             Standing::Stranger | Standing::Introduced => teller().or(emitter),
         };
         let account = account.filter(|name| !name.is_empty()).map(str::to_owned);
         // Statements that nobody told, such as imported ones, share one account: they must not take the room of all.
         let account = account.or_else(|| (event.service() == Some(Service::Succession)).then(String::new));
-        let rank = if standing == Standing::Configured && !is_note(event) {
+        let is_statement = event.service() == Some(Service::Succession) && standing >= Standing::Met;
+        let rank = if is_statement && self.has_room_for_statement(event.actor())? {
+            Rank::STATEMENT
+        } else if standing.is_configured() && !is_note(event) {
             Rank::configured(priority)
         } else if priority.may_be_stranger(event)
             && self.retention.is_about_strangers(event.actor(), event.target())
@@ -355,7 +385,7 @@ impl<S: Shelf> Admission<'_, S> {
         } else {
             Rank::common(priority)
         };
-        (rank, account)
+        Ok((rank, account))
     }
 
     /// Whether a verified event may be stored; what has to go for it is gone then.
@@ -378,7 +408,7 @@ impl<S: Shelf> Admission<'_, S> {
     }
 
     /// What is kept cannot be more than the ledger: then accounts over their quota lose some, and everybody does for
-    /// this nara and configured peers.
+    /// this nara and configured peers, who share what is left as in [`Admission::prune`].
     fn make_room_for_kept(&mut self, bytes: usize, rank: Rank) -> Result<bool, S::Error> {
         let room = self.retention.policy.room();
         let is_full = |shelf: &S| shelf.size(Rank::is_kept).plus(Size::one(bytes)).exceeds(room);
@@ -389,13 +419,25 @@ impl<S: Shelf> Admission<'_, S> {
         let some = (kept - room).at_least(room, 100);
         let first = Rank::common(Priority::FirstSeen);
         let configured = Rank::configured(Priority::Ping);
-        self.prune_accounts(Rank::STRANGER..configured, self.retention.policy.quota(), some)?;
-        self.prune_shares(first..configured, Size::default(), |shelf| match is_full(shelf) {
+        let first_configured = Rank::configured(Priority::FirstSeen);
+        let policy = self.retention.policy;
+        let too_much = |shelf: &S| match is_full(shelf) {
             true => some,
             false => Size::default(),
-        })?;
-        if rank.is_configured() && is_full(self.shelf) {
-            self.prune_ladder(first, configured, some)?;
+        };
+        self.prune_accounts(Whose::Others, Rank::STRANGER..configured, policy.quota(), some)?;
+        self.prune_shares(Whose::Others, first..configured, policy.floor(), too_much)?;
+        let excess = too_much(self.shelf);
+        self.prune_accounts(
+            Whose::Peers,
+            first_configured..Rank::STATEMENT,
+            policy.quota(),
+            excess,
+        )?;
+        self.prune_shares(Whose::Others, first..configured, Size::default(), too_much)?;
+        if rank >= configured {
+            self.prune_ladder(first, configured, too_much(self.shelf))?;
+            self.prune_configured(first_configured, too_much)?;
         }
         Ok(!is_full(self.shelf))
     }
@@ -537,6 +579,12 @@ fn is_welcome_unverified(event: &SyncEvent) -> bool {
         // Its emitter has signed it, and its key may be learned.
         Some(_) => event.is_signed(),
     }
+}
+
+/// How many voters a checkpoint has.
+pub(super) fn voters(event: &SyncEvent) -> usize {
+    let payload = event.checkpoint.as_deref();
+    payload.map_or(0, |payload| payload.voter_ids.as_ref().map_or(0, Vec::len))
 }
 
 fn is_forgotten(event: &SyncEvent) -> bool {

@@ -10,6 +10,9 @@ pub enum LedgerError {
     /// An event of this nara that its peers would refuse. Nothing was stored.
     #[error("every nara that gets this event would refuse it")]
     Refused(#[source] EventProblem),
+    /// An event of this nara that the retention policy does not keep. Nothing was stored.
+    #[error("the ledger does not keep this event: it keeps newer or more important ones")]
+    NotRetained,
     /// A newer version of this program wrote the database.
     #[error(
         "the ledger has schema version {found}, and this program supports up to {known}: use a newer program"

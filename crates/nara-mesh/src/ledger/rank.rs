@@ -73,6 +73,8 @@ impl Rank {
     const COMMON: u8 = 3;
     /// The lowest rank of events of this nara and of configured peers; the priority is added.
     const CONFIGURED: u8 = 10;
+    /// What is stated about the key of a nara that was met, and is its own word: never pruned.
+    pub(super) const STATEMENT: Self = Self(17);
 
     pub(super) const fn common(priority: Priority) -> Self {
         Self(Self::COMMON + priority as u8)
@@ -94,7 +96,9 @@ impl Rank {
     /// Whether it only leaves the ledger when its account is over its quota.
     pub(super) const fn is_kept(self) -> bool {
         let first = Priority::FirstSeen as u8;
-        (self.0 >= Self::COMMON + first && !self.is_configured()) || self.0 >= Self::CONFIGURED + first
+        let is_common = self.0 < Self::CONFIGURED;
+        (is_common && self.0 >= Self::COMMON + first)
+            || (self.0 >= Self::CONFIGURED + first && self.0 < Self::STATEMENT.0)
     }
 }
 
@@ -106,6 +110,8 @@ mod tests {
     fn ranks_of_different_kinds_do_not_overlap() {
         assert!(Rank::STRANGER < Rank::common(Priority::Ping));
         assert!(Rank::common(Priority::Restart) < Rank::configured(Priority::Ping));
+        assert!(Rank::configured(Priority::Restart) < Rank::STATEMENT);
+        assert!(Rank::STATEMENT.is_verified() && !Rank::STATEMENT.is_kept());
         for priority in [
             Priority::Ping,
             Priority::Presence,

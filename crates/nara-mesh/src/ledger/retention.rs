@@ -15,15 +15,24 @@ pub enum Standing {
     Introduced,
     /// Its key was learned from its own address. What it signs is charged to itself.
     Met,
-    /// It is this nara itself, or the operator gave its key. What it signs is the last to go.
+    /// The operator gave its key. What it signs is the last to go.
     Configured,
+    /// It is this nara itself. What it signs does not go for what others sign, up to half of the room.
+    Own,
+}
+
+impl Standing {
+    /// Whether it is this nara itself, or the operator gave its key.
+    pub(super) fn is_configured(self) -> bool {
+        self >= Self::Configured
+    }
 }
 
 /// Tells the standing of the naras that events name.
 ///
 /// The ledger asks it while locked, so it must be quick and must not call the ledger.
 pub trait KnownNames: Debug + Send + Sync + 'static {
-    /// The standing of the nara with this name. This nara itself is [`Standing::Configured`].
+    /// The standing of the nara with this name. This nara itself is [`Standing::Own`].
     fn standing(&self, name: &str) -> Standing;
 }
 
@@ -52,7 +61,8 @@ const UNVERIFIED: usize = 10;
 /// Verified and unverified events do not compete for room. Each verified event is charged to one account: its emitter,
 /// if that nara was met, else the peer that told it. When the ledger is too large, events go in this order: those of
 /// accounts over their quota, those about strangers, those of the largest accounts, then by service, the oldest first.
-/// Those of this nara and of configured peers are the last.
+/// Those of this nara and of configured peers are the last: first those of peers over their quota, then those of this nara
+/// beyond half of the room, then those of the largest peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetentionPolicy {
@@ -169,6 +179,16 @@ impl RetentionPolicy {
 
     /// What one account is guaranteed of it.
     pub(super) fn quota(&self) -> Size {
+        self.room().part(QUOTA)
+    }
+
+    /// What this nara is guaranteed of it.
+    pub(super) fn half(&self) -> Size {
+        self.room().part(2)
+    }
+
+    /// The room for statements about keys, within the room for verified events.
+    pub(super) fn statements_room(&self) -> Size {
         self.room().part(QUOTA)
     }
 

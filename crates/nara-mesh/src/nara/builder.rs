@@ -351,7 +351,11 @@ impl NaraBuilder {
             let now = self.clock.now_nanos();
             let introduction = presence::introduction(&self.local, &mesh_ip(address), now);
             let keys = KnownKeys::new(self.local.clone(), client.registry().clone());
-            let introduction = own_events::append(&*ledger, &keys, introduction, now).await?;
+            let introduction = match own_events::append(&*ledger, &keys, introduction.clone(), now).await {
+                // It is told all the same.
+                Err(LedgerError::NotRetained) => introduction,
+                stored => stored?,
+            };
             if self.gossip.is_some() {
                 let telling = presence::tell_coming(client.clone(), ledger.clone(), introduction);
                 following.push(AbortOnDropHandle::new(tokio::spawn(telling)));

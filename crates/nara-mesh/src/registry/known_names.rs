@@ -25,7 +25,7 @@ impl PeerRegistry {
 impl KnownNames for PinnedNames {
     fn standing(&self, name: &str) -> Standing {
         if name == self.own.as_str() {
-            return Standing::Configured;
+            return Standing::Own;
         }
         let peer = self.registry.by_name(name);
         peer.map_or(Standing::Stranger, |peer| peer.with_info(standing))

@@ -400,6 +400,7 @@ impl MeshServerBuilder {
             replies: Arc::new(Semaphore::new(self.limits.replies)),
             reads: Turns::new(self.limits.reads),
             answer_bytes: AnswerBytes::new(&self.limits),
+            checks: Turns::new(self.limits.reads),
             samples: Samples::default(),
             checkpoints: Quota::new(usize::MAX, self.limits.checkpoint_answers_per_address)
                 .with_rate(self.limits.checkpoint_requests_per_address),

@@ -6,9 +6,10 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use super::claims::{self, may_be_unsigned};
+use super::voters::{self, Tally};
 use super::{
     CheckpointPayload, InvalidEvent, KeyLookup, KeyStanding, Service, SyncEvent, content, covered,
-    signing_preimage, voters,
+    signing_preimage,
 };
 use crate::identity::{PublicKey, Signature, verify_batch};
 use crate::succession::Succession;
@@ -113,10 +114,15 @@ pub fn verify_events<K: KeyLookup + ?Sized>(
     let mut pending = Vec::new();
     let mut indices = Vec::new();
     let mut standings: BTreeMap<String, KeyStanding> = BTreeMap::new();
+    let mut voters = BTreeMap::new();
     for (index, event) in events.iter().enumerate() {
         let step = prepare(event, keys, &mut standings, &reception);
         verdicts.push(step.map(|step| match step {
             Step::Done(trust) => trust,
+            Step::Counted(trust, verified) => {
+                voters.insert(index, verified);
+                trust
+            }
             Step::Verify(trust, item) => {
                 pending.push(item);
                 indices.push(index);
@@ -127,11 +133,15 @@ pub fn verify_events<K: KeyLookup + ?Sized>(
     for bad in verify_batch(&pending, reception.random) {
         verdicts[indices[bad]] = Err(EventProblem::BadSignature);
     }
-    for (event, verdict) in events.iter_mut().zip(&verdicts) {
+    for (index, (event, verdict)) in events.iter_mut().zip(&verdicts).enumerate() {
         match verdict {
             Ok(EventTrust::Verified) => {
                 covered::remove_uncovered(event);
-                covered::remove_false_voters(event, |id| keys.key_of_id(id));
+                if let (Some(payload), Some(verified)) = (&mut event.checkpoint, voters.remove(&index)) {
+                    let (ids, signatures) = verified.into_iter().unzip();
+                    payload.voter_ids = Some(ids);
+                    payload.signatures = Some(signatures);
+                }
             }
             Ok(_) => covered::remove_foreign(event),
             Err(_) => {}
@@ -142,6 +152,8 @@ pub fn verify_events<K: KeyLookup + ?Sized>(
 
 enum Step {
     Done(EventTrust),
+    /// What a checkpoint is worth, and its voters that signed it, with their signatures.
+    Counted(EventTrust, Vec<(String, String)>),
     /// What the event is worth if the signature verifies.
     Verify(EventTrust, (PublicKey, [u8; 32], Signature)),
 }
@@ -161,7 +173,8 @@ fn prepare<K: KeyLookup + ?Sized>(
         return succession_trust(event, keys).map(Step::Done);
     }
     if let (Service::Checkpoint, Some(payload)) = (service, event.checkpoint.as_deref()) {
-        return checkpoint_trust(payload, keys).map(Step::Done);
+        let (tally, verified) = voters::verified(payload, |id| keys.key_of_id(id));
+        return checkpoint_trust(payload, &tally, keys).map(|trust| Step::Counted(trust, verified));
     }
     let actor = event.actor();
     let standing = match standings.get(actor) {
@@ -212,9 +225,9 @@ fn succession_trust<K: KeyLookup + ?Sized>(event: &SyncEvent, keys: &K) -> Resul
 
 fn checkpoint_trust<K: KeyLookup + ?Sized>(
     payload: &CheckpointPayload,
+    tally: &Tally,
     keys: &K,
 ) -> Result<EventTrust, EventProblem> {
-    let tally = voters::tally(payload, |id| keys.key_of_id(id));
     if !tally.is_valid() {
         return if tally.known > tally.valid {
             Err(EventProblem::BadSignature)

@@ -1,6 +1,7 @@
 //! What an event claims, judged before any signature is looked at: who acted, in which names, and whether the signed
 //! text can be read in one way only.
 
+use super::voters::MAX_VOTERS;
 use super::{EventProblem, InvalidEvent, MAX_EVENT_BYTES, Service, SyncEvent};
 use crate::go_json;
 use crate::identity::NaraName;
@@ -29,6 +30,16 @@ pub(super) fn check(event: &SyncEvent, content: &str) -> Result<Service, EventPr
     if event.ts.get().is_negative() {
         // Pages begin at 1970: such an event would be stored and never told.
         return Err(InvalidEvent::OutOfRange("ts").into());
+    }
+    if let Some(payload) = event.checkpoint.as_deref() {
+        let voters = payload.voter_ids.as_deref().unwrap_or_default();
+        if voters.len() > MAX_VOTERS {
+            return Err(InvalidEvent::OutOfRange("voter_ids").into());
+        }
+        // Its id is the one of version 1, and what its voters signed is not.
+        if payload.version < 0 {
+            return Err(InvalidEvent::OutOfRange("version").into());
+        }
     }
     check_names(event)?;
     check_split(event, service)?;

@@ -1,13 +1,17 @@
 //! What of an event neither its id nor a signature covers, and so anybody on its way may have changed.
 
 use super::claims::proves_itself;
-use super::{Observation, Service, SyncEvent, voters};
+use super::{Observation, Service, SyncEvent};
 use crate::go_json::one_decimal;
-use crate::identity::PublicKey;
+use crate::identity::Signature;
 
-/// Removes what means nothing in any event: the payloads of other services, and the id of the emitter.
+/// Removes what means nothing in any event: the payloads of other services, the id of the emitter, and how the signature
+/// is spelled. V1 peers read base64 with line feeds in it.
 pub(super) fn remove_foreign(event: &mut SyncEvent) {
     event.emitter_id.clear();
+    if let Ok(signature) = Signature::from_base64(&event.sig) {
+        event.sig = signature.to_base64();
+    }
     let Some(service) = event.service() else { return };
     event.social.take_if(|_| service != Service::Social);
     event.ping.take_if(|_| service != Service::Ping);
@@ -64,6 +68,11 @@ pub(super) fn remove_uncovered(event: &mut SyncEvent) {
     }
     if let Some(payload) = &mut event.checkpoint {
         payload.round = 0;
+        if payload.version < 2 {
+            // Its voters signed that it is version 1, and name no other checkpoint.
+            payload.version = 1;
+            payload.previous_checkpoint_id.clear();
+        }
         let Observation {
             restarts,
             total_uptime,
@@ -80,13 +89,6 @@ pub(super) fn remove_uncovered(event: &mut SyncEvent) {
     if event.service().is_some_and(proves_itself) {
         event.emitter.clear();
         event.sig.clear();
-    }
-}
-
-/// Removes the voters of a checkpoint whose key is known and whose signature is not theirs.
-pub(super) fn remove_false_voters(event: &mut SyncEvent, key_of: impl Fn(&str) -> Option<PublicKey>) {
-    if let Some(payload) = &mut event.checkpoint {
-        voters::remove_false_voters(payload, key_of);
     }
 }
 

@@ -1,5 +1,7 @@
 //! The verdict on events: what is refused, what is hearsay, and what is left of a verified one.
 
+mod uncovered;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -492,83 +494,6 @@ fn an_event_has_a_largest_size() {
     let room = MAX_EVENT_BYTES - crate::go_json::to_vec(&of(0)).len() - ",\"reason\":\"\"".len();
     assert_eq!(verdict(&of(room)), Ok(EventTrust::Verified));
     assert_eq!(verdict(&of(room + 1)), Err(EventProblem::TooLarge));
-}
-
-#[test]
-fn a_checkpoint_is_the_word_of_its_voters_about_one_subject() {
-    assert_eq!(verdict(&checkpoint(&["alice", "bob"])), Ok(EventTrust::Verified));
-    assert_eq!(
-        verdict(&checkpoint(&["alice", "dave"])),
-        Ok(EventTrust::UnknownKey)
-    );
-    assert_eq!(
-        verdict(&checkpoint(&["alice", "mallory"])),
-        Ok(EventTrust::UnknownKey)
-    );
-    assert_eq!(verdict(&checkpoint(&[])), Ok(EventTrust::UnknownKey));
-    // A voter whose key is known did not sign.
-    let mut forged = checkpoint(&["alice", "dave"]);
-    let signatures = &mut forged.checkpoint.as_mut().unwrap().signatures;
-    signatures.as_mut().unwrap().swap(0, 1);
-    assert_eq!(verdict(&forged), Err(EventProblem::BadSignature));
-    // Nobody knows whose id it is.
-    let of_a_stranger = checkpoint_about("dave", &["alice", "bob"]);
-    assert_eq!(verdict(&of_a_stranger), Ok(EventTrust::UnknownSubject));
-
-    // Neither id nor voters cover the name beside the id.
-    let mut relabelled = checkpoint(&["alice", "bob"]);
-    relabelled.checkpoint.as_mut().unwrap().subject = "bob".to_owned();
-    assert!(relabelled.has_genuine_id());
-    assert_eq!(verdict(&relabelled), Err(EventProblem::Relabelled));
-    relabelled.checkpoint.as_mut().unwrap().subject = "dave".to_owned();
-    assert_eq!(verdict(&relabelled), Err(EventProblem::Relabelled));
-}
-
-#[test]
-fn the_envelope_of_a_checkpoint_proves_nothing() {
-    let mut alone = checkpoint(&["alice", "dave"]);
-    alone.sign("alice", &keypair("alice"));
-    assert_eq!(verdict(&alone), Ok(EventTrust::UnknownKey));
-
-    let mut genuine = checkpoint(&["alice", "bob"]);
-    let mut wrapped = genuine.clone();
-    wrapped.sign("bob", &keypair("bob"));
-    let payload = wrapped.checkpoint.as_mut().unwrap();
-    payload.round = 9;
-    payload.observation.online = "OFFLINE".to_owned();
-    payload
-        .voter_ids
-        .as_mut()
-        .unwrap()
-        .push("a:b-id".replace(':', ""));
-    payload.voter_ids.as_mut().unwrap().push("alice-id".to_owned());
-    payload
-        .signatures
-        .as_mut()
-        .unwrap()
-        .extend(["AAAA".to_owned(), "AAAA".to_owned()]);
-    assert_eq!(verdict_of(&mut wrapped), Ok(EventTrust::Verified));
-    assert_eq!(verdict_of(&mut genuine), Ok(EventTrust::Verified));
-    // The voter that nobody knows here stays; the false one does not.
-    let voters = wrapped.checkpoint.as_ref().unwrap().voter_ids.clone().unwrap();
-    assert_eq!(voters, ["alice-id", "bob-id", "ab-id"]);
-    wrapped
-        .checkpoint
-        .as_mut()
-        .unwrap()
-        .voter_ids
-        .as_mut()
-        .unwrap()
-        .pop();
-    wrapped
-        .checkpoint
-        .as_mut()
-        .unwrap()
-        .signatures
-        .as_mut()
-        .unwrap()
-        .pop();
-    assert_eq!(wrapped, genuine);
 }
 
 #[test]

@@ -3,11 +3,22 @@
 use std::collections::BTreeSet;
 
 use super::{CheckpointPayload, Observation};
-use crate::identity::{PublicKey, verify_base64};
+use crate::identity::{PublicKey, Signature};
 use crate::time::UnixSeconds;
 
 /// How many signatures must verify for a checkpoint to be valid.
 pub const MIN_VALID_SIGNATURES: usize = 2;
+
+/// How many voters a checkpoint may have: v1 peers keep 10 signatures (docs/protocol/v1.md, section 11.4).
+pub const MAX_VOTERS: usize = 10;
+
+/// A voter whose signature verifies.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Vote {
+    voter: String,
+    signature: Signature,
+    key: PublicKey,
+}
 
 /// The text that voter `voter_id` of a checkpoint signed.
 pub fn voter_text(checkpoint: &CheckpointPayload, voter_id: &str) -> String {
@@ -78,6 +89,26 @@ impl Tally {
 
 /// Counts the signatures of a checkpoint, with the keys that `key_of` finds for nara ids.
 pub fn tally(checkpoint: &CheckpointPayload, key_of: impl Fn(&str) -> Option<PublicKey>) -> Tally {
+    count(checkpoint, key_of).0
+}
+
+/// The count of a checkpoint's signatures, and its voters and their signatures that verify, each key once, in one order
+/// and one spelling.
+pub(super) fn verified(
+    checkpoint: &CheckpointPayload,
+    key_of: impl Fn(&str) -> Option<PublicKey>,
+) -> (Tally, Vec<(String, String)>) {
+    let (tally, mut votes) = count(checkpoint, key_of);
+    votes.sort_unstable();
+    let mut keys = BTreeSet::new();
+    votes.retain(|vote| keys.insert(vote.key));
+    let spelled = votes
+        .into_iter()
+        .map(|vote| (vote.voter, vote.signature.to_base64()));
+    (tally, spelled.collect())
+}
+
+fn count(checkpoint: &CheckpointPayload, key_of: impl Fn(&str) -> Option<PublicKey>) -> (Tally, Vec<Vote>) {
     let voters = checkpoint.voter_ids.as_deref().unwrap_or_default();
     let signatures = checkpoint.signatures.as_deref().unwrap_or_default();
     let mut tally = Tally {
@@ -85,42 +116,29 @@ pub fn tally(checkpoint: &CheckpointPayload, key_of: impl Fn(&str) -> Option<Pub
         lengths_match: voters.len() == signatures.len(),
         ..Tally::default()
     };
+    let mut votes = Vec::new();
     if !tally.lengths_match {
-        return tally;
+        return (tally, votes);
     }
-    let mut distinct = BTreeSet::new();
     for (voter, signature) in voters.iter().zip(signatures) {
         let Some(key) = key_of(voter) else { continue };
         tally.known += 1;
+        let Ok(signature) = Signature::from_base64(signature) else {
+            continue;
+        };
         let text = voter_text(checkpoint, voter);
-        if verify_base64(&key, text.as_bytes(), signature).is_ok() {
-            tally.valid += 1;
-            distinct.insert(key);
+        if key.verify(text.as_bytes(), &signature).is_ok() {
+            let voter = voter.clone();
+            votes.push(Vote {
+                voter,
+                signature,
+                key,
+            });
         }
     }
-    tally.distinct_valid = distinct.len();
-    tally
-}
-
-/// Removes the voters whose key is known and whose signature is not theirs. Voters whose key is not known stay: others
-/// may know it.
-pub(super) fn remove_false_voters(
-    checkpoint: &mut CheckpointPayload,
-    key_of: impl Fn(&str) -> Option<PublicKey>,
-) {
-    let voters = checkpoint.voter_ids.take().unwrap_or_default();
-    let signatures = checkpoint.signatures.take().unwrap_or_default();
-    let (voters, signatures) = voters
-        .into_iter()
-        .zip(signatures)
-        .filter(|(voter, signature)| {
-            key_of(voter).is_none_or(|key| {
-                verify_base64(&key, voter_text(checkpoint, voter).as_bytes(), signature).is_ok()
-            })
-        })
-        .unzip();
-    checkpoint.voter_ids = Some(voters);
-    checkpoint.signatures = Some(signatures);
+    tally.valid = votes.len();
+    tally.distinct_valid = votes.iter().map(|vote| vote.key).collect::<BTreeSet<_>>().len();
+    (tally, votes)
 }
 
 #[cfg(test)]

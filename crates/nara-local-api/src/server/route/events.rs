@@ -215,7 +215,8 @@ fn followed(follower: Follower) -> impl Stream<Item = axum::response::sse::Event
 /// Sign an event and store it: subscribers and gossip pick it up
 ///
 /// The event gets our id and signature if it has none, and the present time if it has none. What peers would refuse is
-/// refused here, too (`event_refused`): an event in the name of another nara, or with another key.
+/// refused here, too (`event_refused`): an event in the name of another nara, or with another key. One that the ledger has no
+/// room for is not stored (`event_not_kept`, 507).
 #[utoipa::path(
     post,
     path = "/v1/events",

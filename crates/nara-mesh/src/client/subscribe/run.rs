@@ -25,7 +25,7 @@ use crate::client::error::{ClientError, Problem};
 use crate::client::handle::PeerHandle;
 use crate::defaults;
 use crate::ledger::{CheckedEvent, Insertion};
-use crate::offload::{EVENTS_VERIFIED_HERE, offload};
+use crate::offload::{are_many, offload};
 use crate::registry::{PeerEvent, PeerInfo};
 
 /// Events that are verified and stored together, if so many are there.
@@ -483,7 +483,7 @@ impl Runner {
     async fn verify(&self, mut events: Vec<SyncEvent>) -> (Vec<SyncEvent>, Vec<EventVerdict>) {
         let keys = self.peer.exchange.known_keys();
         let now = self.peer.exchange.clocks.clock().now_nanos();
-        let large = events.len() > EVENTS_VERIFIED_HERE;
+        let large = are_many(&events);
         offload(large, move || {
             let verdicts = keys.judge(&mut events, now);
             (events, verdicts)

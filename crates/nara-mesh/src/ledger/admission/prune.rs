@@ -4,13 +4,24 @@ use std::ops::Range;
 
 use nara_proto::time::UnixNanos;
 
-use super::{Admission, PRUNE_BATCH, Shelf};
+use super::{Account, Admission, PRUNE_BATCH, Shelf};
 use crate::ledger::rank::{Priority, Rank};
-use crate::ledger::retention::Size;
+use crate::ledger::retention::{Size, Standing};
 
 /// The part of the ledger that is taken at once from accounts over their quota: the search for their events passes
 /// over those of others.
 const PRUNE_ACCOUNTS: usize = 20;
+
+/// Whose events are pruned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// Of everybody who is not configured.
+    Others,
+    /// Of configured peers.
+    Peers,
+    /// Of this nara.
+    Own,
+}
 
 impl<S: Shelf> Admission<'_, S> {
     /// Prunes verified events to the size of the policy.
@@ -25,38 +36,63 @@ impl<S: Shelf> Admission<'_, S> {
         let kept = Rank::common(Priority::FirstSeen);
         let configured = Rank::configured(Priority::Ping);
         let some = excess.at_least(room, PRUNE_ACCOUNTS);
-        self.prune_accounts(Rank::STRANGER..configured, policy.quota(), some)?;
+        self.prune_accounts(Whose::Others, Rank::STRANGER..configured, policy.quota(), some)?;
         // Down to the size itself, once the slack is used up.
         let excess = |shelf: &S| shelf.size(Rank::is_verified) - room;
         self.prune_ladder(Rank::STRANGER, common, excess(self.shelf))?;
         // What large accounts keep goes before the little that others have.
-        self.prune_shares(common..kept, policy.floor(), excess)?;
-        self.prune_shares(kept..configured, policy.floor(), excess)?;
-        self.prune_shares(common..kept, Size::default(), excess)?;
+        self.prune_shares(Whose::Others, common..kept, policy.floor(), excess)?;
+        self.prune_shares(Whose::Others, kept..configured, policy.floor(), excess)?;
+        self.prune_shares(Whose::Others, common..kept, Size::default(), excess)?;
         self.prune_ladder(Rank::STRANGER, kept, excess(self.shelf))?;
         // What is kept of others leaves half of the room to this nara and to configured peers.
         let too_much = |shelf: &S| {
             let kept_of_others = shelf.size(|rank| rank.is_kept() && !rank.is_configured());
             excess(shelf).min(kept_of_others - room.part(2))
         };
-        self.prune_shares(kept..configured, Size::default(), too_much)?;
+        self.prune_shares(Whose::Others, kept..configured, Size::default(), too_much)?;
         self.prune_ladder(kept, configured, too_much(self.shelf))?;
-        self.prune_ladder(
-            configured,
-            Rank::configured(Priority::FirstSeen),
-            excess(self.shelf),
-        )
+        self.prune_configured(configured, excess)?;
+        // Only where the room is smaller than the number of accounts.
+        self.prune_ladder(configured, Rank::STATEMENT, excess(self.shelf))
+    }
+
+    /// Removes what is too much from this nara and from configured peers, from this rank on: none of them has what another
+    /// one is guaranteed. The events of this nara never go for those of a peer, up to half of the room.
+    pub(super) fn prune_configured(
+        &mut self,
+        from: Rank,
+        excess: impl Fn(&S) -> Size,
+    ) -> Result<(), S::Error> {
+        let policy = self.retention.policy;
+        let ranks = from..Rank::STATEMENT;
+        let too_much = excess(self.shelf);
+        self.prune_accounts(Whose::Peers, ranks.clone(), policy.quota(), too_much)?;
+        let too_much = excess(self.shelf);
+        self.prune_accounts(Whose::Own, ranks.clone(), policy.half(), too_much)?;
+        self.prune_shares(Whose::Peers, ranks, Size::default(), excess)
     }
 
     /// Removes so much of these ranks from accounts over a share of the ledger, the lowest rank first, but not below the
     /// share.
     pub(super) fn prune_accounts(
         &mut self,
+        whose: Whose,
         ranks: Range<Rank>,
         share: Size,
         mut excess: Size,
     ) -> Result<(), S::Error> {
-        let mut over = self.shelf.accounts_over(share)?;
+        if excess.is_zero() {
+            return Ok(());
+        }
+        let mut over = match whose {
+            Whose::Others => self.shelf.accounts_over(Account::Verified("").kind(), share)?,
+            Whose::Peers | Whose::Own => self.shelf.accounts_over(Account::Configured("").kind(), share)?,
+        };
+        if whose != Whose::Others {
+            let is_own = |name: &String| self.retention.known.standing(name) == Standing::Own;
+            over.retain(|name, _| is_own(name) == (whose == Whose::Own));
+        }
         let mut after = (ranks.start, UnixNanos::new(i64::MIN), i64::MIN);
         while !over.is_empty() && !excess.is_zero() {
             let rungs = self.shelf.ladder(after, ranks.end, PRUNE_BATCH)?;
@@ -86,6 +122,7 @@ impl<S: Shelf> Admission<'_, S> {
     /// loses nothing.
     pub(super) fn prune_shares(
         &mut self,
+        whose: Whose,
         ranks: Range<Rank>,
         floor: Size,
         excess: impl Fn(&S) -> Size,
@@ -96,7 +133,7 @@ impl<S: Shelf> Admission<'_, S> {
             if excess.is_zero() {
                 return Ok(());
             }
-            self.prune_accounts(ranks.clone(), share, excess)?;
+            self.prune_accounts(whose, ranks.clone(), share, excess)?;
             let half = share.part(2);
             if share.events <= 1 || half.events < floor.events {
                 return Ok(());

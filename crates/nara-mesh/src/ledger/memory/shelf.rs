@@ -10,7 +10,7 @@ use nara_proto::sync::Cursor;
 use nara_proto::time::UnixNanos;
 
 use crate::ledger::Arrival;
-use crate::ledger::admission::{Account, LadderPlace, Maker, NewEvent, Rung, Shelf};
+use crate::ledger::admission::{Account, LadderPlace, Maker, NewEvent, Rung, Shelf, voters};
 use crate::ledger::checked::stored_trust;
 use crate::ledger::held::{Held, HeldPing, Place};
 use crate::ledger::inventory::Inventory;
@@ -329,6 +329,10 @@ impl Shelf for MemoryShelf {
         }))
     }
 
+    fn voters(&mut self, place: &Place) -> Result<usize, Infallible> {
+        Ok(self.by_time.get(place).map_or(0, |entry| voters(&entry.event)))
+    }
+
     fn add(&mut self, new: NewEvent<'_>) -> Result<i64, Infallible> {
         self.position += 1;
         let event = new.event;
@@ -408,8 +412,7 @@ impl Shelf for MemoryShelf {
         Ok(self.accounts.get(&key(account)).copied().unwrap_or_default())
     }
 
-    fn accounts_over(&mut self, quota: Size) -> Result<BTreeMap<String, Size>, Infallible> {
-        let kind = Account::Verified("").kind();
+    fn accounts_over(&mut self, kind: u8, quota: Size) -> Result<BTreeMap<String, Size>, Infallible> {
         let over = self
             .accounts
             .iter()

@@ -11,7 +11,7 @@ use crate::ledger::LedgerError;
 const APPLICATION_ID: i64 = 0x6e61_7261;
 
 /// What leads from each version of the schema to the next; never changed once released, only added to.
-const MIGRATIONS: [Migration; 5] = [
+const MIGRATIONS: [Migration; 6] = [
     Migration::Statements(EVENTS),
     Migration::Statements(PEERS),
     Migration::Statements(TRUST),
@@ -20,6 +20,7 @@ const MIGRATIONS: [Migration; 5] = [
         before: COLUMNS,
         after: INDEXES,
     },
+    Migration::Statements(CONFIGURED),
 ];
 
 enum Migration {
@@ -268,6 +269,26 @@ CREATE VIEW readable AS SELECT
              WHEN 5 THEN 'ping' WHEN 6 THEN 'seen' WHEN 7 THEN 'social' WHEN 8 THEN 'succession' ELSE svc END AS svc,
     coalesce(emitter, actor) AS emitter, actor, target, rank > 1 AS verified, origin, json
 FROM events;
+";
+
+/// Version 6: this nara and configured peers have accounts, too, kind 3, and statements about keys that are their own nara's
+/// word have a rank, 17, and accounts of their own, kind 4.
+const CONFIGURED: &str = "
+CREATE TEMP VIEW charged AS SELECT
+    seq, rank, svc, actor, bytes,
+    CASE WHEN account IS NULL THEN NULL
+         WHEN typeof(account) <> 'integer' THEN account
+         WHEN account = 1 THEN coalesce(emitter, actor) ELSE origin END AS name
+FROM main.events;
+UPDATE events SET rank = 17 WHERE seq IN (SELECT seq FROM charged WHERE svc = 8 AND rank > 1 AND name = actor);
+DELETE FROM accounts WHERE kind = 0;
+INSERT INTO accounts SELECT CASE WHEN rank = 17 THEN 4 WHEN rank > 9 THEN 3 ELSE 0 END AS kind, name, count(*), sum(bytes)
+    FROM charged WHERE rank > 1 AND name IS NOT NULL GROUP BY 1, 2;
+DROP VIEW charged;
+INSERT INTO totals VALUES (17, 0, 0);
+UPDATE totals SET n     = (SELECT count(*) FROM events WHERE events.rank = totals.rank),
+                  bytes = (SELECT coalesce(sum(bytes), 0) FROM events WHERE events.rank = totals.rank)
+    WHERE rank IN (9, 16, 17);
 ";
 
 /// Brings the database to the newest version of the schema.

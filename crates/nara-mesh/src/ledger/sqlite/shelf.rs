@@ -172,6 +172,14 @@ impl Shelf for SqliteShelf<'_> {
             })
     }
 
+    fn voters(&mut self, place: &Place) -> rusqlite::Result<usize> {
+        let mut statement = self.transaction.prepare_cached(sql::VOTERS)?;
+        let voters = statement.query_row([place.seq], |row| row.get::<_, Option<i64>>(0))?;
+        Ok(voters
+            .and_then(|voters| usize::try_from(voters).ok())
+            .unwrap_or(0))
+    }
+
     fn add(&mut self, new: NewEvent<'_>) -> rusqlite::Result<i64> {
         let event = &new.event;
         let importance = match event.observation.as_deref() {
@@ -287,9 +295,8 @@ impl Shelf for SqliteShelf<'_> {
         Ok(size)
     }
 
-    fn accounts_over(&mut self, quota: Size) -> rusqlite::Result<BTreeMap<String, Size>> {
+    fn accounts_over(&mut self, kind: u8, quota: Size) -> rusqlite::Result<BTreeMap<String, Size>> {
         self.store_accounts()?;
-        let kind = Account::Verified("").kind();
         self.transaction
             .prepare_cached(sql::ACCOUNTS_OVER)?
             .query_map((kind, count(quota.events), count(quota.bytes)), |row| {
@@ -364,7 +371,7 @@ impl Shelf for SqliteShelf<'_> {
         match account {
             Some(Account::Teller(name)) => self.first(sql::FIRST_UNVERIFIED_TOLD_BY, [name]),
             Some(Account::Emitter(name)) => self.first(sql::FIRST_UNVERIFIED_OF, [name]),
-            Some(Account::Verified(_)) => Ok(None),
+            Some(_) => Ok(None),
             None => self.first(sql::FIRST_UNVERIFIED, []),
         }
     }

@@ -132,6 +132,9 @@ pub(super) const EPOCH: &str = "SELECT epoch FROM feed";
 
 pub(super) const FIND: &str = "SELECT seq, ts, id, rank FROM events WHERE id = ?1";
 pub(super) const MAKER: &str = "SELECT account, emitter, actor, origin FROM events WHERE seq = ?1";
+/// How many voters a checkpoint has.
+pub(super) const VOTERS: &str = "SELECT iif(json_valid(json), json_array_length(json, '$.checkpoint.voter_ids'), 0) \
+     FROM events WHERE seq = ?1";
 /// An event that has this time.
 pub(super) const AT_TIME: &str =
     "SELECT seq, tie = x'' FROM events INDEXED BY events_by_time WHERE ts = ?1 LIMIT 1";

@@ -145,7 +145,7 @@ fn a_file_of_a_newer_version_is_refused_and_not_changed() {
     for _ in 0..2 {
         let error = SqliteLedger::open(&path).unwrap_err();
         assert!(
-            matches!(error, LedgerError::NewerSchema { found: 99, known: 5 }),
+            matches!(error, LedgerError::NewerSchema { found: 99, known: 6 }),
             "{error}"
         );
     }
@@ -415,6 +415,7 @@ fn no_statement_reads_the_whole_table_or_sorts_a_page() {
         sql::SINCE,
         sql::LOAD,
         sql::FIND,
+        sql::VOTERS,
         sql::ADD,
         sql::TIE,
         sql::LOAD_BY_ID,

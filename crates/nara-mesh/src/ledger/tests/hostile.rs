@@ -1,6 +1,7 @@
 //! What a hostile peer may do to a ledger.
 
 mod accounts;
+mod configured;
 mod property;
 mod rivals;
 mod statements;
@@ -21,7 +22,7 @@ struct Naras;
 impl KnownNames for Naras {
     fn standing(&self, name: &str) -> Standing {
         match name {
-            "me" => Standing::Configured,
+            "me" => Standing::Own,
             name if name.starts_with("conf") => Standing::Configured,
             name if name.starts_with("met") => Standing::Met,
             name if name.starts_with("intro") => Standing::Introduced,

@@ -291,7 +291,7 @@ fn a_nara_without_a_pinned_key_is_a_stranger_but_oneself_is_not() {
     };
     registry.pin(pinned).unwrap();
     let known = registry.known_names(name("alice"));
-    assert_eq!(known.standing("alice"), Standing::Configured);
+    assert_eq!(known.standing("alice"), Standing::Own);
     assert_eq!(known.standing("bob"), Standing::Introduced);
     assert_eq!(known.standing("carla"), Standing::Stranger);
     assert_eq!(known.standing("nobody"), Standing::Stranger);

@@ -55,7 +55,8 @@ pub struct ServerLimits {
     pub imports: usize,
     /// Those from one source address: 1.
     pub imports_per_address: usize,
-    /// Answers with events that are read and encoded at once: 3. Peers take turns: each has one of them at most.
+    /// Answers with events that are read and encoded at once: 3. Peers take turns: each has one of them at most. As many
+    /// batches of events with many signatures are verified at once, in turn as well.
     pub reads: usize,
     /// Signed requests remembered against replay: 100,000.
     pub replay_capacity: usize,

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use axum::response::Response;
 use http::StatusCode;
 use nara_proto::endpoint::{DirectMessage, Endpoint as _};
@@ -8,11 +10,12 @@ use nara_proto::event::{
 use nara_proto::peer::Receipt;
 
 use crate::ledger::{CheckedEvent, Insertion};
+use crate::offload::are_many;
 use crate::server::answer::json::{JSON_UTF8, json};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::VerifiedSender;
 use crate::server::route::body::read_json;
-use crate::server::route::ingest::is_small;
+use crate::server::route::ingest::{in_turn, is_small};
 use crate::server::route::state::Shared;
 use crate::server::route::way::Asked;
 
@@ -35,7 +38,7 @@ pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
             false
         }
         Ok(()) if !event.has_genuine_id() => return Err(Rejection::ForgedId),
-        Ok(()) => match trust(&shared, &mut event) {
+        Ok(()) => match trust(&shared, &sender, &mut event).await {
             Err(problem) => {
                 tracing::info!(sender = %sender.name(), %problem, "direct message not kept");
                 false
@@ -52,11 +55,19 @@ pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
 
 /// How far an event with a good signature of its sender can be trusted: who acts must be its emitter, and its time not in
 /// the future.
-fn trust(shared: &Shared, event: &mut SyncEvent) -> EventVerdict {
+async fn trust(shared: &Arc<Shared>, sender: &VerifiedSender, event: &mut SyncEvent) -> EventVerdict {
     let now = shared.clock.now_nanos();
     // These are the word of voters, or of an old key. The signature of the sender proves nothing about them.
     if let Some(Service::Checkpoint | Service::Succession) = event.service() {
-        return shared.known_keys.judge(std::slice::from_mut(event), now)[0];
+        let (keys, mut judged) = (shared.known_keys.clone(), [event.clone()]);
+        let many = are_many(&judged);
+        let work = move || {
+            let verdict = keys.judge(&mut judged, now)[0];
+            (judged, verdict)
+        };
+        let ([judged], verdict) = in_turn(shared, many, Some(sender.name().clone()), work).await;
+        *event = judged;
+        return verdict;
     }
     if event.ts > now.saturating_add(MAX_EVENT_LEAD) {
         return Err(EventProblem::Future);

@@ -10,7 +10,7 @@ use nara_proto::identity::NaraName;
 use crate::ledger::{CheckedEvent, Insertion, LedgerError};
 use crate::mesh_ranges;
 use crate::metrics;
-use crate::offload::{EVENTS_VERIFIED_HERE, offload};
+use crate::offload::{are_many, offload};
 use crate::registry::{KeySource, PeerInfo, PinnedKey, RegisterError};
 use crate::seldom::{shown, warn_seldom};
 use crate::server::route::confidant::hear_introduction;
@@ -92,7 +92,8 @@ async fn verify(
     mut events: Vec<SyncEvent>,
     told_by: Option<NaraName>,
 ) -> (Vec<SyncEvent>, Vec<EventVerdict>) {
-    let many = events.len() > EVENTS_VERIFIED_HERE;
+    let many = are_many(&events);
+    let (serving, teller) = (shared.clone(), told_by.clone());
     let work = move || {
         let mut learned = 0;
         let told_by = told_by.as_ref();
@@ -102,7 +103,24 @@ async fn verify(
         learn_introductions(&shared, &events, told_by, Introduced::Known, &mut learned);
         (events, verdicts)
     };
-    offload(many, work).await
+    in_turn(&serving, many, teller, work).await
+}
+
+/// Verifies many signatures where they delay nobody: one batch of each teller at a time, and few in all.
+pub(in crate::server) async fn in_turn<T: Send + 'static>(
+    shared: &Shared,
+    many: bool,
+    teller: Option<NaraName>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    if many {
+        shared
+            .checks
+            .run(teller, async { offload(true, work).await })
+            .await
+    } else {
+        work()
+    }
 }
 
 /// Whose introductions are looked at: those of naras without a key here, or the others.

@@ -54,6 +54,8 @@ pub(in crate::server) struct Shared {
     pub(in crate::server) replies: Arc<Semaphore>,
     /// Costly reads of the ledger, in turn.
     pub(in crate::server) reads: Turns<Source>,
+    /// The verification of many signatures, in turn, by who sent them.
+    pub(in crate::server) checks: Turns<Option<NaraName>>,
     pub(in crate::server) answer_bytes: AnswerBytes,
     pub(in crate::server) samples: Samples,
     pub(in crate::server) checkpoints: Quota<IpAddr>,

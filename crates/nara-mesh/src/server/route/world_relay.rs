@@ -12,6 +12,7 @@ use nara_proto::world::{MIN_ID_LEN, WorldMessage, next_hop};
 use tokio::time::Instant;
 
 use crate::defaults;
+use crate::ledger::LedgerError;
 use crate::offload::offload;
 use crate::own_events;
 use crate::seldom::warn_seldom;
@@ -123,9 +124,11 @@ async fn remember(shared: &Shared, message: &WorldMessage, complete: bool) -> Re
     // The originator is a text of the peer. Only a name without separators is put into what we sign; any other message
     // makes no event and can still travel.
     match event {
-        Ok(event) => {
-            own_events::append(&*shared.ledger, &shared.known_keys, event, now).await?;
-        }
+        Ok(event) => match own_events::append(&*shared.ledger, &shared.known_keys, event, now).await {
+            // A note; the message travels all the same.
+            Ok(_) | Err(LedgerError::NotRetained) => {}
+            Err(error) => return Err(error.into()),
+        },
         Err(problem) => tracing::info!(%problem, "a world message passed by that makes no event"),
     }
     Ok(())

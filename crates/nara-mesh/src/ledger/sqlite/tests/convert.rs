@@ -184,7 +184,7 @@ async fn a_ledger_of_the_fourth_version_keeps_every_event_its_trust_and_its_acco
     assert_eq!(ledger.cursor("bob".to_owned()).await.unwrap().unwrap().id(), "x");
     let check = ledger.check().await.unwrap();
     assert!(check.damage.is_empty(), "{:?}", check.damage);
-    assert_eq!(check.schema, 5);
+    assert_eq!(check.schema, 6);
     let bytes: usize = old.iter().map(|old| go_json::to_string(&old.event).len()).sum();
     assert_eq!((check.events.events, check.events.bytes), (old.len(), bytes));
     assert!(check.services.iter().any(|(service, _)| service == "weather"));
@@ -213,6 +213,50 @@ async fn a_ledger_of_the_fourth_version_keeps_every_event_its_trust_and_its_acco
         .unwrap();
     assert!(accounts(&connection).is_empty(), "{:?}", accounts(&connection));
     assert_eq!(ledger.check().await.unwrap().events, EventSize::default());
+}
+
+#[tokio::test]
+async fn a_ledger_of_the_fourth_version_charges_configured_peers_and_keeps_statements() {
+    let (_folder, path) = file();
+    let stated = |ts: i64| {
+        let payload = nara_proto::event::SuccessionPayload {
+            name: "dora".to_owned(),
+            ..Default::default()
+        };
+        SyncEvent::new(UnixNanos::new(ts), Payload::Succession(payload))
+    };
+    let old = |event, rank, account, origin| Old {
+        event,
+        rank,
+        account,
+        origin,
+    };
+    let kept = Rank::common(Priority::Restart);
+    let configured = Rank::configured(Priority::Social);
+    make(
+        &path,
+        &[
+            old(stated(1), kept, Some("dora"), Some("dora")),
+            old(stated(2), kept, Some("eve"), Some("eve")),
+            old(social(3, "bob"), configured, Some("alice"), Some("bob")),
+        ],
+    );
+    drop(SqliteLedger::open(&path).unwrap());
+    let accounts = accounts(&Connection::open(&path).unwrap());
+    let accounts: Vec<_> = accounts
+        .iter()
+        .map(|account| (account.0, &*account.1, account.2))
+        .collect();
+    assert_eq!(accounts, [(0, "eve", 1), (3, "alice", 1), (4, "dora", 1)]);
+    let ranks = |connection: Connection| {
+        let sizes = rows::sizes(&connection).unwrap();
+        let held = sizes.into_iter().filter(|(_, size)| !size.is_zero());
+        held.map(|(rank, size)| (rank, size.events)).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        ranks(Connection::open(&path).unwrap()),
+        [(kept, 1), (configured, 1), (Rank::STATEMENT, 1)]
+    );
 }
 
 #[test]
