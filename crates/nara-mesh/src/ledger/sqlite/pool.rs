@@ -17,6 +17,7 @@ use super::failure::{Failure, counted};
 use super::lock::Lock;
 use super::place::check_file;
 use super::{schema, sql, wal};
+use crate::clock::monotonic_now;
 use crate::folder_owner::as_owner_of_folder;
 use crate::ledger::{LedgerError, Opening};
 
@@ -25,6 +26,9 @@ const READERS: usize = 4;
 
 /// How long a connection waits for another *process* that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The pause between two attempts where SQLite does not wait by itself.
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// The most that the writer keeps of the database.
 const WRITER_CACHE_KIB: i64 = 8 << 10;
@@ -99,7 +103,7 @@ impl Pool {
         }
         schema::migrate(&mut writer, path, &converted)?;
         // Only now: it would change a file that is not ours.
-        writer.pragma_update(None, "journal_mode", "wal")?;
+        write_ahead(&writer)?;
         wal::checkpoint_beside(
             &mut writer,
             configure(Connection::open_with_flags(path, flags)?, CHECKPOINT_CACHE_KIB)?,
@@ -289,6 +293,23 @@ impl Drop for ReaderLease {
     fn drop(&mut self) {
         // The permit is released after this.
         self.readers.idle().extend(self.connection.take());
+    }
+}
+
+/// Lets readers and the writer work beside each other. While another program does the same to a new file, SQLite says at once
+/// that it is busy, and does not wait as elsewhere.
+fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
+    let began = monotonic_now();
+    loop {
+        match connection.pragma_update(None, "journal_mode", "wal") {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && monotonic_now().duration_since(began) < BUSY_TIMEOUT =>
+            {
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            done => return done,
+        }
     }
 }
 
