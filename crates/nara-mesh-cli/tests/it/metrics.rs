@@ -28,6 +28,7 @@ fn scrape(address: &str) -> (String, BTreeMap<String, f64>) {
 fn connections_to_the_metrics_are_bounded_and_told_so() {
     let folder = tempfile::tempdir().unwrap();
     new_soul(folder.path(), "alice");
+    fs::write(folder.path().join("known.toml"), "").unwrap();
     let (_alice, listening) = Serving::start_with(folder.path(), "alice", &["--metrics", "127.0.0.1:0"]);
     let metrics = listening["metrics"].as_str().unwrap();
     let open = || {
