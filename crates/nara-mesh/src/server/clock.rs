@@ -10,6 +10,9 @@ use crate::clock_watch::{ClockWatch, Look};
 use crate::metrics;
 use crate::registry::PeerRegistry;
 
+/// Of the times of requests.
+const PRECISION: Duration = Duration::from_millis(1);
+
 /// How often the clock of a server that nobody calls is looked at.
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -43,6 +46,12 @@ impl ServerClock {
         look
     }
 
+    /// Whether what was signed at `age` before a look may be from before the start of this server.
+    pub(in crate::server) fn is_from_before(&self, age: Duration, look: Look) -> bool {
+        // Asked again only then: the thread may have stood still behind the reading of the uptime, and before that of the time.
+        is_from_before(age, look.uptime) && is_from_before(age, self.look().uptime)
+    }
+
     /// Looks at the clock for ever.
     pub(in crate::server) async fn run(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(PERIOD);
@@ -58,7 +67,23 @@ impl ServerClock {
 /// memory of requests is lost.
 ///
 /// The age is judged by the time of day, as freshness is; the uptime by a monotonic clock. So a time of day that was wrong
-/// at the start and is set right neither opens the time before the start nor refuses what is signed now.
-pub(in crate::server) fn is_from_before(age: Duration, uptime: Duration) -> bool {
-    age > uptime
+/// at the start and is set right neither opens the time before the start nor refuses what is signed now. The age is that of
+/// two times cut to milliseconds, and so up to [`PRECISION`] too large.
+fn is_from_before(age: Duration, uptime: Duration) -> bool {
+    age >= uptime + PRECISION
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_signed_since_the_start_is_not_from_before_however_times_are_cut() {
+        // In microseconds: when the server started, when it was signed since, and when it came.
+        for (start, signed, came) in [(0, 0, 0), (100, 200, 1_000), (999, 999, 1_000), (1_500, 1_600, 9_000)] {
+            let millis = Duration::from_millis(came / 1_000 - signed / 1_000);
+            assert!(!is_from_before(millis, Duration::from_micros(came - start)));
+        }
+        assert!(is_from_before(Duration::from_millis(3), Duration::from_millis(2)));
+    }
 }

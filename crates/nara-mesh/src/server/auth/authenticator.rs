@@ -29,7 +29,7 @@ use crate::server::auth::request_proof::RequestProof;
 use crate::server::auth::sender::VerifiedSender;
 use crate::server::auth::source_check::SourceCheck;
 use crate::server::background::Background;
-use crate::server::clock::{ServerClock, is_from_before};
+use crate::server::clock::ServerClock;
 use crate::server::connection::facts::ConnectionFacts;
 use crate::tls::{ChannelTrust, TlsPolicy};
 use crate::{Coverage, Signatures};
@@ -331,7 +331,7 @@ impl Authenticator {
     /// A server that ran here before may have accepted it, and what that one remembered is lost.
     fn check_started(&self, signed_at: UnixMillis, look: Look) -> Result<(), Rejection> {
         let age = (signed_at < look.now).then(|| look.now.abs_diff(signed_at));
-        if self.refuse_before_start && is_from_before(age.unwrap_or_default(), look.uptime) {
+        if self.refuse_before_start && self.uptime.is_from_before(age.unwrap_or_default(), look) {
             return Err(Rejection::BeforeStart);
         }
         Ok(())
