@@ -82,14 +82,14 @@ async fn a_statement_of_a_configured_peer_that_this_nara_goes_by_is_among_the_la
         )
         .await;
     }
-    // These take the room of the oldest that others keep.
-    let of_conf = (0..20).map(|n| {
+    // These take the room of the oldest that others keep, within a quota.
+    let of_conf = (0..10).map(|n| {
         by(
             "conf-1",
             observation(200 + n, "conf-1", &format!("met-{n}"), "restart"),
         )
     });
-    assert_eq!(sign(ledger, "conf-1", of_conf).await, [Insertion::Stored; 20]);
+    assert_eq!(sign(ledger, "conf-1", of_conf).await, [Insertion::Stored; 10]);
     let kept = all(ledger).await;
     assert!(kept.contains(&statement));
     assert!(!kept.iter().any(|event| event.ts.get() == 10));
