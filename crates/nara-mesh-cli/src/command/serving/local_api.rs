@@ -286,7 +286,7 @@ fn unusable_hint(error: &DatabaseError) -> &'static str {
              wait, or that nobody has acknowledged) are lost; the ledger is not touched"
         }
         DatabaseError::Full(_) => MAKE_ROOM,
-        DatabaseError::File(error) if error.kind() == std::io::ErrorKind::StorageFull => MAKE_ROOM,
+        DatabaseError::File(error) if error.kind() == io::ErrorKind::StorageFull => MAKE_ROOM,
         _ => CHECK_THE_FOLDER,
     }
 }

@@ -299,7 +299,7 @@ async fn an_event_that_was_changed_in_the_file_is_damage() {
     ));
     ledger.insert_verified(events.clone()).await.unwrap();
     assert_eq!(ledger.check().await.unwrap().damage, Vec::<String>::new());
-    let stranger = rusqlite::Connection::open(&path).unwrap();
+    let stranger = Connection::open(&path).unwrap();
     let changed = stranger.execute("UPDATE events SET json = replace(json, 'three', 'forge')", []);
     assert_eq!(changed.unwrap(), events.len());
     stranger
@@ -328,7 +328,7 @@ async fn what_somebody_added_to_the_schema_is_told_and_does_not_run() {
         let (folder, path) = folder();
         let copy = folder.path().join("copy.db");
         drop(daemon(&path));
-        let stranger = rusqlite::Connection::open(&path).unwrap();
+        let stranger = Connection::open(&path).unwrap();
         stranger.execute_batch(statement).unwrap();
         drop(stranger);
         fs::copy(&path, &copy).unwrap();
@@ -350,7 +350,7 @@ async fn what_somebody_added_to_the_schema_is_told_and_does_not_run() {
     // An index of the operator changes nothing: it is told, and used.
     let (_folder, path) = folder();
     drop(daemon(&path));
-    let stranger = rusqlite::Connection::open(&path).unwrap();
+    let stranger = Connection::open(&path).unwrap();
     stranger
         .execute_batch("CREATE INDEX mine ON events (bytes)")
         .unwrap();
