@@ -155,6 +155,10 @@ pub(crate) fn because(failure: Failure, error: LedgerError) -> Failure {
         LedgerError::Full(_) | LedgerError::Interrupted(_) | LedgerError::ReadOnly(_) => {
             failure.hint(error.to_string())
         }
+        LedgerError::Altered { .. } => failure.hint(
+            "look at it with `sqlite3 ledger.db .schema`, and drop it (`DROP TRIGGER name`), or put a backup back with `nara-mesh \
+             restore FILE --replace`",
+        ),
         LedgerError::NewerSchema { .. } => failure.hint(
             "install the newer program again, or put back what was saved before the upgrade with \
              `nara-mesh restore FILE --replace`",

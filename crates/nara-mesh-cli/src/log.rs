@@ -27,6 +27,9 @@ use crate::settings::Settings;
 /// How many lines of one kind are written within [`WINDOW`].
 const MOST_OF_A_KIND: u32 = 10;
 
+/// Kinds that are counted at once: peers can cause some of them.
+const MOST_KINDS: usize = 1024;
+
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// The target of what is no event of the code.
@@ -145,8 +148,14 @@ impl<K: Hash + Eq> Repetitions<K> {
     }
 
     /// Whether one more is written, and how many were left out before.
-    fn admit(&self, kind: K, now: Instant) -> (bool, u32) {
+    pub(crate) fn admit(&self, kind: K, now: Instant) -> (bool, u32) {
         let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kinds.len() >= MOST_KINDS && !kinds.contains_key(&kind) {
+            kinds.retain(|_, kind| now.duration_since(kind.since) < WINDOW);
+            if kinds.len() >= MOST_KINDS {
+                return (false, 0);
+            }
+        }
         let kind = kinds.entry(kind).or_insert(Kind { since: now, count: 0 });
         let mut left_out = 0;
         if now.duration_since(kind.since) >= WINDOW {

@@ -67,6 +67,21 @@ impl Clock for SystemClock {
     }
 }
 
+/// Whether HTTP can write the time of this machine. The HTTP server of hyper writes it into its answers, and panics where it
+/// cannot, so connections are closed then.
+pub fn can_be_dated() -> bool {
+    is_http_date(SystemTime::now())
+}
+
+/// HTTP has four digits for the year.
+fn is_http_date(time: SystemTime) -> bool {
+    let since = time.duration_since(UNIX_EPOCH);
+    since.is_ok_and(|since| since.as_secs() <= LAST_HTTP_DATE)
+}
+
+/// The last second of the year 9999.
+pub(crate) const LAST_HTTP_DATE: u64 = 253_402_300_799;
+
 /// A clock that stands still until it is moved: for tests.
 #[derive(Clone, Debug)]
 pub struct ManualClock(Arc<Hands>);
@@ -113,4 +128,24 @@ impl Clock for ManualClock {
 /// Now, on the clock that tokio's timers use, so that tests with paused time see it move.
 pub(crate) fn monotonic_now() -> Instant {
     tokio::time::Instant::now().into_std()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_hyper_can_write_as_a_date_is_what_it_is_asked_to_write() {
+        let last = UNIX_EPOCH + Duration::from_secs(LAST_HTTP_DATE);
+        for (time, can_be_written) in [
+            (UNIX_EPOCH, true),
+            (UNIX_EPOCH - Duration::from_nanos(1), false),
+            (last + Duration::from_millis(999), true),
+            (last + Duration::from_secs(1), false),
+        ] {
+            assert_eq!(is_http_date(time), can_be_written, "{time:?}");
+            let written = std::panic::catch_unwind(|| httpdate::fmt_http_date(time));
+            assert_eq!(written.is_ok(), can_be_written, "{time:?}");
+        }
+    }
 }

@@ -62,6 +62,7 @@ pub mod identity;
 pub mod import;
 pub mod peer;
 pub mod presence;
+mod query;
 pub mod reconcile;
 pub mod replay;
 pub mod runtime_message;

@@ -1,6 +1,9 @@
 //! Connections, and how long each may do nothing.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -9,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nara_mesh::clock::can_be_dated;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_io_timeout::TimeoutStream;
@@ -112,16 +116,31 @@ where
         .serve_connection(TokioIo::new(Box::pin(stream)), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = while_dated(connection.as_mut()) => ended,
         () = stopping.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            let ending = tokio::time::timeout(GRACE, connection).await;
+            let ending = tokio::time::timeout(GRACE, while_dated(connection)).await;
             ending.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection to the local API broke");
     }
+}
+
+/// Serves a connection for as long as [HTTP can write the time](can_be_dated).
+async fn while_dated<C, E>(mut connection: Pin<&mut C>) -> Result<(), E>
+where
+    C: Future<Output = Result<(), E>>,
+{
+    poll_fn(|cx| {
+        if can_be_dated() {
+            connection.as_mut().poll(cx)
+        } else {
+            Poll::Ready(Ok(()))
+        }
+    })
+    .await
 }
 
 #[cfg(test)]

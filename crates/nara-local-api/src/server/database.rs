@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nara_mesh::ledger::as_owner_of_folder;
+use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, ErrorCode};
 
 /// How long a statement waits for another process that reads the database.
@@ -39,8 +40,11 @@ pub enum DatabaseError {
 
 impl From<rusqlite::Error> for DatabaseError {
     fn from(error: rusqlite::Error) -> Self {
+        let extended = error.sqlite_error().map(|error| error.extended_code);
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full(error.into()),
+            // There is no room for the index of the log.
+            _ if extended == Some(SQLITE_IOERR_SHMSIZE) => Self::Full(error.into()),
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged(error.into()),
             _ => Self::Failed(error.into()),
         }
@@ -90,4 +94,20 @@ fn close_to_others(file: &File, path: &Path) {
 /// A number as a column has it.
 pub(super) fn column(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_called_so_where_sqlite_names_the_index_of_the_log() {
+        for code in [SQLITE_IOERR_SHMSIZE, rusqlite::ffi::SQLITE_FULL] {
+            let error = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+            assert!(
+                matches!(DatabaseError::from(error), DatabaseError::Full(_)),
+                "{code}"
+            );
+        }
+    }
 }

@@ -10,13 +10,11 @@ use nara_proto::clock_offset::ClockFault;
 use nara_proto::succession::{KNOWN_KEY_HEADER, NO_KEY};
 use nara_proto::time::{UnixMillis, go_duration};
 
+use crate::clock::LAST_HTTP_DATE;
 use crate::registry::KnownKey;
 
 /// The most characters of an answer that a message shows.
 const MAX_SHOWN: usize = 200;
-
-/// The last second that an HTTP date can name.
-const LAST_DATE: u64 = 253_402_300_799;
 
 /// An answer with another status than 200.
 #[derive(Debug, thiserror::Error)]
@@ -191,7 +189,7 @@ impl Error for ClockSkew {
 
 /// A time as HTTP writes it, to the second.
 fn readable(time: UnixMillis) -> HttpDate {
-    let seconds = u64::try_from(time.get() / 1_000).unwrap_or(0).min(LAST_DATE);
+    let seconds = u64::try_from(time.get() / 1_000).unwrap_or(0).min(LAST_HTTP_DATE);
     (UNIX_EPOCH + Duration::from_secs(seconds)).into()
 }
 

@@ -70,6 +70,12 @@ pub enum LedgerError {
         /// The reason.
         reason: String,
     },
+    /// The database has a trigger or a view that this program did not make, and that could change or hide events.
+    #[error("the ledger has {object}, which is not of this program: drop it, or restore a backup")]
+    Altered {
+        /// The kind and the name of the object.
+        object: String,
+    },
     /// The database file cannot be created or opened.
     #[error("the ledger {path} cannot be opened: check that its folder exists and is writable")]
     File {

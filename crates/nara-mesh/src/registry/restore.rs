@@ -6,7 +6,7 @@ use nara_proto::time::UnixMillis;
 use super::table::Table;
 use super::{
     KeyOffer, KeyRefused, KeySource, OperatorDecision, Peer, PeerEvent, PeerInfo, PeerProtocol, PeerRecord,
-    PeerRegistry, RegisterError, Verdict,
+    PeerRegistry, PinnedKey, RegisterError, Verdict,
 };
 
 impl PeerRegistry {
@@ -106,6 +106,7 @@ impl PeerRegistry {
             ..PeerInfo::default()
         })?;
         let old = peer.key();
+        let configured = self.configured_origin(record.name.as_str());
         self.relink(&peer, |info| {
             match news.verdict {
                 Verdict::Trusted => {
@@ -119,12 +120,12 @@ impl PeerRegistry {
                     } else {
                         record.protocol
                     };
-                    let configured = |key: &&super::PinnedKey| key.source == KeySource::Configured;
+                    let configured = |key: &&PinnedKey| key.source == KeySource::Configured;
                     if info.key.as_ref().filter(configured).is_none() {
                         info.key.clone_from(&record.key);
                     }
                 }
-                Verdict::Forgotten => forget(info, news),
+                Verdict::Forgotten => forget(info, news, configured.clone()),
                 // The key is distrusted with the name.
                 Verdict::Untrusted if info.key.is_none() => info.key.clone_from(&record.key),
                 _ => {}
@@ -133,7 +134,13 @@ impl PeerRegistry {
         });
         match (news.verdict, peer.info().key) {
             (Verdict::Trusted, Some(key)) => self.settle_succession(&peer, Some(&key)),
-            (Verdict::Forgotten, _) => self.settle_succession(&peer, None),
+            (Verdict::Forgotten, pinned) => {
+                self.settle_succession(&peer, None);
+                // What is stated about it is heeded again, as after a restart.
+                if let (Some(_), Some(pinned)) = (configured, pinned) {
+                    self.emit(PeerEvent::KeyPinned(pinned));
+                }
+            }
             _ => {}
         }
         self.decided(&peer);
@@ -211,8 +218,15 @@ impl PeerRegistry {
     }
 }
 
-/// Voids what was learned of a peer until then.
-fn forget(info: &mut PeerInfo, decision: OperatorDecision) {
+/// Voids what was learned of a peer until then: its configured key holds again, `configured` if it was replaced.
+fn forget(info: &mut PeerInfo, decision: OperatorDecision, configured: Option<PinnedKey>) {
+    if let Some(configured) = configured
+        && info.key.as_ref().map(|key| key.key) != Some(configured.key)
+    {
+        info.id.clone_from(&configured.id);
+        info.key = Some(configured);
+        info.seen = false;
+    }
     let Some(key) = info.key.as_mut().filter(|key| key.learned_at <= decision.at) else {
         return;
     };
@@ -232,7 +246,7 @@ mod tests {
     use nara_proto::identity::{KeyPair, Soul};
 
     use super::*;
-    use crate::registry::{PeerChange, PinnedKey, TrustPolicy};
+    use crate::registry::{PeerChange, TrustPolicy};
 
     const V2: PeerProtocol = PeerProtocol {
         v2: true,

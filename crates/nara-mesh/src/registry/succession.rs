@@ -257,6 +257,13 @@ impl PeerRegistry {
         lines.0.get(name).is_some_and(|line| line.pinned.key == *key)
     }
 
+    /// The configured key of a name, if statements replaced it.
+    pub(super) fn configured_origin(&self, name: &str) -> Option<PinnedKey> {
+        let lines = self.successions();
+        let pinned = &lines.0.get(name)?.pinned;
+        (pinned.source == KeySource::Configured).then(|| pinned.clone())
+    }
+
     /// The record of a peer as it is stored: with the key that was pinned.
     pub(super) fn record_of(&self, peer: &Peer) -> Option<PeerRecord> {
         let mut record = peer.info().into_record()?;

@@ -1,6 +1,7 @@
 mod room;
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -74,6 +75,8 @@ pub(super) struct Table {
     by_id: HashMap<NaraId, Arc<Peer>>,
     by_name: HashMap<NaraName, Arc<Peer>>,
     by_ip: HashMap<IpAddr, Peers>,
+    /// Peers of which nothing but the address is known. Apart, because one address may have very many others.
+    nameless: HashMap<IpAddr, Peers>,
     by_key: HashMap<PublicKey, Peers>,
     /// The keys of naras that the operator does not trust, and their names.
     banned: HashMap<PublicKey, BTreeSet<Option<NaraName>>>,
@@ -84,7 +87,7 @@ pub(super) struct Table {
     seen: ByTeller,
     /// Naras that were met, those that were seen among them, and that nobody configured.
     met: BTreeSet<NaraName>,
-    /// Peers of which neither id nor name is known are in `by_ip` alone; this counts all.
+    /// All peers.
     len: usize,
 }
 
@@ -462,17 +465,9 @@ impl Table {
         {
             found.push(peer.clone());
         }
-        let at_ip = info.address.and_then(|address| self.by_ip.get(&address.ip()));
-        found.extend(
-            at_ip
-                .into_iter()
-                .flatten()
-                .filter(|peer| {
-                    let known = peer.info();
-                    known.id.is_none() && known.name.is_none() && known.address == info.address
-                })
-                .cloned(),
-        );
+        let nameless = info.address.and_then(|address| self.nameless.get(&address.ip()));
+        let is_here = |peer: &&Arc<Peer>| peer.with_info(|known| known.address == info.address);
+        found.extend(nameless.into_iter().flatten().filter(is_here).cloned());
         found
     }
 
@@ -483,7 +478,7 @@ impl Table {
             || same(info.name.and_then(|name| self.by_name.get(&name)))
             || info
                 .address
-                .and_then(|address| self.by_ip.get(&address.ip()))
+                .and_then(|address| self.nameless.get(&address.ip()))
                 .is_some_and(|peers| peers.iter().any(|other| Arc::ptr_eq(other, peer)))
     }
 
@@ -497,6 +492,9 @@ impl Table {
         }
         if let Some(address) = info.address {
             self.by_ip.entry(address.ip()).or_default().push(peer.clone());
+            if info.id.is_none() && info.name.is_none() {
+                self.nameless.entry(address.ip()).or_default().push(peer.clone());
+            }
         }
         if let Some(key) = &info.key {
             self.by_key.entry(key.key).or_default().push(peer.clone());
@@ -550,21 +548,12 @@ impl Table {
         if let Some(name) = &info.name {
             self.by_name.remove(name);
         }
-        if let Some(ip) = info.address.map(|address| address.ip())
-            && let Some(peers) = self.by_ip.get_mut(&ip)
-        {
-            peers.retain(|other| !Arc::ptr_eq(other, peer));
-            if peers.is_empty() {
-                self.by_ip.remove(&ip);
-            }
+        if let Some(ip) = info.address.map(|address| address.ip()) {
+            take_out(&mut self.by_ip, &ip, peer);
+            take_out(&mut self.nameless, &ip, peer);
         }
-        if let Some(key) = info.key.map(|key| key.key)
-            && let Some(peers) = self.by_key.get_mut(&key)
-        {
-            peers.retain(|other| !Arc::ptr_eq(other, peer));
-            if peers.is_empty() {
-                self.by_key.remove(&key);
-            }
+        if let Some(key) = info.key.map(|key| key.key) {
+            take_out(&mut self.by_key, &key, peer);
         }
         for key in peer.all_keys() {
             if let Some(names) = self.banned.get_mut(&key) {
@@ -584,6 +573,15 @@ impl Table {
         self.len -= 1;
         self.note_len();
         true
+    }
+}
+
+fn take_out<K: Eq + Hash>(index: &mut HashMap<K, Peers>, key: &K, peer: &Arc<Peer>) {
+    if let Some(peers) = index.get_mut(key) {
+        peers.retain(|other| !Arc::ptr_eq(other, peer));
+        if peers.is_empty() {
+            index.remove(key);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use crate::event::Service;
+use crate::query::{Repeated, parameters};
 use crate::time::UnixSeconds;
 
 /// The events to compare. The default is all.
@@ -52,25 +53,29 @@ impl Scope {
     /// Parses the form that [`Scope::to_query`] writes.
     ///
     /// # Errors
-    /// [`InvalidScope`] for an unknown parameter or service, or a malformed time: comparing anything else would
+    /// [`InvalidScope`] for an unknown or repeated parameter, an unknown service, or a malformed time: comparing anything else would
     /// answer another question.
     pub fn from_query(query: &str) -> Result<Self, InvalidScope> {
         let invalid = |what: &str| InvalidScope(what.chars().take(64).collect());
-        let mut scope = Self::default();
-        for part in query.split('&').filter(|part| !part.is_empty()) {
-            let (key, value) = part.split_once('=').ok_or_else(|| invalid(part))?;
-            let time = || value.parse().map(UnixSeconds::new).map_err(|_| invalid(part));
-            match key {
-                "services" => {
-                    for name in value.split(',') {
-                        let service = Service::from_wire(name).ok_or_else(|| invalid(name))?;
-                        scope.services.insert(service);
-                    }
-                }
-                "from" => scope.from = Some(time()?),
-                "to" => scope.to = Some(time()?),
-                other => return Err(invalid(other)),
-            }
+        let read = parameters(query, ["services", "from", "to"])
+            .map_err(|Repeated(name)| InvalidScope(format!("{name} is repeated")))?;
+        if let Some(unknown) = read.unknown {
+            return Err(invalid(unknown));
+        }
+        let [services, from, to] = read.values;
+        let time = |text: Option<&str>| {
+            text.map(|text| text.parse().map(UnixSeconds::new).map_err(|_| invalid(text)))
+                .transpose()
+        };
+        let mut scope = Self {
+            from: time(from)?,
+            to: time(to)?,
+            ..Self::default()
+        };
+        for name in services.into_iter().flat_map(|services| services.split(',')) {
+            scope
+                .services
+                .insert(Service::from_wire(name).ok_or_else(|| invalid(name))?);
         }
         Ok(scope)
     }

@@ -230,7 +230,16 @@ fn a_scope_survives_its_query() {
     assert_eq!(Scope::from_query(&query), Ok(scope));
     assert_eq!(Scope::all().to_query(), None);
     assert_eq!(Scope::from_query(""), Ok(Scope::all()));
-    for wrong in ["services=nothing", "from=x", "until=3", "from"] {
+    for wrong in [
+        "services=nothing",
+        "from=x",
+        "until=3",
+        "from",
+        "services",
+        "from=1&from=2",
+        "to=1&from=0&to=1",
+        "services=ping&services=seen",
+    ] {
         assert!(Scope::from_query(wrong).is_err(), "{wrong}");
     }
 }

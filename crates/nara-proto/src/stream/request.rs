@@ -1,6 +1,7 @@
 use percent_encoding::percent_decode_str;
 
 use crate::endpoint::query_escape;
+use crate::query::{Repeated, parameters};
 use crate::sync::EventFilter;
 use crate::time::UnixNanos;
 
@@ -56,33 +57,15 @@ impl StreamRequest {
     /// # Errors
     /// [`InvalidStreamRequest`] for a malformed query.
     pub fn from_query(query: &str) -> Result<Self, InvalidStreamRequest> {
+        let names = ["services", "subjects", "since"];
+        let read = parameters(query, names).map_err(|Repeated(name)| InvalidStreamRequest::Repeated(name))?;
+        let [services, subjects, since] = read.values;
         let mut request = Self::default();
-        let mut seen = [false; 3];
-        let mut first = |index: usize, name| {
-            if std::mem::replace(&mut seen[index], true) {
-                Err(InvalidStreamRequest::Repeated(name))
-            } else {
-                Ok(())
-            }
-        };
-        for part in query.split('&') {
-            let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            match name {
-                "services" => {
-                    first(0, "services")?;
-                    request.filter.services = list(value, "services")?;
-                }
-                "subjects" => {
-                    first(1, "subjects")?;
-                    request.filter.subjects = list(value, "subjects")?;
-                }
-                "since" => {
-                    first(2, "since")?;
-                    let since = value.parse().map_err(|_| InvalidStreamRequest::Since)?;
-                    request.since = Some(UnixNanos::new(since));
-                }
-                _ => {}
-            }
+        request.filter.services = list(services.unwrap_or_default(), "services")?;
+        request.filter.subjects = list(subjects.unwrap_or_default(), "subjects")?;
+        if let Some(since) = since {
+            let since = since.parse().map_err(|_| InvalidStreamRequest::Since)?;
+            request.since = Some(UnixNanos::new(since));
         }
         Ok(request)
     }

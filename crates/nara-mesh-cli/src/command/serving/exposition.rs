@@ -50,7 +50,7 @@ const GAUGES: [(&str, &str); 6] = [
     (LEDGER_FILE, "Size of the database file of the ledger."),
     (
         LEDGER_WAL,
-        "Size of the write-ahead log beside the database file. It is moved into the file from 4 MB on, while thousands of events \
+        "Size of the write-ahead log beside the database file. It is moved into the file from 16 MB on, while thousands of events \
          come at once from 64 MB on.",
     ),
     (

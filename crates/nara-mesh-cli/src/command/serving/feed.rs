@@ -1,5 +1,7 @@
 //! What comes in, as lines on stdout.
 
+use std::time::Instant;
+
 use nara_local_api::model::trust_word;
 use nara_local_api::server::{Inbox, Journeys};
 use nara_mesh::server::MeshHandler;
@@ -13,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::lines::{DaemonLine, Hop, NaraLine};
 use crate::listing::event_line;
+use crate::log::Repetitions;
 use crate::printer::{Printer, count, harmless, harmless_text};
 
 /// Lines that wait to be printed; more are dropped, with a word in the log, because a slow reader of our
@@ -20,7 +23,8 @@ use crate::printer::{Printer, count, harmless, harmless_text};
 const BACKLOG: usize = 1024;
 
 struct Line {
-    text: String,
+    /// `None`: nothing for people.
+    text: Option<String>,
     json: DaemonLine,
 }
 
@@ -41,9 +45,8 @@ impl Lines {
         // Writing may block as long as the reader likes.
         Printing(tokio::task::spawn_blocking(move || {
             while let Some(line) = lines.blocking_recv() {
-                let printed = printer
-                    .line(line.text)
-                    .and_then(|()| printer.json_line(line.json));
+                let text = line.text.map_or(Ok(()), |text| printer.line(text));
+                let printed = text.and_then(|()| printer.json_line(line.json));
                 if printed.is_err() {
                     return;
                 }
@@ -61,7 +64,10 @@ impl Feed {
 
     /// Prints a line, as soon as the reader of our output lets us.
     pub(in crate::command) fn send(&self, text: String, line: impl Into<DaemonLine>) {
-        let json = line.into();
+        self.hand_over(Some(text), line.into());
+    }
+
+    fn hand_over(&self, text: Option<String>, json: DaemonLine) {
         if self.0.try_send(Line { text, json }).is_err() {
             tracing::warn!("stdout is read too slowly: a line was dropped");
         }
@@ -82,6 +88,8 @@ pub(super) struct FeedHandler {
     feed: Feed,
     journeys: Journeys,
     inbox: Inbox,
+    /// The lines for people of each peer, by what they begin with: a peer sends as many as it likes.
+    repetitions: Repetitions<(&'static str, String)>,
 }
 
 impl FeedHandler {
@@ -90,6 +98,21 @@ impl FeedHandler {
             feed,
             journeys,
             inbox,
+            repetitions: Repetitions::default(),
+        }
+    }
+
+    /// Prints a line that a peer caused. Of many alike, people see some, and how many they do not; JSON has each.
+    fn tell(&self, kind: &'static str, peer: &str, text: String, line: NaraLine) {
+        let text = self.counted(kind, peer, text, Instant::now());
+        self.feed.hand_over(text, line.into());
+    }
+
+    fn counted(&self, kind: &'static str, peer: &str, text: String, now: Instant) -> Option<String> {
+        match self.repetitions.admit((kind, peer.to_owned()), now) {
+            (false, _) => None,
+            (true, 0) => Some(text),
+            (true, left_out) => Some(format!("{text}  (after {left_out} that are not shown)")),
         }
     }
 }
@@ -106,7 +129,7 @@ impl MeshHandler for FeedHandler {
             sender: sender.name().to_string(),
             message: serde_json::from_str(&go_json::to_string(event)).unwrap_or_default(),
         };
-        self.feed.send(text, line);
+        self.tell("dm", sender.name().as_str(), text, line);
     }
 
     fn on_zine(&self, sender: &VerifiedSender, events: &[SyncEvent]) {
@@ -119,7 +142,7 @@ impl MeshHandler for FeedHandler {
             sender: sender.name().to_string(),
             events: events.len(),
         };
-        self.feed.send(text, line);
+        self.tell("zine", sender.name().as_str(), text, line);
     }
 
     fn on_world_message(&self, message: &WorldMessage, complete: bool) {
@@ -155,7 +178,7 @@ impl MeshHandler for FeedHandler {
             hops: hops.collect(),
             complete,
         };
-        self.feed.send(text, line);
+        self.tell("world", &message.originator, text, line);
     }
 
     fn on_runtime_message(&self, message: &RuntimeMessage) {
@@ -166,6 +189,43 @@ impl MeshHandler for FeedHandler {
             kind: kind.to_owned(),
             from_id: message.from_id.clone(),
         };
-        self.feed.send(text, line);
+        self.tell("message", &message.from_id, text, line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn lines_of_one_peer_are_counted_instead_of_shown() {
+        let (feed, mut lines) = Feed::new();
+        let handler = FeedHandler::new(feed, Journeys::default(), Inbox::default());
+        let start = Instant::now();
+        let shown = |peer: &str, after: u64| {
+            handler.counted("dm", peer, "text".to_owned(), start + Duration::from_secs(after))
+        };
+        let some = (0..300).filter_map(|_| shown("mallory", 0)).count();
+        assert_eq!(some, 10);
+        assert_eq!(
+            shown("alice", 0).as_deref(),
+            Some("text"),
+            "who sends little is seen"
+        );
+        let later = shown("mallory", 10).unwrap();
+        assert!(later.contains("290"), "{later}");
+        // JSON has every line.
+        for n in 0..300 {
+            let line = NaraLine::Zine {
+                sender: "mallory".to_owned(),
+                events: n,
+            };
+            handler.tell("zine", "mallory", String::new(), line);
+        }
+        let sent: Vec<_> = std::iter::from_fn(|| lines.0.try_recv().ok()).collect();
+        assert_eq!(sent.len(), 300);
+        assert_eq!(sent.iter().filter(|line| line.text.is_some()).count(), 10);
     }
 }

@@ -276,12 +276,17 @@ pub(super) fn inbox_unusable(error: DatabaseError) -> Failure {
 
 const CHECK_THE_FOLDER: &str = "check the permissions and the free space of the data folder";
 
+const MAKE_ROOM: &str =
+    "the disk of the data folder is full: make room there, and start the nara again; what it kept is safe";
+
 fn unusable_hint(error: &DatabaseError) -> &'static str {
     match error {
         DatabaseError::Damaged(_) => {
             "the file is damaged: move it away, and the nara starts with an empty one; messages that only it kept (those that \
              wait, or that nobody has acknowledged) are lost; the ledger is not touched"
         }
+        DatabaseError::Full(_) => MAKE_ROOM,
+        DatabaseError::File(error) if error.kind() == io::ErrorKind::StorageFull => MAKE_ROOM,
         _ => CHECK_THE_FOLDER,
     }
 }

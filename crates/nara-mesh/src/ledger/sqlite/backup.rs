@@ -130,13 +130,16 @@ fn open_source(from: &Path) -> Result<Connection, Failure> {
     Ok(connection)
 }
 
-/// What SQLite finds wrong, at most `limit` findings.
-pub(super) fn damage(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<String>> {
+/// What SQLite finds wrong, at most `limit` findings, and how the schema was changed.
+pub(super) fn damage(connection: &Connection, limit: usize) -> Result<Vec<String>, Failure> {
     let mut statement = connection.prepare(&format!("PRAGMA integrity_check({limit})"))?;
-    let findings: Vec<String> = statement
+    let mut findings: Vec<String> = statement
         .query_map([], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
-    Ok(findings.into_iter().filter(|finding| finding != "ok").collect())
+    findings.retain(|finding| finding != "ok");
+    findings.extend(schema::differences(connection)?);
+    findings.truncate(limit);
+    Ok(findings)
 }
 
 fn describe(connection: &Connection, path: &Path) -> Result<LedgerCopy, Failure> {

@@ -3,9 +3,10 @@
 use rusqlite::{Row, Transaction};
 
 use super::backup::damage;
-use super::columns::ServiceKey;
+use super::columns::{ServiceKey, event};
 use super::failure::Failure;
 use super::rows::{self, sql_limit, unsigned};
+use super::sql;
 use crate::ledger::{EventSize, MAX_GROUPS, sort_groups};
 
 /// Findings that are reported at most.
@@ -41,9 +42,10 @@ pub(super) fn check(snapshot: &Transaction<'_>) -> Result<LedgerCheck, Failure> 
         file_bytes: u64::try_from(number("PRAGMA page_count")? * number("PRAGMA page_size")?).unwrap_or(0),
         services: services(snapshot)?,
         tellers: groups(snapshot, "coalesce(origin, '')", |row| row.get(0))?,
-        peers: usize::try_from(number(super::sql::COUNT_PEERS)?).unwrap_or(0),
+        peers: usize::try_from(number(sql::COUNT_PEERS)?).unwrap_or(0),
         ..LedgerCheck::default()
     };
+    changed_events(snapshot, &mut check.damage)?;
     for (rank, size) in rows::sizes(snapshot)? {
         let mut sums = vec![&mut check.events];
         if !rank.is_verified() {
@@ -55,6 +57,27 @@ pub(super) fn check(snapshot: &Transaction<'_>) -> Result<LedgerCheck, Failure> 
         }
     }
     Ok(check)
+}
+
+/// Looks for events that cannot be read, or whose id does not follow from their content: they were changed in the file.
+fn changed_events(snapshot: &Transaction<'_>, damage: &mut Vec<String>) -> Result<(), Failure> {
+    let mut statement = snapshot.prepare(sql::EVENTS)?;
+    let mut rows = statement.query([])?;
+    while damage.len() < MAX_FINDINGS
+        && let Some(row) = rows.next()?
+    {
+        match event(row) {
+            // Only a newer version knows the content of an unknown service.
+            Ok(event) if event.service().is_none() || event.has_genuine_id() => {}
+            Ok(event) => damage.push(format!(
+                "event {:?} was changed: its id does not follow from its content",
+                event.id
+            )),
+            Err(Failure::Ledger(error)) => damage.push(error.to_string()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// See [`EventStore::services`](crate::ledger::EventStore::services).

@@ -1,5 +1,5 @@
 use rusqlite::ErrorCode;
-use rusqlite::ffi::SQLITE_READONLY_ROLLBACK;
+use rusqlite::ffi::{SQLITE_IOERR_SHMSIZE, SQLITE_READONLY_ROLLBACK};
 
 use crate::ledger::LedgerError;
 use crate::metrics;
@@ -35,6 +35,8 @@ impl From<Failure> for LedgerError {
                 let source = Box::new(error);
                 match code {
                     Some(ErrorCode::DiskFull) => Self::Full(source),
+                    // There is no room for the index of the log.
+                    _ if extended == Some(SQLITE_IOERR_SHMSIZE) => Self::Full(source),
                     Some(ErrorCode::ReadOnly) if extended == Some(SQLITE_READONLY_ROLLBACK) => {
                         Self::Interrupted(source)
                     }
@@ -57,7 +59,7 @@ pub(super) fn counted(failure: impl Into<Failure>) -> LedgerError {
         LedgerError::Full(_) => "full",
         LedgerError::ReadOnly(_) => "read_only",
         LedgerError::Busy(_) => "busy",
-        LedgerError::Corrupt { .. } => "corrupt",
+        LedgerError::Corrupt { .. } | LedgerError::Altered { .. } => "corrupt",
         _ => "other",
     };
     ::metrics::counter!(metrics::LEDGER_ERRORS, "reason" => reason).increment(1);

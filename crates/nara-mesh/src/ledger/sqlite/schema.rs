@@ -1,7 +1,9 @@
 use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::fmt;
 use std::path::Path;
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, Row, TransactionBehavior};
 
 use super::convert::{self, Converted};
 use super::failure::Failure;
@@ -302,12 +304,12 @@ pub(super) fn migrate(
 ) -> Result<(), Failure> {
     let known = MIGRATIONS.len() as i64;
     if version(connection)? == known && application_id(connection)? == APPLICATION_ID {
-        return Ok(());
+        return refuse_foreign_code(&objects(connection)?, known);
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found = version(&transaction)?;
-    let tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    if tables > 0 && application_id(&transaction)? != APPLICATION_ID {
+    let objects = objects(&transaction)?;
+    if !objects.is_empty() && application_id(&transaction)? != APPLICATION_ID {
         return Err(LedgerError::Foreign {
             path: path.to_owned(),
         }
@@ -319,6 +321,7 @@ pub(super) fn migrate(
     else {
         return Err(LedgerError::NewerSchema { found, known }.into());
     };
+    refuse_foreign_code(&objects, found)?;
     if found > 0 && !missing.is_empty() {
         let events: i64 = transaction.query_row("SELECT count(*) FROM events", [], |row| row.get(0))?;
         converted.begin(events.unsigned_abs());
@@ -354,6 +357,75 @@ pub(super) fn check_readable(connection: &Connection, path: &Path) -> Result<(),
         Ordering::Less => Err(LedgerError::OlderSchema { found, known }.into()),
         Ordering::Greater => Err(LedgerError::NewerSchema { found, known }.into()),
     }
+}
+
+/// A table, an index, a trigger or a view.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct Object {
+    kind: String,
+    name: String,
+    /// Of triggers and views, which run with the statements of this program.
+    code: Option<String>,
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the {} {:?}", self.kind, self.name)
+    }
+}
+
+/// What the database has besides what SQLite makes for itself.
+fn objects(connection: &Connection) -> rusqlite::Result<HashSet<Object>> {
+    let mut statement = connection.prepare(
+        "SELECT type, name, iif(type IN ('trigger', 'view'), sql, NULL) FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'",
+    )?;
+    let object = |row: &Row<'_>| {
+        Ok(Object {
+            kind: row.get(0)?,
+            name: row.get(1)?,
+            code: row.get(2)?,
+        })
+    };
+    statement.query_map([], object)?.collect()
+}
+
+/// The objects that a version of the schema has.
+fn objects_of(version: i64) -> Result<HashSet<Object>, Failure> {
+    let model = Connection::open_in_memory()?;
+    let done = usize::try_from(version).unwrap_or(0);
+    for migration in MIGRATIONS.iter().take(done) {
+        migration.apply(&model, &Converted::default())?;
+    }
+    Ok(objects(&model)?)
+}
+
+/// Refuses triggers and views that are not of the schema.
+fn refuse_foreign_code(found: &HashSet<Object>, version: i64) -> Result<(), Failure> {
+    let ours = objects_of(version)?;
+    match found
+        .iter()
+        .find(|object| object.code.is_some() && !ours.contains(object))
+    {
+        Some(object) => Err(LedgerError::Altered {
+            object: object.to_string(),
+        }
+        .into()),
+        None => Ok(()),
+    }
+}
+
+/// How the objects of a ledger differ from its schema.
+pub(super) fn differences(connection: &Connection) -> Result<Vec<String>, Failure> {
+    let (found, ours) = (objects(connection)?, objects_of(version(connection)?)?);
+    let foreign = found
+        .difference(&ours)
+        .map(|object| format!("{object} is not of this program: drop it"));
+    let missing = ours
+        .difference(&found)
+        .map(|object| format!("{object} is missing, or was changed"));
+    let mut differences: Vec<_> = foreign.chain(missing).collect();
+    differences.sort();
+    Ok(differences)
 }
 
 fn version(connection: &Connection) -> rusqlite::Result<i64> {

@@ -76,6 +76,9 @@ macro_rules! both_ways {
     };
 }
 
+/// Every event, in the order of the table.
+pub(super) const EVENTS: &str = concat!("SELECT ", event!(), " FROM events");
+
 /// Whole events: a page of all events needs no places.
 pub(super) const EVENTS_BY_TIME: BothWays = both_ways!(event, "events_by_time", "");
 pub(super) const BY_TIME: BothWays = both_ways!(place, "events_by_time", "");

@@ -1,7 +1,7 @@
 use std::io::{BufRead as _, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use nara_proto::event::{EventTrust, Payload, SeenPayload};
+use nara_proto::event::{EventTrust, Payload, SeenPayload, SocialPayload};
 use rusqlite::Connection;
 
 use super::*;

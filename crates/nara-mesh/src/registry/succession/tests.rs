@@ -186,6 +186,36 @@ async fn the_operator_can_take_back_what_was_followed() {
     }
 }
 
+#[tokio::test]
+async fn a_reset_has_the_configured_key_hold_again_and_heeds_what_is_stated_about_it() {
+    for ledger in ledgers() {
+        let registry = first_use();
+        let peer = registry.pin(pinned(1, KeySource::Configured)).unwrap();
+        let reset = |registry: &PeerRegistry| {
+            let mut record = registry.record_of(&peer).unwrap();
+            record.apply(PeerChange::Forget { at: AT }).unwrap();
+            assert_eq!(registry.restore(record), Ok(true));
+        };
+        registry.heed(&rotation(1, 2));
+        assert_eq!(holds(&registry), Some(key(2)));
+        reset(&registry);
+        assert_eq!(holds(&registry), Some(key(1)));
+
+        let registry = first_use();
+        let configure = |registry: &PeerRegistry| {
+            registry.pin(pinned(1, KeySource::Configured)).unwrap();
+        };
+        assert_eq!(
+            run(&ledger, registry.clone(), configure, &[rotation(1, 2)]).await,
+            Some(key(2))
+        );
+        let (keeper, _) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();
+        reset(&registry);
+        keeper.finish().await;
+        assert_eq!(holds(&registry), Some(key(2)), "as after a restart");
+    }
+}
+
 #[test]
 fn statements_from_before_a_decision_contradict_neither_it_nor_what_is_stated_later() {
     let decided_at = UnixMillis::new(AT.get() + 1);

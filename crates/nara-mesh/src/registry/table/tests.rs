@@ -346,3 +346,33 @@ fn a_remembered_peer_answers_for_its_name_only_while_the_registry_has_it() {
         assert_eq!(named(likely), Some(Arc::as_ptr(&second)));
     }
 }
+
+#[test]
+fn a_new_peer_is_compared_only_with_those_at_its_address_that_have_no_name() {
+    let registry = PeerRegistry::default();
+    let at = |port: u16| SocketAddr::from(([100, 64, 0, 7], port));
+    let named = |name: &str, port| PeerInfo {
+        name: Some(name.parse().unwrap()),
+        address: Some(at(port)),
+        ..PeerInfo::default()
+    };
+    for n in 0..300 {
+        registry.register(named(&format!("nara-{n}"), n)).unwrap();
+    }
+    assert!(registry.read().nameless.is_empty());
+    let nobody = PeerInfo {
+        address: Some(at(9632)),
+        ..PeerInfo::default()
+    };
+    let peer = registry.register(nobody.clone()).unwrap();
+    registry.register(nobody).unwrap();
+    assert_eq!(
+        (registry.len(), registry.read().nameless[&at(1).ip()].len()),
+        (301, 1)
+    );
+    // It gets a name, and goes.
+    let bob = registry.register(named("bob", 9632)).unwrap();
+    assert!(Arc::ptr_eq(&peer, &bob) && registry.read().nameless.is_empty());
+    registry.remove(&bob);
+    assert_eq!((registry.len(), registry.by_ip(at(1).ip()).len()), (300, 300));
+}

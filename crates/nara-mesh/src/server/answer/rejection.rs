@@ -17,6 +17,7 @@ use nara_proto::v1::RequestAuthError;
 use nara_proto::v2::SignatureError;
 use nara_proto::world::{ChainError, ReadsAsEvent};
 
+use crate::clock::LAST_HTTP_DATE;
 use crate::ledger::LedgerError;
 use crate::metrics;
 use crate::rate_limit::RateLimit;
@@ -25,9 +26,6 @@ use crate::server::limits::body_bytes::OverBudget;
 
 /// The longest text of a refusal, in bytes: some texts quote the peer.
 const MAX_TEXT: usize = 2048;
-
-/// The last second that an HTTP date can name.
-const LAST_DATE: u64 = 253_402_300_799;
 
 /// What there may be too many requests of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -446,7 +444,7 @@ impl Rejection {
 
 /// A time as HTTP writes it.
 fn date(time: &UnixSeconds) -> HttpDate {
-    (UNIX_EPOCH + Duration::from_secs(u64::try_from(time.get()).unwrap_or(0).min(LAST_DATE))).into()
+    (UNIX_EPOCH + Duration::from_secs(u64::try_from(time.get()).unwrap_or(0).min(LAST_HTTP_DATE))).into()
 }
 
 /// Rounded up, so that nobody returns too early; at least 1.

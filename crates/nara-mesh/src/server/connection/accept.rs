@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::response::IntoResponse as _;
@@ -17,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 
+use crate::clock::can_be_dated;
 use crate::metrics::{self, Counted};
 use crate::seldom::warn_seldom;
 use crate::server::answer::rejection::Rejection;
@@ -197,12 +199,20 @@ impl Acceptor {
             tokio::select! {
                 biased;
                 outcome = poll_fn(|cx| {
+                    if !can_be_dated() {
+                        return Poll::Ready(None);
+                    }
                     let polled = connection.as_mut().poll(cx);
                     watch.settle();
-                    polled
+                    polled.map(Some)
                 }) => {
-                    if let Err(error) = outcome {
-                        tracing::debug!(%peer, %error, "connection failed");
+                    match outcome {
+                        Some(Ok(())) => {}
+                        Some(Err(error)) => tracing::debug!(%peer, %error, "connection failed"),
+                        None => warn_seldom!(
+                            %peer,
+                            "connection closed: the clock of this machine is outside of the years 1970 to 9999; set it"
+                        ),
                     }
                     return;
                 }

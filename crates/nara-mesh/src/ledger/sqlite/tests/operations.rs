@@ -284,3 +284,76 @@ async fn the_log_is_moved_into_the_database_beside_the_writer() {
     let ledger = SqliteLedger::open(&path).unwrap();
     assert_eq!(ledger.count().await.unwrap(), stored);
 }
+
+#[tokio::test]
+async fn an_event_that_was_changed_in_the_file_is_damage() {
+    let (_folder, path) = folder();
+    let ledger = daemon(&path);
+    let mut events = batch(1);
+    events.push(SyncEvent::new(
+        UnixNanos::new(7_000),
+        Payload::Social(SocialPayload {
+            reason: "three".to_owned(),
+            ..SocialPayload::default()
+        }),
+    ));
+    ledger.insert_verified(events.clone()).await.unwrap();
+    assert_eq!(ledger.check().await.unwrap().damage, Vec::<String>::new());
+    let stranger = Connection::open(&path).unwrap();
+    let changed = stranger.execute("UPDATE events SET json = replace(json, 'three', 'forge')", []);
+    assert_eq!(changed.unwrap(), events.len());
+    stranger
+        .execute("UPDATE events SET json = '{' WHERE ts = 3", [])
+        .unwrap();
+    let damage = ledger.check().await.unwrap().damage;
+    assert_eq!(damage.len(), 2, "{damage:?}");
+    for event in [&events[2], &events[events.len() - 1]] {
+        assert!(damage.iter().any(|found| found.contains(&event.id)), "{damage:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_somebody_added_to_the_schema_is_told_and_does_not_run() {
+    for (kind, statement) in [
+        (
+            "trigger",
+            "CREATE TRIGGER \"o\n\" AFTER INSERT ON events BEGIN DELETE FROM events WHERE seq < new.seq; END",
+        ),
+        ("view", "CREATE VIEW \"o\n\" AS SELECT 1"),
+        (
+            "trigger",
+            "DROP TRIGGER events_removed; CREATE TRIGGER events_removed AFTER DELETE ON events BEGIN SELECT 1; END",
+        ),
+    ] {
+        let (folder, path) = folder();
+        let copy = folder.path().join("copy.db");
+        drop(daemon(&path));
+        let stranger = Connection::open(&path).unwrap();
+        stranger.execute_batch(statement).unwrap();
+        drop(stranger);
+        fs::copy(&path, &copy).unwrap();
+        let check = SqliteLedger::open_to_read(&path).unwrap().check().await.unwrap();
+        assert!(check.damage[0].contains(kind), "{:?}", check.damage);
+        assert!(!check.damage.iter().any(|found| found.contains('\n')));
+        for refused in [
+            SqliteLedger::open(&path).map(drop),
+            SqliteLedger::open_locked(&path, "alice").map(drop),
+        ] {
+            assert!(matches!(refused, Err(LedgerError::Altered { .. })), "{refused:?}");
+        }
+        let restored = SqliteLedger::restore(&copy, folder.path().join("new.db"));
+        assert!(
+            matches!(restored, Err(LedgerError::Altered { .. })),
+            "{restored:?}"
+        );
+    }
+    // An index of the operator changes nothing: it is told, and used.
+    let (_folder, path) = folder();
+    drop(daemon(&path));
+    let stranger = Connection::open(&path).unwrap();
+    stranger
+        .execute_batch("CREATE INDEX mine ON events (bytes)")
+        .unwrap();
+    drop(stranger);
+    assert_eq!(daemon(&path).check().await.unwrap().damage.len(), 1);
+}
