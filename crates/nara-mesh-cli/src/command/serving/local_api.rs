@@ -276,8 +276,7 @@ pub(super) fn inbox_unusable(error: DatabaseError) -> Failure {
 
 const CHECK_THE_FOLDER: &str = "check the permissions and the free space of the data folder";
 
-const MAKE_ROOM: &str =
-    "the disk of the data folder is full: make room there, and start the nara again; what it kept is safe";
+const MAKE_ROOM: &str = "the disk of the data folder is full: make room there, and start the nara again; what is in its files is safe";
 
 fn unusable_hint(error: &DatabaseError) -> &'static str {
     match error {
