@@ -80,7 +80,12 @@ mod tests {
     #[test]
     fn what_was_signed_since_the_start_is_not_from_before_however_times_are_cut() {
         // In microseconds: when the server started, when it was signed since, and when it came.
-        for (start, signed, came) in [(0, 0, 0), (100, 200, 1_000), (999, 999, 1_000), (1_500, 1_600, 9_000)] {
+        for (start, signed, came) in [
+            (0, 0, 0),
+            (100, 200, 1_000),
+            (999, 999, 1_000),
+            (1_500, 1_600, 9_000),
+        ] {
             let millis = Duration::from_millis(came / 1_000 - signed / 1_000);
             assert!(!is_from_before(millis, Duration::from_micros(came - start)));
         }
