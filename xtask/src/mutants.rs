@@ -70,7 +70,7 @@ const PARTS: [Part; 6] = [
     Part {
         name: "events",
         package: "nara-proto",
-        files: &["crates/nara-proto/src/event/{batch,claims}.rs"],
+        files: &["crates/nara-proto/src/event/{batch,claims,covered,voters}.rs"],
         passes: &[
             Pass {
                 programs: &["--lib"],
@@ -98,7 +98,10 @@ const PARTS: [Part; 6] = [
     Part {
         name: "ledger",
         package: "nara-mesh",
-        files: &["crates/nara-mesh/src/ledger/{admission,admission/prune,limit,rank,retention}.rs"],
+        files: &[
+            "crates/nara-mesh/src/ledger/{admission,held,limit,rank,retention}.rs",
+            "crates/nara-mesh/src/ledger/admission/*.rs",
+        ],
         passes: &[Pass {
             programs: &["--lib"],
             tests: &["ledger::"],

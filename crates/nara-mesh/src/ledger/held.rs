@@ -71,3 +71,63 @@ pub(super) fn ping_to_go<'a>(
     let oldest = own.first().copied().or(Some(first));
     oldest.filter(older).map(|ping| &ping.held)
 }
+
+#[cfg(test)]
+mod tests {
+    use nara_proto::event::{Payload, PingPayload};
+
+    use super::*;
+    use crate::ledger::rank::Priority;
+
+    const RANK: Rank = Rank::common(Priority::Ping);
+
+    fn ping(ts: i64, observer: &str) -> SyncEvent {
+        let payload = PingPayload {
+            observer: observer.to_owned(),
+            target: "carol".to_owned(),
+            rtt: 1.0,
+            ..PingPayload::default()
+        };
+        SyncEvent::new(UnixNanos::new(ts), Payload::Ping(payload))
+    }
+
+    fn held(event: &SyncEvent, rank: Rank) -> Held {
+        let place = Place {
+            ts: event.ts,
+            id: event.id.as_str().into(),
+            seq: event.ts.get(),
+        };
+        Held { place, rank }
+    }
+
+    #[test]
+    fn an_event_takes_the_place_of_a_lower_rank_and_within_its_rank_of_no_later_one() {
+        let (old, new) = (ping(1, "alice"), ping(2, "alice"));
+        assert!(held(&new, Rank::STRANGER).yields_to(&old, RANK));
+        assert!(!held(&old, RANK).yields_to(&new, Rank::STRANGER));
+        assert!(held(&old, RANK).yields_to(&new, RANK));
+        assert!(!held(&new, RANK).yields_to(&old, RANK));
+        // A copy that is preferred to it.
+        assert!(held(&old, RANK).yields_to(&old, RANK));
+    }
+
+    #[test]
+    fn an_account_loses_a_place_to_one_with_two_fewer() {
+        let of = |account: &str, times: std::ops::Range<i64>| {
+            times
+                .map(|ts| HeldPing {
+                    held: held(&ping(ts, &format!("puppet-{ts}")), RANK),
+                    observer: format!("puppet-{ts}"),
+                    account: Some(account.to_owned()),
+                })
+                .collect::<Vec<_>>()
+        };
+        let new = ping(9, "puppet-9");
+        for (of_eve, of_mallory, goes) in [(2, 1, 3), (3, 1, 1), (3, 2, 4), (4, 2, 1)] {
+            let mut pings = of("eve", 1..1 + of_eve);
+            pings.extend(of("mallory", 1 + of_eve..1 + of_eve + of_mallory));
+            let gone = ping_to_go(&pings, &new, RANK, Some("mallory")).unwrap();
+            assert_eq!(gone.place.seq, goes, "{of_eve} against {of_mallory}");
+        }
+    }
+}

@@ -131,6 +131,13 @@ fn checkpoint_about(subject: &str, voters: &[&str]) -> SyncEvent {
         version: 2,
         subject: subject.to_owned(),
         subject_id: format!("{subject}-id"),
+        previous_checkpoint_id: "0123456789abcdef".to_owned(),
+        observation: Observation {
+            restarts: 7,
+            total_uptime: 8,
+            start_time: UnixSeconds::new(9),
+            ..Observation::default()
+        },
         as_of_time: UnixSeconds::new(1_769_000_000),
         voter_ids: Some(voters.iter().map(|voter| format!("{voter}-id")).collect()),
         ..CheckpointPayload::default()

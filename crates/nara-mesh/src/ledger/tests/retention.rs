@@ -235,6 +235,26 @@ async fn a_restart_that_goes_makes_room_within_the_call(ledger: &dyn Ledger) {
     assert_eq!(times(&all(ledger).await), [-1, 27, 28, 29, 30]);
 }
 
+#[tokio::test]
+async fn events_about_strangers_go_first_where_only_bytes_are_too_many() {
+    let policy = policy().max_events(1_000).max_bytes(20_000);
+    let memory = MemoryLedger::new()
+        .with_retention(policy)
+        .with_known_names(Arc::new(NoStrangers));
+    let sqlite = SqliteLedger::open_in_memory()
+        .unwrap()
+        .with_retention(policy)
+        .with_known_names(Arc::new(NoStrangers));
+    for ledger in [&memory as &dyn Ledger, &sqlite] {
+        store(ledger, (1..=5).map(|ts| seen(ts, "alice", "bob")).collect()).await;
+        for ts in 10..20 {
+            let large = social(ts, "alice", &format!("stranger-{}", "x".repeat(3_000)));
+            ledger.insert_verified(vec![large]).await.unwrap();
+        }
+        assert_eq!(times(&all(ledger).await), [1, 2, 3, 4, 5, 14, 15, 16, 17, 18, 19]);
+    }
+}
+
 mod learning {
     use super::*;
 

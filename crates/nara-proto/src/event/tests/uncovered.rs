@@ -98,6 +98,51 @@ fn a_verified_event_has_one_spelling() {
     }
 }
 
+#[test]
+fn a_verified_event_has_the_payload_of_its_service_and_no_other() {
+    let at = UnixMillis::new(NOW.get() / 1_000_000);
+    let statement = Succession::rotate(
+        &"alice".parse().unwrap(),
+        &keypair("alice"),
+        &keypair("newer"),
+        at,
+    );
+    let mut events = vec![checkpoint(&["alice", "bob"]), statement.unwrap().to_event()];
+    events.extend(
+        of_every_service("alice")
+            .into_iter()
+            .map(|payload| signed("alice", payload)),
+    );
+    for event in &events {
+        let mut clean = event.clone();
+        assert_eq!(verdict_of(&mut clean), Ok(EventTrust::Verified));
+        assert!(clean.has_genuine_id() && clean.validate().is_ok());
+        let mut changed = event.clone();
+        for other in &events {
+            changed.social = changed.social.or_else(|| other.social.clone());
+            changed.ping = changed.ping.or_else(|| other.ping.clone());
+            changed.observation = changed.observation.or_else(|| other.observation.clone());
+            changed.hey_there = changed.hey_there.or_else(|| other.hey_there.clone());
+            changed.chau = changed.chau.or_else(|| other.chau.clone());
+            changed.seen = changed.seen.or_else(|| other.seen.clone());
+            changed.checkpoint = changed.checkpoint.or_else(|| other.checkpoint.clone());
+            changed.succession = changed.succession.or_else(|| other.succession.clone());
+        }
+        assert_eq!(verdict_of(&mut changed), Ok(EventTrust::Verified));
+        assert_eq!(changed, clean);
+    }
+}
+
+#[test]
+fn the_importance_of_a_verified_observation_follows_from_its_kind() {
+    for (kind, importance) in [("restart", 3), ("first-seen", 3), ("status-change", 2)] {
+        let mut event = signed("alice", observation("alice", kind));
+        event.observation.as_mut().unwrap().importance = 1;
+        assert_eq!(verdict_of(&mut event), Ok(EventTrust::Verified));
+        assert_eq!(event.observation.unwrap().importance, importance, "{kind}");
+    }
+}
+
 /// A checkpoint of alice and bob that somebody changes on its way.
 fn changed(version: i64, change: impl FnOnce(&mut CheckpointPayload)) -> SyncEvent {
     let mut event = checkpoint(&["alice", "bob"]);
@@ -164,6 +209,19 @@ fn of_a_checkpoint_only_what_its_voters_signed_remains() {
         verdict(&with_a_negative_version),
         Err(EventProblem::Invalid(InvalidEvent::OutOfRange("version")))
     );
+}
+
+#[test]
+fn a_checkpoint_remains_as_its_voters_signed_it() {
+    for version in [1, 2] {
+        let mut event = changed(version, |_| {});
+        assert_eq!(verdict_of(&mut event), Ok(EventTrust::Verified));
+        assert!(event.has_genuine_id());
+        assert_eq!(event.checkpoint.as_ref().unwrap().version, version);
+        let mut again = event.clone();
+        assert_eq!(verdict_of(&mut again), Ok(EventTrust::Verified));
+        assert_eq!(again, event);
+    }
 }
 
 #[test]

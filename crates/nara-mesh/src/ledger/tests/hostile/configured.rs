@@ -14,6 +14,7 @@ crate::ledger::tests::on_every_ledger! {
     of_many_configured_peers_the_largest_lose_first,
     a_statement_about_a_key_is_stored_and_stays_whatever_a_configured_peer_keeps,
     one_nara_has_a_bounded_number_of_statements,
+    a_statement_beyond_the_bound_is_charged_to_its_nara_once_that_tells_it,
     a_checkpoint_with_more_voters_takes_the_place_of_one_with_fewer,
 }
 
@@ -150,6 +151,20 @@ async fn one_nara_has_a_bounded_number_of_statements(ledger: &dyn Ledger) {
     assert!(ledger.count().await.unwrap() <= 81);
 }
 
+async fn a_statement_beyond_the_bound_is_charged_to_its_nara_once_that_tells_it(ledger: &dyn Ledger) {
+    sign(ledger, "met-dora", (0..16).map(|n| stated(n, "met-dora", n))).await;
+    // The rank of one more is the same, whoever tells it.
+    let more = stated(20, "met-dora", 20);
+    for (teller, outcome) in [
+        ("met-eve", Insertion::Stored),
+        ("met-dora", Insertion::Stored),
+        ("met-dora", Insertion::Duplicate),
+        ("met-eve", Insertion::Duplicate),
+    ] {
+        assert_eq!(sign(ledger, teller, [more.clone()]).await, [outcome], "{teller}");
+    }
+}
+
 fn with_voters(voters: &[&str]) -> SyncEvent {
     let mut event = checkpoint(1, "met-1", 5);
     if let Some(payload) = &mut event.checkpoint {
@@ -198,12 +213,13 @@ async fn statements_about_forgotten_naras_leave_their_room_to_others() {
         .with_retention(policy())
         .with_known_names(known.clone());
     for ledger in [&memory as &dyn Ledger, &sqlite] {
-        known.0.lock().unwrap().clear();
         for n in 0..10 {
+            *known.0.lock().unwrap() = (0..n.min(9)).map(|n| format!("met-dora-{n}")).collect();
             let dora = format!("met-dora-{n}");
             sign(ledger, &dora, [stated(n, &dora, 1)]).await;
         }
-        *known.0.lock().unwrap() = (0..9).map(|n| format!("met-dora-{n}")).collect();
+        // There was room for all so far.
+        assert!(all(ledger).await.contains(&stated(0, "met-dora-0", 1)));
         let ed = stated(20, "met-ed", 1);
         sign(ledger, "met-ed", [ed.clone()]).await;
         // None is over its quota, so only what is never pruned stays.
