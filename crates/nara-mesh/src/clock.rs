@@ -67,10 +67,12 @@ impl Clock for SystemClock {
     }
 }
 
-/// Whether HTTP can write the time of this machine. The HTTP server of hyper writes it into its answers, and panics where it
-/// cannot, so connections are closed then.
-pub fn can_be_dated() -> bool {
-    is_http_date(SystemTime::now())
+impl SystemClock {
+    /// Whether HTTP can write the time of this machine. The HTTP server of hyper writes it into its answers, and panics where it
+    /// cannot, so connections are closed then.
+    pub fn can_be_dated() -> bool {
+        is_http_date(SystemTime::now())
+    }
 }
 
 /// HTTP has four digits for the year.

@@ -31,7 +31,9 @@ pub(crate) use select::select;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{LedgerCheck, LedgerCopy, SqliteLedger};
 
+/// For the other databases of this project beside a ledger.
 #[cfg(feature = "sqlite")]
+#[doc(hidden)]
 pub use crate::folder_owner::as_owner_of_folder;
 
 use std::fmt::Debug;

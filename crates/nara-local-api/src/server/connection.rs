@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use nara_mesh::clock::can_be_dated;
+use nara_mesh::clock::SystemClock;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_io_timeout::TimeoutStream;
@@ -128,13 +128,13 @@ where
     }
 }
 
-/// Serves a connection for as long as [HTTP can write the time](can_be_dated).
+/// Serves a connection for as long as [HTTP can write the time](SystemClock::can_be_dated).
 async fn while_dated<C, E>(mut connection: Pin<&mut C>) -> Result<(), E>
 where
     C: Future<Output = Result<(), E>>,
 {
     poll_fn(|cx| {
-        if can_be_dated() {
+        if SystemClock::can_be_dated() {
             connection.as_mut().poll(cx)
         } else {
             Poll::Ready(Ok(()))

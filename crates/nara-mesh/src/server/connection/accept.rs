@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 
-use crate::clock::can_be_dated;
+use crate::clock::SystemClock;
 use crate::metrics::{self, Counted};
 use crate::seldom::warn_seldom;
 use crate::server::answer::rejection::Rejection;
@@ -199,7 +199,7 @@ impl Acceptor {
             tokio::select! {
                 biased;
                 outcome = poll_fn(|cx| {
-                    if !can_be_dated() {
+                    if !SystemClock::can_be_dated() {
                         return Poll::Ready(None);
                     }
                     let polled = connection.as_mut().poll(cx);

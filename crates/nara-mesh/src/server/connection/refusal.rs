@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::time::timeout;
 
-use crate::clock::can_be_dated;
+use crate::clock::SystemClock;
 use crate::server::answer::rejection::Rejection;
 use crate::tls::FIRST_BYTE;
 use crate::transport::BoxMeshStream;
@@ -36,7 +36,7 @@ pub(super) enum Alert {
 /// Refuses a connection that exceeds a limit: 503 over plain HTTP, an alert over TLS. What breaks meanwhile does not
 /// matter any more.
 pub(super) async fn turn_away(stream: BoxMeshStream, limit: usize) {
-    if can_be_dated() {
+    if SystemClock::can_be_dated() {
         let _ = timeout(LIMIT, refuse(stream, limit)).await;
     }
 }
