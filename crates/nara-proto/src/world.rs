@@ -107,6 +107,13 @@ impl WorldMessage {
         self.hops.as_deref().unwrap_or_default()
     }
 
+    /// The nara that handed the message to the one whose hop is the last; `None`: it came from its originator. It is the
+    /// only one that whoever verified the request of that nara has proven: the originator is what it says.
+    pub fn relayed_by(&self) -> Option<&str> {
+        let (_, before) = self.hops().split_last()?;
+        before.last().map(|hop| hop.nara.as_str())
+    }
+
     /// Whether the message is home: its last hop is the originator's.
     pub fn is_complete(&self) -> bool {
         self.hops().last().is_some_and(|hop| hop.nara == self.originator)

@@ -202,9 +202,8 @@ impl Inbox {
         let hops: Vec<String> = postcard.hops().iter().map(|hop| hop.nara.clone()).collect();
         let bytes =
             postcard.message.len() + postcard.originator.len() + hops.iter().map(String::len).sum::<usize>();
-        // The last hop is ours. The one before it, whose signature the server verified, handed the postcard over; the
-        // originator is what that one says.
-        let by = hops.iter().rev().nth(1).unwrap_or(&postcard.originator).clone();
+        // The last hop is ours.
+        let by = postcard.relayed_by().unwrap_or(&postcard.originator);
         let received = ReceivedPostcard {
             message_id: postcard.id.clone(),
             message: postcard.message.clone(),
@@ -214,9 +213,9 @@ impl Inbox {
         };
         let message = InboxMessage {
             postcard: Some(received),
-            ..blank(InboxKind::Postcard, &by)
+            ..blank(InboxKind::Postcard, by)
         };
-        self.put(&by, bytes, message);
+        self.put(by, bytes, message);
     }
 
     /// Keeps a runtime message.

@@ -155,13 +155,12 @@ impl MeshHandler for FeedHandler {
             .iter()
             .map(|hop| format!("{} {}", harmless(&hop.nara), harmless_text(&hop.stamp)))
             .collect();
-        // Only the nara that hands a message over is proven, and that is the last one before this nara.
-        let relayed_by = message.hops().iter().rev().nth(1);
-        let relayed_by = relayed_by.map(|hop| format!(", relayed by {}", harmless(&hop.nara)));
+        let relayed_by = message.relayed_by().filter(|_| !complete);
+        let relayed_by = relayed_by.map(|nara| format!(", relayed by {}", harmless(nara)));
         let text = format!(
             "world  {}{}  {:?}  {}{}",
             harmless(&message.originator),
-            relayed_by.filter(|_| !complete).unwrap_or_default(),
+            relayed_by.unwrap_or_default(),
             harmless_text(&message.message),
             stamps.join(" → "),
             if complete { "  (home)" } else { "" }
@@ -178,7 +177,9 @@ impl MeshHandler for FeedHandler {
             hops: hops.collect(),
             complete,
         };
-        self.tell("world", &message.originator, text, line);
+        // Of whoever handed it over: a peer can name any originator.
+        let peer = message.relayed_by().unwrap_or(&message.originator);
+        self.tell("world", peer, text, line);
     }
 
     fn on_runtime_message(&self, message: &RuntimeMessage) {
@@ -196,6 +197,9 @@ impl MeshHandler for FeedHandler {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use nara_proto::time::UnixNanos;
+    use nara_proto::world::WorldHop;
 
     use super::*;
 
@@ -227,5 +231,22 @@ mod tests {
         let sent: Vec<_> = std::iter::from_fn(|| lines.0.try_recv().ok()).collect();
         assert_eq!(sent.len(), 300);
         assert_eq!(sent.iter().filter(|line| line.text.is_some()).count(), 10);
+    }
+
+    #[test]
+    fn postcards_are_counted_for_who_hands_them_over_whomever_they_name() {
+        let (feed, mut lines) = Feed::new();
+        let handler = FeedHandler::new(feed, Journeys::default(), Inbox::default());
+        let hop = |nara: &str| WorldHop {
+            nara: nara.to_owned(),
+            ..WorldHop::default()
+        };
+        for n in 0..30 {
+            let mut message = WorldMessage::new(&format!("nobody-{n}"), "hello", UnixNanos::new(n));
+            message.hops = Some(vec![hop("mallory"), hop("bob")]);
+            handler.on_world_message(&message, false);
+        }
+        let sent = std::iter::from_fn(|| lines.0.try_recv().ok());
+        assert_eq!(sent.filter(|line| line.text.is_some()).count(), 10);
     }
 }
