@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use httpdate::HttpDate;
 use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds, go_duration};
 
 /// The time of day. Timeouts use tokio's clock instead.
@@ -82,7 +83,13 @@ fn is_http_date(time: SystemTime) -> bool {
 }
 
 /// The last second of the year 9999.
-pub(crate) const LAST_HTTP_DATE: u64 = 253_402_300_799;
+const LAST_HTTP_DATE: u64 = 253_402_300_799;
+
+/// A time as HTTP writes it; the nearest that it can, if it cannot write that one.
+pub(crate) fn http_date(time: UnixSeconds) -> HttpDate {
+    let seconds = u64::try_from(time.get()).unwrap_or(0).min(LAST_HTTP_DATE);
+    (UNIX_EPOCH + Duration::from_secs(seconds)).into()
+}
 
 /// A clock that stands still until it is moved: for tests.
 #[derive(Clone, Debug)]

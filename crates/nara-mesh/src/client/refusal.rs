@@ -2,15 +2,14 @@
 
 use std::error::Error;
 use std::fmt;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
-use httpdate::HttpDate;
 use nara_proto::clock_offset::ClockFault;
 use nara_proto::succession::{KNOWN_KEY_HEADER, NO_KEY};
 use nara_proto::time::{UnixMillis, go_duration};
 
-use crate::clock::LAST_HTTP_DATE;
+use crate::clock::http_date;
 use crate::registry::KnownKey;
 
 /// The most characters of an answer that a message shows.
@@ -161,7 +160,10 @@ impl fmt::Display for ClockSkew {
             "behind"
         };
         let apart = go_duration(self.theirs.abs_diff(self.ours), false);
-        let (theirs, ours) = (readable(self.theirs), readable(self.ours));
+        let (theirs, ours) = (
+            http_date(self.theirs.to_seconds()),
+            http_date(self.ours.to_seconds()),
+        );
         match &self.what {
             Skewed::Request(answer) => {
                 write!(
@@ -185,12 +187,6 @@ impl Error for ClockSkew {
             Skewed::Request(_) => None,
         }
     }
-}
-
-/// A time as HTTP writes it, to the second.
-fn readable(time: UnixMillis) -> HttpDate {
-    let seconds = u64::try_from(time.get() / 1_000).unwrap_or(0).min(LAST_HTTP_DATE);
-    (UNIX_EPOCH + Duration::from_secs(seconds)).into()
 }
 
 /// The key that a peer knows for us, as its refusal says.

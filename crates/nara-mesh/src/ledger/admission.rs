@@ -82,7 +82,7 @@ impl<'a> Account<'a> {
     ) -> [Option<Self>; 2] {
         if rank == Rank::STATEMENT {
             [charged.map(Self::Statements), None]
-        } else if rank >= Rank::configured(Priority::Ping) {
+        } else if rank.is_configured() {
             [charged.map(Self::Configured), None]
         } else if rank.is_verified() {
             [charged.map(Self::Verified), None]
@@ -435,7 +435,7 @@ impl<S: Shelf> Admission<'_, S> {
             excess,
         )?;
         self.prune_shares(Whose::Others, first..configured, Size::default(), too_much)?;
-        if rank >= configured {
+        if rank.is_configured() {
             self.prune_ladder(first, configured, too_much(self.shelf))?;
             self.prune_configured(first_configured, too_much)?;
         }

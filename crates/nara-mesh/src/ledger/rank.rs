@@ -96,8 +96,7 @@ impl Rank {
     /// Whether it only leaves the ledger when its account is over its quota.
     pub(super) const fn is_kept(self) -> bool {
         let first = Priority::FirstSeen as u8;
-        let is_common = self.0 < Self::CONFIGURED;
-        (is_common && self.0 >= Self::COMMON + first)
+        (!self.is_configured() && self.0 >= Self::COMMON + first)
             || (self.0 >= Self::CONFIGURED + first && self.0 < Self::STATEMENT.0)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use nara_proto::clock_offset::{ClockFault, ClockSample, MeshClock};
+use nara_proto::clock_offset::{ClockFault, ClockSample};
 use nara_proto::identity::PublicKey;
 
 use super::peer_clock::Clocks;
@@ -20,11 +20,7 @@ impl PeerRegistry {
         peer.note_alive(at);
         let learned = peer.clock().learn(sample, at);
         let Some((offset, warns)) = learned else { return };
-        {
-            let mut clocks = self.clocks();
-            clocks.mesh.record(*key, offset.nanos(), at);
-            clocks.shown.record(*key, offset.nanos(), at);
-        }
+        self.clocks().record(*key, offset.nanos(), at);
         self.show_offset();
         if warns {
             let info = peer.info();
@@ -68,11 +64,7 @@ impl PeerRegistry {
     /// Notes that the clock of this machine was set: what was learned of the clocks of peers compared them with the
     /// clock as it was before.
     pub(crate) fn clock_was_set(&self) {
-        {
-            let mut clocks = self.clocks();
-            clocks.mesh = MeshClock::default();
-            clocks.shown = MeshClock::default();
-        }
+        self.clocks().forget_all();
         for peer in self.peers() {
             peer.forget_clock();
         }
@@ -82,11 +74,7 @@ impl PeerRegistry {
     /// Forgets the clock of a peer that is not known any more.
     pub(super) fn forget_clock_of(&self, peer: &Peer) {
         let Some(key) = peer.key() else { return };
-        {
-            let mut clocks = self.clocks();
-            clocks.mesh.forget(&key);
-            clocks.shown.forget(&key);
-        }
+        self.clocks().forget(&key);
         self.show_offset();
     }
 

@@ -21,6 +21,26 @@ pub(super) struct Clocks {
     pub(super) step: Option<ClockStep>,
 }
 
+impl Clocks {
+    /// Notes how far the clock of a peer is from ours, as it has proven.
+    pub(super) fn record(&mut self, key: PublicKey, nanos: i64, at: Instant) {
+        self.mesh.record(key, nanos, at);
+        self.shown.record(key, nanos, at);
+    }
+
+    /// Forgets the clock of a peer.
+    pub(super) fn forget(&mut self, key: &PublicKey) {
+        self.mesh.forget(key);
+        self.shown.forget(key);
+    }
+
+    /// Forgets what all peers said.
+    pub(super) fn forget_all(&mut self) {
+        self.mesh = MeshClock::default();
+        self.shown = MeshClock::default();
+    }
+}
+
 /// The clock of one peer.
 #[derive(Debug, Default)]
 pub(super) struct PeerClock {

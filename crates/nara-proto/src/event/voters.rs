@@ -98,16 +98,14 @@ pub(super) fn verified(
     checkpoint: &CheckpointPayload,
     key_of: impl Fn(&str) -> Option<PublicKey>,
 ) -> (Tally, Vec<(String, String)>) {
-    let (tally, mut votes) = count(checkpoint, key_of);
-    votes.sort_unstable();
-    let mut keys = BTreeSet::new();
-    votes.retain(|vote| keys.insert(vote.key));
+    let (tally, votes) = count(checkpoint, key_of);
     let spelled = votes
         .into_iter()
         .map(|vote| (vote.voter, vote.signature.to_base64()));
     (tally, spelled.collect())
 }
 
+/// The count, and one vote of each key, in order.
 fn count(checkpoint: &CheckpointPayload, key_of: impl Fn(&str) -> Option<PublicKey>) -> (Tally, Vec<Vote>) {
     let voters = checkpoint.voter_ids.as_deref().unwrap_or_default();
     let signatures = checkpoint.signatures.as_deref().unwrap_or_default();
@@ -137,7 +135,10 @@ fn count(checkpoint: &CheckpointPayload, key_of: impl Fn(&str) -> Option<PublicK
         }
     }
     tally.valid = votes.len();
-    tally.distinct_valid = votes.iter().map(|vote| vote.key).collect::<BTreeSet<_>>().len();
+    votes.sort_unstable();
+    let mut keys = BTreeSet::new();
+    votes.retain(|vote| keys.insert(vote.key));
+    tally.distinct_valid = votes.len();
     (tally, votes)
 }
 

@@ -288,6 +288,7 @@ async fn within<T>(
         Err(_) => Err(ControlError::TimedOut { step, after }),
     }
 }
+
 /// The time of day. What is behind the last time that can be written counts as the last.
 fn now() -> Timestamp {
     Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::MAX)

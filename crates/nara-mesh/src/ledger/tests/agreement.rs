@@ -3,8 +3,9 @@ use proptest::prelude::*;
 use nara_proto::event::EventTrust;
 use nara_proto::reconcile::Scope;
 
+use super::retention::without_strangers;
 use super::*;
-use crate::ledger::{CheckedEvent, Standing};
+use crate::ledger::CheckedEvent;
 
 /// Something that is done to both ledgers.
 #[derive(Clone, Debug)]
@@ -146,19 +147,6 @@ async fn page_all(ledger: &dyn Ledger, filter: EventFilter, size: usize) -> Stri
     format!("{paged:?}")
 }
 
-#[derive(Debug)]
-struct NoStrangers;
-
-impl KnownNames for NoStrangers {
-    fn standing(&self, name: &str) -> Standing {
-        if name != "stranger" {
-            Standing::Met
-        } else {
-            Standing::Stranger
-        }
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
@@ -174,13 +162,7 @@ proptest! {
             .observations_per_pair(observations);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let memory = MemoryLedger::new()
-                .with_retention(policy)
-                .with_known_names(Arc::new(NoStrangers));
-            let sqlite = SqliteLedger::open_in_memory()
-                .unwrap()
-                .with_retention(policy)
-                .with_known_names(Arc::new(NoStrangers));
+            let (memory, sqlite) = without_strangers(policy);
             for operation in operations {
                 let context = format!("{operation:?}");
                 let expected = perform(&memory, operation.clone()).await;

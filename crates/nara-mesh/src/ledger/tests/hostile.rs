@@ -38,6 +38,18 @@ fn policy() -> RetentionPolicy {
         .unverified_for(Duration::from_secs(100))
 }
 
+/// An empty ledger of each kind that goes by this clock.
+fn both_by(policy: RetentionPolicy, clock: &Arc<ManualClock>) -> (MemoryLedger, SqliteLedger) {
+    let memory = MemoryLedger::new()
+        .with_retention(policy)
+        .with_clock(clock.clone());
+    let sqlite = SqliteLedger::open_in_memory()
+        .unwrap()
+        .with_retention(policy)
+        .with_clock(clock.clone());
+    (memory, sqlite)
+}
+
 super::on_every_ledger! {
     super::policy(), super::Naras;
     a_verified_event_takes_the_place_of_an_unverified_copy,
@@ -393,13 +405,7 @@ async fn an_unverified_event_larger_than_its_quota_pushes_nothing_out() {
 async fn unverified_events_expire() {
     let start = UnixNanos::new(1_000_000_000_000);
     let clock = Arc::new(ManualClock::new(start));
-    let memory = MemoryLedger::new()
-        .with_retention(policy())
-        .with_clock(clock.clone());
-    let sqlite = SqliteLedger::open_in_memory()
-        .unwrap()
-        .with_retention(policy())
-        .with_clock(clock.clone());
+    let (memory, sqlite) = both_by(policy(), &clock);
     for ledger in [&memory as &dyn Ledger, &sqlite] {
         clock.set(start);
         sign(ledger, "met", [tease(1, "met")]).await;
@@ -416,13 +422,7 @@ async fn unverified_events_expire() {
 async fn times_a_little_ahead_of_our_clock_are_kept() {
     let clock = Arc::new(ManualClock::new(UnixNanos::new(0)));
     let policy = policy().max_ahead(Duration::from_nanos(5));
-    let memory = MemoryLedger::new()
-        .with_retention(policy)
-        .with_clock(clock.clone());
-    let sqlite = SqliteLedger::open_in_memory()
-        .unwrap()
-        .with_retention(policy)
-        .with_clock(clock);
+    let (memory, sqlite) = both_by(policy, &clock);
     for ledger in [&memory as &dyn Ledger, &sqlite] {
         let outcomes = sign(ledger, "met", [tease(5, "met"), tease(6, "met")]).await;
         assert_eq!(outcomes, [Insertion::Stored, Insertion::NotRetained]);
@@ -477,13 +477,7 @@ async fn more_unverified_events_than_are_looked_up_at_once_expire_together() {
     let start = UnixNanos::new(1_000_000_000_000);
     let clock = Arc::new(ManualClock::new(start));
     let policy = RetentionPolicy::default().unverified_for(Duration::from_secs(100));
-    let memory = MemoryLedger::new()
-        .with_retention(policy)
-        .with_clock(clock.clone());
-    let sqlite = SqliteLedger::open_in_memory()
-        .unwrap()
-        .with_retention(policy)
-        .with_clock(clock.clone());
+    let (memory, sqlite) = both_by(policy, &clock);
     for ledger in [&memory as &dyn Ledger, &sqlite] {
         clock.set(start);
         for eve in ["eve-1", "eve-2"] {

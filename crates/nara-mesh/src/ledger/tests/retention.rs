@@ -29,7 +29,19 @@ fn policy() -> RetentionPolicy {
 }
 
 #[derive(Debug)]
-struct NoStrangers;
+pub(super) struct NoStrangers;
+
+/// An empty ledger of each kind that knows everybody but strangers.
+pub(super) fn without_strangers(policy: RetentionPolicy) -> (MemoryLedger, SqliteLedger) {
+    let memory = MemoryLedger::new()
+        .with_retention(policy)
+        .with_known_names(Arc::new(NoStrangers));
+    let sqlite = SqliteLedger::open_in_memory()
+        .unwrap()
+        .with_retention(policy)
+        .with_known_names(Arc::new(NoStrangers));
+    (memory, sqlite)
+}
 
 impl KnownNames for NoStrangers {
     fn standing(&self, name: &str) -> Standing {
@@ -237,14 +249,7 @@ async fn a_restart_that_goes_makes_room_within_the_call(ledger: &dyn Ledger) {
 
 #[tokio::test]
 async fn events_about_strangers_go_first_where_only_bytes_are_too_many() {
-    let policy = policy().max_events(1_000).max_bytes(20_000);
-    let memory = MemoryLedger::new()
-        .with_retention(policy)
-        .with_known_names(Arc::new(NoStrangers));
-    let sqlite = SqliteLedger::open_in_memory()
-        .unwrap()
-        .with_retention(policy)
-        .with_known_names(Arc::new(NoStrangers));
+    let (memory, sqlite) = without_strangers(policy().max_events(1_000).max_bytes(20_000));
     for ledger in [&memory as &dyn Ledger, &sqlite] {
         store(ledger, (1..=5).map(|ts| seen(ts, "alice", "bob")).collect()).await;
         for ts in 10..20 {

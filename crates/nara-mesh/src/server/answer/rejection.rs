@@ -2,11 +2,10 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use httpdate::HttpDate;
 use nara_proto::event::Service;
 use nara_proto::identity::{KeyId, NaraName};
 use nara_proto::reconcile::{InvalidScope, ReconcileError};
@@ -17,7 +16,7 @@ use nara_proto::v1::RequestAuthError;
 use nara_proto::v2::SignatureError;
 use nara_proto::world::{ChainError, ReadsAsEvent};
 
-use crate::clock::LAST_HTTP_DATE;
+use crate::clock::http_date;
 use crate::ledger::LedgerError;
 use crate::metrics;
 use crate::rate_limit::RateLimit;
@@ -68,7 +67,7 @@ pub(crate) enum Rejection {
     #[error(
         "The clock of this nara was set back, and it cannot tell this request from a replay until {} by its clock: try again \
          then, or connect with TLS 1.3",
-        date(.0)
+        http_date(*.0)
     )]
     ClockSetBack(UnixSeconds),
     /// The connection broke while the body was read.
@@ -440,11 +439,6 @@ impl Rejection {
             Self::UnsignedEvent => "unsigned_event",
         }
     }
-}
-
-/// A time as HTTP writes it.
-fn date(time: &UnixSeconds) -> HttpDate {
-    (UNIX_EPOCH + Duration::from_secs(u64::try_from(time.get()).unwrap_or(0).min(LAST_HTTP_DATE))).into()
 }
 
 /// Rounded up, so that nobody returns too early; at least 1.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::{Extensions, HeaderValue};
 use nara_proto::v2::ChannelBinding;
 
+use crate::server::answer::rejection::Rejection;
 use crate::server::connection::watch::Watch;
 use crate::tls::SecureChannel;
 
@@ -37,5 +38,16 @@ impl ConnectionFacts {
     /// The connection of a request to a route behind our router; our own signed endpoints do not look there.
     pub(in crate::server) fn of(extensions: &Extensions) -> Option<&Arc<Self>> {
         extensions.get()
+    }
+
+    /// The same, where nothing can be done without it. Our acceptor puts it there.
+    pub(in crate::server) fn required<'a>(
+        extensions: &'a Extensions,
+        path: &str,
+    ) -> Result<&'a Arc<Self>, Rejection> {
+        Self::of(extensions).ok_or_else(|| {
+            tracing::error!(path, "a request without a connection");
+            Rejection::Panicked
+        })
     }
 }

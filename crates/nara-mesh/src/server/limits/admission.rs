@@ -169,11 +169,8 @@ pub(in crate::server) async fn limit_open(
     request: Request,
     next: Next,
 ) -> Response {
-    let Some(connection) = ConnectionFacts::of(request.extensions()) else {
-        tracing::error!(path = request.uri().path(), "a request without a connection");
-        return Rejection::Panicked.into_response();
-    };
-    match admission.begin(connection.address) {
+    let connection = ConnectionFacts::required(request.extensions(), request.uri().path());
+    match connection.and_then(|connection| admission.begin(connection.address)) {
         Ok(_in_flight) => next.run(request).await,
         Err(rejection) => rejection.into_response(),
     }

@@ -83,7 +83,11 @@ pub(in crate::server) async fn read_json<T: Merge + Send + 'static>(
     max: usize,
     limits: &ServerLimits,
 ) -> Result<T, Rejection> {
-    let body = read(body, max, limits).await?;
+    parse_json(read(body, max, limits).await?).await
+}
+
+/// Reads a whole request body as JSON.
+pub(in crate::server) async fn parse_json<T: Merge + Send + 'static>(body: Bytes) -> Result<T, Rejection> {
     let large = body.len() > PARSED_HERE;
     let parsed = offload(large, move || go_json::from_slice(&body)).await;
     parsed.map_err(|error| {

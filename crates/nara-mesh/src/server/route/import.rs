@@ -5,16 +5,14 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use nara_proto::endpoint::{Endpoint as _, EventsImport};
-use nara_proto::go_json;
 use nara_proto::import::{ImportRequest, ImportResponse};
 
-use crate::offload::offload;
 use crate::seldom::warn_seldom;
 use crate::server::answer::json::{JSON, json};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::PeerAddress;
 use crate::server::limits::body_bytes::Source;
-use crate::server::route::body::read;
+use crate::server::route::body::{parse_json, read};
 use crate::server::route::ingest::ingest;
 use crate::server::route::state::Shared;
 
@@ -31,14 +29,9 @@ pub(super) async fn handle(
     // Not before the body is there: whoever drips must not keep out the owner.
     let place = shared.imports.take(&source);
     let _place = place.map_err(|_| Rejection::Busy("imports"))?;
-    let parsed = offload(true, move || go_json::from_slice::<ImportRequest>(&body)).await;
-    let request = match parsed {
+    let request: ImportRequest = match parse_json(body).await {
         Ok(request) => request,
-        Err(error) => {
-            tracing::info!(%error, "request body refused");
-            let error = Rejection::InvalidJson.to_string();
-            return Ok(refusal(StatusCode::BAD_REQUEST, error));
-        }
+        Err(rejection) => return Ok(refusal(StatusCode::BAD_REQUEST, rejection.to_string())),
     };
     if let Err(error) = request.verify(&shared.local.public_key(), shared.clock.now_millis()) {
         warn_seldom!(%address, %error, "import refused");

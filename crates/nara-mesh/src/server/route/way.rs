@@ -235,9 +235,9 @@ impl SignedWay {
         handle: impl FnOnce(Request) -> F,
     ) -> Response {
         let (head, body) = request.into_parts();
-        let Some(connection) = ConnectionFacts::of(&head.extensions).cloned() else {
-            tracing::error!(path = head.uri.path(), "a request without a connection");
-            return Rejection::Panicked.into_response();
+        let connection = match ConnectionFacts::required(&head.extensions, head.uri.path()) {
+            Ok(connection) => connection.clone(),
+            Err(rejection) => return rejection.into_response(),
         };
         let verified = self.verify(Box::new(head), body, &connection).await;
         self.pass(verified, |known: Known<Body>| {

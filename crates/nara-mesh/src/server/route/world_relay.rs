@@ -13,14 +13,13 @@ use tokio::time::Instant;
 
 use crate::defaults;
 use crate::ledger::LedgerError;
-use crate::offload::offload;
 use crate::own_events;
 use crate::seldom::warn_seldom;
 use crate::server::answer::json::{JSON_UTF8, json};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::VerifiedSender;
-use crate::server::limits::body_bytes::Source;
 use crate::server::route::body::read_json;
+use crate::server::route::ingest::in_turn;
 use crate::server::route::state::Shared;
 use crate::server::route::way::Asked;
 
@@ -90,18 +89,11 @@ async fn verify_chain(
 ) -> Result<WorldMessage, Rejection> {
     let many = message.hops().len() > VERIFIED_HERE || message.message.len() > HASHED_HERE;
     let known = shared.clone();
-    let verify = async move {
-        let verified = offload(many, move || {
-            let outcome = message.verify_chain(|name| known.key_of_name(name));
-            outcome.map(|()| message)
-        });
-        verified.await
+    let work = move || {
+        let outcome = message.verify_chain(|name| known.key_of_name(name));
+        outcome.map(|()| message)
     };
-    Ok(if many {
-        shared.reads.run(Source::Peer(*sender.key()), verify).await?
-    } else {
-        verify.await?
-    })
+    Ok(in_turn(shared, many, Some(sender.name().clone()), work).await?)
 }
 
 /// Stores that the message passed by, as elsewhere, but signed.

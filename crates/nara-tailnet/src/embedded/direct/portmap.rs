@@ -12,6 +12,7 @@ mod lease;
 mod route;
 mod upnp;
 
+use std::convert::Infallible;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
@@ -97,16 +98,13 @@ impl Mapper {
     }
 }
 
-/// Nothing is.
-enum Never {}
-
 /// Asks until there is a mapping, and keeps it.
 async fn hold(
     route: Option<Route>,
     port: NonZeroU16,
     state: &watch::Sender<PortMapping>,
     held: &mut Option<Lease>,
-) -> Never {
+) -> Infallible {
     let Some(route) = route else {
         state.send_replace(PortMapping::NoRouter);
         return std::future::pending().await;
