@@ -169,16 +169,16 @@ fn build(folder: &Path) -> Result<Programs, String> {
             .arg("."),
     )
     .map_err(|error| format!("{error}\nthe bench needs Go 1.25 or newer to build its baseline"))?;
-    // Without naming a package: so it has the features of the workspace, and uses what the program was built of.
+    // As what is handed on is built. Without naming a package: so it has the features of the workspace, and uses what the program was built of.
     let programs = ["--bin", "nara-bench", "--bin", "nara-bench-allocations"];
     process::run(
         process::cargo()
-            .args(["build", "--release", "--locked"])
+            .args(["build", "--profile", "dist", "--locked"])
             .args(programs),
     )?;
     Ok(Programs {
-        ours: process::target().join("release/nara-bench"),
-        counting: process::target().join("release/nara-bench-allocations"),
+        ours: process::target().join("dist/nara-bench"),
+        counting: process::target().join("dist/nara-bench-allocations"),
         go,
     })
 }

@@ -7,6 +7,7 @@ pub use nara_proto::clock_offset::CLOCK_WARNING;
 pub use nara_proto::peer::{LEGACY_MESH_PORT, MESH_PORT};
 pub use nara_proto::zine::ZINE_WINDOW;
 
+#[cfg(feature = "server")]
 use crate::rate_limit::RateLimit;
 
 /// How long dialling a peer may take (mesh client specification, section 2, invariant 2).
@@ -87,18 +88,22 @@ pub(crate) const RETRY_AFTER_UNTOLD: Duration = Duration::from_secs(1);
 /// How often one source address may ask a server. A nara needs a few requests a second, and hundreds of naras may
 /// share a machine. Within the 60 s that a signed request is remembered, one address fills less than a third of
 /// [`REPLAY_CAPACITY`].
+#[cfg(feature = "server")]
 pub(crate) const REQUESTS_PER_ADDRESS: RateLimit = RateLimit::new(500, 2_000);
 
 /// How often one source address may begin TLS with a server. A nara keeps its connections, and hundreds of naras may
 /// share a machine. One full handshake costs a server about as much as ten requests.
+#[cfg(feature = "server")]
 pub(crate) const HANDSHAKES_PER_ADDRESS: RateLimit = RateLimit::new(50, 500);
 
 /// How often one verified peer may ask a server: far above what a nara needs, which fetches whole ledgers at some
 /// ten pages a second.
+#[cfg(feature = "server")]
 pub(crate) const REQUESTS_PER_PEER: RateLimit = RateLimit::new(200, 1_000);
 
 /// How often one source address may ask for `/api/checkpoints/all`, whose answer may have 16 MiB. A nara asks for
 /// a few pages when it begins.
+#[cfg(feature = "server")]
 pub(crate) const CHECKPOINTS_PER_ADDRESS: RateLimit = RateLimit::new(1, 30);
 
 /// Peers that a fan-out calls at once.

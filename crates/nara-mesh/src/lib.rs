@@ -83,6 +83,7 @@ mod own_events;
 mod peer;
 pub mod peers_file;
 mod random;
+#[cfg(feature = "server")]
 mod rate_limit;
 pub mod registry;
 mod seldom;
