@@ -15,6 +15,9 @@ use ts_packet::PacketMut;
 /// The largest packet, in bytes: what fits into WireGuard everywhere.
 pub(super) const MTU: usize = 1280;
 
+/// What WireGuard adds to a packet, in bytes: padding, its header and its authentication code.
+const SEAL: usize = 3 * 16;
+
 /// Packets on their way to the stack; more are dropped.
 const UP: usize = 2048;
 /// Packets on their way down. When they are this many, the stack waits.
@@ -23,7 +26,7 @@ const DOWN: usize = 512;
 /// Both queues.
 #[derive(Default)]
 pub(super) struct Device {
-    up: Mutex<VecDeque<Vec<u8>>>,
+    up: Mutex<VecDeque<PacketMut>>,
     down: Mutex<VecDeque<PacketMut>>,
     up_ready: AtomicWaker,
     down_room: AtomicWaker,
@@ -32,13 +35,13 @@ pub(super) struct Device {
 
 impl Device {
     /// Puts a packet for the stack. `false`: the stack does not keep up, and the packet is dropped.
-    pub(super) fn put(&self, packet: &[u8]) -> bool {
+    pub(super) fn put(&self, packet: PacketMut) -> bool {
         {
             let mut up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
             if up.len() >= UP {
                 return false;
             }
-            up.push_back(packet.to_vec());
+            up.push_back(packet);
         }
         self.up_ready.wake();
         true
@@ -151,11 +154,11 @@ impl phy::Device for StackEnd {
 }
 
 /// A packet for the stack.
-pub(super) struct Received(Vec<u8>);
+pub(super) struct Received(PacketMut);
 
 impl phy::RxToken for Received {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
-        read(&self.0)
+        read(self.0.as_ref())
     }
 }
 
@@ -164,7 +167,8 @@ pub(super) struct Sending<'a>(&'a Device);
 
 impl phy::TxToken for Sending<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
-        let mut packet = PacketMut::new(len);
+        let mut packet = PacketMut::with_capacity(len + SEAL);
+        packet.resize(len);
         let written = write(packet.as_mut());
         self.0
             .down
@@ -186,7 +190,7 @@ mod tests {
     fn a_stack_that_does_not_keep_up_loses_packets_instead_of_memory() {
         let device = Device::default();
         for n in 0..UP + 5 {
-            assert_eq!(device.put(&[0; 40]), n < UP);
+            assert_eq!(device.put(PacketMut::new(40)), n < UP);
         }
         assert_eq!(device.up.lock().unwrap().len(), UP);
     }
@@ -202,7 +206,7 @@ mod tests {
             token.consume(20, |packet| packet.fill(1));
         }
         assert!(end.transmit(Instant::ZERO).is_none());
-        device.put(&[2; 40]);
+        device.put(PacketMut::from(&[2; 40]));
         assert!(
             end.receive(Instant::ZERO).is_none(),
             "an answer would find no room"

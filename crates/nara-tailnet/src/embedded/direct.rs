@@ -44,6 +44,7 @@ use self::engine::{Action, Engine, Via};
 use self::packet::Kind;
 use self::portmap::Mapper;
 pub(super) use self::portmap::Release;
+use self::sockets::Buffers;
 pub(super) use self::sockets::{SendOutcome, Sockets};
 use super::interfaces::Addresses;
 use super::underlay::DirectHost;
@@ -78,8 +79,7 @@ impl Port {
 
     /// Sends packets to an address.
     pub(super) fn send(&self, to: SocketAddr, packets: &[PacketMut]) {
-        let refused = |packet: &PacketMut| self.sockets.send(to, packet.as_ref()) == SendOutcome::Refused;
-        if packets.iter().any(refused) {
+        if self.sockets.send(to, packets) == SendOutcome::Refused {
             let _ = self.refused.try_send(to);
         }
     }
@@ -209,7 +209,7 @@ impl Runner {
         let (stun, answers) = mpsc::channel(QUEUE);
         for socket in self.sockets.all() {
             // Before that nothing can be sent without waiting.
-            let _ = socket.writable().await;
+            socket.writable().await;
         }
         // All of them end with this one.
         let mut tasks = JoinSet::new();
@@ -274,7 +274,7 @@ impl Runner {
         for action in engine.actions() {
             match action {
                 Action::Send(to, packet) => {
-                    if self.sockets.send(to, &packet) == SendOutcome::Refused {
+                    if self.sockets.send(to, &[packet]) == SendOutcome::Refused {
                         engine.refused(to, now());
                     }
                 }
@@ -320,10 +320,10 @@ impl Reader {
         let Some(socket) = self.sockets.all().nth(n) else {
             return;
         };
-        let mut buffer = vec![0; packet::MAX + 1];
+        let mut buffers = Buffers::new();
         let mut batch = Vec::new();
         loop {
-            if let Err(error) = sockets::receive(socket, &mut buffer, &mut batch).await {
+            if let Err(error) = socket.receive(&mut buffers, &mut batch).await {
                 tracing::debug!(%error, "a UDP socket cannot be read");
                 sleep(BROKEN).await;
             }

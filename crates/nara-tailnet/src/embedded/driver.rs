@@ -146,7 +146,7 @@ impl Driver {
         }
         for mut packet in outputs.stack {
             if self.tap.incoming(packet.as_mut()) {
-                no_room += usize::from(!self.device.put(packet.as_ref()));
+                no_room += usize::from(!self.device.put(packet));
             }
         }
         if no_room > 0 {

@@ -225,52 +225,95 @@ fn stack_error(error: netcore::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::task::JoinHandle;
+    use ts_netstack_smoltcp::netsock::TcpStream;
 
     use super::*;
     use crate::embedded::tap::test_segment::{Segment, TcpControl, TcpSeqNumber};
 
+    /// A stack that runs, with a connection whose peer is the test.
+    struct Connected {
+        device: Arc<Device>,
+        channel: Channel,
+        running: JoinHandle<()>,
+        ends: (SocketAddr, SocketAddr),
+        stream: Option<TcpStream>,
+    }
+
+    impl Connected {
+        async fn new() -> Self {
+            let device = Arc::new(Device::default());
+            let config = netcore::Config {
+                tcp_buffer_size: TCP_BUFFER,
+                ..netcore::Config::default()
+            };
+            let mut stack = Netstack::new(StackEnd::new(Arc::clone(&device)), config);
+            let channel = stack.command_channel();
+            let mut this = Self {
+                device,
+                channel: channel.clone(),
+                running: tokio::spawn(async move { stack.run_tokio().await }),
+                ends: (
+                    "100.64.0.1:50000".parse().unwrap(),
+                    "100.64.0.2:9632".parse().unwrap(),
+                ),
+                stream: None,
+            };
+            let (ours, theirs) = this.ends;
+            channel.set_ips([ours.ip()]).await.unwrap();
+            let connect = channel.tcp_connect(ours, theirs);
+            let accept = async {
+                this.answer(this.next().await, TcpControl::Syn, 1000);
+                this.next().await
+            };
+            let (stream, _) = tokio::join!(connect, accept);
+            this.stream = Some(stream.unwrap());
+            this
+        }
+
+        fn answer(&self, to: TcpSeqNumber, control: TcpControl, sequence: i32) {
+            let (ours, theirs) = self.ends;
+            let sequence = TcpSeqNumber(sequence);
+            let answer = Segment::new(theirs, ours, control, sequence, Some(to), &[]);
+            self.device.put(answer.packet().unwrap().into());
+        }
+
+        /// The number behind what the stack sends next.
+        async fn next(&self) -> TcpSeqNumber {
+            let packets = self.device.take().await;
+            Segment::parse(packets.last().unwrap().as_ref()).unwrap().end()
+        }
+    }
+
     /// The library removes a connection before it looks at who still reads from it, unless our device is careful.
     #[tokio::test]
     async fn a_reset_of_a_connection_whose_reader_was_dropped_does_no_harm() {
-        let device = Arc::new(Device::default());
-        let mut stack = Netstack::new(StackEnd::new(Arc::clone(&device)), netcore::Config::default());
-        let channel = stack.command_channel();
-        let mut running = tokio::spawn(async move { stack.run_tokio().await });
-        let ours: SocketAddr = "100.64.0.1:50000".parse().unwrap();
-        let theirs: SocketAddr = "100.64.0.2:9632".parse().unwrap();
-        channel.set_ips([ours.ip()]).await.unwrap();
-
-        let answer = |to: TcpSeqNumber, control: TcpControl, sequence: i32| {
-            let sequence = TcpSeqNumber(sequence);
-            let answer = Segment::new(theirs, ours, control, sequence, Some(to), &[]);
-            device.put(&answer.packet().unwrap());
-        };
-        let next = async || {
-            let packets = device.take().await;
-            Segment::parse(packets.last().unwrap().as_ref()).unwrap().end()
-        };
-        let connect = channel.tcp_connect(ours, theirs);
-        let accept = async {
-            answer(next().await, TcpControl::Syn, 1000);
-            next().await
-        };
-        let (stream, _) = tokio::join!(connect, accept);
-        let mut stream = stream.unwrap();
+        let mut connected = Connected::new().await;
+        let mut stream = connected.stream.take().unwrap();
         let mut byte = [0; 1];
         let waiting = timeout(Duration::from_millis(1), stream.read(&mut byte)).await;
         assert!(waiting.is_err(), "nothing was sent");
         drop(stream);
-        let finish = next().await;
-        answer(finish, TcpControl::Rst, 1001);
+        connected.answer(connected.next().await, TcpControl::Rst, 1001);
 
         // Each is answered only by a stack that runs.
+        let ours = connected.ends.0;
         for _ in 0..3 {
             tokio::select! {
-                ended = &mut running => panic!("the stack has ended: {ended:?}"),
-                done = channel.set_ips([ours.ip()]) => done.unwrap(),
+                ended = &mut connected.running => panic!("the stack has ended: {ended:?}"),
+                done = connected.channel.set_ips([ours.ip()]) => done.unwrap(),
             }
             tokio::task::yield_now().await;
         }
+    }
+
+    /// The library copies all that it is handed, each time, also what it has no room for.
+    #[tokio::test]
+    async fn the_stack_copies_no_more_of_a_large_body_than_it_may_take() {
+        let mut connected = Connected::new().await;
+        let mut stream = Stream::new(connected.stream.take().unwrap());
+        let body = vec![0; 8 << 20];
+        assert_eq!(stream.write(&body).await.unwrap(), stream::AT_ONCE);
     }
 }

@@ -291,7 +291,7 @@ impl Tap {
             let reset = TcpControl::Rst;
             let reset = Segment::new(theirs, ours, reset, track.acknowledged, Some(track.sent), &[]);
             if let Some(packet) = reset.packet() {
-                self.device.put(&packet);
+                self.device.put(packet.into());
             }
         }
     }
@@ -307,7 +307,7 @@ impl Tap {
             let mut segment = Segment::new(theirs, ours, none, track.received, Some(number), &[]);
             segment.tcp.window_len = window;
             if let Some(packet) = segment.packet() {
-                self.device.put(&packet);
+                self.device.put(packet.into());
             }
         }
     }

@@ -149,7 +149,7 @@ impl Endpoints {
                 let Some(question) = Question::new() else { continue };
                 if let Some(packet) = question.packet() {
                     found.expect(question, *to);
-                    self.sockets.send(*to, &packet);
+                    self.sockets.send(*to, &[packet]);
                 }
             }
         }

@@ -279,7 +279,7 @@ async fn an_address_that_the_system_refuses_is_told() {
     let (a, _b) = pair().await;
     // A broadcast needs a permission that we do not ask for.
     let nowhere: SocketAddr = "255.255.255.255:9".parse().unwrap();
-    assert_eq!(a.port.sockets.send(nowhere, &[0]), SendOutcome::Refused);
+    assert_eq!(a.port.sockets.send(nowhere, &[[0]]), SendOutcome::Refused);
 }
 
 #[tokio::test]

@@ -8,6 +8,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use ts_netstack_smoltcp::netcore::{Error, InternalErrorKind};
 use ts_netstack_smoltcp::netsock::TcpStream;
 
+/// Bytes that are handed to the stack at once. It copies all of them, and then takes what it has room for.
+pub(super) const AT_ONCE: usize = 64 * 1024;
+
 /// See the module.
 pub(super) struct Stream(TcpStream);
 
@@ -42,7 +45,8 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(ready!(AsyncWrite::poll_write(Pin::new(&mut self.0), cx, bytes)).map_err(as_socket))
+        let some = bytes.get(..AT_ONCE).unwrap_or(bytes);
+        Poll::Ready(ready!(AsyncWrite::poll_write(Pin::new(&mut self.0), cx, some)).map_err(as_socket))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -127,18 +127,27 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// Writes another window into a packet that [`Segment::parse`] understands.
+/// Writes another window into a packet that [`Segment::parse`] understands. A wrong checksum stays wrong.
 pub(super) fn set_window(packet: &mut [u8], window: u16) {
     let Some(ip) = Ip::parse(packet) else {
         return;
     };
-    let (from, to) = (ip.source.into(), ip.destination.into());
     let payload = ip.header..ip.header + ip.payload.len();
     if let Some(payload) = packet.get_mut(payload) {
         let mut tcp = TcpPacket::new_unchecked(payload);
+        let checksum = checksum_with(tcp.checksum(), tcp.window_len(), window);
         tcp.set_window_len(window);
-        tcp.fill_checksum(&from, &to);
+        tcp.set_checksum(checksum);
     }
+}
+
+/// A checksum after one of the numbers that it sums up was replaced (RFC 1624, section 3).
+fn checksum_with(checksum: u16, old: u16, new: u16) -> u16 {
+    let add = |a: u16, b: u16| {
+        let (sum, carries) = a.overflowing_add(b);
+        sum + u16::from(carries)
+    };
+    !add(add(!checksum, !old), new)
 }
 
 #[cfg(test)]
@@ -171,6 +180,23 @@ mod tests {
             segment.tcp.window_len = 1234;
             assert_eq!(packet, segment.packet().unwrap());
         }
+    }
+
+    #[test]
+    fn a_wrong_checksum_is_not_repaired_by_another_window() {
+        let (from, to) = ("100.64.0.1:1".parse().unwrap(), "100.64.0.2:2".parse().unwrap());
+        let one = TcpSeqNumber(1);
+        let segment = Segment::new(from, to, TcpControl::None, one, Some(one), b"abc");
+        let mut packet = segment.packet().unwrap();
+        *packet.last_mut().unwrap() ^= 1;
+        set_window(&mut packet, 1234);
+        let (from, to) = (from.ip().into(), to.ip().into());
+        let ip = Ip::parse(&packet).unwrap();
+        assert!(
+            !TcpPacket::new_checked(ip.payload)
+                .unwrap()
+                .verify_checksum(&from, &to)
+        );
     }
 
     #[test]

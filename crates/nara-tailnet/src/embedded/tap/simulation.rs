@@ -197,7 +197,7 @@ impl World {
         for (way, end) in [(there, second), (back, first)] {
             while let Some((_, mut packet)) = way.flying.pop_front_if(|(at, _)| *at <= self.now) {
                 if end.tap.incoming_at(&mut packet, &Anything, now) {
-                    end.device.put(&packet);
+                    end.device.put(packet.into());
                 }
             }
         }
