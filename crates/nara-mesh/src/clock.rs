@@ -60,10 +60,11 @@ impl Clock for SystemClock {
         UnixNanos::new(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
     }
 
-    /// By the operating system as well: paused time of a test must not look like a clock that was set.
+    /// By the operating system as well: paused time of a test must not look like a clock that was set, nor must a sleep of
+    /// the machine.
     fn monotonic(&self) -> Duration {
         static BEGIN: OnceLock<Instant> = OnceLock::new();
-        let now = Instant::now();
+        let now = Instant::now() + Self::slept();
         now.saturating_duration_since(*BEGIN.get_or_init(|| now))
     }
 }
@@ -74,6 +75,38 @@ impl SystemClock {
     pub fn can_be_dated() -> bool {
         is_http_date(SystemTime::now())
     }
+
+    /// How long this machine has slept (suspend to memory or disk) since this was first called, in whole **seconds**.
+    ///
+    /// Neither [`Instant`] nor a timer of tokio moves meanwhile, but to peers, relays and NATs the time passes. Setting the
+    /// time of day does not change it. Zero where [`Instant`] counts sleep itself, and where the system does not tell.
+    pub fn slept() -> Duration {
+        static BEGIN: OnceLock<(Duration, Instant)> = OnceLock::new();
+        let Some(counted) = counting_sleep() else {
+            return Duration::ZERO;
+        };
+        let (began, at) = BEGIN.get_or_init(|| (counted, Instant::now()));
+        let slept = counted.saturating_sub(*began).saturating_sub(at.elapsed());
+        // To the second: two clocks are not read at the same moment.
+        Duration::from_secs(slept.as_secs())
+    }
+}
+
+/// The time of a clock that moves while the machine sleeps, and that nobody sets.
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+fn counting_sleep() -> Option<Duration> {
+    use rustix::time::{ClockId, clock_gettime};
+    #[cfg(not(target_vendor = "apple"))]
+    let clock = ClockId::Boottime;
+    // `Instant` is another clock there.
+    #[cfg(target_vendor = "apple")]
+    let clock = ClockId::Monotonic;
+    clock_gettime(clock).try_into().ok()
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+const fn counting_sleep() -> Option<Duration> {
+    None
 }
 
 /// HTTP has four digits for the year.
@@ -134,9 +167,14 @@ impl Clock for ManualClock {
     }
 }
 
-/// Now, on the clock that tokio's timers use, so that tests with paused time see it move.
+/// Now, on the clock that tokio's timers use, so that tests with paused time see it move; a sleep of the machine counts.
 pub(crate) fn monotonic_now() -> Instant {
-    tokio::time::Instant::now().into_std()
+    with_sleep(tokio::time::Instant::now())
+}
+
+/// A moment since the machine last slept, as [`monotonic_now`] would have given it then.
+pub(crate) fn with_sleep(at: tokio::time::Instant) -> Instant {
+    at.into_std() + SystemClock::slept()
 }
 
 #[cfg(test)]

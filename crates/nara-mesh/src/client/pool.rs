@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::error::{Problem, Stage};
 use super::request::RequestBody;
+use crate::clock::SystemClock;
 use crate::gathered::Gathered;
 use crate::metrics::Plain;
 use crate::registry::{KeyLease, PeerRegistry};
@@ -81,6 +82,8 @@ struct IdleConnection {
     target: Target,
     connection: Box<Connection>,
     since: Instant,
+    /// [`SystemClock::slept`] at that time.
+    slept: Duration,
 }
 
 /// A connection with no request in flight. Dropping it, or a request on it, closes it.
@@ -351,7 +354,13 @@ impl IdleConnection {
             target,
             connection,
             since,
+            slept: SystemClock::slept(),
         }
+    }
+
+    /// How long it has been idle. A machine that slept comes back with connections that peers and NATs have forgotten.
+    fn idle(&self, now: Instant, slept: Duration) -> Duration {
+        now.saturating_duration_since(self.since) + slept.saturating_sub(self.slept)
     }
 
     fn is_usable(&self, now: Instant) -> bool {
@@ -359,7 +368,7 @@ impl IdleConnection {
             sender, opened_on, ..
         } = &*self.connection;
         sender.is_ready()
-            && now.saturating_duration_since(self.since) < defaults::POOL_IDLE
+            && self.idle(now, SystemClock::slept()) < defaults::POOL_IDLE
             && opened_on.as_ref().is_none_or(KeyLease::is_valid)
     }
 }
@@ -414,4 +423,35 @@ pub(super) async fn read_body(mut body: Incoming, limit: usize) -> Result<(Bytes
         read.push(data);
     }
     Ok((read.finish(), true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_while_the_machine_sleeps() {
+        let (ours, _theirs) = tokio::io::duplex(64);
+        let (sender, _connection) = http1::handshake(TokioIo::new(ours)).await.unwrap();
+        let connection = Box::new(Connection {
+            sender,
+            host: HeaderValue::from_static("peer"),
+            binding: None,
+            channel: None,
+            opened_on: None,
+            reused: true,
+        });
+        let target = Target {
+            address: ([192, 0, 2, 1], 9632).into(),
+            tls: None,
+        };
+        let since = Instant::now();
+        let entry = IdleConnection::new(target, connection, since);
+        let second = Duration::from_secs(1);
+        assert_eq!(entry.idle(since + second, entry.slept), second);
+        assert_eq!(
+            entry.idle(since + second, entry.slept + 600 * second),
+            601 * second
+        );
+    }
 }
