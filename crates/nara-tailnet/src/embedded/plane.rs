@@ -47,6 +47,8 @@ pub(super) enum Input {
     Disco(NodePublicKey, PacketMut),
     /// The time of [`Plane::next_timeout`] has come.
     Timeout,
+    /// The node has slept.
+    Slept,
 }
 
 /// What is to be sent, and where.
@@ -278,6 +280,7 @@ impl Plane {
                 None => self.dropped.no_way += 1,
             },
             Input::Timeout => self.timeout(now, outputs),
+            Input::Slept => self.begin_anew(now, outputs),
         }
     }
 
@@ -372,6 +375,24 @@ impl Plane {
             }
             self.tidy = is_any_active.then(|| now + TIDY);
         }
+    }
+
+    /// Forgets all sessions and paths, which peers and NATs may have forgotten too. Active peers are greeted: they may still
+    /// use a session that we have forgotten.
+    fn begin_anew(&mut self, now: Instant, outputs: &mut Outputs) {
+        self.known.clear();
+        let mut greeted = Vec::new();
+        for (key, peer) in &mut self.peers {
+            self.wireguard.remove_peer(peer.id);
+            self.wireguard
+                .upsert_peer(PeerConfig::new(peer.id, *key, [0; 32]));
+            (peer.path, peer.heard) = (None, None);
+            if peer.sent.is_some() {
+                greeted.push((peer.id, Vec::new()));
+            }
+        }
+        let sealed = self.wireguard.send(now, greeted);
+        self.route(sealed.to_peers, now, outputs);
     }
 
     /// Whether a packet comes from an address of this peer and goes to one of ours.
