@@ -502,3 +502,36 @@ fn after_a_sleep_only_active_peers_are_greeted() {
     let packet = a.packet_to(&b, 10);
     assert_eq!(packets(&a.plane.handle(Input::Stack(vec![packet]), later)), 1);
 }
+
+#[test]
+fn two_peers_that_begin_at_the_same_moment_reach_each_other() {
+    let now = Instant::now();
+    // Either key may be the larger one.
+    for _ in 0..8 {
+        let (mut a, mut b) = pair();
+        let (to_b, to_a) = (a.packet_to(&b, 10), b.packet_to(&a, 20));
+        let mut from_a = a.plane.handle(Input::Stack(vec![to_b.clone()]), now);
+        let mut from_b = b.plane.handle(Input::Stack(vec![to_a.clone()]), now);
+        let (mut at_a, mut at_b) = (Vec::new(), Vec::new());
+        // What both have sent crosses on the way.
+        for _ in 0..4 {
+            let for_b = a.relayed(from_a);
+            from_a = a.plane.handle(b.relayed(from_b), now);
+            from_b = b.plane.handle(for_b, now);
+            at_a.append(&mut from_a.stack);
+            at_b.append(&mut from_b.stack);
+        }
+        assert_eq!((at_a, at_b), (vec![to_a], vec![to_b]));
+    }
+}
+
+#[test]
+fn a_handshake_that_got_lost_does_not_keep_the_other_end_from_its_own() {
+    let begin = Instant::now();
+    for _ in 0..8 {
+        let (mut a, mut b) = pair();
+        a.plane.handle(Input::Stack(vec![a.packet_to(&b, 10)]), begin);
+        let packet = b.packet_to(&a, 20);
+        assert_eq!(talk(&mut b, &mut a, packet.clone(), begin + CROSSING), [packet]);
+    }
+}
