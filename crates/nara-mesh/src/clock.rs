@@ -1,7 +1,7 @@
 //! The wall clock, as something that can be replaced.
 
 use std::fmt::{self, Debug};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -64,7 +64,8 @@ impl Clock for SystemClock {
     /// the machine.
     fn monotonic(&self) -> Duration {
         static BEGIN: OnceLock<Instant> = OnceLock::new();
-        let now = Instant::now() + Self::slept();
+        let now = Instant::now();
+        let now = now + slept_by(now);
         now.saturating_duration_since(*BEGIN.get_or_init(|| now))
     }
 }
@@ -81,15 +82,28 @@ impl SystemClock {
     /// Neither [`Instant`] nor a timer of tokio moves meanwhile, but to peers, relays and NATs the time passes. Setting the
     /// time of day does not change it. Zero where [`Instant`] counts sleep itself, and where the system does not tell.
     pub fn slept() -> Duration {
-        static BEGIN: OnceLock<(Duration, Instant)> = OnceLock::new();
-        let Some(counted) = counting_sleep() else {
-            return Duration::ZERO;
-        };
-        let (began, at) = BEGIN.get_or_init(|| (counted, Instant::now()));
+        slept_by(Instant::now())
+    }
+}
+
+/// [`SystemClock::slept`], where the time is known: a reading of a clock is not free, and calls ask often. So it looks every 10 ms.
+pub(crate) fn slept_by(now: Instant) -> Duration {
+    static BEGIN: OnceLock<Option<(Duration, Instant)>> = OnceLock::new();
+    static LOOKED: AtomicU64 = AtomicU64::new(u64::MAX);
+    static SLEPT: AtomicU64 = AtomicU64::new(0);
+    let Some((began, at)) = BEGIN.get_or_init(|| Some((counting_sleep()?, Instant::now()))) else {
+        return Duration::ZERO;
+    };
+    let look = now.saturating_duration_since(*at).as_millis() / 10;
+    let look = u64::try_from(look).unwrap_or_default();
+    if LOOKED.load(Ordering::Acquire) != look {
+        let counted = counting_sleep().unwrap_or_default();
         let slept = counted.saturating_sub(*began).saturating_sub(at.elapsed());
         // To the second: two clocks are not read at the same moment.
-        Duration::from_secs(slept.as_secs())
+        SLEPT.store(slept.as_secs(), Ordering::Relaxed);
+        LOOKED.store(look, Ordering::Release);
     }
+    Duration::from_secs(SLEPT.load(Ordering::Relaxed))
 }
 
 /// The time of a clock that moves while the machine sleeps, and that nobody sets.
@@ -174,7 +188,8 @@ pub(crate) fn monotonic_now() -> Instant {
 
 /// A moment since the machine last slept, as [`monotonic_now`] would have given it then.
 pub(crate) fn with_sleep(at: tokio::time::Instant) -> Instant {
-    at.into_std() + SystemClock::slept()
+    let at = at.into_std();
+    at + slept_by(at)
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::error::{Problem, Stage};
 use super::request::RequestBody;
-use crate::clock::SystemClock;
+use crate::clock::slept_by;
 use crate::gathered::Gathered;
 use crate::metrics::Plain;
 use crate::registry::{KeyLease, PeerRegistry};
@@ -82,7 +82,7 @@ struct IdleConnection {
     target: Target,
     connection: Box<Connection>,
     since: Instant,
-    /// [`SystemClock::slept`] at that time.
+    /// How long the machine had slept at that time.
     slept: Duration,
 }
 
@@ -131,6 +131,7 @@ impl Pool {
 
     /// The connection to a peer that became idle last.
     pub(super) fn take(&self, target: Target, now: Instant) -> Option<Box<Connection>> {
+        let slept = slept_by(now.into_std());
         let mut idle = lock(&self.idle);
         loop {
             let index = idle
@@ -139,7 +140,7 @@ impl Pool {
                 .rposition(|entry| entry.target == target)?;
             let entry = idle.connections.remove(index);
             idle.note();
-            if entry.is_usable(now) {
+            if entry.is_usable(now, slept) {
                 REUSED.counter().increment(1);
                 return Some(entry.connection);
             }
@@ -291,7 +292,7 @@ impl Lease {
 }
 
 fn keep(idle: &Arc<Mutex<Idle>>, connection: IdleConnection) {
-    if !connection.is_usable(connection.since) {
+    if !connection.is_usable(connection.since, connection.slept) {
         return;
     }
     let mut pool = lock(idle);
@@ -318,7 +319,9 @@ async fn reap(idle: Weak<Mutex<Idle>>) {
             let mut idle = lock(&idle);
             idle.decisions.mark_unchanged();
             let now = Instant::now();
-            idle.connections.retain(|connection| connection.is_usable(now));
+            let slept = slept_by(now.into_std());
+            idle.connections
+                .retain(|connection| connection.is_usable(now, slept));
             idle.note();
             match idle.connections.first() {
                 Some(oldest) => (oldest.since + defaults::POOL_IDLE, idle.decisions.clone()),
@@ -354,7 +357,7 @@ impl IdleConnection {
             target,
             connection,
             since,
-            slept: SystemClock::slept(),
+            slept: slept_by(since.into_std()),
         }
     }
 
@@ -363,12 +366,12 @@ impl IdleConnection {
         now.saturating_duration_since(self.since) + slept.saturating_sub(self.slept)
     }
 
-    fn is_usable(&self, now: Instant) -> bool {
+    fn is_usable(&self, now: Instant, slept: Duration) -> bool {
         let Connection {
             sender, opened_on, ..
         } = &*self.connection;
         sender.is_ready()
-            && self.idle(now, SystemClock::slept()) < defaults::POOL_IDLE
+            && self.idle(now, slept) < defaults::POOL_IDLE
             && opened_on.as_ref().is_none_or(KeyLease::is_valid)
     }
 }
