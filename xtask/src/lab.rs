@@ -10,9 +10,13 @@ use std::time::{Duration, Instant};
 
 use crate::{process, results};
 
-/// How long a run may take before all of it is ended. A row of `--links` takes half a minute for each kind, a slow one two.
+/// How long a run may take before all of it is ended; a soak takes its `--seconds` in addition. A row of `--links` takes half a
+/// minute for each kind, a slow one two.
 const LIMIT: Duration = Duration::from_secs(25 * 60);
 const LIMIT_OF_LINKS: Duration = Duration::from_secs(60 * 60);
+
+/// The soak on one of the lines of `--links`.
+const SOAK_OF_LINKS: &str = "links-soak";
 
 /// So many cells name a row of `--links`: the line, the NATs and the kind.
 const LINK_CELLS: usize = 3;
@@ -38,11 +42,11 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--bench" => task = "bench",
-            "--links" => task = "links",
-            "--soak" => task = "soak",
+            "--links" => task = if task == "soak" { SOAK_OF_LINKS } else { "links" },
+            "--soak" => task = if task == "links" { SOAK_OF_LINKS } else { "soak" },
             "--headscale" => headscale = true,
             "--record" => record = true,
-            "--grade" | "--kinds" | "--only" | "--rounds" | "--seconds" => {
+            "--grade" | "--kinds" | "--only" | "--rounds" | "--seconds" | "--sleep" => {
                 rest.push(arg.clone());
                 rest.push(
                     args.next()
@@ -73,7 +77,8 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let lab = build_lab(task)?;
     let name = if headscale { "headscale" } else { task };
     let file = folder.join(format!("{name}.md"));
-    if task != "soak" {
+    let has_table = !["soak", SOAK_OF_LINKS].contains(&task);
+    if has_table {
         rest.extend(["--file".to_owned(), file.display().to_string()]);
     }
     // There may be none, or one of another run.
@@ -81,7 +86,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let outcome = in_namespaces(&lab, &programs, task, &rest);
     // What a failed run measured is recorded only where rows are: elsewhere it would replace a whole table.
     let is_recorded = outcome.is_ok() || (task == "links" && file.exists());
-    if record && task != "soak" && is_recorded {
+    if record && has_table && is_recorded {
         let table = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         match task {
             "bench" => results::record("speed", &table)?,
@@ -109,10 +114,10 @@ fn check_tools(task: &str) -> Result<(), String> {
     if !works("ip", &["-V"]) {
         return Err("the lab needs the program `ip` (on Debian: apt-get install iproute2)".to_owned());
     }
-    if task == "links" && !works("nft", &["--version"]) {
+    if task.starts_with("links") && !works("nft", &["--version"]) {
         return Err("--links needs the program `nft` (on Debian: apt-get install nftables)".to_owned());
     }
-    if task == "links" && !works("miniupnpd", &["--version"]) {
+    if task.starts_with("links") && !works("miniupnpd", &["--version"]) {
         return Err(
             "--links needs the program `miniupnpd` (on Debian: apt-get install miniupnpd-nftables)"
                 .to_owned(),
@@ -194,7 +199,7 @@ fn build_headscale(programs: &Path) -> Result<(), String> {
 
 /// Builds the program that runs the scenarios, and what it runs. Figures need an optimised one.
 fn build_lab(task: &str) -> Result<PathBuf, String> {
-    let profile = if ["bench", "links"].contains(&task) {
+    let profile = if ["bench", "links", SOAK_OF_LINKS].contains(&task) {
         process::run(process::cargo().args(["build", "--bin", "nara-lab", "--locked", "--release"]))?;
         "release"
     } else {
@@ -209,6 +214,11 @@ fn build_lab(task: &str) -> Result<PathBuf, String> {
 fn in_namespaces(lab: &Path, programs: &Path, task: &str, rest: &[String]) -> Result<(), String> {
     let begin = Instant::now();
     let limit = if task == "links" { LIMIT_OF_LINKS } else { LIMIT };
+    let seconds = rest.iter().skip_while(|arg| *arg != "--seconds").nth(1);
+    let seconds = seconds
+        .and_then(|seconds| seconds.parse().ok())
+        .unwrap_or_default();
+    let limit = limit + Duration::from_secs(seconds);
     let mut child = Command::new("unshare")
         .args(["-Urnpf", "--mount-proc", "--kill-child", "sh", "-c", SETUP, "lab"])
         .arg(lab)

@@ -1,7 +1,7 @@
 //! The wall clock, as something that can be replaced.
 
 use std::fmt::{self, Debug};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -60,10 +60,12 @@ impl Clock for SystemClock {
         UnixNanos::new(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
     }
 
-    /// By the operating system as well: paused time of a test must not look like a clock that was set.
+    /// By the operating system as well: paused time of a test must not look like a clock that was set, nor must a sleep of
+    /// the machine.
     fn monotonic(&self) -> Duration {
         static BEGIN: OnceLock<Instant> = OnceLock::new();
         let now = Instant::now();
+        let now = now + slept_by(now);
         now.saturating_duration_since(*BEGIN.get_or_init(|| now))
     }
 }
@@ -74,6 +76,51 @@ impl SystemClock {
     pub fn can_be_dated() -> bool {
         is_http_date(SystemTime::now())
     }
+
+    /// How long this machine has slept (suspend to memory or disk) since this was first called, in whole **seconds**.
+    ///
+    /// Neither [`Instant`] nor a timer of tokio moves meanwhile, but to peers, relays and NATs the time passes. Setting the
+    /// time of day does not change it. Zero where [`Instant`] counts sleep itself, and where the system does not tell.
+    pub fn slept() -> Duration {
+        slept_by(Instant::now())
+    }
+}
+
+/// [`SystemClock::slept`], where the time is known: a reading of a clock is not free, and calls ask often. So it looks every 10 ms.
+pub(crate) fn slept_by(now: Instant) -> Duration {
+    static BEGIN: OnceLock<Option<(Duration, Instant)>> = OnceLock::new();
+    static LOOKED: AtomicU64 = AtomicU64::new(u64::MAX);
+    static SLEPT: AtomicU64 = AtomicU64::new(0);
+    let Some((began, at)) = BEGIN.get_or_init(|| Some((counting_sleep()?, Instant::now()))) else {
+        return Duration::ZERO;
+    };
+    let look = now.saturating_duration_since(*at).as_millis() / 10;
+    let look = u64::try_from(look).unwrap_or_default();
+    if LOOKED.load(Ordering::Acquire) != look {
+        let counted = counting_sleep().unwrap_or_default();
+        let slept = counted.saturating_sub(*began).saturating_sub(at.elapsed());
+        // To the second: two clocks are not read at the same moment.
+        SLEPT.store(slept.as_secs(), Ordering::Relaxed);
+        LOOKED.store(look, Ordering::Release);
+    }
+    Duration::from_secs(SLEPT.load(Ordering::Relaxed))
+}
+
+/// The time of a clock that moves while the machine sleeps, and that nobody sets.
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+fn counting_sleep() -> Option<Duration> {
+    use rustix::time::{ClockId, clock_gettime};
+    #[cfg(not(target_vendor = "apple"))]
+    let clock = ClockId::Boottime;
+    // `Instant` is another clock there.
+    #[cfg(target_vendor = "apple")]
+    let clock = ClockId::Monotonic;
+    clock_gettime(clock).try_into().ok()
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+const fn counting_sleep() -> Option<Duration> {
+    None
 }
 
 /// HTTP has four digits for the year.
@@ -134,9 +181,15 @@ impl Clock for ManualClock {
     }
 }
 
-/// Now, on the clock that tokio's timers use, so that tests with paused time see it move.
+/// Now, on the clock that tokio's timers use, so that tests with paused time see it move; a sleep of the machine counts.
 pub(crate) fn monotonic_now() -> Instant {
-    tokio::time::Instant::now().into_std()
+    with_sleep(tokio::time::Instant::now())
+}
+
+/// A moment since the machine last slept, as [`monotonic_now`] would have given it then.
+pub(crate) fn with_sleep(at: tokio::time::Instant) -> Instant {
+    let at = at.into_std();
+    at + slept_by(at)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! | `netmap` | who is on the tailnet |
 //! | `relay` | links to relays (DERP), pacing, the choice of a home |
 //! | `direct` | paths to peers that lead through no relay |
+//! | `sleep` | noticing that the machine slept, after which all of these begin anew |
 //! | `plane`, `driver` | WireGuard and routing between all these and the stack: without I/O, and its I/O |
 //! | `stack`, `device`, `tap` | TCP, the wire below it, and the limits that it lacks |
 //!
@@ -27,6 +28,7 @@ mod netmap;
 mod plane;
 mod relay;
 mod settings;
+mod sleep;
 mod stack;
 mod tap;
 mod tcp;
@@ -132,6 +134,7 @@ impl EmbeddedNode {
             settings.relay_rate,
             node_keys,
             addresses.subscribe(),
+            driver.sleeps(),
         );
         let (stack, runner) = Stack::new(device, Arc::clone(&driver), Arc::clone(&tap));
         let control_state = watch::Sender::default();
@@ -164,12 +167,12 @@ impl EmbeddedNode {
         let mut tasks = JoinSet::new();
         tasks.spawn(interfaces::run(addresses));
         tasks.spawn(runner.run());
-        tasks.spawn(control.run(leaving));
+        tasks.spawn(control.run(leaving, driver.sleeps()));
         tasks.spawn(published.run(status));
         tasks.spawn(async move { tap.run().await });
         if let Some(paths) = paths {
             let host = Arc::<Driver>::clone(&driver);
-            tasks.spawn(paths.run(disco_keys, host, watched_addresses));
+            tasks.spawn(paths.run(disco_keys, host, watched_addresses, driver.sleeps()));
         }
         {
             let driver = Arc::clone(&driver);
@@ -178,6 +181,10 @@ impl EmbeddedNode {
         {
             let driver = Arc::clone(&driver);
             tasks.spawn(async move { driver.run_stack().await });
+        }
+        {
+            let driver = Arc::clone(&driver);
+            tasks.spawn(async move { driver.run_pulse().await });
         }
         {
             let relays = Arc::clone(&relays);

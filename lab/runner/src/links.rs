@@ -7,6 +7,7 @@
 //! | `grade` | which lines, and which NATs |
 //! | `mapper` | what maps ports on a router |
 //! | `world` | the machines: network namespaces |
+//! | `soak` | minutes of traffic on one of the lines |
 //!
 //! What is measured is in `bench/line.rs`.
 
@@ -14,6 +15,7 @@ mod emulator;
 mod grade;
 mod line;
 mod mapper;
+pub(crate) mod soak;
 mod world;
 
 use std::collections::BTreeMap;

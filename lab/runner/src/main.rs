@@ -34,7 +34,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 struct Args {
     /// Where the Go programs are.
     programs: PathBuf,
-    /// What to do: `scenarios`, `bench`, `links`, `soak`, or `nara` (a child of ours).
+    /// What to do: `scenarios`, `bench`, `links`, `links-soak`, `soak`, or a child of ours.
     task: String,
     rest: Vec<String>,
 }
@@ -58,7 +58,7 @@ async fn main() -> ExitCode {
         .init();
     let Some(args) = args() else {
         eprintln!(
-            "usage: nara-lab FOLDER-OF-PROGRAMS scenarios|bench|links|soak; run it with `cargo xtask lab`"
+            "usage: nara-lab FOLDER-OF-PROGRAMS scenarios|bench|links|links-soak|soak; run it with `cargo xtask lab`"
         );
         return ExitCode::from(2);
     };
@@ -67,8 +67,10 @@ async fn main() -> ExitCode {
         "bench" => bench::run(&args.programs, &args.rest).await,
         "links" => links::run(&args.programs, &args.rest).await,
         "soak" => scenario::soak(&args.programs, &args.rest).await,
+        "links-soak" => links::soak::run(&args.programs, &args.rest).await,
         "nara" => nara::child(&args.rest).await,
         "bench-nara" => bench::child(&args.rest).await,
+        "soak-nara" => links::soak::child(&args.rest).await,
         other => Err(format!("there is no task {other:?}")),
     };
     match outcome {

@@ -122,6 +122,23 @@ impl Process {
         }
     }
 
+    /// Gives it a command, which it answers with JSON.
+    pub(crate) async fn ask<T: DeserializeOwned>(
+        &mut self,
+        command: &str,
+        limit: Duration,
+    ) -> Result<T, String> {
+        let line = format!("{command}\n");
+        let written = self.input.write_all(line.as_bytes()).await;
+        written.map_err(|error| format!("{}: {error}", self.name))?;
+        self.json(limit).await
+    }
+
+    /// Its number, as long as it runs.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap_or_default()
+    }
+
     /// Kills it at once, without a goodbye, and waits until it is gone.
     pub(crate) async fn kill(mut self) -> Result<(), String> {
         self.child

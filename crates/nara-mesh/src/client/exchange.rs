@@ -33,6 +33,7 @@ use super::request::Outgoing;
 use super::resolve::{InvalidPeerRef, PeerRef, Resolver, Route};
 use super::verified::Verification;
 use super::verifier::AnswerVerifier;
+use crate::clock::with_sleep;
 use crate::identity::LocalNara;
 use crate::metrics::{self, Series};
 use crate::offload::promptly;
@@ -91,7 +92,7 @@ impl Arrival {
             security: SecureChannel::security(reply.head.channel.as_ref()),
             channel_key: reply.head.channel.as_ref().map(|channel| channel.peer_key),
             asked: reply.head.asked,
-            at: reply.at.into_std(),
+            at: with_sleep(reply.at),
             bytes: reply.body.len(),
             capability: if signed { None } else { capability().map(Box::new) },
         }

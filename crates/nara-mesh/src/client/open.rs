@@ -20,7 +20,7 @@ use super::reply::OpenReply;
 use super::request::Outgoing;
 use super::resolve::Route;
 use super::verified::{BodyProof, Verification, Verified};
-use crate::clock::monotonic_now;
+use crate::clock::{monotonic_now, with_sleep};
 
 /// A streamed body that is known to be this small is sent as a whole: it costs no connection of its own then.
 const SMALL_BODY: u64 = 64 << 10;
@@ -95,7 +95,7 @@ impl Exchange {
         *answer.status_mut() = reply.head.status;
         answer.headers_mut().clone_from(&reply.head.headers);
         strip_reserved(answer.headers_mut());
-        let (asked, at) = (reply.head.asked, reply.at.into_std());
+        let (asked, at) = (reply.head.asked, with_sleep(reply.at));
         let verifying = self
             .verifier
             // A copy: the buffer of the connection may be larger.

@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::error::{Problem, Stage};
 use super::request::RequestBody;
+use crate::clock::slept_by;
 use crate::gathered::Gathered;
 use crate::metrics::Plain;
 use crate::registry::{KeyLease, PeerRegistry};
@@ -81,6 +82,8 @@ struct IdleConnection {
     target: Target,
     connection: Box<Connection>,
     since: Instant,
+    /// How long the machine had slept at that time.
+    slept: Duration,
 }
 
 /// A connection with no request in flight. Dropping it, or a request on it, closes it.
@@ -128,6 +131,7 @@ impl Pool {
 
     /// The connection to a peer that became idle last.
     pub(super) fn take(&self, target: Target, now: Instant) -> Option<Box<Connection>> {
+        let slept = slept_by(now.into_std());
         let mut idle = lock(&self.idle);
         loop {
             let index = idle
@@ -136,7 +140,7 @@ impl Pool {
                 .rposition(|entry| entry.target == target)?;
             let entry = idle.connections.remove(index);
             idle.note();
-            if entry.is_usable(now) {
+            if entry.is_usable(now, slept) {
                 REUSED.counter().increment(1);
                 return Some(entry.connection);
             }
@@ -288,7 +292,7 @@ impl Lease {
 }
 
 fn keep(idle: &Arc<Mutex<Idle>>, connection: IdleConnection) {
-    if !connection.is_usable(connection.since) {
+    if !connection.is_usable(connection.since, connection.slept) {
         return;
     }
     let mut pool = lock(idle);
@@ -315,7 +319,9 @@ async fn reap(idle: Weak<Mutex<Idle>>) {
             let mut idle = lock(&idle);
             idle.decisions.mark_unchanged();
             let now = Instant::now();
-            idle.connections.retain(|connection| connection.is_usable(now));
+            let slept = slept_by(now.into_std());
+            idle.connections
+                .retain(|connection| connection.is_usable(now, slept));
             idle.note();
             match idle.connections.first() {
                 Some(oldest) => (oldest.since + defaults::POOL_IDLE, idle.decisions.clone()),
@@ -351,15 +357,21 @@ impl IdleConnection {
             target,
             connection,
             since,
+            slept: slept_by(since.into_std()),
         }
     }
 
-    fn is_usable(&self, now: Instant) -> bool {
+    /// How long it has been idle. A machine that slept comes back with connections that peers and NATs have forgotten.
+    fn idle(&self, now: Instant, slept: Duration) -> Duration {
+        now.saturating_duration_since(self.since) + slept.saturating_sub(self.slept)
+    }
+
+    fn is_usable(&self, now: Instant, slept: Duration) -> bool {
         let Connection {
             sender, opened_on, ..
         } = &*self.connection;
         sender.is_ready()
-            && now.saturating_duration_since(self.since) < defaults::POOL_IDLE
+            && self.idle(now, slept) < defaults::POOL_IDLE
             && opened_on.as_ref().is_none_or(KeyLease::is_valid)
     }
 }
@@ -414,4 +426,35 @@ pub(super) async fn read_body(mut body: Incoming, limit: usize) -> Result<(Bytes
         read.push(data);
     }
     Ok((read.finish(), true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_while_the_machine_sleeps() {
+        let (ours, _theirs) = tokio::io::duplex(64);
+        let (sender, _connection) = http1::handshake(TokioIo::new(ours)).await.unwrap();
+        let connection = Box::new(Connection {
+            sender,
+            host: HeaderValue::from_static("peer"),
+            binding: None,
+            channel: None,
+            opened_on: None,
+            reused: true,
+        });
+        let target = Target {
+            address: ([192, 0, 2, 1], 9632).into(),
+            tls: None,
+        };
+        let since = Instant::now();
+        let entry = IdleConnection::new(target, connection, since);
+        let second = Duration::from_secs(1);
+        assert_eq!(entry.idle(since + second, entry.slept), second);
+        assert_eq!(
+            entry.idle(since + second, entry.slept + 600 * second),
+            601 * second
+        );
+    }
 }

@@ -28,6 +28,7 @@ use super::chain::chain;
 use super::keys::Keys;
 use super::netmap::Netmap;
 use super::settings::EmbeddedSettings;
+use super::sleep::{Sleeps, slept};
 use super::tls::Tls;
 use super::underlay::RegionId;
 use crate::random::random;
@@ -100,13 +101,19 @@ impl Control {
     }
 
     /// Runs until the node leaves.
-    pub(super) async fn run(mut self, mut leave: mpsc::Receiver<Leave>) {
+    pub(super) async fn run(mut self, mut leave: mpsc::Receiver<Leave>, mut sleeps: Sleeps) {
         let mut backoff = Backoff::new(FIRST_PAUSE, self.settings.max_backoff);
         loop {
             let begin = tokio::time::Instant::now();
-            let session = std::panic::AssertUnwindSafe(self.session(&mut leave))
-                .catch_unwind()
-                .await;
+            let session = std::panic::AssertUnwindSafe(self.session(&mut leave)).catch_unwind();
+            let session = tokio::select! {
+                session = session => session,
+                // The server has closed the connection, or forgotten it.
+                () = slept(&mut sleeps) => {
+                    backoff.reset();
+                    continue;
+                }
+            };
             let error = match session {
                 Ok(Ok(End::Dropped)) => return,
                 Ok(Ok(End::Leave(done))) => return self.leave(done).await,
@@ -125,6 +132,7 @@ impl Control {
             self.state.send_replace(ControlState::Away(error.reason()));
             tokio::select! {
                 () = sleep(pause) => {}
+                () = slept(&mut sleeps) => backoff.reset(),
                 request = leave.recv() => match request {
                     Some(done) => return self.leave(done).await,
                     None => return,

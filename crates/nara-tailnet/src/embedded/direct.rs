@@ -47,6 +47,7 @@ pub(super) use self::portmap::Release;
 use self::sockets::Buffers;
 pub(super) use self::sockets::{SendOutcome, Sockets};
 use super::interfaces::Addresses;
+use super::sleep::{Sleeps, slept};
 use super::underlay::DirectHost;
 use crate::status::PortMapping;
 
@@ -204,7 +205,13 @@ impl Runner {
     }
 
     /// Runs until the node ends.
-    pub(super) async fn run(mut self, keys: DiscoKeyPair, host: Arc<dyn DirectHost>, addresses: Addresses) {
+    pub(super) async fn run(
+        mut self,
+        keys: DiscoKeyPair,
+        host: Arc<dyn DirectHost>,
+        addresses: Addresses,
+        mut sleeps: Sleeps,
+    ) {
         let (disco, mut packets) = mpsc::channel(QUEUE);
         let (stun, answers) = mpsc::channel(QUEUE);
         for socket in self.sockets.all() {
@@ -223,7 +230,7 @@ impl Runner {
             tasks.spawn(reader.run(n));
         }
         if let Some(mapper) = self.mapper.take() {
-            tasks.spawn(mapper.run(addresses.clone()));
+            tasks.spawn(mapper.run(addresses.clone(), sleeps.clone()));
         }
         let mut own = self.own.subscribe();
         let endpoints = Endpoints {
@@ -231,6 +238,7 @@ impl Runner {
             policy: self.policy,
             servers: self.servers.clone(),
             addresses,
+            sleeps: sleeps.clone(),
             answers,
             mapping: self.mapping.subscribe(),
             own: self.own.clone(),
@@ -260,6 +268,7 @@ impl Runner {
                     let own = own.borrow_and_update();
                     engine.set_own(own.iter().map(|own| own.endpoint).collect(), now());
                 }
+                () = slept(&mut sleeps) => engine.slept(now()),
                 () = self.activity.notified() => engine.set_active(&host.active(), now()),
                 () = sleep_until(wake) => {
                     engine.set_active(&host.active(), now());

@@ -7,13 +7,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::MissedTickBehavior;
 use ts_keys::{NodeKeyPair, NodePublicKey};
 use ts_packet::PacketMut;
 
 use super::device::Device;
 use super::direct::Port;
 use super::plane::{Dropped, Input, PeerRoute, Plane};
+use super::sleep::{self, Pulse, Sleeps};
 use super::tap::Tap;
 use super::underlay::{DirectHost, RegionId, RelayBatch, RelayHost};
 
@@ -26,6 +28,8 @@ pub(super) struct Driver {
     port: Option<Port>,
     /// The next timer is now earlier.
     sooner: Notify,
+    pulse: Mutex<Pulse>,
+    sleeps: watch::Sender<u32>,
 }
 
 struct State {
@@ -50,7 +54,36 @@ impl Driver {
             tap,
             port,
             sooner: Notify::new(),
+            pulse: Mutex::new(Pulse::new(sleep::now())),
+            sleeps: watch::Sender::default(),
         }
+    }
+
+    pub(super) fn sleeps(&self) -> Sleeps {
+        self.sleeps.subscribe()
+    }
+
+    /// Looks whether the node has slept: then all begins anew before the next packet. Never ends.
+    pub(super) async fn run_pulse(&self) {
+        let mut ticks = tokio::time::interval(sleep::EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.beat(sleep::now());
+        }
+    }
+
+    /// The node runs now, on a clock that counts sleep.
+    pub(super) fn beat(&self, now: Instant) {
+        // Held until all is done: whoever comes next finds nothing of before.
+        let mut pulse = self.pulse.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(slept) = pulse.beat(now) else { return };
+        tracing::info!(?slept, "this node has slept and connects anew");
+        self.sleeps.send_modify(|sleeps| *sleeps = sleeps.wrapping_add(1));
+        self.tap.slept(slept);
+        self.handle(Input::Slept);
+        let state = self.state();
+        self.tap.set_direct(state.plane.direct_addresses());
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -88,6 +121,7 @@ impl Driver {
     pub(super) async fn run_stack(&self) {
         loop {
             let packets = self.device.take().await;
+            self.beat(sleep::now());
             for packet in &packets {
                 self.tap.outgoing(packet.as_ref());
             }
@@ -183,6 +217,7 @@ impl RelayHost for Driver {
     }
 
     fn relayed(&self, packets: Vec<(NodePublicKey, PacketMut)>) {
+        self.beat(sleep::now());
         self.handle(Input::Relay(packets));
     }
 }
@@ -211,6 +246,7 @@ impl DirectHost for Driver {
     }
 
     fn inbound(&self, packets: Vec<(SocketAddr, PacketMut)>) {
+        self.beat(sleep::now());
         self.handle(Input::Udp(packets));
     }
 }

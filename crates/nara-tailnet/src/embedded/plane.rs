@@ -22,6 +22,11 @@ const MAX_KNOWN: usize = 4096;
 const ACTIVE: Duration = Duration::from_secs(45);
 /// How often inactive peers are looked for.
 const TIDY: Duration = Duration::from_secs(10);
+/// Handshakes of both ends cross if each begins one before that of the other arrives: within a round trip.
+const CROSSING: Duration = Duration::from_secs(1);
+/// The types of WireGuard's messages (its specification, section 5.4).
+const INITIATION: u8 = 1;
+const RESPONSE: u8 = 2;
 /// WireGuard pads data to a multiple of this, in bytes.
 const PADDING: usize = 16;
 
@@ -47,6 +52,8 @@ pub(super) enum Input {
     Disco(NodePublicKey, PacketMut),
     /// The time of [`Plane::next_timeout`] has come.
     Timeout,
+    /// The node has slept.
+    Slept,
 }
 
 /// What is to be sent, and where.
@@ -92,11 +99,15 @@ struct Peer {
     heard: Option<Instant>,
     /// When a packet was last sent to it. `None`: it is not active.
     sent: Option<Instant>,
+    /// When we last began a handshake that it has not answered.
+    initiated: Option<Instant>,
 }
 
 /// See the module.
 pub(super) struct Plane {
     wireguard: Endpoint,
+    /// Ours.
+    key: NodePublicKey,
     peers: HashMap<NodePublicKey, Peer>,
     by_id: HashMap<PeerId, NodePublicKey>,
     by_address: HashMap<IpAddr, NodePublicKey>,
@@ -113,6 +124,7 @@ impl Plane {
     pub(super) fn new(keys: &NodeKeyPair) -> Self {
         Self {
             wireguard: Endpoint::new(keys.clone()),
+            key: keys.public,
             peers: HashMap::new(),
             by_id: HashMap::new(),
             by_address: HashMap::new(),
@@ -127,6 +139,7 @@ impl Plane {
     /// Takes another key. Peers and routes stay, the sessions of the old key end.
     pub(super) fn set_keys(&mut self, keys: &NodeKeyPair) {
         self.wireguard = Endpoint::new(keys.clone());
+        self.key = keys.public;
         for (key, peer) in &mut self.peers {
             peer.heard = None;
             self.wireguard
@@ -162,6 +175,7 @@ impl Plane {
                     path: None,
                     heard: None,
                     sent: None,
+                    initiated: None,
                 }
             });
             peer.region = route.region.or(home);
@@ -278,6 +292,7 @@ impl Plane {
                 None => self.dropped.no_way += 1,
             },
             Input::Timeout => self.timeout(now, outputs),
+            Input::Slept => self.begin_anew(now, outputs),
         }
     }
 
@@ -319,7 +334,9 @@ impl Plane {
                 Kind::Disco => outputs.disco.push((from, packet)),
                 Kind::WireGuard => {
                     self.set_heard(&from, now);
-                    sealed.push(packet);
+                    if !self.is_crossed(&from, &packet, now) {
+                        sealed.push(packet);
+                    }
                 }
                 Kind::Stun | Kind::Unknown => self.dropped.unknown += 1,
             }
@@ -332,6 +349,9 @@ impl Plane {
         for (from, packet) in packets {
             if let Some(from) = self.known.get(&from).copied() {
                 self.set_heard(&from, now);
+                if self.is_crossed(&from, &packet, now) {
+                    continue;
+                }
             }
             sealed.push(packet);
         }
@@ -374,6 +394,24 @@ impl Plane {
         }
     }
 
+    /// Forgets all sessions and paths, which peers and NATs may have forgotten too. Active peers are greeted: they may still
+    /// use a session that we have forgotten.
+    fn begin_anew(&mut self, now: Instant, outputs: &mut Outputs) {
+        self.known.clear();
+        let mut greeted = Vec::new();
+        for (key, peer) in &mut self.peers {
+            self.wireguard.remove_peer(peer.id);
+            self.wireguard
+                .upsert_peer(PeerConfig::new(peer.id, *key, [0; 32]));
+            (peer.path, peer.heard) = (None, None);
+            if peer.sent.is_some() {
+                greeted.push((peer.id, Vec::new()));
+            }
+        }
+        let sealed = self.wireguard.send(now, greeted);
+        self.route(sealed.to_peers, now, outputs);
+    }
+
     /// Whether a packet comes from an address of this peer and goes to one of ours.
     fn is_addressed(&self, from: PeerId, packet: &PacketMut) -> bool {
         let owner = packet
@@ -390,6 +428,11 @@ impl Plane {
                 continue;
             };
             self.set_active(&to, now, outputs);
+            if packets.iter().any(|packet| is(packet, INITIATION))
+                && let Some(peer) = self.peers.get_mut(&to)
+            {
+                peer.initiated = Some(now);
+            }
             let way = self.peers.get(&to).map(|peer| (peer.path, peer.region));
             match way {
                 Some((Some(path), _)) => outputs.udp.push((path, packets)),
@@ -407,12 +450,33 @@ impl Plane {
         }
     }
 
+    /// Whether a packet begins a handshake that crosses one of ours, which is the one to be answered.
+    ///
+    /// Each end would abandon its own handshake to answer that of the other, and both would wait for data that never comes. So one
+    /// of the keys decides whose it is.
+    fn is_crossed(&mut self, from: &NodePublicKey, packet: &PacketMut, now: Instant) -> bool {
+        let is_ours = self.key > *from;
+        let Some(peer) = self.peers.get_mut(from) else {
+            return false;
+        };
+        if is(packet, RESPONSE) {
+            peer.initiated = None;
+        }
+        let is_open = |at: Instant| now.saturating_duration_since(at) < CROSSING;
+        is_ours && is(packet, INITIATION) && peer.initiated.is_some_and(is_open)
+    }
+
     /// Notes that a packet came. Only for peers that control lists: a relay can name anybody.
     fn set_heard(&mut self, peer: &NodePublicKey, now: Instant) {
         if let Some(peer) = self.peers.get_mut(peer) {
             peer.heard = Some(now);
         }
     }
+}
+
+/// Whether a packet of WireGuard is of this type.
+fn is(packet: &PacketMut, kind: u8) -> bool {
+    packet.as_ref().first() == Some(&kind)
 }
 
 #[cfg(test)]

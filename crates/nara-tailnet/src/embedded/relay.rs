@@ -20,6 +20,7 @@ use self::link::Link;
 pub(super) use self::link::LinkState;
 use self::region::{RelayMap, Server};
 use super::interfaces::Addresses;
+use super::sleep::Sleeps;
 use super::tls::Tls;
 use super::underlay::{RegionId, RelayHost};
 
@@ -41,6 +42,7 @@ pub(super) struct Relays {
     home: watch::Sender<Option<RegionId>>,
     home_state: watch::Sender<LinkState>,
     addresses: Addresses,
+    sleeps: Sleeps,
 }
 
 #[derive(Default)]
@@ -61,6 +63,7 @@ impl Relays {
         rate: u32,
         keys: NodeKeyPair,
         addresses: Addresses,
+        sleeps: Sleeps,
     ) -> Arc<Self> {
         Arc::new(Self {
             host,
@@ -72,6 +75,7 @@ impl Relays {
             home: watch::Sender::default(),
             home_state: watch::Sender::default(),
             addresses,
+            sleeps,
         })
     }
 
@@ -139,6 +143,7 @@ impl Relays {
                 home: self.home.subscribe(),
                 addresses: self.addresses.clone(),
                 moved: None,
+                sleeps: self.sleeps.clone(),
                 state,
             };
             links.tasks.spawn(link.run(waiting));

@@ -141,6 +141,17 @@ impl Tap {
         }
     }
 
+    /// The node has slept. Of connections that were quiet for longer than a peer waits, none is left: their users hear of it now.
+    pub(super) fn slept(&self, slept: Duration) {
+        if slept < self.user_timeout {
+            return;
+        }
+        let flows: Vec<_> = self.flows().keys().copied().collect();
+        for flow in flows {
+            self.abort(&flow);
+        }
+    }
+
     fn is_direct(&self, peer: IpAddr) -> bool {
         self.direct
             .lock()

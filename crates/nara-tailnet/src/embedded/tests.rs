@@ -57,7 +57,7 @@ impl Side {
         tasks.spawn(runner.run());
         let host = Arc::<Driver>::clone(&driver);
         let addresses = watch::Sender::default().subscribe();
-        tasks.spawn(paths.run(DiscoKeyPair::random(), host, addresses));
+        tasks.spawn(paths.run(DiscoKeyPair::random(), host, addresses, driver.sleeps()));
         let (timers, packets) = (Arc::clone(&driver), Arc::clone(&driver));
         tasks.spawn(async move { timers.run_timers().await });
         tasks.spawn(async move { packets.run_stack().await });
@@ -151,4 +151,30 @@ async fn a_transfer_survives_both_changes_of_its_path() {
     timeout(LONG, transfer(&a, &b, true, false)).await.unwrap();
     let (c, d) = pair().await;
     timeout(LONG, transfer(&c, &d, false, true)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_sleep_a_peer_that_forgot_us_is_reached_and_old_connections_end() {
+    let (a, b) = pair().await;
+    let local = SocketAddr::new(b.address, PORT);
+    let mut listener = Listener::open(Arc::clone(&b.stack), local).await.unwrap();
+    let (old, accepted) = tokio::join!(a.stack.dial(local, b.key), listener.accept());
+    let (mut old, _accepted) = (old.unwrap(), accepted.unwrap());
+
+    // While A slept, B dropped its session, and the path came to lead nowhere.
+    b.driver.greet_again(&a.key);
+    a.driver.set_path(b.key, Some((Ipv4Addr::LOCALHOST, 9).into()));
+    let mut sleeps = a.driver.sleeps();
+    a.driver.beat(sleep::now() + Duration::from_secs(600));
+    assert!(sleeps.has_changed().unwrap(), "relays and control are not told");
+    sleeps.mark_unchanged();
+
+    let call = async {
+        let (called, accepted) = tokio::join!(a.stack.dial(local, b.key), listener.accept());
+        accepted.unwrap();
+        called.unwrap();
+        old.read_u8().await.unwrap_err();
+    };
+    timeout(LONG, call).await.unwrap();
+    assert!(!sleeps.has_changed().unwrap(), "one sleep was counted twice");
 }

@@ -16,6 +16,7 @@ use super::address::Policy;
 use super::sockets::Sockets;
 use super::stun::{self, Question};
 use crate::embedded::interfaces::{self, Addresses};
+use crate::embedded::sleep::{Sleeps, slept};
 use crate::random::random;
 use crate::status::{EndpointKind, NodeEndpoint, PortMapping};
 
@@ -48,6 +49,7 @@ pub(super) struct Endpoints {
     pub(super) policy: Policy,
     pub(super) servers: watch::Receiver<Vec<StunServer>>,
     pub(super) addresses: Addresses,
+    pub(super) sleeps: Sleeps,
     /// Packets that look like answers of STUN servers.
     pub(super) answers: mpsc::Receiver<(SocketAddr, PacketMut)>,
     pub(super) mapping: watch::Receiver<PortMapping>,
@@ -82,6 +84,11 @@ impl Endpoints {
                         unanswered.reset();
                         ask = Instant::now();
                     }
+                }
+                () = slept(&mut self.sleeps) => {
+                    found.seen.clear();
+                    unanswered.reset();
+                    ask = Instant::now();
                 }
                 () = sleep_until(ask) => {
                     found.seen.retain(|(_, since)| since.elapsed() < SEEN);

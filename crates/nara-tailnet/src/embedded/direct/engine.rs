@@ -121,6 +121,15 @@ impl Engine {
         }
     }
 
+    /// The node has slept: all paths are looked for anew.
+    pub(super) fn slept(&mut self, now: Instant) {
+        self.pings.clear();
+        self.sent.clear();
+        for key in self.sessions.iter().copied().collect::<Vec<_>>() {
+            self.with_session(key, now, |session| session.slept(now));
+        }
+    }
+
     /// The peers are these now. One that is new under an old name, because it was started again, begins anew.
     pub(super) fn set_peers(&mut self, listed: &[DirectPeer], now: Instant) {
         let mut old = std::mem::take(&mut self.peers);

@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use self::lease::Lease;
 use self::route::Route;
 use crate::embedded::interfaces::Addresses;
+use crate::embedded::sleep::{Sleeps, slept};
 use crate::random::random;
 use crate::status::PortMapping;
 
@@ -64,16 +65,16 @@ impl Mapper {
     }
 
     /// Runs until the port is given back.
-    pub(super) async fn run(self, addresses: Addresses) {
+    pub(super) async fn run(self, addresses: Addresses, sleeps: Sleeps) {
         let routes = watch::Sender::default();
         let watched = routes.subscribe();
         let mut tasks = JoinSet::new();
         tasks.spawn(route::run(routes, addresses));
-        self.follow(watched).await;
+        self.follow(watched, sleeps).await;
     }
 
-    /// Asks the gateway of each route for as long as it is the one.
-    async fn follow(mut self, mut routes: watch::Receiver<Option<Route>>) {
+    /// Asks the gateway of each route for as long as it is the one. Where the node has slept, the mapping may have ended.
+    async fn follow(mut self, mut routes: watch::Receiver<Option<Route>>, mut sleeps: Sleeps) {
         let mut lease = None;
         loop {
             let route = *routes.borrow_and_update();
@@ -81,6 +82,7 @@ impl Mapper {
             let done = tokio::select! {
                 never = held => match never {},
                 Ok(()) = routes.changed() => None,
+                () = slept(&mut sleeps) => None,
                 done = self.release.recv() => Some(done),
             };
             // Before peers are told anything else: it leads nowhere now.

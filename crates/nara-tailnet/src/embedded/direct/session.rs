@@ -154,6 +154,14 @@ impl Session {
         }
     }
 
+    /// The node has slept: a path of before leads nowhere, or soon will.
+    pub(super) fn slept(&mut self, now: Instant) {
+        self.leave();
+        if self.active {
+            self.search_now(now);
+        }
+    }
+
     /// The peer asks, through a relay, to be pinged at these addresses.
     pub(super) fn called(&mut self, addresses: &[SocketAddr], now: Instant) {
         self.used = now;

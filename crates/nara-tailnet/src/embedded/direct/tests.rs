@@ -81,7 +81,7 @@ impl Side {
         let known = addresses.subscribe();
         tokio::spawn(interfaces::run(addresses));
         Self {
-            task: tokio::spawn(runner.run(disco.clone(), host, known)),
+            task: tokio::spawn(runner.run(disco.clone(), host, known, watch::Sender::default().subscribe())),
             ground,
             port: Arc::new(port),
             direct,

@@ -351,6 +351,7 @@ enum Event {
     /// A packet of the other one that arrives twice.
     Twice,
     Greet,
+    Sleep,
     Timeout(u64),
 }
 
@@ -380,6 +381,7 @@ fn event() -> impl Strategy<Value = Event> {
         }),
         Just(Event::Twice),
         Just(Event::Greet),
+        Just(Event::Sleep),
         (0_u64..200).prop_map(Event::Timeout),
     ]
 }
@@ -418,6 +420,7 @@ proptest! {
                     b.plane.greet_again(&a.key);
                     Input::Timeout
                 }
+                Event::Sleep => Input::Slept,
                 Event::Timeout(seconds) => {
                     now += Duration::from_secs(seconds);
                     Input::Timeout
@@ -428,7 +431,7 @@ proptest! {
                 Input::Relay(packets) => packets.len(),
                 Input::Udp(packets) => packets.len(),
                 Input::Disco(..) => 1,
-                Input::Timeout => 0,
+                Input::Timeout | Input::Slept => 0,
             };
             let outputs = b.plane.handle(input, now);
             // What waited for a session, and a handshake.
@@ -443,5 +446,92 @@ proptest! {
         }
         prop_assert_eq!(b.plane.dropped().panics, 0);
         prop_assert_eq!(a.plane.dropped().panics, 0);
+    }
+}
+
+#[test]
+fn after_a_sleep_a_peer_is_reached_without_the_path_and_the_session_of_before() {
+    let now = Instant::now();
+    let (mut a, mut b) = in_session(now);
+    a.plane.set_path(&b.key, Some("192.0.2.1:41641".parse().unwrap()));
+    // B has forgotten the session, which A would use for 15 s and more: its machine's clock stood still.
+    b.plane.greet_again(&a.key);
+    let packet = a.packet_to(&b, 10);
+    let lost = a.plane.handle(Input::Stack(vec![packet]), now);
+    assert_eq!(lost.udp.len(), 1);
+    let heard = b.plane.handle(
+        Input::Udp(vec![(
+            "192.0.2.2:41641".parse().unwrap(),
+            lost.udp.into_iter().next().unwrap().1.remove(0),
+        )]),
+        now,
+    );
+    assert_eq!(heard, Outputs::default());
+
+    let greeting = a.plane.handle(Input::Slept, now);
+    assert_eq!(a.plane.path(&b.key), None);
+    let answer = b.plane.handle(a.relayed(greeting), now);
+    let confirmed = a.plane.handle(b.relayed(answer), now);
+    b.plane.handle(a.relayed(confirmed), now);
+    // No round trip is needed any more.
+    let packet = a.packet_to(&b, 10);
+    let sent = a.plane.handle(Input::Stack(vec![packet.clone()]), now);
+    assert_eq!(b.plane.handle(a.relayed(sent), now).stack, [packet]);
+}
+
+#[test]
+fn a_peer_that_did_not_sleep_reaches_one_that_did() {
+    let now = Instant::now();
+    let (mut a, mut b) = in_session(now);
+    let greeting = a.plane.handle(Input::Slept, now);
+    let answer = b.plane.handle(a.relayed(greeting), now);
+    let confirmed = a.plane.handle(b.relayed(answer), now);
+    b.plane.handle(a.relayed(confirmed), now);
+    let packet = b.packet_to(&a, 10);
+    let sent = b.plane.handle(Input::Stack(vec![packet.clone()]), now);
+    assert_eq!(a.plane.handle(b.relayed(sent), now).stack, [packet]);
+}
+
+#[test]
+fn after_a_sleep_only_active_peers_are_greeted() {
+    let now = Instant::now();
+    let (mut a, b) = in_session(now);
+    let later = now + ACTIVE + TIDY;
+    a.plane.handle(Input::Timeout, later);
+    assert_eq!(packets(&a.plane.handle(Input::Slept, later)), 0);
+    let packet = a.packet_to(&b, 10);
+    assert_eq!(packets(&a.plane.handle(Input::Stack(vec![packet]), later)), 1);
+}
+
+#[test]
+fn two_peers_that_begin_at_the_same_moment_reach_each_other() {
+    let now = Instant::now();
+    // Either key may be the larger one.
+    for _ in 0..8 {
+        let (mut a, mut b) = pair();
+        let (to_b, to_a) = (a.packet_to(&b, 10), b.packet_to(&a, 20));
+        let mut from_a = a.plane.handle(Input::Stack(vec![to_b.clone()]), now);
+        let mut from_b = b.plane.handle(Input::Stack(vec![to_a.clone()]), now);
+        let (mut at_a, mut at_b) = (Vec::new(), Vec::new());
+        // What both have sent crosses on the way.
+        for _ in 0..4 {
+            let for_b = a.relayed(from_a);
+            from_a = a.plane.handle(b.relayed(from_b), now);
+            from_b = b.plane.handle(for_b, now);
+            at_a.append(&mut from_a.stack);
+            at_b.append(&mut from_b.stack);
+        }
+        assert_eq!((at_a, at_b), (vec![to_a], vec![to_b]));
+    }
+}
+
+#[test]
+fn a_handshake_that_got_lost_does_not_keep_the_other_end_from_its_own() {
+    let begin = Instant::now();
+    for _ in 0..8 {
+        let (mut a, mut b) = pair();
+        a.plane.handle(Input::Stack(vec![a.packet_to(&b, 10)]), begin);
+        let packet = b.packet_to(&a, 20);
+        assert_eq!(talk(&mut b, &mut a, packet.clone(), begin + CROSSING), [packet]);
     }
 }

@@ -18,6 +18,7 @@ use super::pacer::Pacer;
 use super::region::Server;
 use crate::embedded::chain::chain;
 use crate::embedded::interfaces::{self, Addresses};
+use crate::embedded::sleep::{Sleeps, slept};
 use crate::embedded::tls::Tls;
 use crate::embedded::underlay::{RegionId, RelayBatch, RelayHost};
 use crate::random::random;
@@ -54,6 +55,7 @@ pub(super) struct Link {
     pub(super) addresses: Addresses,
     /// When their change last cut an attempt or a pause short.
     pub(super) moved: Option<Instant>,
+    pub(super) sleeps: Sleeps,
     pub(super) state: watch::Sender<LinkState>,
 }
 
@@ -73,7 +75,7 @@ pub(in crate::embedded) enum LinkState {
 enum End {
     /// It is no longer needed, or has to be made anew.
     Again,
-    /// This machine is on another network now, and it does not stand yet.
+    /// The node has slept, or this machine is on another network now and the connection does not stand yet.
     Moved,
     NodeEnded,
 }
@@ -124,6 +126,10 @@ impl Link {
                         backoff.reset();
                         break;
                     }
+                    () = slept(&mut self.sleeps) => {
+                        backoff.reset();
+                        break;
+                    }
                 }
             }
         }
@@ -155,9 +161,11 @@ impl Link {
         let keys = self.keys.borrow_and_update().clone();
         let servers = self.servers.borrow_and_update().clone();
         let before = self.addresses.borrow_and_update().clone();
+        self.sleeps.mark_unchanged();
         let connected = tokio::select! {
             connected = client::connect(&servers, &self.tls, &keys) => connected?,
             () = moved(&mut self.addresses, &mut self.moved) => return Ok(End::Moved),
+            () = slept(&mut self.sleeps) => return Ok(End::Moved),
         };
         let Connection {
             reader,
@@ -180,6 +188,9 @@ impl Link {
             pings,
         };
         tokio::select! {
+            // First of all: packets after a sleep are for the next connection.
+            biased;
+            () = slept(&mut self.sleeps) => Ok(End::Moved),
             error = receive => Err(error),
             ended = send.run(queue, pacer) => ended,
             // Another server, another key, or an address that is no longer ours: begin again.
@@ -363,6 +374,7 @@ mod tests {
     struct Restless {
         states: watch::Receiver<LinkState>,
         _queue: mpsc::Sender<RelayBatch>,
+        sleeps: watch::Sender<u32>,
         _kept: (
             watch::Sender<Vec<Server>>,
             watch::Sender<NodeKeyPair>,
@@ -382,7 +394,7 @@ mod tests {
             watch::Sender::default(),
         );
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let states = state.subscribe();
+        let (states, sleeps) = (state.subscribe(), watch::Sender::default());
         let link = Link {
             region: REGION,
             rate: 0,
@@ -393,6 +405,7 @@ mod tests {
             home: kept.2.subscribe(),
             addresses: addresses.subscribe(),
             moved: None,
+            sleeps: sleeps.subscribe(),
             state,
         };
         tokio::spawn(link.run(waiting));
@@ -405,6 +418,7 @@ mod tests {
         Restless {
             states,
             _queue: queue,
+            sleeps,
             _kept: kept,
         }
     }
@@ -420,8 +434,8 @@ mod tests {
         assert!((10..80).contains(&failures), "{failures}");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn addresses_that_change_all_the_time_do_not_cut_each_attempt_short() {
+    /// A server that takes connections and says nothing, and how many it has taken.
+    async fn silent() -> (Server, Arc<AtomicUsize>) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let server = Server {
             host_name: "relay.invalid".to_owned(),
@@ -433,7 +447,6 @@ mod tests {
         };
         let accepted = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&accepted);
-        // It takes connections and says nothing.
         tokio::spawn(async move {
             let mut open = Vec::new();
             loop {
@@ -441,9 +454,31 @@ mod tests {
                 count.fetch_add(1, Ordering::Relaxed);
             }
         });
+        (server, accepted)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn addresses_that_change_all_the_time_do_not_cut_each_attempt_short() {
+        let (server, accepted) = silent().await;
         let _link = restless(vec![server]);
         sleep(Duration::from_millis(9500)).await;
         let accepted = accepted.load(Ordering::Relaxed);
         assert!((1..=2).contains(&accepted), "{accepted}");
+    }
+
+    #[tokio::test]
+    async fn after_a_sleep_a_link_connects_anew_at_once() {
+        let (server, accepted) = silent().await;
+        let link = restless(vec![server]);
+        // By itself it waits 10 s for each answer.
+        let connected = async {
+            for expected in 1..=8 {
+                while accepted.load(Ordering::Relaxed) < expected {
+                    sleep(Duration::from_millis(1)).await;
+                }
+                link.sleeps.send_modify(|sleeps| *sleeps += 1);
+            }
+        };
+        timeout(Duration::from_secs(30), connected).await.unwrap();
     }
 }

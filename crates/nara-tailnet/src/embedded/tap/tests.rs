@@ -64,6 +64,17 @@ fn a_peer_that_does_not_answer_is_given_up() {
 }
 
 #[test]
+fn connections_end_in_a_sleep_that_is_longer_than_peers_wait() {
+    let (tap, device) = tap();
+    tap.outgoing(&packet(ours(), theirs(), 7, Syn, 0));
+    tap.slept(Duration::from_secs(4));
+    assert!(tap.is_used(&(ours(), theirs())));
+    tap.slept(Duration::from_secs(5));
+    assert!(!tap.is_used(&(ours(), theirs())));
+    assert_eq!(device.clear(), 1, "the stack hears of it");
+}
+
+#[test]
 fn any_answer_shows_that_the_peer_lives() {
     let (tap, _) = tap();
     let start = Instant::now();

@@ -168,7 +168,7 @@ impl Bench {
         let (mapper, release) = Mapper::new(NonZeroU16::new(PORT).unwrap(), state);
         let routes = watch::Sender::new(route);
         let mut task = JoinSet::new();
-        task.spawn(mapper.follow(routes.subscribe()));
+        task.spawn(mapper.follow(routes.subscribe(), watch::Sender::default().subscribe()));
         Self {
             routes,
             state: watched,

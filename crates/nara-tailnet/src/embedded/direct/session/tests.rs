@@ -172,6 +172,25 @@ fn a_path_that_the_system_refuses_is_left_at_once() {
 }
 
 #[test]
+fn after_a_sleep_the_path_is_left_and_looked_for_at_once() {
+    let now = Instant::now();
+    let mut session = direct(now, 10 * MS);
+    session.slept(now);
+    let wishes = session.wishes();
+    assert_eq!(session.path(), None);
+    assert_eq!(wishes.first(), Some(&Wish::Route(None)));
+    assert_eq!(pings(&wishes), [address(0), address(1)]);
+    assert!(
+        wishes.contains(&Wish::Call),
+        "the peer's firewall lets nothing in"
+    );
+
+    let mut idle = Session::new(&[address(0)], now);
+    idle.slept(now);
+    assert_eq!(idle.wishes(), []);
+}
+
+#[test]
 fn when_the_traffic_ends_so_do_the_pings() {
     let now = Instant::now();
     let mut session = direct(now, 10 * MS);

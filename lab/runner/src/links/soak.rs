@@ -1,0 +1,432 @@
+//! Minutes of traffic on a direct path over a line that loses packets, past changes of WireGuard's keys, and through sleeps.
+//!
+//! Each machine has a nara in a process of its own, which does what it is told: see [`child`]. A machine cannot be suspended
+//! here; its nara is stopped instead (SIGSTOP) for longer than a session of WireGuard and the memory of a NAT last.
+
+use std::net::{AddrParseError, IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nara_proto::identity::NaraName;
+use nara_tailnet::status::PathKind;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::grade::{GRADES, Grade, Nat};
+use super::usable;
+use super::world::{SERVERS, World};
+use crate::bench::median;
+use crate::echo::{Echo, exchange};
+use crate::kind::{Kind, Settings, embedded};
+use crate::nara::Nara;
+use crate::network::{AUTH_KEY, ControlKind, Network};
+use crate::process::{Process, memory_mb};
+use crate::space::shell;
+
+/// Without `--seconds`: two changes of keys, and a sleep.
+const SECONDS: u64 = 600;
+/// Without `--sleep`: longer than a session of WireGuard (180 s).
+const SLEEP: u64 = 200;
+/// Without `--grade`.
+const GRADE: &str = "mobile";
+/// After this time all that is kept once has been made.
+const SETTLED: u64 = 60;
+/// The memory of so long after that, and at the end, is compared, or of a third of the run: it goes up and down with each
+/// transfer, so one look says nothing.
+const WINDOW: u64 = 300;
+/// Between two lines that say how it goes.
+const REPORT: u64 = 60;
+/// What goes there and back on a new connection each second, in bytes.
+const BYTES: usize = 64 * 1024;
+const ECHO_PORT: u16 = 9700;
+/// How long the naras may take to find each other, and a direct path.
+const MEET: Duration = Duration::from_secs(30);
+/// How long a transfer may take.
+const TRANSFER: Duration = Duration::from_secs(25);
+/// How long a nara may take to answer us.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// The targets.
+const FIRST_CALL: Duration = Duration::from_secs(2);
+const GROWTH: f64 = 1.03;
+/// Rounds in which packets may go through the relay: a part of all.
+const RELAYED: f64 = 0.02;
+
+/// What a nara did in a second.
+#[derive(Debug, Default, Deserialize, Serialize)]
+struct Round {
+    /// A ping on the connection that is kept; `None`: it failed.
+    ping_ms: Option<f64>,
+    /// Bytes there and back on a new connection.
+    exchange_ms: Option<f64>,
+    is_direct: bool,
+    error: Option<String>,
+}
+
+/// Runs it and prints what was found. Failed calls are counted: a line may lose what it likes. A missed target is an error.
+pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> {
+    let (mut seconds, mut sleep, mut name) = (SECONDS, SLEEP, GRADE);
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let value = args.next().ok_or_else(|| format!("{arg} takes a value"))?;
+        let number = || value.parse().map_err(|_| format!("{arg} takes a number"));
+        match arg.as_str() {
+            "--seconds" => seconds = number()?,
+            "--sleep" => sleep = number()?,
+            "--grade" => name = value,
+            _ => return Err(format!("there is no option {arg}")),
+        }
+    }
+    let grade = GRADES.iter().find(|grade| grade.name == name);
+    let grade = grade.ok_or_else(|| format!("there is no line {name}"))?;
+    usable()?;
+    let world = World::start(grade, [Nat::Easy, Nat::Easy], 1).await?;
+    let outcome = soak(programs, &world, grade, seconds, sleep).await;
+    world.end().await;
+    outcome
+}
+
+async fn soak(programs: &Path, world: &World, grade: &Grade, seconds: u64, sleep: u64) -> Result<(), String> {
+    let network = Network::start_at(programs, ControlKind::Test, SERVERS).await?;
+    let [near, far] = ["soak-a", "soak-b"];
+    let ourselves = std::env::current_exe().map_err(|error| error.to_string())?;
+    let start = |n: usize, name: &str| {
+        let (programs, control) = (programs.to_string_lossy(), network.control_url());
+        let args = [&*programs, "soak-nara", name, &control];
+        Process::start_in(Some(&world.machines[n]), &ourselves, &args)
+    };
+    let mut sides = [Side::new(near, start(0, near)?), Side::new(far, start(1, far)?)];
+    let mut addresses = Vec::new();
+    for side in &mut sides {
+        let address = side.process.ready().await?;
+        addresses.push(address);
+    }
+    let [a, b] = &mut sides;
+    let met = futures_util::future::try_join(
+        a.ask(format!("meet {far} {}", addresses[1])),
+        b.ask(format!("meet {near} {}", addresses[0])),
+    );
+    met.await?;
+    let begin = Instant::now();
+    while !both(&mut sides, None).await? {
+        if begin.elapsed() > MEET {
+            return Err(format!("the path is not direct after {MEET:?}"));
+        }
+    }
+    println!(
+        "{}: direct after {:.1} s, {seconds} s to go",
+        grade.name,
+        begin.elapsed().as_secs_f64()
+    );
+
+    let begin = Instant::now();
+    // The nara that slept calls first after one sleep, and the other one after the other.
+    let sleeps = [
+        (seconds / 3, sleep, true),
+        (seconds * 3 / 4, sleep.min(SLEEP), false),
+    ];
+    let mut sleeps = sleeps.into_iter().filter(|(_, sleep, _)| *sleep > 0).peekable();
+    let (mut woken, mut missed) = (Vec::new(), Vec::new());
+    let (mut memories, mut next_report) = (Vec::new(), REPORT);
+    let mut ticks = interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while begin.elapsed().as_secs() < seconds {
+        ticks.tick().await;
+        both(&mut sides, Some(begin)).await?;
+        let now = begin.elapsed().as_secs();
+        memories.push((now, memory(&sides)));
+        if now >= next_report {
+            next_report = now + REPORT;
+            println!("after {now} s: MB {:.2?}, {}", memory(&sides), progress(&sides));
+        }
+        if let Some((_, sleep, sleeper_first)) = sleeps.next_if(|(at, ..)| now >= *at) {
+            let woke = slept(&mut sides, sleep, sleeper_first).await?;
+            println!("after {now} s: {woke}");
+            missed.extend(woke.missed());
+            woken.push(woke);
+        }
+    }
+    let window = WINDOW.min(seconds / 3);
+    let between = |n: usize, from: u64, to: u64| {
+        let looks = memories.iter().filter(|(at, _)| (from..to).contains(at));
+        median(looks.map(|(_, memory)| memory[n]))
+    };
+    println!("\n{} s, line {}:", begin.elapsed().as_secs(), grade.name);
+    for (n, side) in sides.iter().enumerate() {
+        let settled = between(n, SETTLED, SETTLED + window);
+        let end = between(n, seconds.saturating_sub(window), u64::MAX);
+        let ratio = end / settled;
+        println!(
+            "{} memory in {window} s after {SETTLED} s and at the end {settled:.2} MB, {end:.2} MB: {ratio:.3}",
+            side.summary()
+        );
+        if ratio > GROWTH {
+            missed.push(format!("the memory of {} grew to {ratio:.3}", side.name));
+        }
+        let relayed = side.relayed as f64 / side.rounds as f64;
+        if relayed > RELAYED {
+            missed.push(format!(
+                "{} used the relay in {:.1} % of the rounds",
+                side.name,
+                relayed * 100.0
+            ));
+        }
+    }
+    woken.iter().for_each(|woke| println!("{woke}"));
+    if missed.is_empty() {
+        return Ok(());
+    }
+    Err(format!("missed: {}", missed.join("; ")))
+}
+
+/// A round of both naras at the same time. Returns whether both use the direct path. It counts if there is a begin.
+async fn both(sides: &mut [Side; 2], begin: Option<Instant>) -> Result<bool, String> {
+    let [a, b] = sides;
+    let (one, two) = futures_util::future::try_join(a.ask("round"), b.ask("round")).await?;
+    let is_direct = one.is_direct && two.is_direct;
+    if let Some(begin) = begin {
+        a.note(one, begin);
+        b.note(two, begin);
+    }
+    Ok(is_direct)
+}
+
+/// The memory of both, in MB.
+fn memory(sides: &[Side; 2]) -> [f64; 2] {
+    [0, 1].map(|n| memory_mb(sides[n].process.pid()))
+}
+
+fn progress(sides: &[Side; 2]) -> String {
+    let [a, b] = sides;
+    format!(
+        "rounds {}, failed pings {} and {}, failed transfers {} and {}, relayed {} and {}",
+        a.rounds,
+        a.failed_pings,
+        b.failed_pings,
+        a.failed_exchanges,
+        b.failed_exchanges,
+        a.relayed,
+        b.relayed
+    )
+}
+
+/// What came of a sleep.
+struct Woken {
+    slept: Duration,
+    sleeper_first: bool,
+    /// The first call, and the call in the other direction after it. An error is that of the first try.
+    calls: [Result<Duration, String>; 2],
+    /// Until both had a direct path again.
+    direct: Duration,
+}
+
+/// Stops the first nara for some time, and lets one call the other at the moment at which it goes on.
+async fn slept(sides: &mut [Side; 2], seconds: u64, sleeper_first: bool) -> Result<Woken, String> {
+    let [a, b] = sides;
+    let pid = a.process.pid();
+    shell(&format!("kill -STOP {pid}")).await?;
+    let begin = Instant::now();
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    let slept = begin.elapsed();
+    shell(&format!("kill -CONT {pid}")).await?;
+    let begin = Instant::now();
+    let (first, second) = if sleeper_first {
+        (&mut *a, &mut *b)
+    } else {
+        (&mut *b, &mut *a)
+    };
+    let mut calls = Vec::new();
+    for side in [first, second] {
+        let asked = Instant::now();
+        let round = side.ask("ping").await?;
+        calls.push(match round.ping_ms {
+            Some(_) => Ok(asked.elapsed()),
+            None => Err(round.error.unwrap_or_default()),
+        });
+    }
+    let mut calls = calls.into_iter();
+    let mut call = || calls.next().unwrap_or_else(|| Err("no call".to_owned()));
+    let calls = [call(), call()];
+    while !both(sides, None).await? {
+        if begin.elapsed() > MEET {
+            return Err(format!("the path is not direct {MEET:?} after a sleep"));
+        }
+    }
+    Ok(Woken {
+        slept,
+        sleeper_first,
+        calls,
+        direct: begin.elapsed(),
+    })
+}
+
+impl Woken {
+    fn missed(&self) -> Option<String> {
+        let is_met = |call: &Result<Duration, String>| call.as_ref().is_ok_and(|took| *took <= FIRST_CALL);
+        (!self.calls.iter().all(is_met)).then(|| self.to_string())
+    }
+}
+
+impl std::fmt::Display for Woken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let call = |call: &Result<Duration, String>| match call {
+            Ok(took) => format!("{:.2} s", took.as_secs_f64()),
+            Err(error) => format!("failed ({error})"),
+        };
+        let from = if self.sleeper_first {
+            ["it", "the other one"]
+        } else {
+            ["the other one", "it"]
+        };
+        write!(
+            f,
+            "slept {:.0} s: first call, from {}, {}; then from {}, {}; direct again and idle after {:.1} s",
+            self.slept.as_secs_f64(),
+            from[0],
+            call(&self.calls[0]),
+            from[1],
+            call(&self.calls[1]),
+            self.direct.as_secs_f64()
+        )
+    }
+}
+
+/// A nara in a process of its own, and what it did.
+#[derive(Debug)]
+struct Side {
+    name: &'static str,
+    process: Process,
+    rounds: usize,
+    pings_ms: Vec<f64>,
+    exchanges_ms: Vec<f64>,
+    failed_pings: usize,
+    failed_exchanges: usize,
+    relayed: usize,
+}
+
+impl Side {
+    const fn new(name: &'static str, process: Process) -> Self {
+        Self {
+            name,
+            process,
+            rounds: 0,
+            pings_ms: Vec::new(),
+            exchanges_ms: Vec::new(),
+            failed_pings: 0,
+            failed_exchanges: 0,
+            relayed: 0,
+        }
+    }
+
+    async fn ask(&mut self, command: impl AsRef<str>) -> Result<Round, String> {
+        self.process.ask(command.as_ref(), ANSWER).await
+    }
+
+    fn note(&mut self, round: Round, begin: Instant) {
+        self.rounds += 1;
+        self.failed_pings += usize::from(round.ping_ms.is_none());
+        self.failed_exchanges += usize::from(round.exchange_ms.is_none());
+        self.relayed += usize::from(!round.is_direct);
+        self.pings_ms.extend(round.ping_ms);
+        self.exchanges_ms.extend(round.exchange_ms);
+        if let Some(error) = round.error {
+            println!(
+                "after {:.0} s: {}: {error}",
+                begin.elapsed().as_secs_f64(),
+                self.name
+            );
+        }
+    }
+
+    fn summary(&self) -> String {
+        let slowest = |all: &[f64]| all.iter().copied().fold(0.0, f64::max);
+        let figures = |all: &[f64]| {
+            format!(
+                "p50 {:.0} ms, slowest {:.0} ms",
+                median(all.iter().copied()),
+                slowest(all)
+            )
+        };
+        format!(
+            "{}: {} rounds, {} on the relay; {} pings failed, {}; {} transfers failed, {};",
+            self.name,
+            self.rounds,
+            self.relayed,
+            self.failed_pings,
+            figures(&self.pings_ms),
+            self.failed_exchanges,
+            figures(&self.exchanges_ms),
+        )
+    }
+}
+
+/// A nara on an embedded node that is told in lines what to do, and answers each with a [`Round`]: `meet NAME ADDRESS` first, then
+/// `ping`, or `round` for a ping and a transfer.
+pub(crate) async fn child(args: &[String]) -> Result<(), String> {
+    let [name, control_url] = args else {
+        return Err("soak-nara NAME CONTROL-URL".to_owned());
+    };
+    let begin = Instant::now();
+    let node = embedded(Settings {
+        name: name.clone(),
+        control_url: control_url.clone(),
+        auth_key: AUTH_KEY.to_owned(),
+        key_file: None,
+        ephemeral: true,
+        direct: true,
+    })?;
+    let nara = Nara::on(Arc::new(node), Kind::Embedded, name, begin).await?;
+    let _echo = Echo::start(nara.node.clone(), SocketAddr::new(nara.address()?, ECHO_PORT)).await?;
+    println!("{}", nara.address()?);
+    let mut input = BufReader::new(tokio::io::stdin()).lines();
+    let mut peer: Option<(NaraName, IpAddr)> = None;
+    while let Ok(Some(line)) = input.next_line().await {
+        let words: Vec<_> = line.split(' ').collect();
+        let mut round = Round::default();
+        let done = match (&words[..], &peer) {
+            (["meet", name, address], _) => {
+                let name: NaraName = name.parse().map_err(|error| format!("{name}: {error}"))?;
+                let address = address
+                    .parse()
+                    .map_err(|error: AddrParseError| format!("{address}: {error}"))?;
+                nara.discover(&[&name], MEET).await?;
+                peer = Some((name, address));
+                Ok(())
+            }
+            (["ping"], Some((name, _))) => ping(&nara, name, &mut round).await,
+            (["round"], Some((name, address))) => {
+                let pinged = ping(&nara, name, &mut round).await;
+                let sent = transfer(&nara, *address, &mut round).await;
+                let path = nara.node.path_to(*address).await;
+                round.is_direct = matches!(path, PathKind::Direct { .. });
+                pinged.and(sent)
+            }
+            _ => return Err(format!("there is no command {line:?}")),
+        };
+        round.error = done.err();
+        println!(
+            "{}",
+            serde_json::to_string(&round).map_err(|error| error.to_string())?
+        );
+    }
+    Ok(())
+}
+
+async fn ping(nara: &Nara, peer: &NaraName, round: &mut Round) -> Result<(), String> {
+    let begin = Instant::now();
+    let answered = nara.client.ping(peer).await;
+    answered.map_err(|error| format!("ping: {error}"))?;
+    round.ping_ms = Some(begin.elapsed().as_secs_f64() * 1e3);
+    Ok(())
+}
+
+async fn transfer(nara: &Nara, peer: IpAddr, round: &mut Round) -> Result<(), String> {
+    let begin = Instant::now();
+    let sent = exchange(&*nara.node, SocketAddr::new(peer, ECHO_PORT), BYTES);
+    let sent = timeout(TRANSFER, sent).await;
+    sent.map_err(|_| format!("a transfer did not end within {TRANSFER:?}"))??;
+    round.exchange_ms = Some(begin.elapsed().as_secs_f64() * 1e3);
+    Ok(())
+}
