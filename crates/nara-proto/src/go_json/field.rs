@@ -21,6 +21,20 @@ pub trait Merge: Default {
 pub trait Field: Merge + Serialize {
     /// Whether the field is left out of JSON when it is marked `omit`.
     fn is_zero(&self) -> bool;
+
+    /// A number of bytes that the value does not exceed as JSON. It is found much sooner than the JSON itself.
+    fn most_bytes(&self) -> usize;
+}
+
+/// The longest number, in bytes of JSON: the 17 digits of a float behind `0.00000`, and its sign.
+const NUMBER: usize = 32;
+
+/// The longest spelling of one byte of a text: `\u003c`.
+const ESCAPED: usize = 6;
+
+/// The most bytes of a text as JSON.
+pub(super) const fn most_bytes_of_text(len: usize) -> usize {
+    len * ESCAPED + 2
 }
 
 /// A [`Merge`] value as serde's seed.
@@ -126,6 +140,10 @@ impl Field for String {
     fn is_zero(&self) -> bool {
         self.is_empty()
     }
+
+    fn most_bytes(&self) -> usize {
+        most_bytes_of_text(self.len())
+    }
 }
 
 macro_rules! plain_fields {
@@ -142,6 +160,10 @@ macro_rules! plain_fields {
         impl Field for $ty {
             fn is_zero(&self) -> bool {
                 *self == $zero
+            }
+
+            fn most_bytes(&self) -> usize {
+                NUMBER
             }
         }
     )*};
@@ -174,6 +196,10 @@ macro_rules! time_fields {
         impl Field for $ty {
             fn is_zero(&self) -> bool {
                 self.get() == 0
+            }
+
+            fn most_bytes(&self) -> usize {
+                NUMBER
             }
         }
     )*};
@@ -227,9 +253,14 @@ impl<T: Merge> Merge for Option<Vec<T>> {
     }
 }
 
-impl<T: Merge + Serialize> Field for Option<Vec<T>> {
+impl<T: Field> Field for Option<Vec<T>> {
     fn is_zero(&self) -> bool {
         self.as_ref().is_none_or(Vec::is_empty)
+    }
+
+    fn most_bytes(&self) -> usize {
+        // Brackets or `null`, and a comma for each.
+        self.iter().flatten().map(|item| item.most_bytes() + 1).sum::<usize>() + 4
     }
 }
 
@@ -255,9 +286,14 @@ impl<T: Merge> Merge for Option<Box<T>> {
     }
 }
 
-impl<T: Merge + Serialize> Field for Option<Box<T>> {
+impl<T: Field> Field for Option<Box<T>> {
     fn is_zero(&self) -> bool {
         self.is_none()
+    }
+
+    fn most_bytes(&self) -> usize {
+        // `null`
+        self.as_ref().map_or(4, |value| value.most_bytes())
     }
 }
 
@@ -302,6 +338,11 @@ impl Merge for Bytes {
 impl Field for Bytes {
     fn is_zero(&self) -> bool {
         self.as_slice().is_empty()
+    }
+
+    fn most_bytes(&self) -> usize {
+        // Four characters for three bytes, quotes, or `null`.
+        self.as_slice().len() * 2 + 6
     }
 }
 
