@@ -32,11 +32,6 @@ const NUMBER: usize = 32;
 /// The longest spelling of one byte of a text: `\u003c`.
 const ESCAPED: usize = 6;
 
-/// The most bytes of a text as JSON.
-pub(super) const fn most_bytes_of_text(len: usize) -> usize {
-    len * ESCAPED + 2
-}
-
 /// A [`Merge`] value as serde's seed.
 pub(super) struct Seed<'a, T>(pub(super) &'a mut T);
 
@@ -142,7 +137,8 @@ impl Field for String {
     }
 
     fn most_bytes(&self) -> usize {
-        most_bytes_of_text(self.len())
+        // With its quotes.
+        self.len() * ESCAPED + 2
     }
 }
 

@@ -249,7 +249,7 @@ fn no_value_is_longer_as_json_than_the_bound_that_is_found_without_writing_it() 
     for float in [
         f64::MIN,
         -f64::MIN_POSITIVE,
-        -1.234_567_890_123_456_7e-6,
+        -4e-6 / 3.0,
         -9.999_999_999_999_999e20,
     ] {
         assert!(to_vec(&float).len() <= float.most_bytes());
