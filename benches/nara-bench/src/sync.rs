@@ -37,7 +37,7 @@ pub(crate) fn measure(
     for _ in 0..rounds {
         let response: SyncResponse = go_json::from_slice(&json)?;
         events += response.events().len();
-        verified += verify(response.events(), &keys, threads);
+        verified += verify(response.events.unwrap_or_default(), &keys, threads);
     }
     let seconds = start.elapsed().as_secs_f64();
     Ok(json!({
@@ -52,24 +52,25 @@ pub(crate) fn measure(
 }
 
 /// How many events verify.
-fn verify(events: &[SyncEvent], keys: &Keys, threads: usize) -> usize {
-    let verified = |events: &[SyncEvent]| {
+fn verify(mut events: Vec<SyncEvent>, keys: &Keys, threads: usize) -> usize {
+    let verified = |events: &mut [SyncEvent]| {
         let reception = EventReception {
             now: UnixNanos::new(i64::MAX),
             random: random(),
         };
-        let verdicts = verify_events(&mut events.to_vec(), keys, reception);
+        let verdicts = verify_events(events, keys, reception);
         verdicts
             .iter()
             .filter(|verdict| **verdict == Ok(EventTrust::Verified))
             .count()
     };
     if threads == 1 {
-        return verified(events);
+        return verified(&mut events);
     }
+    let part = events.len().div_ceil(threads).max(1);
     thread::scope(|scope| {
         let parts: Vec<_> = events
-            .chunks(events.len().div_ceil(threads).max(1))
+            .chunks_mut(part)
             .map(|part| scope.spawn(move || verified(part)))
             .collect();
         parts.into_iter().map(|part| part.join().unwrap_or(0)).sum()

@@ -28,7 +28,6 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::encoding::hex_encode;
 use crate::identity::{KeyPair, PublicKey, VerifyError, verify_base64};
 use crate::time::UnixNanos;
 use crate::wire_struct;
@@ -249,7 +248,8 @@ impl SyncEvent {
 
     /// The id that follows from time, service and content.
     pub fn compute_id(&self) -> String {
-        id_of(self.ts, &self.svc, &self.content())
+        let digits = id_digits(self.ts, &self.svc, &self.content());
+        String::from_utf8(digits.to_vec()).expect("digits are ASCII")
     }
 
     /// Whether the id of the event follows from its content.
@@ -376,21 +376,18 @@ impl SyncEvent {
     }
 }
 
-fn id_of(ts: UnixNanos, svc: &str, content: &str) -> String {
-    let mut hash = Sha256::new();
-    hash.update(ts.to_string());
-    hash.update(b":");
-    hash.update(svc);
-    hash.update(b":");
-    hash.update(content);
-    hex_encode(&hash.finalize()[..16])
+/// The digits of an id.
+fn id_digits(ts: UnixNanos, svc: &str, content: &str) -> [u8; 32] {
+    let ts = ts.to_string();
+    let hash = Sha256::digest([&ts, svc, content].join(":"));
+    let mut digits = [0; 32];
+    hex::encode_to_slice(&hash[..16], &mut digits).expect("there is room for two digits each");
+    digits
 }
 
 fn signing_preimage(event: &SyncEvent, content: &str) -> String {
-    format!(
-        "{}:{}:{}:{}:{content}",
-        event.id, event.ts, event.svc, event.emitter
-    )
+    let ts = event.ts.to_string();
+    [&event.id, &ts, &event.svc, &event.emitter, content].join(":")
 }
 
 #[cfg(test)]

@@ -302,6 +302,11 @@ impl Field for RawPayload {
     fn is_zero(&self) -> bool {
         self.0.is_none()
     }
+
+    fn most_bytes(&self) -> usize {
+        // `null`
+        self.0.as_ref().map_or(4, |text| text.get().len())
+    }
 }
 
 /// A runtime message.

@@ -138,7 +138,7 @@ pub struct SyncProgress {
 }
 
 impl SyncProgress {
-    fn count(&mut self, page: &CheckedEvents, insertions: &[Insertion]) {
+    fn count(&mut self, page: &CheckedEvents) {
         self.received += page.received();
         self.refused += page.refused.len();
         let unsigned = |event: &&RefusedEvent| event.problem == EventProblem::MustBeSigned;
@@ -150,6 +150,9 @@ impl SyncProgress {
                 _ => self.unknown_key += 1,
             }
         }
+    }
+
+    fn count_insertions(&mut self, insertions: &[Insertion]) {
         for insertion in insertions {
             match insertion {
                 Insertion::Stored => self.stored += 1,
@@ -355,30 +358,38 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
                 dropped.extend(rejection(&event.id, awaited_by_refused(event)));
             }
         }
-        let told_by = page.verification.responder.clone();
-        let insertions = self.ledger.insert(page.events.accepted.clone(), told_by).await?;
+        let mut progress = self.report.progress.clone();
+        progress.count(&page.events);
+        // Only if somebody wants them: the events are not copied for it.
+        let rejections: Option<Vec<_>> = self.dropped.is_some().then(|| {
+            let accepted = page.events.accepted.iter();
+            let rejections = accepted.map(|checked| rejection(&checked.event.id, awaited_by(checked)));
+            let verified = page.events.accepted.iter().map(CheckedEvent::is_verified);
+            verified.zip(rejections).collect()
+        });
+        let told_by = page.verification.responder;
+        let insertions = self.ledger.insert(page.events.accepted, told_by).await?;
         // Behind the page, never before it; and not behind an event whose time is still to come.
         if let Some(place) = place.filter(|_| self.ahead == 0) {
             self.ledger
                 .store_cursor(place.to_owned(), page.cursor.clone())
                 .await?;
         }
-        if let Some(dropped) = &mut self.dropped {
+        if let (Some(dropped), Some(rejections)) = (&mut self.dropped, rejections) {
             let kept = |insertion: &Insertion| matches!(insertion, Insertion::Stored | Insertion::Duplicate);
-            let outcomes = page.events.accepted.iter().zip(&insertions);
+            let outcomes = rejections.into_iter().zip(&insertions);
             // What could not be verified is not in our set, whether it is stored or not.
-            let lost = outcomes.filter(|(checked, insertion)| !checked.is_verified() || !kept(insertion));
-            dropped.extend(lost.filter_map(|(checked, _)| rejection(&checked.event.id, awaited_by(checked))));
+            let lost = outcomes.filter(|((verified, _), insertion)| !verified || !kept(insertion));
+            dropped.extend(lost.filter_map(|((_, rejection), _)| rejection));
         }
 
-        let progress = &mut self.report.progress;
         progress.pages += 1;
         let is_new = |insertion: &Insertion| *insertion == Insertion::Stored;
         self.idle_pages = match insertions.iter().any(is_new) {
             true => 0,
             false => self.idle_pages + 1,
         };
-        progress.count(&page.events, &insertions);
+        progress.count_insertions(&insertions);
         progress.bytes += page.bytes as u64;
         progress.elapsed = self.started.elapsed();
         progress.remaining = match page.total {
@@ -391,6 +402,7 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
         if let Some(watch) = &self.watch {
             watch.send_replace(progress.clone());
         }
+        self.report.progress = progress;
         Ok(())
     }
 

@@ -9,7 +9,9 @@ use crate::identity::Signature;
 /// is spelled. V1 peers read base64 with line feeds in it.
 pub(super) fn remove_foreign(event: &mut SyncEvent) {
     event.emitter_id.clear();
-    if let Ok(signature) = Signature::from_base64(&event.sig) {
+    if Signature::from_canonical_base64(event.sig.as_bytes()).is_err()
+        && let Ok(signature) = Signature::from_base64(&event.sig)
+    {
         event.sig = signature.to_base64();
     }
     let Some(service) = event.service() else { return };

@@ -21,7 +21,16 @@ pub trait Merge: Default {
 pub trait Field: Merge + Serialize {
     /// Whether the field is left out of JSON when it is marked `omit`.
     fn is_zero(&self) -> bool;
+
+    /// A number of bytes that the value does not exceed as JSON. It is found much sooner than the JSON itself.
+    fn most_bytes(&self) -> usize;
 }
+
+/// The longest number, in bytes of JSON: the 17 digits of a float behind `0.00000`, and its sign.
+const NUMBER: usize = 32;
+
+/// The longest spelling of one byte of a text: `\u003c`.
+const ESCAPED: usize = 6;
 
 /// A [`Merge`] value as serde's seed.
 pub(super) struct Seed<'a, T>(pub(super) &'a mut T);
@@ -126,6 +135,11 @@ impl Field for String {
     fn is_zero(&self) -> bool {
         self.is_empty()
     }
+
+    fn most_bytes(&self) -> usize {
+        // With its quotes.
+        self.len() * ESCAPED + 2
+    }
 }
 
 macro_rules! plain_fields {
@@ -142,6 +156,10 @@ macro_rules! plain_fields {
         impl Field for $ty {
             fn is_zero(&self) -> bool {
                 *self == $zero
+            }
+
+            fn most_bytes(&self) -> usize {
+                NUMBER
             }
         }
     )*};
@@ -174,6 +192,10 @@ macro_rules! time_fields {
         impl Field for $ty {
             fn is_zero(&self) -> bool {
                 self.get() == 0
+            }
+
+            fn most_bytes(&self) -> usize {
+                NUMBER
             }
         }
     )*};
@@ -227,9 +249,14 @@ impl<T: Merge> Merge for Option<Vec<T>> {
     }
 }
 
-impl<T: Merge + Serialize> Field for Option<Vec<T>> {
+impl<T: Field> Field for Option<Vec<T>> {
     fn is_zero(&self) -> bool {
         self.as_ref().is_none_or(Vec::is_empty)
+    }
+
+    fn most_bytes(&self) -> usize {
+        // Brackets or `null`, and a comma for each.
+        self.iter().flatten().map(|item| item.most_bytes() + 1).sum::<usize>() + 4
     }
 }
 
@@ -255,9 +282,14 @@ impl<T: Merge> Merge for Option<Box<T>> {
     }
 }
 
-impl<T: Merge + Serialize> Field for Option<Box<T>> {
+impl<T: Field> Field for Option<Box<T>> {
     fn is_zero(&self) -> bool {
         self.is_none()
+    }
+
+    fn most_bytes(&self) -> usize {
+        // `null`
+        self.as_ref().map_or(4, |value| value.most_bytes())
     }
 }
 
@@ -302,6 +334,11 @@ impl Merge for Bytes {
 impl Field for Bytes {
     fn is_zero(&self) -> bool {
         self.as_slice().is_empty()
+    }
+
+    fn most_bytes(&self) -> usize {
+        // Four characters for three bytes, quotes, or `null`.
+        self.as_slice().len() * 2 + 6
     }
 }
 

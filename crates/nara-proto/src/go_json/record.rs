@@ -91,6 +91,15 @@ macro_rules! wire_struct {
             fn is_zero(&self) -> bool {
                 false
             }
+
+            fn most_bytes(&self) -> usize {
+                // Braces; of each field, the quotes of its key, the colon and the comma.
+                let mut most = 2;
+                $(
+                    most += $key.len() + 4 + $crate::go_json::Field::most_bytes(&self.$field);
+                )*
+                most
+            }
         }
 
         impl ::serde::Serialize for $name {

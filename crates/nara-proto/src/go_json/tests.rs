@@ -225,3 +225,33 @@ fn an_error_quotes_no_more_of_the_input_than_a_reader_needs() {
         "it would be shown in full"
     );
 }
+
+#[test]
+fn no_value_is_longer_as_json_than_the_bound_that_is_found_without_writing_it() {
+    let texts = ["", "\u{1}<>&", "\u{2028}", "é\"\\"];
+    for text in texts {
+        for number in [0, i64::MIN, i64::MAX] {
+            let inner = Inner {
+                a: text.to_owned(),
+                b: number,
+            };
+            let outer = Outer {
+                name: text.to_owned(),
+                task: number,
+                list: Some(vec![inner.clone(); text.len()]),
+                inner: Some(Box::new(inner)),
+                bytes: Bytes::from(text.as_bytes().to_vec()),
+            };
+            assert!(to_vec(&outer).len() <= outer.most_bytes());
+        }
+    }
+    assert!(to_vec(&Outer::default()).len() <= Outer::default().most_bytes());
+    for float in [
+        f64::MIN,
+        -f64::MIN_POSITIVE,
+        -4e-6 / 3.0,
+        -9.999_999_999_999_999e20,
+    ] {
+        assert!(to_vec(&float).len() <= float.most_bytes());
+    }
+}

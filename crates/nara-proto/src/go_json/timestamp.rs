@@ -172,4 +172,9 @@ impl Field for Timestamp {
     fn is_zero(&self) -> bool {
         false
     }
+
+    fn most_bytes(&self) -> usize {
+        // The date, the time to a nanosecond, the zone, and quotes are 37.
+        64
+    }
 }

@@ -35,6 +35,10 @@ impl Signature {
     /// # Errors
     /// [`InvalidSignature`] if it is not base64 of 64 bytes.
     pub fn from_base64(text: &str) -> Result<Self, InvalidSignature> {
+        // Nearly all are spelled as they should be.
+        if let Some(bytes) = encoding::base64_decode_exactly(text.as_bytes()) {
+            return Ok(Self(bytes));
+        }
         let bytes =
             encoding::base64_decode_lenient(text.as_bytes()).map_err(|_| InvalidSignature::Encoding)?;
         Self::from_vec(bytes)
@@ -45,6 +49,9 @@ impl Signature {
     /// # Errors
     /// [`InvalidSignature`] if it is not canonical base64 of 64 bytes.
     pub fn from_canonical_base64(text: &[u8]) -> Result<Self, InvalidSignature> {
+        if let Some(bytes) = encoding::base64_decode_exactly(text) {
+            return Ok(Self(bytes));
+        }
         let bytes = encoding::base64_decode_canonical(text).map_err(|_| InvalidSignature::Encoding)?;
         Self::from_vec(bytes)
     }

@@ -6,7 +6,7 @@ use nara_proto::event::{
     ChauPayload, CheckpointPayload, EventProblem, EventReception, HeyTherePayload, Observation,
     ObservationPayload, Payload, PingPayload, SeenPayload, SocialPayload, SyncEvent, verify_events,
 };
-use nara_proto::go_json;
+use nara_proto::go_json::{self, Field as _};
 use nara_proto::identity::{KeyPair, PublicKey, Soul};
 use nara_proto::time::{UnixNanos, UnixSeconds};
 use proptest::collection::vec;
@@ -276,6 +276,7 @@ proptest! {
         for event in [event, signed] {
             let json = go_json::to_vec(&event);
             let again: SyncEvent = go_json::from_slice(&json).unwrap();
+            prop_assert!(json.len() <= event.most_bytes());
             prop_assert_eq!(go_json::to_vec(&again), json);
             prop_assert_eq!(again, event);
         }

@@ -2,7 +2,6 @@
 //! JSON, for [`sql::ADD`](super::sql::ADD) and whoever looks into the database.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 use nara_proto::encoding::{base64_decode_canonical, base64_encode, hex_encode};
 use nara_proto::event::{Service, SyncEvent};
@@ -287,30 +286,51 @@ impl EventRow<'_> {
 
 /// What is left of an event as JSON without the fields that have columns.
 pub(super) fn without_columns<'a>(event: &SyncEvent, json: &'a str) -> Cow<'a, str> {
-    let mut columns = format!(
-        "{{\"id\":\"{}\",\"ts\":{},\"svc\":\"{}\"",
-        event.id, event.ts, event.svc
-    );
-    // Writing to a text does not fail.
-    if !event.emitter.is_empty() {
-        let _ = write!(columns, ",\"emitter\":\"{}\"", event.emitter);
-    }
-    let begin = columns.len();
-    if !event.emitter_id.is_empty() {
-        let _ = write!(columns, ",\"emitter_id\":\"{}\"", event.emitter_id);
-    }
-    let end = columns.len();
-    if !event.sig.is_empty() {
-        let _ = write!(columns, ",\"sig\":\"{}\"", event.sig);
-    }
-    match json.strip_prefix(&columns) {
-        Some(rest) => {
-            let kept = format!("{}{rest}", &columns[begin..end]);
-            Cow::Owned(format!("{{{}", kept.strip_prefix(',').unwrap_or(&kept)))
-        }
+    let Some(rest) = behind_columns(event, json) else {
         // A name that JSON spells in another way, say. What is there twice is the same.
-        None => Cow::Borrowed(json),
+        return Cow::Borrowed(json);
+    };
+    let mut kept = String::with_capacity(json.len());
+    kept.push('{');
+    if event.emitter_id.is_empty() {
+        kept.push_str(rest.strip_prefix(',').unwrap_or(rest));
+    } else {
+        for part in ["\"emitter_id\":\"", &event.emitter_id, "\"", rest] {
+            kept.push_str(part);
+        }
     }
+    Cow::Owned(kept)
+}
+
+/// What of an event as JSON stands behind the fields that have columns, if those are spelled there as they are.
+fn behind_columns<'a>(event: &SyncEvent, json: &'a str) -> Option<&'a str> {
+    let ts = event.ts.to_string();
+    let parts = [
+        "{\"id\":\"",
+        &event.id,
+        "\",\"ts\":",
+        &ts,
+        ",\"svc\":\"",
+        &event.svc,
+        "\"",
+    ];
+    let mut rest = json;
+    for part in parts {
+        rest = rest.strip_prefix(part)?;
+    }
+    for (key, value) in [
+        (",\"emitter\":\"", &event.emitter),
+        (",\"emitter_id\":\"", &event.emitter_id),
+        (",\"sig\":\"", &event.sig),
+    ] {
+        if !value.is_empty() {
+            rest = rest
+                .strip_prefix(key)?
+                .strip_prefix(value.as_str())?
+                .strip_prefix('"')?;
+        }
+    }
+    Some(rest)
 }
 
 /// Reads an event from a row that begins with the columns of [`sql::LOAD`](super::sql::LOAD).

@@ -4,7 +4,7 @@ use nara_proto::event::Service;
 use nara_proto::identity::NaraName;
 use nara_proto::sync::is_critical;
 use nara_proto::time::UnixNanos;
-use rusqlite::{OptionalExtension as _, Params, Row, Transaction};
+use rusqlite::{CachedStatement, OptionalExtension as _, Params, Row, Transaction};
 
 use super::columns::{EventRow, IdKey, ServiceKey, account, emitter, place, without_columns};
 use super::rows::{position, sizes, sql_limit, unsigned};
@@ -18,20 +18,39 @@ use crate::ledger::retention::Size;
 /// The events of a database inside one transaction.
 pub(super) struct SqliteShelf<'a> {
     transaction: &'a Transaction<'a>,
+    /// What every event needs, looked up once for all of them.
+    each: Each<'a>,
     /// How much is stored of each rank.
     sizes: BTreeMap<Rank, Size>,
     /// What was added to each rank: what is removed is counted by a trigger.
     added: BTreeMap<Rank, Size>,
     /// What is charged to accounts, as far as it was looked at.
-    accounts: HashMap<AccountKey, Charged>,
+    accounts: Accounts,
     /// The place of the newest event in the order of arrival.
     position: i64,
     /// Where to note what changes, if anybody wants to know.
     changes: Option<Changes>,
 }
 
-/// Kind and name of an [`Account`].
-type AccountKey = (u8, String);
+/// The statements that every event needs.
+struct Each<'a> {
+    find: CachedStatement<'a>,
+    at_time: CachedStatement<'a>,
+    add: CachedStatement<'a>,
+}
+
+impl<'a> Each<'a> {
+    fn new(transaction: &'a Transaction<'a>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            find: transaction.prepare_cached(sql::FIND)?,
+            at_time: transaction.prepare_cached(sql::AT_TIME)?,
+            add: transaction.prepare_cached(sql::ADD)?,
+        })
+    }
+}
+
+/// What is charged to accounts, by kind and name of an [`Account`].
+type Accounts = BTreeMap<u8, HashMap<String, Charged>>;
 
 #[derive(Clone, Copy)]
 struct Charged {
@@ -43,9 +62,10 @@ impl<'a> SqliteShelf<'a> {
     pub(super) fn new(transaction: &'a Transaction<'a>) -> rusqlite::Result<Self> {
         Ok(Self {
             transaction,
+            each: Each::new(transaction)?,
             sizes: sizes(transaction)?,
             added: BTreeMap::new(),
-            accounts: HashMap::new(),
+            accounts: Accounts::new(),
             position: position(transaction)?,
             changes: None,
         })
@@ -76,16 +96,15 @@ impl<'a> SqliteShelf<'a> {
     fn store_accounts(&mut self) -> rusqlite::Result<()> {
         let mut store = self.transaction.prepare_cached(sql::STORE_ACCOUNT)?;
         let mut remove = self.transaction.prepare_cached(sql::REMOVE_ACCOUNT)?;
-        for ((kind, name), charged) in &mut self.accounts {
-            if !charged.is_changed {
-                continue;
-            }
-            charged.is_changed = false;
-            let Size { events, bytes } = charged.size;
-            if events == 0 {
-                remove.execute((kind, name))?;
-            } else {
-                store.execute((kind, name, count(events), count(bytes)))?;
+        for (kind, accounts) in &mut self.accounts {
+            for (name, charged) in accounts.iter_mut().filter(|(_, charged)| charged.is_changed) {
+                charged.is_changed = false;
+                let Size { events, bytes } = charged.size;
+                if events == 0 {
+                    remove.execute((kind, name))?;
+                } else {
+                    store.execute((kind, name, count(events), count(bytes)))?;
+                }
             }
         }
         Ok(())
@@ -93,19 +112,36 @@ impl<'a> SqliteShelf<'a> {
 
     /// Charges an account, or takes back what was charged.
     fn charge(&mut self, account: Account<'_>, change: impl FnOnce(Size) -> Size) -> rusqlite::Result<()> {
-        let size = self.charged(account)?;
-        let charged = Charged {
-            size: change(size),
-            is_changed: true,
-        };
-        self.accounts.insert(key(account), charged);
+        let charged = self.account(account)?;
+        charged.size = change(charged.size);
+        charged.is_changed = true;
         Ok(())
     }
 
+    /// What is charged to an account, which is read once.
+    fn account(&mut self, account: Account<'_>) -> rusqlite::Result<&mut Charged> {
+        let (kind, name) = (account.kind(), account.name());
+        let known = self.accounts.entry(kind).or_default();
+        if !known.contains_key(name) {
+            let mut statement = self.transaction.prepare_cached(sql::ACCOUNT)?;
+            let stored = statement.query_row((kind, name), |row| {
+                Ok(Size {
+                    events: unsigned(row, 0)?,
+                    bytes: unsigned(row, 1)?,
+                })
+            });
+            let charged = Charged {
+                size: stored.optional()?.unwrap_or_default(),
+                is_changed: false,
+            };
+            known.insert(name.to_owned(), charged);
+        }
+        Ok(known.get_mut(name).expect("it was put there if it was missing"))
+    }
+
     /// Whether there is an event of this time, which is no longer alone then.
-    fn tie_at(&self, ts: UnixNanos) -> rusqlite::Result<bool> {
-        let mut at_time = self.transaction.prepare_cached(sql::AT_TIME)?;
-        let found = at_time.query_row([ts.get()], |row| {
+    fn tie_at(&mut self, ts: UnixNanos) -> rusqlite::Result<bool> {
+        let found = self.each.at_time.query_row([ts.get()], |row| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?))
         });
         let Some((seq, is_alone)) = found.optional()? else {
@@ -136,10 +172,6 @@ impl<'a> SqliteShelf<'a> {
     }
 }
 
-fn key(account: Account<'_>) -> AccountKey {
-    (account.kind(), account.name().to_owned())
-}
-
 /// A number as SQLite takes it.
 fn count(number: usize) -> i64 {
     sql_limit(number)
@@ -157,7 +189,7 @@ impl Shelf for SqliteShelf<'_> {
     type Error = rusqlite::Error;
 
     fn find(&mut self, id: &str) -> rusqlite::Result<Option<Held>> {
-        self.first(sql::FIND, [IdKey::new(id)])
+        self.each.find.query_row([IdKey::new(id)], held).optional()
     }
 
     fn maker(&mut self, place: &Place) -> rusqlite::Result<Maker> {
@@ -208,7 +240,7 @@ impl Shelf for SqliteShelf<'_> {
             sig: &event.sig,
             json: &without_columns(event, &new.json),
         };
-        row.store(&mut self.transaction.prepare_cached(sql::ADD)?)?;
+        row.store(&mut self.each.add)?;
         self.position += 1;
         let one = Size::one(new.json.len());
         for sizes in [&mut self.sizes, &mut self.added] {
@@ -275,24 +307,7 @@ impl Shelf for SqliteShelf<'_> {
     }
 
     fn charged(&mut self, account: Account<'_>) -> rusqlite::Result<Size> {
-        let key = key(account);
-        if let Some(charged) = self.accounts.get(&key) {
-            return Ok(charged.size);
-        }
-        let mut statement = self.transaction.prepare_cached(sql::ACCOUNT)?;
-        let stored = statement.query_row((key.0, &key.1), |row| {
-            Ok(Size {
-                events: unsigned(row, 0)?,
-                bytes: unsigned(row, 1)?,
-            })
-        });
-        let size = stored.optional()?.unwrap_or_default();
-        let charged = Charged {
-            size,
-            is_changed: false,
-        };
-        self.accounts.insert(key, charged);
-        Ok(size)
+        Ok(self.account(account)?.size)
     }
 
     fn accounts_over(&mut self, kind: u8, quota: Size) -> rusqlite::Result<BTreeMap<String, Size>> {
