@@ -31,6 +31,11 @@ impl Resources {
         }
     }
 
+    /// The processor time that was taken since.
+    pub(crate) fn processor_since(self) -> Duration {
+        Self::now().processor - self.processor
+    }
+
     /// What was taken since, for each of so many round trips.
     pub(crate) fn per_round_trip(self, count: u64) -> PerRoundTrip {
         let now = Self::now();

@@ -2,13 +2,15 @@
 //!
 //! The subscribers are another process, so that memory is that of the server alone. Verifying every event at each
 //! of 1,000 subscribers would measure the one machine that all of them share, so some verify, as subscribers of the
-//! library do, and the others only read. The ledger is SQLite: an append is a committed transaction.
+//! library do, and the others only count. The ledger is SQLite: an append is a committed transaction.
+
+mod raw;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use nara_mesh::client::{StreamState, SubscribeOptions};
@@ -17,18 +19,20 @@ use nara_mesh::ledger::{EventStore as _, Ledger};
 use nara_mesh::registry::PeerRegistry;
 use nara_mesh::server::MeshServer;
 use nara_proto::event::{EventTrust, Payload, SocialPayload, SyncEvent};
-use nara_proto::v1::{RequestAuth, Stamp};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::mesh::{Error, Naras, open};
+use crate::resources::Resources;
 
 /// Events a second.
 const RATE: u32 = 100;
 
+/// Ticks of a second, in which Linux tells processor time in `/proc`.
+const TICKS: u32 = 100;
+
 /// What is measured.
+#[derive(Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) subscribers: usize,
     pub(crate) verifying: usize,
@@ -56,6 +60,9 @@ pub(crate) fn measure(plan: &Plan) -> Result<Value, Error> {
         "stream_raw_p99_ms": many["raw_p99_ms"],
         "stream_deliveries_per_s": many["deliveries_per_s"],
         "stream_bytes_per_subscriber": many["bytes_per_subscriber"],
+        "stream_server_us_per_delivery": many["server_us_per_delivery"],
+        "stream_readers_us_per_delivery": many["readers_us_per_delivery"],
+        "stream_processors_to_spare": many["processors_to_spare"],
     }))
 }
 
@@ -76,26 +83,32 @@ async fn serve(plan: &Plan) -> Result<Value, Error> {
     // All of them come at once.
     limits.requests_in_flight = 4 * plan.subscribers.max(256);
     limits.requests_in_flight_per_peer = limits.requests_in_flight;
-    let server = MeshServer::builder(naras.bob.clone(), ledger.clone())
+    let running = MeshServer::builder(naras.bob.clone(), ledger.clone())
         .registry(registry)
         .limits(limits)
         .serve(SocketAddr::from(([127, 0, 0, 1], 0)))
         .await?;
 
     // One subscriber and some events beforehand, so that what everyone shares is there.
-    let mut warm_up = Readers::start(server.local_addr(), 1, 1, RATE as usize, 0)?;
+    let mut warm_up = Readers::start(running.local_addr(), 1, 1, RATE as usize, 0)?;
     append(&naras, &*ledger, RATE as usize).await?;
     warm_up.result()?;
     let before = crate::store::resident_bytes()?;
 
     let mut readers = Readers::start(
-        server.local_addr(),
+        running.local_addr(),
         plan.subscribers,
         plan.verifying,
         plan.paced,
         plan.burst,
     )?;
-    append(&naras, &*ledger, plan.paced).await?;
+    let (of_server, of_readers) = (Resources::now(), readers.processor()?);
+    let began = Instant::now();
+    let appended = append(&naras, &*ledger, plan.paced).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    // What is still on its way costs little of this.
+    let server = of_server.processor_since().as_secs_f64();
+    let reading = (readers.processor()? - of_readers).as_secs_f64();
     let after = crate::store::resident_bytes()?;
     // The paced events have arrived long before.
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -107,18 +120,27 @@ async fn serve(plan: &Plan) -> Result<Value, Error> {
     figures["subscribers"] = json!(plan.subscribers);
     figures["verifying"] = json!(plan.verifying);
     figures["bytes_per_subscriber"] = json!(after.saturating_sub(before) as f64 / plan.subscribers as f64);
-    server.shutdown(Duration::from_secs(1)).await;
+    let us = |seconds: f64| seconds * 1e6 / (plan.paced * plan.subscribers) as f64;
+    figures["append_p99_ms"] = json!(appended.value_at_quantile(0.99) as f64 / 1e3);
+    figures["server_us_per_delivery"] = json!(us(server));
+    figures["readers_us_per_delivery"] = json!(us(reading));
+    let processors = std::thread::available_parallelism()?.get() as f64;
+    figures["processors_to_spare"] = json!(processors - (server + reading) / seconds);
+    running.shutdown(Duration::from_secs(1)).await;
     Ok(figures)
 }
 
-/// Appends so many events at the rate.
-async fn append(naras: &Naras, ledger: &dyn Ledger, count: usize) -> Result<(), Error> {
+/// Appends so many events at the rate. Returns how long each took, in microseconds.
+async fn append(naras: &Naras, ledger: &dyn Ledger, count: usize) -> Result<Histogram<u64>, Error> {
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / RATE);
+    let mut taken = Histogram::new_with_bounds(1, 60_000_000, 3)?;
     for _ in 0..count {
         ticks.tick().await;
+        let began = Instant::now();
         ledger.insert_verified(vec![event(naras)]).await?;
+        taken.saturating_record(u64::try_from(began.elapsed().as_micros())?.max(1));
     }
-    Ok(())
+    Ok(taken)
 }
 
 /// An event of now, signed.
@@ -169,6 +191,16 @@ impl Readers {
         }
     }
 
+    /// The processor time that it has taken, to a hundredth of a second.
+    fn processor(&self) -> Result<Duration, Error> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let (_, fields) = stat.rsplit_once(") ").ok_or("no name in stat")?;
+        let mut times = fields.split(' ').skip(11);
+        let mut next = || Ok::<u64, Error>(times.next().ok_or("stat is short")?.parse()?);
+        let ticks = next()? + next()?;
+        Ok(Duration::from_secs(ticks) / TICKS)
+    }
+
     fn result(&mut self) -> Result<Value, Error> {
         let line = self.lines.next().ok_or("the subscribers ended early")??;
         self.child.wait()?;
@@ -186,59 +218,42 @@ pub(crate) fn read(address: SocketAddr, plan: &Plan) -> Result<(), Error> {
         let mut verifying = Vec::new();
         for _ in 0..plan.verifying {
             let mut events = client.peer(&bob).subscribe(SubscribeOptions::default());
-            let (ready, paced, burst) = (ready.clone(), plan.paced, plan.burst);
+            let (ready, plan) = (ready.clone(), *plan);
             verifying.push(tokio::spawn(async move {
                 events
                     .state()
                     .wait_for(|state| *state == StreamState::Live)
                     .await?;
                 let _ = ready.send(());
-                let mut measured = Measured::new(paced, burst)?;
-                while !measured.is_complete() {
+                let mut measured = Measured::new(&plan)?;
+                let mut seen = 0;
+                while !measured.is_complete(seen) {
                     let next = futures_util::StreamExt::next(&mut events).await;
                     let verified = next.ok_or("the subscription ended")??;
                     if verified.trust != EventTrust::Verified {
                         return Err(Error::from("an event was not verified"));
                     }
-                    measured.take(verified.event.ts.get());
+                    seen += 1;
+                    measured.take(seen, verified.event.ts.get());
                 }
                 Ok::<_, Error>(measured)
             }));
         }
-        let mut raw = Vec::new();
-        // As the server's own nara: two signers of one nara would sign equal requests in one millisecond.
-        let mut stamp = Stamp::default();
-        for _ in plan.verifying..plan.subscribers {
-            let now = stamp.next(SystemClock.now_millis());
-            let auth = RequestAuth::sign(
-                naras.bob.keypair(),
-                naras.bob.name(),
-                now,
-                "GET",
-                "/events/stream",
-            );
-            let request = format!(
-                "GET /events/stream HTTP/1.1\r\nhost: bob\r\nx-nara-name: bob\r\n\
-                 x-nara-timestamp: {now}\r\nx-nara-signature: {}\r\n\r\n",
-                auth.signature().to_base64()
-            );
-            let ready = ready.clone();
-            let measured = Measured::new(plan.paced, plan.burst)?;
-            raw.push(tokio::spawn(read_raw(address, request, ready, measured)));
-        }
+        let raw = tokio::task::spawn_blocking({
+            let (naras, ready, plan) = (naras.clone(), ready.clone(), *plan);
+            move || raw::read(address, &naras, plan.subscribers - plan.verifying, &plan, &ready)
+        });
+        drop(ready);
         for _ in 0..plan.subscribers {
             readies.recv().await.ok_or("a subscriber failed")?;
         }
         writeln!(std::io::stdout(), "ready")?;
 
-        let mut of_verifying = Measured::new(plan.paced, plan.burst)?;
+        let mut of_verifying = Measured::new(plan)?;
         for subscriber in verifying {
             of_verifying.add(&subscriber.await??)?;
         }
-        let mut of_raw = Measured::new(plan.paced, plan.burst)?;
-        for subscriber in raw {
-            of_raw.add(&subscriber.await??)?;
-        }
+        let (of_raw, means) = raw.await??;
         let began = of_verifying.burst_began.min(of_raw.burst_began);
         let ended = of_verifying.burst_ended.max(of_raw.burst_ended);
         let seconds = ended.saturating_sub(began) as f64 / 1e9;
@@ -250,6 +265,8 @@ pub(crate) fn read(address: SocketAddr, plan: &Plan) -> Result<(), Error> {
             "verified_p99_ms": ms(&of_verifying.latency, 0.99),
             "raw_p50_ms": ms(&of_raw.latency, 0.5),
             "raw_p99_ms": ms(&of_raw.latency, 0.99),
+            "raw_mean_ms_of_first": means.first(),
+            "raw_mean_ms_of_last": means.last(),
             "burst_seconds": seconds,
             "deliveries_per_s": (plan.burst > 0)
                 .then(|| (plan.burst * plan.subscribers) as f64 / seconds),
@@ -265,38 +282,38 @@ struct Measured {
     latency: Histogram<u64>,
     paced: usize,
     burst: usize,
-    seen: usize,
     burst_began: i64,
     burst_ended: i64,
 }
 
 impl Measured {
-    fn new(paced: usize, burst: usize) -> Result<Self, Error> {
+    fn new(plan: &Plan) -> Result<Self, Error> {
         Ok(Self {
             latency: Histogram::new_with_bounds(1, 60_000_000, 3)?,
-            paced,
-            burst,
-            seen: 0,
+            paced: plan.paced,
+            burst: plan.burst,
             burst_began: i64::MAX,
             burst_ended: i64::MIN,
         })
     }
 
-    fn is_complete(&self) -> bool {
-        self.seen >= self.paced + self.burst
+    /// Whether a subscriber has all events when it has so many.
+    fn is_complete(&self, seen: usize) -> bool {
+        seen >= self.paced + self.burst
     }
 
-    /// An event that was appended at this time, in nanoseconds, has arrived.
-    fn take(&mut self, appended: i64) {
+    /// A subscriber has its event with this number, which was appended at this time, in nanoseconds. Returns the
+    /// latency of a paced one.
+    fn take(&mut self, number: usize, appended: i64) -> u64 {
         let now = SystemClock.now_nanos().get();
-        self.seen += 1;
-        if self.seen <= self.paced {
-            let us = u64::try_from((now - appended) / 1000).unwrap_or(0);
-            self.latency.saturating_record(us.max(1));
-        } else {
+        if number > self.paced {
             self.burst_began = self.burst_began.min(appended);
             self.burst_ended = self.burst_ended.max(now);
+            return 0;
         }
+        let us = u64::try_from((now - appended) / 1000).unwrap_or(0).max(1);
+        self.latency.saturating_record(us);
+        us
     }
 
     fn add(&mut self, other: &Self) -> Result<(), Error> {
@@ -305,45 +322,4 @@ impl Measured {
         self.burst_ended = self.burst_ended.max(other.burst_ended);
         Ok(())
     }
-}
-
-/// Reads a stream without verifying it: finds events and their times.
-async fn read_raw(
-    address: SocketAddr,
-    request: String,
-    ready: mpsc::UnboundedSender<()>,
-    mut measured: Measured,
-) -> Result<Measured, Error> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(request.as_bytes()).await?;
-    let mut buffer: Vec<u8> = Vec::with_capacity(16 << 10);
-    let mut opened = false;
-    while !measured.is_complete() {
-        if stream.read_buf(&mut buffer).await? == 0 {
-            return Err("a stream ended".into());
-        }
-        if !opened && !buffer.starts_with(b"HTTP/1.1 200") && buffer.starts_with(b"HTTP/1.1 ") {
-            return Err(String::from_utf8_lossy(&buffer).into());
-        }
-        let mut done = 0;
-        while let Some(end) = find(&buffer[done..], b"\n\n") {
-            let block = &buffer[done..done + end];
-            done += end + 2;
-            if find(block, b"event: event\n").is_some() {
-                let number = find(block, b"\"ts\":").ok_or("an event without a time")? + 5;
-                let digits = block[number..].iter().take_while(|byte| byte.is_ascii_digit());
-                measured.take(digits.fold(0, |ts, digit| ts * 10 + i64::from(digit - b'0')));
-            } else if !opened && find(block, b"event: ping\n").is_some() {
-                // It has caught up: live from here on.
-                opened = true;
-                ready.send(())?;
-            }
-        }
-        buffer.drain(..done);
-    }
-    Ok(measured)
-}
-
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.windows(wanted.len()).position(|window| window == wanted)
 }
