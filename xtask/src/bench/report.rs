@@ -300,11 +300,33 @@ pub(super) fn table(report: &Value) -> String {
             "",
         ),
         Row(
-            "… p99, ms",
-            format!("{:.1}", number("/once/stream/stream_p99_ms")),
+            "… p99 of subscribers that verify, and of those that only count, ms",
+            format!(
+                "{:.1} and {:.1}",
+                number("/once/stream/stream_p99_ms"),
+                number("/once/stream/stream_raw_p99_ms")
+            ),
             None,
             None,
             "≤ 20",
+        ),
+        Row(
+            "… processors to spare",
+            format!("{:.1}", number("/once/stream/stream_processors_to_spare")),
+            None,
+            None,
+            "≥ 0.5",
+        ),
+        Row(
+            "… processor time a delivery, µs: the server, the readers",
+            format!(
+                "{:.1}, {:.1}",
+                number("/once/stream/stream_server_us_per_delivery"),
+                number("/once/stream/stream_readers_us_per_delivery")
+            ),
+            None,
+            None,
+            "",
         ),
         Row(
             "… deliveries per second at full speed",

@@ -256,7 +256,11 @@ impl<T: Field> Field for Option<Vec<T>> {
 
     fn most_bytes(&self) -> usize {
         // Brackets or `null`, and a comma for each.
-        self.iter().flatten().map(|item| item.most_bytes() + 1).sum::<usize>() + 4
+        self.iter()
+            .flatten()
+            .map(|item| item.most_bytes() + 1)
+            .sum::<usize>()
+            + 4
     }
 }
 
