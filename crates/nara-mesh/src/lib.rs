@@ -59,6 +59,10 @@
         reason = "some parts are used by the server alone"
     )
 )]
+#![cfg_attr(
+    all(feature = "server", not(feature = "sqlite")),
+    expect(dead_code, reason = "some parts are used by the ledger in a file alone")
+)]
 
 mod announcement;
 pub mod client;

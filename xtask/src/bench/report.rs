@@ -214,7 +214,7 @@ pub(super) fn table(report: &Value) -> String {
             whole("/sync_events_per_s_one_core"),
             some("/go_sync_events_per_s_one_core"),
             some("/sync_ratio_to_go_per_core"),
-            "≥ 8",
+            "≥ 6",
         ),
         Row(
             "… all cores",
@@ -228,7 +228,7 @@ pub(super) fn table(report: &Value) -> String {
             whole("/bulk_events_per_s"),
             some("/go_fetch_events_per_s"),
             some("/bulk_ratio_to_go"),
-            "≥ 6",
+            "≥ 3",
         ),
         Row(
             "… peak memory, MiB",
@@ -252,7 +252,7 @@ pub(super) fn table(report: &Value) -> String {
             ),
             None,
             some("/ledger_page_ratio"),
-            "≤ 1.5",
+            "≤ 1.2",
         ),
         Row(
             "inserted into a ledger up to 1,000,000, events per second",
