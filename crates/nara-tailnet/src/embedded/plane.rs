@@ -22,7 +22,8 @@ const MAX_KNOWN: usize = 4096;
 const ACTIVE: Duration = Duration::from_secs(45);
 /// How often inactive peers are looked for.
 const TIDY: Duration = Duration::from_secs(10);
-/// Handshakes of both ends cross if each begins one before that of the other arrives: within a round trip.
+/// Handshakes of both ends cross if each begins one before that of the other arrives. So long the one that goes on has to be
+/// answered; then the other one counts, because ours was lost.
 const CROSSING: Duration = Duration::from_secs(1);
 /// The types of WireGuard's messages (its specification, section 5.4).
 const INITIATION: u8 = 1;
@@ -101,6 +102,8 @@ struct Peer {
     sent: Option<Instant>,
     /// When we last began a handshake that it has not answered.
     initiated: Option<Instant>,
+    /// Its own, which crossed ours.
+    crossed: Option<PacketMut>,
 }
 
 /// See the module.
@@ -117,6 +120,8 @@ pub(super) struct Plane {
     next_id: u32,
     /// When inactive peers are looked for.
     tidy: Option<Instant>,
+    /// When handshakes that crossed ours are looked at again.
+    crossed: Option<Instant>,
     dropped: Dropped,
 }
 
@@ -132,6 +137,7 @@ impl Plane {
             known: HashMap::new(),
             next_id: 0,
             tidy: None,
+            crossed: None,
             dropped: Dropped::default(),
         }
     }
@@ -176,6 +182,7 @@ impl Plane {
                     heard: None,
                     sent: None,
                     initiated: None,
+                    crossed: None,
                 }
             });
             peer.region = route.region.or(home);
@@ -242,7 +249,7 @@ impl Plane {
     /// When [`Input::Timeout`] is due; `None`: never.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let wireguard = self.wireguard.next_event().map(|range| range.end());
-        wireguard.into_iter().chain(self.tidy).min()
+        wireguard.into_iter().chain(self.tidy).chain(self.crossed).min()
     }
 
     /// How many packets were dropped so far.
@@ -334,9 +341,7 @@ impl Plane {
                 Kind::Disco => outputs.disco.push((from, packet)),
                 Kind::WireGuard => {
                     self.set_heard(&from, now);
-                    if !self.is_crossed(&from, &packet, now) {
-                        sealed.push(packet);
-                    }
+                    sealed.extend(self.uncrossed(&from, packet, now));
                 }
                 Kind::Stun | Kind::Unknown => self.dropped.unknown += 1,
             }
@@ -349,11 +354,10 @@ impl Plane {
         for (from, packet) in packets {
             if let Some(from) = self.known.get(&from).copied() {
                 self.set_heard(&from, now);
-                if self.is_crossed(&from, &packet, now) {
-                    continue;
-                }
+                sealed.extend(self.uncrossed(&from, packet, now));
+            } else {
+                sealed.push(packet);
             }
-            sealed.push(packet);
         }
         self.open(sealed, now, outputs);
     }
@@ -382,6 +386,19 @@ impl Plane {
     fn timeout(&mut self, now: Instant, outputs: &mut Outputs) {
         let sealed = self.wireguard.dispatch_events(now);
         self.route(sealed.to_peers, now, outputs);
+        if self.crossed.is_some_and(|at| at <= now) {
+            self.crossed = None;
+            let mut waited = Vec::new();
+            for peer in self.peers.values_mut() {
+                match peer.initiated.map(|at| at + CROSSING) {
+                    Some(end) if peer.crossed.is_some() && now < end => {
+                        self.crossed = Some(self.crossed.map_or(end, |at| at.min(end)));
+                    }
+                    _ => waited.extend(peer.crossed.take()),
+                }
+            }
+            self.open(waited, now, outputs);
+        }
         if self.tidy.is_some_and(|tidy| tidy <= now) {
             let mut is_any_active = false;
             for peer in self.peers.values_mut() {
@@ -404,6 +421,7 @@ impl Plane {
             self.wireguard
                 .upsert_peer(PeerConfig::new(peer.id, *key, [0; 32]));
             (peer.path, peer.heard) = (None, None);
+            (peer.initiated, peer.crossed) = (None, None);
             if peer.sent.is_some() {
                 greeted.push((peer.id, Vec::new()));
             }
@@ -450,20 +468,27 @@ impl Plane {
         }
     }
 
-    /// Whether a packet begins a handshake that crosses one of ours, which is the one to be answered.
+    /// A packet of WireGuard as it comes, unless it begins a handshake that crosses one of ours, which is to be answered first.
     ///
     /// Each end would abandon its own handshake to answer that of the other, and both would wait for data that never comes. So one
-    /// of the keys decides whose it is.
-    fn is_crossed(&mut self, from: &NodePublicKey, packet: &PacketMut, now: Instant) -> bool {
+    /// of the keys decides whose goes on. If that one is not answered in time, the other is taken up.
+    fn uncrossed(&mut self, from: &NodePublicKey, packet: PacketMut, now: Instant) -> Option<PacketMut> {
         let is_ours = self.key > *from;
         let Some(peer) = self.peers.get_mut(from) else {
-            return false;
+            return Some(packet);
         };
-        if is(packet, RESPONSE) {
-            peer.initiated = None;
+        if is(&packet, RESPONSE) {
+            (peer.initiated, peer.crossed) = (None, None);
         }
-        let is_open = |at: Instant| now.saturating_duration_since(at) < CROSSING;
-        is_ours && is(packet, INITIATION) && peer.initiated.is_some_and(is_open)
+        let end = peer.initiated.map(|at| at + CROSSING);
+        match end.filter(|end| is_ours && is(&packet, INITIATION) && now < *end) {
+            Some(end) => {
+                peer.crossed = Some(packet);
+                self.crossed = Some(self.crossed.map_or(end, |at| at.min(end)));
+                None
+            }
+            None => Some(packet),
+        }
     }
 
     /// Notes that a packet came. Only for peers that control lists: a relay can name anybody.

@@ -535,3 +535,23 @@ fn a_handshake_that_got_lost_does_not_keep_the_other_end_from_its_own() {
         assert_eq!(talk(&mut b, &mut a, packet.clone(), begin + CROSSING), [packet]);
     }
 }
+
+#[test]
+fn a_handshake_that_crosses_a_lost_one_is_taken_up() {
+    let now = Instant::now();
+    let later = now + CROSSING;
+    for _ in 0..8 {
+        let (mut a, mut b) = pair();
+        // It never arrives.
+        a.plane.handle(Input::Stack(vec![a.packet_to(&b, 10)]), now);
+        let packet = b.packet_to(&a, 20);
+        let sent = b.plane.handle(Input::Stack(vec![packet.clone()]), now);
+        let mut answer = a.plane.handle(b.relayed(sent), now);
+        if answer.relay.is_empty() {
+            assert!(a.plane.next_timeout().is_some_and(|at| at <= later));
+            answer = a.plane.handle(Input::Timeout, later);
+        }
+        let data = b.plane.handle(a.relayed(answer), later);
+        assert_eq!(a.plane.handle(b.relayed(data), later).stack, [packet]);
+    }
+}
