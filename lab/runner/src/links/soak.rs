@@ -79,6 +79,12 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
             _ => return Err(format!("there is no option {arg}")),
         }
     }
+    if seconds < 3 * SETTLED {
+        return Err(format!(
+            "--seconds takes {} at least: memory is compared from {SETTLED} s on",
+            3 * SETTLED
+        ));
+    }
     let grade = GRADES.iter().find(|grade| grade.name == name);
     let grade = grade.ok_or_else(|| format!("there is no line {name}"))?;
     usable()?;
