@@ -170,14 +170,7 @@ pub(crate) async fn child(args: &[String]) -> Result<(), String> {
         return Err("bench-nara FOLDER-OF-PROGRAMS KIND FOLDER NAME CONTROL-URL [ADDRESS [BLOB]]".to_owned());
     };
     let begin = Instant::now();
-    let settings = Settings {
-        name: name.clone(),
-        control_url: control_url.clone(),
-        auth_key: AUTH_KEY.to_owned(),
-        key_file: None,
-        ephemeral: true,
-        direct: true,
-    };
+    let settings = Settings::ephemeral(name, control_url);
     let node: Arc<dyn MeshNode> = if *kind == Kind::Managed.to_string() {
         managed(Path::new(programs), folder.into(), settings)?
     } else {

@@ -8,7 +8,7 @@ use nara_tailnet::embedded::{EmbeddedNode, EmbeddedSettings};
 use nara_tailnet::managed::{ManagedConfig, ManagedNode};
 use nara_tailnet::{AuthKey, MeshNode};
 
-use crate::network::Network;
+use crate::network::{AUTH_KEY, Network};
 use crate::tsnet::Tsnet;
 
 /// How a nara is on the tailnet.
@@ -77,6 +77,18 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// Those of a node that is measured: nothing of it is kept.
+    pub(crate) fn ephemeral(name: &str, control_url: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            control_url: control_url.to_owned(),
+            auth_key: AUTH_KEY.to_owned(),
+            key_file: None,
+            ephemeral: true,
+            direct: true,
+        }
+    }
+
     pub(crate) fn new(network: &Network, name: &str) -> Self {
         Self {
             name: name.to_owned(),

@@ -109,11 +109,7 @@ impl Process {
 
     /// Gives it a command, which it answers with the same line.
     pub(crate) async fn command(&mut self, command: &str) -> Result<(), String> {
-        let line = format!("{command}\n");
-        self.input
-            .write_all(line.as_bytes())
-            .await
-            .map_err(|error| format!("{}: {error}", self.name))?;
+        self.send(command).await?;
         let answer = self.line(ANSWER).await?;
         if answer == command {
             Ok(())
@@ -128,10 +124,14 @@ impl Process {
         command: &str,
         limit: Duration,
     ) -> Result<T, String> {
+        self.send(command).await?;
+        self.json(limit).await
+    }
+
+    async fn send(&mut self, command: &str) -> Result<(), String> {
         let line = format!("{command}\n");
         let written = self.input.write_all(line.as_bytes()).await;
-        written.map_err(|error| format!("{}: {error}", self.name))?;
-        self.json(limit).await
+        written.map_err(|error| format!("{}: {error}", self.name))
     }
 
     /// Its number, as long as it runs.

@@ -106,6 +106,19 @@ struct Peer {
     crossed: Option<PacketMut>,
 }
 
+impl Peer {
+    /// Begins a new session with the next packet.
+    fn forget_session(&self, key: &NodePublicKey, wireguard: &mut Endpoint) {
+        wireguard.remove_peer(self.id);
+        wireguard.upsert_peer(PeerConfig::new(self.id, *key, [0; 32]));
+    }
+
+    /// Until when our own handshake comes before one of the peer, if we have begun one.
+    fn crossing_ends(&self) -> Option<Instant> {
+        self.initiated.map(|at| at + CROSSING)
+    }
+}
+
 /// See the module.
 pub(super) struct Plane {
     wireguard: Endpoint,
@@ -240,9 +253,8 @@ impl Plane {
     ///
     /// The first handshake is lost if the peer has not heard of us yet; WireGuard itself repeats it after 5 s only.
     pub(super) fn greet_again(&mut self, peer: &NodePublicKey) {
-        if let Some(id) = self.peers.get(peer).map(|peer| peer.id) {
-            self.wireguard.remove_peer(id);
-            self.wireguard.upsert_peer(PeerConfig::new(id, *peer, [0; 32]));
+        if let Some(known) = self.peers.get(peer) {
+            known.forget_session(peer, &mut self.wireguard);
         }
     }
 
@@ -387,17 +399,16 @@ impl Plane {
         let sealed = self.wireguard.dispatch_events(now);
         self.route(sealed.to_peers, now, outputs);
         if self.crossed.is_some_and(|at| at <= now) {
-            self.crossed = None;
-            let mut waited = Vec::new();
-            for peer in self.peers.values_mut() {
-                match peer.initiated.map(|at| at + CROSSING) {
-                    Some(end) if peer.crossed.is_some() && now < end => {
-                        self.crossed = Some(self.crossed.map_or(end, |at| at.min(end)));
-                    }
-                    _ => waited.extend(peer.crossed.take()),
-                }
-            }
-            self.open(waited, now, outputs);
+            let waits = |peer: &Peer| peer.crossing_ends().filter(|end| now < *end);
+            let over = self.peers.values_mut().filter(|peer| waits(peer).is_none());
+            let over = over.filter_map(|peer| peer.crossed.take()).collect();
+            self.crossed = self
+                .peers
+                .values()
+                .filter(|peer| peer.crossed.is_some())
+                .filter_map(waits)
+                .min();
+            self.open(over, now, outputs);
         }
         if self.tidy.is_some_and(|tidy| tidy <= now) {
             let mut is_any_active = false;
@@ -417,9 +428,7 @@ impl Plane {
         self.known.clear();
         let mut greeted = Vec::new();
         for (key, peer) in &mut self.peers {
-            self.wireguard.remove_peer(peer.id);
-            self.wireguard
-                .upsert_peer(PeerConfig::new(peer.id, *key, [0; 32]));
+            peer.forget_session(key, &mut self.wireguard);
             (peer.path, peer.heard) = (None, None);
             (peer.initiated, peer.crossed) = (None, None);
             if peer.sent.is_some() {
@@ -480,8 +489,10 @@ impl Plane {
         if is(&packet, RESPONSE) {
             (peer.initiated, peer.crossed) = (None, None);
         }
-        let end = peer.initiated.map(|at| at + CROSSING);
-        match end.filter(|end| is_ours && is(&packet, INITIATION) && now < *end) {
+        match peer
+            .crossing_ends()
+            .filter(|end| is_ours && is(&packet, INITIATION) && now < *end)
+        {
             Some(end) => {
                 peer.crossed = Some(packet);
                 self.crossed = Some(self.crossed.map_or(end, |at| at.min(end)));

@@ -21,7 +21,7 @@ use crate::bench::median;
 use crate::echo::{Echo, exchange};
 use crate::kind::{Kind, Settings, embedded};
 use crate::nara::Nara;
-use crate::network::{AUTH_KEY, ControlKind, Network};
+use crate::network::{ControlKind, Network};
 use crate::process::{Process, memory_mb};
 use crate::space::shell;
 
@@ -228,6 +228,16 @@ struct Woken {
     direct: Duration,
 }
 
+/// How long a call of this nara took, or why it failed.
+async fn called(side: &mut Side) -> Result<Result<Duration, String>, String> {
+    let asked = Instant::now();
+    let round = side.ask("ping").await?;
+    Ok(match round.ping_ms {
+        Some(_) => Ok(asked.elapsed()),
+        None => Err(round.error.unwrap_or_default()),
+    })
+}
+
 /// Stops the first nara for some time, and lets one call the other at the moment at which it goes on.
 async fn slept(sides: &mut [Side; 2], seconds: u64, sleeper_first: bool) -> Result<Woken, String> {
     let [a, b] = sides;
@@ -243,18 +253,7 @@ async fn slept(sides: &mut [Side; 2], seconds: u64, sleeper_first: bool) -> Resu
     } else {
         (&mut *b, &mut *a)
     };
-    let mut calls = Vec::new();
-    for side in [first, second] {
-        let asked = Instant::now();
-        let round = side.ask("ping").await?;
-        calls.push(match round.ping_ms {
-            Some(_) => Ok(asked.elapsed()),
-            None => Err(round.error.unwrap_or_default()),
-        });
-    }
-    let mut calls = calls.into_iter();
-    let mut call = || calls.next().unwrap_or_else(|| Err("no call".to_owned()));
-    let calls = [call(), call()];
+    let calls = [called(first).await?, called(second).await?];
     while !both(sides, None).await? {
         if begin.elapsed() > MEET {
             return Err(format!("the path is not direct {MEET:?} after a sleep"));
@@ -375,14 +374,7 @@ pub(crate) async fn child(args: &[String]) -> Result<(), String> {
         return Err("soak-nara NAME CONTROL-URL".to_owned());
     };
     let begin = Instant::now();
-    let node = embedded(Settings {
-        name: name.clone(),
-        control_url: control_url.clone(),
-        auth_key: AUTH_KEY.to_owned(),
-        key_file: None,
-        ephemeral: true,
-        direct: true,
-    })?;
+    let node = embedded(Settings::ephemeral(name, control_url))?;
     let nara = Nara::on(Arc::new(node), Kind::Embedded, name, begin).await?;
     let _echo = Echo::start(nara.node.clone(), SocketAddr::new(nara.address()?, ECHO_PORT)).await?;
     println!("{}", nara.address()?);

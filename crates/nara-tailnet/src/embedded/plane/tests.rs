@@ -449,6 +449,14 @@ proptest! {
     }
 }
 
+/// `a` has slept, and greets `b`.
+fn wakes(a: &mut Node, b: &mut Node, now: Instant) {
+    let greeting = a.plane.handle(Input::Slept, now);
+    let answer = b.plane.handle(a.relayed(greeting), now);
+    let confirmed = a.plane.handle(b.relayed(answer), now);
+    b.plane.handle(a.relayed(confirmed), now);
+}
+
 #[test]
 fn after_a_sleep_a_peer_is_reached_without_the_path_and_the_session_of_before() {
     let now = Instant::now();
@@ -468,11 +476,8 @@ fn after_a_sleep_a_peer_is_reached_without_the_path_and_the_session_of_before() 
     );
     assert_eq!(heard, Outputs::default());
 
-    let greeting = a.plane.handle(Input::Slept, now);
+    wakes(&mut a, &mut b, now);
     assert_eq!(a.plane.path(&b.key), None);
-    let answer = b.plane.handle(a.relayed(greeting), now);
-    let confirmed = a.plane.handle(b.relayed(answer), now);
-    b.plane.handle(a.relayed(confirmed), now);
     // No round trip is needed any more.
     let packet = a.packet_to(&b, 10);
     let sent = a.plane.handle(Input::Stack(vec![packet.clone()]), now);
@@ -483,10 +488,7 @@ fn after_a_sleep_a_peer_is_reached_without_the_path_and_the_session_of_before() 
 fn a_peer_that_did_not_sleep_reaches_one_that_did() {
     let now = Instant::now();
     let (mut a, mut b) = in_session(now);
-    let greeting = a.plane.handle(Input::Slept, now);
-    let answer = b.plane.handle(a.relayed(greeting), now);
-    let confirmed = a.plane.handle(b.relayed(answer), now);
-    b.plane.handle(a.relayed(confirmed), now);
+    wakes(&mut a, &mut b, now);
     let packet = b.packet_to(&a, 10);
     let sent = b.plane.handle(Input::Stack(vec![packet.clone()]), now);
     assert_eq!(a.plane.handle(b.relayed(sent), now).stack, [packet]);
