@@ -17,7 +17,7 @@ use super::retention::{Retention, Size, Standing};
 use super::{CheckedEvent, Insertion};
 use prune::Whose;
 
-/// One rung of the ladder of verified events, in the order of rank, time and arrival.
+/// A verified event in eviction order: by rank, then time, then arrival.
 #[derive(Clone, Debug)]
 pub(super) struct Rung {
     pub(super) held: Held,
@@ -28,7 +28,7 @@ pub(super) struct Rung {
     pub(super) target: String,
 }
 
-/// A place on the ladder: see [`Rung`].
+/// The position of a [`Rung`] in the eviction order.
 pub(super) type LadderPlace = (Rank, UnixNanos, i64);
 
 impl Rung {
@@ -37,18 +37,18 @@ impl Rung {
     }
 }
 
-/// To whom events are charged. The numbers are stored in databases.
+/// The quota account that an event is charged to. The numbers are stored in databases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Account<'a> {
-    /// Verified events, to their emitter or teller.
+    /// Verified events, by emitter or by the peer that sent them.
     Verified(&'a str),
-    /// Unverified events, to their teller.
+    /// Unverified events, by the peer that sent them.
     Teller(&'a str),
-    /// Unverified events, to the emitter that they claim.
+    /// Unverified events, by claimed emitter.
     Emitter(&'a str),
-    /// Events of this nara and of configured peers, to their emitter.
+    /// Events of this nara and of configured peers, by emitter.
     Configured(&'a str),
-    /// Statements that are never pruned, to the nara that they are about.
+    /// Key statements that are never pruned, by the nara that they are about.
     Statements(&'a str),
 }
 
@@ -73,7 +73,7 @@ impl<'a> Account<'a> {
         }
     }
 
-    /// The accounts of one event.
+    /// Returns the accounts that an event is charged to.
     pub(super) fn of(
         rank: Rank,
         charged: Option<&'a str>,
@@ -95,7 +95,7 @@ impl<'a> Account<'a> {
     }
 }
 
-/// An event that is stored now.
+/// An event to be stored.
 #[derive(Debug)]
 pub(super) struct NewEvent<'a> {
     pub(super) event: SyncEvent,
@@ -108,7 +108,7 @@ pub(super) struct NewEvent<'a> {
     pub(super) now: UnixNanos,
 }
 
-/// Who made a stored event, and who is charged for it.
+/// The actor and emitter of a stored event, and the account it is charged to.
 #[derive(Debug, Default)]
 pub(super) struct Maker {
     pub(super) actor: String,
@@ -116,70 +116,70 @@ pub(super) struct Maker {
     pub(super) account: Option<String>,
 }
 
-/// What the rules of retention need of a storage. Every method is a look-up in an index.
+/// The storage operations that the retention rules need. Every method is an index lookup.
 pub(super) trait Shelf {
     type Error;
 
-    /// The event with this id.
+    /// Finds the event with this id.
     fn find(&mut self, id: &str) -> Result<Option<Held>, Self::Error>;
 
-    /// Who made a stored event, and who is charged for it.
+    /// Returns the actor, emitter and account of a stored event.
     fn maker(&mut self, place: &Place) -> Result<Maker, Self::Error>;
 
-    /// How many voters a stored checkpoint has.
+    /// Returns the number of voters of a stored checkpoint.
     fn voters(&mut self, place: &Place) -> Result<usize, Self::Error>;
 
-    /// Stores an event whose id is new; its place in the order of arrival.
+    /// Stores an event with a new id and returns its position in the order of arrival.
     fn add(&mut self, event: NewEvent<'_>) -> Result<i64, Self::Error>;
 
     /// Removes an event.
     fn remove(&mut self, place: &Place) -> Result<(), Self::Error>;
 
-    /// Gives an event another rank.
+    /// Changes the rank of an event.
     fn rerank(&mut self, rung: &Rung, rank: Rank) -> Result<(), Self::Error>;
 
-    /// How much is stored of these ranks.
+    /// Returns the total size of the events with these ranks.
     fn size(&self, ranks: impl Fn(Rank) -> bool) -> Size;
 
-    /// How much is charged to an account.
+    /// Returns the size charged to an account.
     fn charged(&mut self, account: Account<'_>) -> Result<Size, Self::Error>;
 
-    /// The accounts of this kind that exceed a quota.
+    /// Returns the accounts of this kind that exceed a quota.
     fn accounts_over(&mut self, kind: u8, quota: Size) -> Result<BTreeMap<String, Size>, Self::Error>;
 
-    /// The ladder behind a place and below a rank, at most `limit` rungs.
+    /// Returns up to `limit` events in eviction order, after a position and below a rank.
     fn ladder(&mut self, after: LadderPlace, below: Rank, limit: usize) -> Result<Vec<Rung>, Self::Error>;
 
-    /// The verified pings of a target, the first to go first, at most `limit`.
+    /// Returns up to `limit` verified pings of a target, in eviction order.
     fn pings(&mut self, target: &str, limit: usize) -> Result<Vec<HeldPing>, Self::Error>;
 
-    /// How many verified observations of a pair are stored, at most `limit`.
+    /// Returns the number of stored verified observations of a pair, at most `limit`.
     fn count_observations(&mut self, pair: (&str, &str), limit: usize) -> Result<usize, Self::Error>;
 
-    /// The oldest verified restart, or the oldest other verified observation, of a pair.
+    /// Returns the oldest verified restart, or the oldest other verified observation, of a pair.
     fn oldest_observation(&mut self, pair: (&str, &str), restart: bool)
     -> Result<Option<Place>, Self::Error>;
 
-    /// Whether a verified checkpoint about this subject is stored.
+    /// Returns whether a verified checkpoint about this subject is stored.
     fn has_checkpoint(&mut self, subject: &str) -> Result<bool, Self::Error>;
 
-    /// The unverified event of an account, or of all, that goes first: by rank, then by arrival.
+    /// Returns the unverified event of an account, or of all, that is evicted first: by rank, then by arrival.
     fn first_unverified(&mut self, account: Option<Account<'_>>) -> Result<Option<Held>, Self::Error>;
 
-    /// Unverified events that arrived before a time, at most `limit`.
+    /// Returns up to `limit` unverified events that arrived before a time.
     fn unverified_before(&mut self, time: UnixNanos, limit: usize) -> Result<Vec<Place>, Self::Error>;
 }
 
-/// What became of events that were to be stored.
+/// The outcome of [`admit`].
 pub(super) struct Admitted {
-    /// One outcome for each.
+    /// One outcome per event.
     pub(super) outcomes: Vec<Insertion>,
-    /// Those that are stored: their places in the order of arrival, and their indices.
+    /// The stored events: position in the order of arrival, and index into `outcomes`.
     pub(super) stored: BTreeMap<i64, usize>,
 }
 
-/// Stores the events that the rules of retention let in (docs/protocol/v1.md, section 8.6) and removes those that have
-/// to go for them. An event that does not outlive the call was not retained.
+/// Stores the events that the retention rules admit (docs/protocol/v1.md, section 8.6), and evicts others to make
+/// room for them. An event that is evicted within the same call counts as not retained.
 pub(super) fn admit<S: Shelf>(
     shelf: &mut S,
     retention: &Retention,
@@ -213,13 +213,13 @@ struct Admission<'a, S> {
     origin: Option<&'a NaraName>,
     now: UnixNanos,
     outcomes: Vec<Insertion>,
-    /// The outcomes of the events that are stored, by order of arrival.
+    /// The outcomes of the stored events, by order of arrival.
     stored: BTreeMap<i64, usize>,
-    /// Whether the statements were looked through for those about naras that are not known any more.
+    /// Whether this call has already searched the statements for naras that are no longer known.
     statements_looked_through: bool,
 }
 
-/// How many events are looked up at once while pruning.
+/// Number of events fetched at once while pruning.
 const PRUNE_BATCH: usize = 1_000;
 
 impl<S: Shelf> Admission<'_, S> {
@@ -230,7 +230,7 @@ impl<S: Shelf> Admission<'_, S> {
             event.id = event.compute_id();
         }
         let held = self.shelf.find(&event.id)?;
-        // What is verified takes the place of what is not, and what a configured peer tells that of hearsay.
+        // A verified event replaces an unverified one; one from a configured peer replaces hearsay.
         let stays = match &held {
             Some(held) if verified && held.rank.is_verified() => !self.is_preferred(&event, held)?,
             Some(held) => !verified && held.rank >= self.hearsay_rank(),
@@ -242,7 +242,8 @@ impl<S: Shelf> Admission<'_, S> {
             Insertion::Forgotten
         } else {
             let json = go_json::to_string(&event);
-            // Who tells a checkpoint with more voters does not get it into its account, with which it would go.
+            // The new sender of a checkpoint with more voters must not get it into its account: it would be
+            // evicted along with that account.
             let charged_before = match &held {
                 Some(held) if event.service() == Some(Service::Checkpoint) => {
                     self.shelf.maker(&held.place)?.account
@@ -252,7 +253,7 @@ impl<S: Shelf> Admission<'_, S> {
             match self.place(&event, json.len(), verified)? {
                 Some((rank, account)) => {
                     let account = charged_before.or(account);
-                    // It may be what had to go for this one.
+                    // It may have been evicted for this one.
                     if held.is_some()
                         && let Some(held) = self.shelf.find(&event.id)?
                     {
@@ -277,7 +278,7 @@ impl<S: Shelf> Admission<'_, S> {
         Ok(())
     }
 
-    /// The rank and account of an event that may be stored; what has to go for it is gone then.
+    /// Returns the rank and account for an event that may be stored, after evicting others for it.
     fn place(
         &mut self,
         event: &SyncEvent,
@@ -303,12 +304,13 @@ impl<S: Shelf> Admission<'_, S> {
         }
     }
 
-    /// Whether a verified event is preferred to the verified one that is stored under its id.
+    /// Returns whether a verified event is preferred to the verified event stored under the same id.
     ///
-    /// An id does not cover the observer of a restart, and does not tell `alice` who says something about `bob:x` from
-    /// `alice:bob` who says something about `x`: another nara can sign an event of its own under the id of one that it
-    /// has seen. The rule does not depend on the order of arrival, and nobody can put itself first by it. Where it does not
-    /// decide, the first is kept: whatever else it went by, such as the names, who wants to be first could choose.
+    /// An id does not cover the observer of a restart, and does not distinguish `alice` talking about `bob:x`
+    /// from `alice:bob` talking about `x`: another nara can sign its own event under the id of one it has seen.
+    /// The rule is independent of the order of arrival, and no nara can win by its choice of name. Where it does
+    /// not decide, the first event is kept: any other criterion, such as the name, could be chosen by the
+    /// attacker.
     fn is_preferred(&mut self, event: &SyncEvent, held: &Held) -> Result<bool, S::Error> {
         let Maker {
             actor,
@@ -316,17 +318,17 @@ impl<S: Shelf> Admission<'_, S> {
             account,
         } = self.shelf.maker(&held.place)?;
         if event.service() == Some(Service::Succession) {
-            // What this nara goes by shall not leave with what its first teller told.
+            // A statement that this nara relies on must not be evicted with its first sender's events.
             let (rank, charged) = self.standing_of(event)?;
             let is_better = rank > held.rank || (rank == held.rank && charged != account);
             return Ok(self.is_its_own_word(event) && is_better);
         }
         if event.service() == Some(Service::Checkpoint) {
-            // Its id does not cover its voters, and those that are left have signed it.
+            // The id does not cover the voters, and those left have all signed.
             return Ok(voters(event) > self.shelf.voters(&held.place)?);
         }
         if actor == event.actor() {
-            // Earlier versions took own events in the name of others.
+            // Earlier versions accepted a nara's own events in the name of others.
             return Ok(event.emitter == actor && emitter != actor);
         }
         let is_restart = Priority::of(event) == Priority::Restart;
@@ -343,7 +345,7 @@ impl<S: Shelf> Admission<'_, S> {
         Ok(precedence(event.actor()) > precedence(&actor))
     }
 
-    /// The rank of unverified events.
+    /// Returns the rank of unverified events from this origin.
     fn hearsay_rank(&self) -> Rank {
         let teller = self.origin.map_or("", |origin| origin.as_str());
         match self.retention.known.standing(teller) {
@@ -352,14 +354,14 @@ impl<S: Shelf> Admission<'_, S> {
         }
     }
 
-    /// The rank of a verified event, and to whom it is charged.
+    /// Returns the rank of a verified event and the account it is charged to.
     fn standing_of(&mut self, event: &SyncEvent) -> Result<(Rank, Option<String>), S::Error> {
         let priority = Priority::of(event);
         let teller = || self.origin.map(|origin| origin.as_str());
         let emitter = match event.service() {
-            // It is proven by its voters, not by an emitter.
+            // Its voters prove a checkpoint; it has no emitter.
             Some(Service::Checkpoint) => None,
-            // A holder of a replaced key can make any number of statements.
+            // The holder of a replaced key can make any number of statements.
             Some(Service::Succession) => self.is_its_own_word(event).then(|| event.actor()),
             _ => Some(event.emitter.as_str()),
         };
@@ -371,7 +373,8 @@ impl<S: Shelf> Admission<'_, S> {
             Standing::Stranger | Standing::Introduced => teller().or(emitter),
         };
         let account = account.filter(|name| !name.is_empty()).map(str::to_owned);
-        // Statements that nobody told, such as imported ones, share one account: they must not take the room of all.
+        // Statements without a sender, such as imported ones, share one account, so that they cannot fill the
+        // whole ledger.
         let account = account.or_else(|| (event.service() == Some(Service::Succession)).then(String::new));
         let is_statement = event.service() == Some(Service::Succession) && standing >= Standing::Met;
         let rank = if is_statement && self.has_room_for_statement(event.actor())? {
@@ -388,7 +391,7 @@ impl<S: Shelf> Admission<'_, S> {
         Ok((rank, account))
     }
 
-    /// Whether a verified event may be stored; what has to go for it is gone then.
+    /// Returns whether a verified event may be stored, after evicting others for it.
     fn make_room(
         &mut self,
         event: &SyncEvent,
@@ -407,8 +410,9 @@ impl<S: Shelf> Admission<'_, S> {
         }
     }
 
-    /// What is kept cannot be more than the ledger: then accounts over their quota lose some, and everybody does for
-    /// this nara and configured peers, who share what is left as in [`Admission::prune`].
+    /// Protected events must not outgrow the ledger. If they would, accounts over their quota lose some first;
+    /// for events of this nara and of configured peers everyone else does, and they share the rest as in
+    /// [`Admission::prune`].
     fn make_room_for_kept(&mut self, bytes: usize, rank: Rank) -> Result<bool, S::Error> {
         let room = self.retention.policy.room();
         let is_full = |shelf: &S| shelf.size(Rank::is_kept).plus(Size::one(bytes)).exceeds(room);
@@ -442,8 +446,8 @@ impl<S: Shelf> Admission<'_, S> {
         Ok(!is_full(self.shelf))
     }
 
-    /// A new measurement takes the place of an older one of the same nara before that of another, and the accounts share
-    /// the places: puppets of one teller have no more of them than another nara that asks for as many.
+    /// Returns a new measurement replaces an older one of the same nara before one of another, and accounts share
+    /// the slots: puppets sent by one peer get no more of them than any other nara that asks for as many.
     fn make_room_for_ping(
         &mut self,
         event: &SyncEvent,
@@ -452,7 +456,7 @@ impl<S: Shelf> Admission<'_, S> {
         limit: usize,
     ) -> Result<bool, S::Error> {
         if limit == usize::MAX {
-            // Not counted: that would be all there are.
+            // Counting would read all pings.
             return Ok(true);
         }
         loop {
@@ -467,8 +471,8 @@ impl<S: Shelf> Admission<'_, S> {
         }
     }
 
-    /// The new event competes with those that are there, so that an old one that comes again does not push
-    /// out a newer one.
+    /// Returns the new event competes with the stored ones, so that a replayed old event does not evict a newer
+    /// one.
     fn make_room_for_observation(&mut self, event: &SyncEvent, limit: usize) -> Result<bool, S::Error> {
         if limit == usize::MAX {
             return Ok(true);
@@ -484,7 +488,7 @@ impl<S: Shelf> Admission<'_, S> {
                     .oldest_observation(pair, true)?
                     .filter(|oldest| !oldest.is_after(event))
             } else {
-                // Restarts are not lost before a checkpoint counts them.
+                // Restarts are kept until a checkpoint counts them.
                 return Ok(true);
             };
             match oldest {
@@ -495,8 +499,8 @@ impl<S: Shelf> Admission<'_, S> {
         Ok(true)
     }
 
-    /// Unverified events have room of their own, for each teller and each claimed emitter and in all. The oldest
-    /// arrival goes for a new one, but what a configured peer told does not go for what others tell.
+    /// Unverified events have separate room: per sender, per claimed emitter, and in total. The oldest arrival is
+    /// evicted for a new one, but events from a configured peer are not evicted for those of others.
     fn make_room_for_unverified(
         &mut self,
         emitter: &str,
@@ -542,7 +546,7 @@ impl<S: Shelf> Admission<'_, S> {
         }
     }
 
-    /// Removes unverified events whose time is over.
+    /// Removes unverified events that have expired.
     fn expire(&mut self) -> Result<(), S::Error> {
         let kept_for = self.retention.policy.unverified_for;
         if kept_for == Duration::MAX {
@@ -568,20 +572,21 @@ impl<S: Shelf> Admission<'_, S> {
     }
 }
 
-/// Whether an event may be stored although nobody has verified it, until its key is learned or its time is over.
+/// Returns whether an unverified event may be stored until its key is learned or it expires.
 fn is_welcome_unverified(event: &SyncEvent) -> bool {
     match event.service() {
-        // The keys of its voters prove it, and whoever tells it later tells it whole; until then it is the word of
-        // nobody, and nothing here reads it.
+        // The keys of its voters prove it, and later senders send it whole. Until then it proves nothing, and
+        // nothing here reads it.
         Some(Service::Checkpoint) | None => false,
-        // Old ledgers hold the first unsigned, v1 peers send the second so, and the third is signed inside.
+        // Old ledgers hold unsigned social events, v1 peers send unsigned observations, and successions are
+        // signed inside.
         Some(Service::Social | Service::Observation | Service::Succession) => true,
-        // Its emitter has signed it, and its key may be learned.
+        // It is signed, and the key of its emitter may be learned.
         Some(_) => event.is_signed(),
     }
 }
 
-/// How many voters a checkpoint has.
+/// Returns the number of voters of a checkpoint.
 pub(super) fn voters(event: &SyncEvent) -> usize {
     let payload = event.checkpoint.as_deref();
     payload.map_or(0, |payload| payload.voter_ids.as_ref().map_or(0, Vec::len))

@@ -1,6 +1,6 @@
 use nara_proto::event::{CheckedEvent, EventTrust, SyncEvent};
 
-/// How far an event of a ledger can be trusted.
+/// Returns the trust in a stored event.
 pub(super) fn stored_trust(event: &SyncEvent, verified: bool) -> EventTrust {
     match (verified, event.is_signed()) {
         (true, _) => EventTrust::Verified,
@@ -9,7 +9,7 @@ pub(super) fn stored_trust(event: &SyncEvent, verified: bool) -> EventTrust {
     }
 }
 
-/// The events alone.
+/// Strips the trust from events.
 pub(super) fn without_trust(checked: Vec<CheckedEvent>) -> Vec<SyncEvent> {
     checked.into_iter().map(|checked| checked.event).collect()
 }

@@ -3,15 +3,15 @@ use std::path::PathBuf;
 
 use nara_proto::event::EventProblem;
 
-/// Why an operation of a ledger failed.
+/// The reason why a ledger operation failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LedgerError {
-    /// An event of this nara that its peers would refuse. Nothing was stored.
-    #[error("every nara that gets this event would refuse it")]
+    /// Peers would refuse this event of this nara. Nothing was stored.
+    #[error("peers would refuse this event")]
     Refused(#[source] EventProblem),
-    /// An event of this nara that the retention policy does not keep. Nothing was stored.
-    #[error("the ledger does not keep this event: it keeps newer or more important ones")]
+    /// The retention policy does not keep this event of this nara. Nothing was stored.
+    #[error("the retention policy drops this event: the ledger is full of newer or more important ones")]
     NotRetained,
     /// A newer version of this program wrote the database.
     #[error(
@@ -23,55 +23,53 @@ pub enum LedgerError {
         /// The newest version that this program supports.
         known: i64,
     },
-    /// The file is a database of another program.
-    #[error("{path} is a database of another program: give the ledger a file of its own")]
+    /// The file is another program's database.
+    #[error("{path} is another program's database: give the ledger its own file")]
     Foreign {
         /// The file.
         path: PathBuf,
     },
-    /// The database was made by an older version of this program, and is opened to be read only.
-    #[error(
-        "the ledger has schema version {found}, which is converted to {known} when the nara is started: start it once"
-    )]
+    /// An older version of this program wrote the database, and it was opened read-only.
+    #[error("the ledger has schema version {found}: start the nara once to convert it to version {known}")]
     OlderSchema {
         /// The version in the file.
         found: i64,
         /// The version that this program reads.
         known: i64,
     },
-    /// Another process has the ledger.
+    /// Another process holds the lock of the ledger.
     #[error("the ledger {path} is in use{}", holder.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default())]
     Locked {
         /// The file.
         path: PathBuf,
-        /// The name and the process that have it, if they are known.
+        /// Name and process id of the lock holder, if known.
         holder: Option<String>,
     },
-    /// The disk is full. Nothing of this operation was stored, and nothing that was stored is lost.
-    #[error("the disk of the ledger is full: make room; what was stored is safe")]
+    /// The disk is full. Nothing of this operation was stored; earlier data is intact.
+    #[error("the disk that holds the ledger is full: free some space; stored events are safe")]
     Full(#[source] Box<dyn Error + Send + Sync>),
-    /// The ledger cannot be written.
-    #[error("the ledger can only be read: its file or folder is read-only, or it was opened so")]
+    /// The ledger is read-only.
+    #[error("the ledger is read-only: its file or folder is, or it was opened read-only")]
     ReadOnly(#[source] Box<dyn Error + Send + Sync>),
-    /// A program ended while it changed the ledger, and who opens it to read only cannot take the change back.
-    #[error(
-        "a program was ended while it changed the ledger: start the nara once, which takes the change back"
-    )]
+    /// A program ended during a write, and a read-only connection cannot roll the write back.
+    #[error("a program ended while it wrote to the ledger: start the nara once to roll that write back")]
     Interrupted(#[source] Box<dyn Error + Send + Sync>),
-    /// Opening was stopped by the program itself, such as by [`NaraBuilder::on_opening`](crate::nara::NaraBuilder::on_opening).
-    #[error("the ledger was not opened, because that was stopped: it is as it was")]
+    /// The program stopped opening the ledger, for example through
+    /// [`NaraBuilder::on_opening`](crate::nara::NaraBuilder::on_opening).
+    #[error("opening the ledger was cancelled; the ledger is unchanged")]
     Stopped,
-    /// Another process writes to the database for too long.
-    #[error("another process keeps the database of the ledger busy: try again")]
+    /// Another process held the write lock of the database for too long.
+    #[error("another process is writing to the ledger database: try again")]
     Busy(#[source] Box<dyn Error + Send + Sync>),
-    /// The database is damaged.
+    /// The database is corrupt.
     #[error("the database of the ledger is damaged ({reason}): restore a backup")]
     Corrupt {
         /// The reason.
         reason: String,
     },
-    /// The database has a trigger or a view that this program did not make, and that could change or hide events.
-    #[error("the ledger has {object}, which is not of this program: drop it, or restore a backup")]
+    /// The database has a trigger or a view that this program did not create and that could change or hide
+    /// events.
+    #[error("the ledger has {object}, which this program did not create: drop it, or restore a backup")]
     Altered {
         /// The kind and the name of the object.
         object: String,
@@ -81,10 +79,10 @@ pub enum LedgerError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The database failed.
+    /// The database failed for another reason.
     #[error("the ledger database failed")]
     Database(#[source] Box<dyn Error + Send + Sync>),
     /// A stored event cannot be decoded.
@@ -103,7 +101,7 @@ pub enum LedgerError {
         /// The reason.
         reason: String,
     },
-    /// The runtime that the ledger works on was shut down, or an earlier operation panicked half-way.
+    /// The runtime that the ledger works on was shut down, or an earlier operation panicked.
     #[error("the ledger was shut down: open it again")]
     Closed,
 }

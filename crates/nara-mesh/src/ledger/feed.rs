@@ -8,26 +8,27 @@ use nara_proto::stream::{ArrivalCursor, LedgerEpoch, MAX_STREAM_MESSAGE, kind};
 use sse_stream::Sse;
 use tokio::sync::broadcast;
 
-/// Batches that a listener may lag behind; beyond that it reads from the ledger.
+/// Batches that a listener may lag behind; a slower listener reads from the ledger.
 const BATCHES: usize = 128;
 
-/// The most events of one batch.
+/// Maximum number of events in a batch.
 const BATCH_EVENTS: usize = 64;
 
-/// The most bytes of one batch, as messages of a stream. With [`BATCHES`] it bounds the memory of the feed.
+/// Maximum size of a batch in bytes, as messages of a stream. Together with [`BATCHES`] it bounds the memory of
+/// the feed.
 const BATCH_BYTES: usize = MAX_STREAM_MESSAGE;
 
-/// An event of a ledger and its place in the order of arrival.
+/// An event of a ledger and its position in the order of arrival.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Arrival {
-    /// Its place: rises with each stored event, and is never reused.
+    /// The position: increases with each stored event and is never reused.
     pub seq: i64,
     /// The event.
     pub event: SyncEvent,
-    /// The peer that it was received from, if any.
+    /// The peer that sent it, if any.
     pub origin: Option<NaraName>,
-    /// How far the event can be trusted.
+    /// The trust in the event.
     pub trust: EventTrust,
     /// The encoded stream message, shared by all subscribers.
     message: OnceLock<Bytes>,
@@ -44,7 +45,7 @@ impl Arrival {
         }
     }
 
-    /// The event as a message of a stream.
+    /// Returns the event as a message of a stream.
     pub(crate) fn message(&self, epoch: LedgerEpoch) -> Bytes {
         let make = || {
             Sse::default()
@@ -58,15 +59,15 @@ impl Arrival {
     }
 }
 
-/// What [`ArrivalLog::arrived_after`](super::ArrivalLog::arrived_after) found.
+/// The result of [`ArrivalLog::arrived_after`](super::ArrivalLog::arrived_after).
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Arrivals {
-    /// The events, in the order in which they came.
+    /// The events, in the order of arrival.
     pub events: Vec<Arrival>,
-    /// How far the search got: where to continue.
+    /// The position at which the search ended: continue here.
     pub end: i64,
-    /// Whether that is the newest event of the ledger.
+    /// Whether the search reached the newest event of the ledger.
     pub is_newest: bool,
 }
 
@@ -80,9 +81,9 @@ pub struct EventFeed {
 /// Events that were stored together.
 #[derive(Debug)]
 pub(super) struct FeedBatch {
-    /// The newest place before these.
+    /// The newest position before these events.
     pub(super) from: i64,
-    /// The newest place with these. Not every place in between has an event.
+    /// The newest position including these events. Not every position in between has an event.
     pub(super) to: i64,
     pub(super) arrivals: Vec<Arc<Arrival>>,
 }
@@ -93,12 +94,12 @@ impl EventFeed {
         Self { epoch, sender }
     }
 
-    /// Names the ledger for as long as its places mean the same.
+    /// Returns the epoch of the ledger, which identifies it for as long as its positions keep their meaning.
     pub fn epoch(&self) -> LedgerEpoch {
         self.epoch
     }
 
-    /// Whether the feed has listeners; without any, nothing is encoded.
+    /// Returns whether the feed has listeners; without listeners nothing is encoded.
     pub(super) fn has_listeners(&self) -> bool {
         self.sender.receiver_count() > 0
     }
@@ -107,7 +108,7 @@ impl EventFeed {
         self.sender.subscribe()
     }
 
-    /// Announces the events stored between two places. Call it in the order of places.
+    /// Announces the events stored between two positions. Call it in ascending order of positions.
     pub(super) fn publish(&self, mut from: i64, to: i64, arrivals: impl IntoIterator<Item = Arc<Arrival>>) {
         let mut batch = Vec::new();
         let mut bytes = 0;
@@ -118,7 +119,7 @@ impl EventFeed {
                 bytes = 0;
             }
             if size > BATCH_BYTES {
-                // A place between batches: listeners look it up.
+                // Leave a gap between batches: listeners read this event from the ledger.
                 from = arrival.seq;
                 continue;
             }
@@ -129,7 +130,7 @@ impl EventFeed {
     }
 
     fn send(&self, from: i64, to: i64, arrivals: Vec<Arc<Arrival>>) -> i64 {
-        // Nobody listens: nothing to do.
+        // An error means that there are no listeners.
         let _ = self.sender.send(Arc::new(FeedBatch { from, to, arrivals }));
         to
     }

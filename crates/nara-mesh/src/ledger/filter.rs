@@ -3,12 +3,12 @@ use std::collections::BTreeSet;
 use nara_proto::event::SyncEvent;
 use nara_proto::sync::EventFilter;
 
-/// An [`EventFilter`] with its names in sets: a peer may send a hundred thousand of them.
+/// An [`EventFilter`] with its names in sets: a peer may send a hundred thousand names.
 #[derive(Debug)]
 pub(super) struct Wanted<'a> {
-    /// Empty: all.
+    /// Services to match; empty matches all.
     pub(super) services: BTreeSet<&'a str>,
-    /// Empty: all.
+    /// Subjects to match; empty matches all.
     pub(super) subjects: BTreeSet<&'a str>,
 }
 

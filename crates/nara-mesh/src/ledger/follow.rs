@@ -10,13 +10,13 @@ use super::feed::FeedBatch;
 use super::{Arrival, ArrivalLog, EventFeed, LedgerError, ReadLimit};
 use crate::offload::to_its_end;
 
-/// What is read from the ledger at once while catching up.
+/// Page size of one read from the ledger while catching up.
 const PAGE: ReadLimit = ReadLimit::events(64).bytes(MAX_STREAM_MESSAGE);
 
-/// Follows a ledger: every event behind a place, in the order of arrival, each once, without end.
+/// Follows a ledger: yields every event after a position, in the order of arrival, exactly once, without end.
 ///
 /// Stored events come from the ledger, later ones from its feed. A follower that is too slow for the feed reads
-/// from the ledger again, at its own pace: nobody waits for it, and it loses only what the ledger has pruned
+/// from the ledger again, at its own pace: it blocks no one, and misses only events that the ledger pruned
 /// meanwhile.
 #[derive(Debug)]
 pub struct Follower {
@@ -25,7 +25,7 @@ pub struct Follower {
     epoch: LedgerEpoch,
     seq: i64,
     filter: EventFilter,
-    /// The peer whose events are skipped, and behind which place.
+    /// The peer whose events are skipped, and the position after which they are.
     except: Option<(NaraName, i64)>,
     /// Whether the next events come from the ledger.
     behind: bool,
@@ -37,16 +37,16 @@ pub struct Follower {
 pub enum Followed {
     /// At least one event.
     Events(VecDeque<Arc<Arrival>>),
-    /// All stored events were returned: from now on events come as they arrive.
+    /// All stored events were returned; from now on events come as they arrive.
     CaughtUp,
-    /// The follower was too slow: it reads from the ledger again.
+    /// The follower was too slow and reads from the ledger again.
     Lagged,
 }
 
 impl Follower {
-    /// Follows `ledger` from behind the place `after`.
+    /// Follows `ledger`, starting after the position `after`.
     pub fn new(ledger: Arc<dyn ArrivalLog>, after: i64, filter: EventFilter) -> Self {
-        // It listens before it reads, so that nothing falls in between.
+        // Subscribe before the first read, so that no event is missed in between.
         let feed: &EventFeed = ledger.feed();
         Self {
             listener: feed.listen(),
@@ -59,14 +59,14 @@ impl Follower {
         }
     }
 
-    /// Skips events received from this peer behind the place `behind`.
+    /// Skips events received from this peer after the position `behind`.
     #[must_use]
     pub fn except(mut self, origin: NaraName, behind: i64) -> Self {
         self.except = Some((origin, behind));
         self
     }
 
-    /// The place behind everything that was returned or filtered out.
+    /// Returns the position after everything that was returned or filtered out.
     pub fn cursor(&self) -> ArrivalCursor {
         ArrivalCursor::new(self.epoch, self.seq)
     }
@@ -79,12 +79,13 @@ impl Follower {
         self.next_holding(()).await
     }
 
-    /// Whether the next item comes from the ledger. Then it comes without waiting for new events.
+    /// Returns whether the next item comes from the ledger, that is, without waiting for new events.
     pub(crate) fn is_behind(&self) -> bool {
         self.behind
     }
 
-    /// As [`Follower::next`]; `held` is held until a read of the ledger is done, also if this future is dropped meanwhile.
+    /// Like [`Follower::next`]; keeps `held` alive until a read of the ledger ends, even if this future is
+    /// dropped.
     pub(crate) async fn next_holding<T: Send + 'static>(&mut self, held: T) -> Result<Followed, LedgerError> {
         let mut held = held;
         loop {
@@ -103,7 +104,7 @@ impl Follower {
                     .map(Arc::new)
                     .collect();
                 if !events.is_empty() {
-                    // That this was all is said by the next call.
+                    // The next call reports that the follower caught up.
                     self.behind = true;
                     return Ok(Followed::Events(events));
                 }
@@ -118,7 +119,7 @@ impl Follower {
                         continue;
                     }
                     if batch.from > self.seq {
-                        // Another process stored something, or it is too large for the feed.
+                        // Another process stored an event, or the event is too large for the feed.
                         self.behind = true;
                         continue;
                     }
@@ -136,7 +137,7 @@ impl Follower {
                     self.behind = true;
                     return Ok(Followed::Lagged);
                 }
-                // Not while we hold the ledger.
+                // Unreachable while we hold the ledger.
                 Err(broadcast::error::RecvError::Closed) => return Err(LedgerError::Closed),
             }
         }

@@ -1,4 +1,4 @@
-//! Events that are stored, as far as admission needs to know them.
+//! Stored events, reduced to what admission needs.
 
 use std::sync::Arc;
 
@@ -7,23 +7,23 @@ use nara_proto::time::UnixNanos;
 
 use super::rank::Rank;
 
-/// Where an event stands: in time (ties by id), and in the order of arrival.
+/// The position of an event in time (ties by id) and in the order of arrival.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub(super) ts: UnixNanos,
     pub(super) id: Arc<str>,
-    /// Rises with each event that is stored.
+    /// Increases with each stored event.
     pub(super) seq: i64,
 }
 
 impl Place {
-    /// Whether `event` comes before this place in time.
+    /// Returns whether `event` precedes this position in time.
     pub(super) fn is_after(&self, event: &SyncEvent) -> bool {
         (event.ts, event.id.as_str()) < (self.ts, &*self.id)
     }
 }
 
-/// An event that is stored, with what admission needs to know about it.
+/// A stored event, reduced to what admission needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Held {
     pub(super) place: Place,
@@ -31,13 +31,13 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Whether a new event may take its place.
+    /// Returns whether a new event may evict this one.
     pub(super) fn yields_to(&self, event: &SyncEvent, rank: Rank) -> bool {
         self.rank < rank || (self.rank == rank && !self.place.is_after(event))
     }
 }
 
-/// A verified measurement of the round trip to one target.
+/// A verified round-trip measurement to a target.
 #[derive(Clone, Debug)]
 pub(super) struct HeldPing {
     pub(super) held: Held,
@@ -45,7 +45,7 @@ pub(super) struct HeldPing {
     pub(super) account: Option<String>,
 }
 
-/// Which measurement goes for a new one, if any does.
+/// Returns the measurement to evict for a new one, if any.
 pub(super) fn ping_to_go<'a>(
     pings: &'a [HeldPing],
     event: &SyncEvent,
@@ -62,7 +62,7 @@ pub(super) fn ping_to_go<'a>(
         pings.iter().filter(same).collect()
     };
     let own = of(account);
-    // Of two that have as many, the one whose measurement is the first to go.
+    // Among accounts of equal size, choose the one whose measurement is first in eviction order.
     let shares = pings.iter().rev().map(|ping| of(ping.account.as_deref()));
     let largest = shares.max_by_key(Vec::len)?;
     if largest.len() >= own.len() + 2 {
@@ -107,7 +107,7 @@ mod tests {
         assert!(!held(&old, RANK).yields_to(&new, Rank::STRANGER));
         assert!(held(&old, RANK).yields_to(&new, RANK));
         assert!(!held(&new, RANK).yields_to(&old, RANK));
-        // A copy that is preferred to it.
+        // A preferred copy of the same event.
         assert!(held(&old, RANK).yields_to(&old, RANK));
     }
 

@@ -4,23 +4,23 @@ use nara_proto::event::Service;
 use nara_proto::reconcile::{Change, ItemId, ItemSet};
 use nara_proto::time::UnixNanos;
 
-/// Changes that wait at least until somebody asks for the set.
+/// Pending changes that are always kept until the set is requested.
 const MIN_WAITING: usize = 4096;
 
-/// The verified events that a ledger holds, in the order of reconciliation. Unverified ones are left out: a copy that
-/// nobody could verify must not hide that a peer has the verified event.
-/// It costs nothing before it is asked for the first time;
-/// from then on it is kept up to date.
+/// The verified events of a ledger, in the order of reconciliation. Unverified events are left out: an
+/// unverifiable copy must not hide that a peer has the verified event.
+///
+/// It is built on first use and kept up to date from then on.
 #[derive(Debug, Default)]
 pub(super) struct Inventory {
     set: Option<ItemSet>,
-    /// What happened since the set was made.
+    /// Changes since the set was built.
     waiting: Changes,
 }
 
-/// Changes of a ledger, the last one of each event.
+/// The last change of each event of a ledger.
 ///
-/// Events whose ids are not those of verified events are left out: nobody could ask for them.
+/// Events whose ids are not well-formed are left out: no peer could request them.
 #[derive(Debug, Default)]
 pub(super) struct Changes(BTreeMap<(UnixNanos, ItemId), Change>);
 
@@ -39,18 +39,19 @@ impl Changes {
 }
 
 impl Inventory {
-    /// Whether it is kept, so that changes are of interest.
+    /// Returns whether the set is maintained, so that changes must be recorded.
     pub(super) fn is_kept(&self) -> bool {
         self.set.is_some()
     }
 
-    /// Where to note changes, if they are of interest.
+    /// Returns where to record changes, if the set is maintained.
     pub(super) fn changes(&mut self) -> Option<&mut Changes> {
         self.set.as_ref()?;
         Some(&mut self.waiting)
     }
 
-    /// Takes in changes. Many at once are worked in at once, so that not more of them wait than there are items.
+    /// Records changes. Applies them to the set once there are many, so that pending changes never outnumber the
+    /// items.
     pub(super) fn apply(&mut self, changes: Changes) {
         if let Some(waiting) = self.changes() {
             waiting.0.extend(changes.0);
@@ -58,7 +59,7 @@ impl Inventory {
         self.settle();
     }
 
-    /// Works the changes in if they have become many.
+    /// Applies the pending changes if there are many.
     pub(super) fn settle(&mut self) {
         let held = self.set.as_ref().map_or(0, ItemSet::len);
         if self.waiting.0.len() > MIN_WAITING + held / 4 {
@@ -66,7 +67,7 @@ impl Inventory {
         }
     }
 
-    /// The set as it is now, if it is kept.
+    /// Returns the current set, if it is maintained.
     pub(super) fn current(&mut self) -> Option<ItemSet> {
         let set = self.set.as_mut()?;
         if !self.waiting.0.is_empty() {
@@ -76,13 +77,13 @@ impl Inventory {
         Some(set.clone())
     }
 
-    /// From now on it is kept, beginning with this set.
+    /// Starts to maintain this set.
     pub(super) fn keep(&mut self, set: ItemSet) -> ItemSet {
         self.waiting.0.clear();
         self.set.insert(set).clone()
     }
 
-    /// It is not kept any more: something changed that nobody noted.
+    /// Stops maintaining the set, because an unrecorded change happened.
     pub(super) fn forget(&mut self) {
         *self = Self::default();
     }

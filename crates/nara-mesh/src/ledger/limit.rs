@@ -1,17 +1,17 @@
-/// How much a read gives at most. It ends at whichever limit comes first.
+/// The maximum size of a read, which ends at whichever limit comes first.
 ///
-/// The first event is always given, however large it is, so that a reader that goes on behind the last event makes
-/// progress.
+/// The first event is always returned, however large it is, so that a reader that continues after the last event
+/// makes progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadLimit {
-    /// Events.
+    /// Number of events.
     pub events: usize,
-    /// Bytes of events as JSON.
+    /// Size of the events in bytes of JSON.
     pub bytes: usize,
 }
 
 impl ReadLimit {
-    /// So many events, however large they are.
+    /// Limits the number of events, but not their size.
     pub const fn events(events: usize) -> Self {
         Self {
             events,
@@ -19,7 +19,7 @@ impl ReadLimit {
         }
     }
 
-    /// The same with a limit of bytes.
+    /// Adds a limit in bytes.
     #[must_use]
     pub const fn bytes(mut self, bytes: usize) -> Self {
         self.bytes = bytes;
@@ -27,7 +27,7 @@ impl ReadLimit {
     }
 }
 
-/// What is left of the bytes of a [`ReadLimit`] while events are read.
+/// The remaining bytes of a [`ReadLimit`] during a read.
 #[derive(Debug)]
 pub(super) struct ByteBudget {
     left: usize,
@@ -42,7 +42,7 @@ impl ByteBudget {
         }
     }
 
-    /// Whether an event of this size is still given.
+    /// Returns whether an event of this size still fits.
     pub(super) fn take(&mut self, bytes: usize) -> bool {
         let fits = bytes <= self.left || self.is_first;
         self.is_first = false;

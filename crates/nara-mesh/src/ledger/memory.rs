@@ -28,7 +28,7 @@ use super::{
 use crate::clock::{Clock, SystemClock};
 use crate::peer::{PeerChange, PeerChangeError, PeerRecord};
 
-/// A ledger in memory. Its futures are ready at once.
+/// A ledger in memory. Its futures complete immediately.
 #[derive(Debug)]
 pub struct MemoryLedger {
     retention: Retention,
@@ -43,7 +43,7 @@ pub struct MemoryLedger {
 
 impl Default for MemoryLedger {
     fn default() -> Self {
-        // What is drawn only has to differ from what other ledgers drew.
+        // The epoch only has to differ from those of other ledgers.
         let epoch = getrandom::u64().unwrap_or_else(|_| std::process::id().into());
         Self {
             retention: Retention::default(),
@@ -59,7 +59,7 @@ impl Default for MemoryLedger {
 }
 
 impl MemoryLedger {
-    /// An empty ledger with [`RetentionPolicy::default`] and every name known.
+    /// Creates an empty ledger with [`RetentionPolicy::default`] and every name known.
     pub fn new() -> Self {
         Self::default()
     }
@@ -78,14 +78,14 @@ impl MemoryLedger {
         self
     }
 
-    /// Sets the clock that says which events are of the future, and how old unverified ones are.
+    /// Sets the clock that decides which events are in the future and how old unverified ones are.
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// The selected events up to a limit, copied after the lock is released.
+    /// Returns the selected events up to a limit; copies them after releasing the lock.
     fn select(
         &self,
         limit: ReadLimit,
@@ -107,7 +107,7 @@ impl MemoryLedger {
     }
 }
 
-/// A lock is poisoned if an operation panicked half-way: what it guards cannot be trusted any more.
+/// Fails if the lock is poisoned: an operation panicked, and its data may be inconsistent.
 fn read<T>(lock: &RwLock<T>) -> Result<RwLockReadGuard<'_, T>, LedgerError> {
     lock.read().map_err(|_| LedgerError::Closed)
 }
@@ -126,7 +126,7 @@ impl EventStore for MemoryLedger {
         let outcome = write(&self.shelf).map(|mut shelf| {
             let from = shelf.position();
             let Ok(admitted) = admit(&mut *shelf, &self.retention, events, origin.as_ref(), now);
-            // With the lock held, so that the feed has the order of the places.
+            // Publish under the lock, so that the feed keeps the order of positions.
             if self.feed.has_listeners() {
                 let stored = admitted.stored.keys();
                 let arrivals = stored.filter_map(|seq| shelf.arrival(*seq)).map(Arc::new);

@@ -1,24 +1,24 @@
-//! Which events go first when the ledger is too large.
+//! The order in which events are evicted when the ledger is too large.
 
 use nara_proto::event::{Service, SyncEvent};
 
-/// How dear an event is by its content. The numbers are stored in databases.
+/// The priority of an event by its content. The numbers are stored in databases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Priority {
     Ping = 0,
-    /// Also notes of what passed by.
+    /// Includes notes about passing postcards.
     Seen = 1,
     Social = 2,
-    /// Changes of status, introductions and goodbyes.
+    /// Status changes, introductions and goodbyes.
     Presence = 3,
     FirstSeen = 4,
     Checkpoint = 5,
-    /// Restarts, and what is stated about keys: a replaced key comes back if that is lost.
+    /// Restarts and statements about keys: without the latter, a replaced key becomes valid again.
     Restart = 6,
 }
 
 impl Priority {
-    /// The priority of an event.
+    /// Returns the priority of an event.
     pub(super) fn of(event: &SyncEvent) -> Self {
         match event.service() {
             Some(Service::Ping) => Self::Ping,
@@ -32,48 +32,50 @@ impl Priority {
                 Some("first-seen") => Self::FirstSeen,
                 _ => Self::Presence,
             },
-            // Introductions and goodbyes; and what this version does not know, it does not give up first.
+            // Introductions, goodbyes and unknown services: events that this version does not know are not
+            // evicted first.
             _ => Self::Presence,
         }
     }
 
-    /// Whether verified events of this kind are kept as long as their account is within its quota.
+    /// Returns whether verified events of this kind are protected while their account is within its quota.
     pub(super) fn is_kept(self) -> bool {
         self >= Self::FirstSeen
     }
 
-    /// Whether being about strangers makes an event go first. Introductions and goodbyes are how strangers
-    /// become known.
+    /// Returns whether an event about strangers is evicted first. Introductions and goodbyes are exempt: they are
+    /// how strangers become known.
     pub(super) fn may_be_stranger(self, event: &SyncEvent) -> bool {
         !self.is_kept() && !matches!(event.service(), Some(Service::HeyThere | Service::Chau))
     }
 }
 
-/// Whether its emitter notes in it that a postcard passed by: whoever sends postcards has it write as many.
+/// Returns whether the event is its emitter's note that a postcard passed: a sender of postcards can cause any
+/// number of them.
 pub(super) fn is_note(event: &SyncEvent) -> bool {
     event.social.as_deref().is_some_and(|payload| {
         payload.kind == "observation" && matches!(&*payload.reason, "journey-pass" | "journey-complete")
     })
 }
 
-/// The order in which events leave a ledger that is too large, the lowest first. The numbers are stored in databases.
+/// The order in which events are evicted from a full ledger, lowest first. The numbers are stored in databases.
 ///
-/// Unverified and verified events do not compete: each kind has room of its own.
+/// Unverified and verified events do not compete: each kind has separate room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank(pub(super) u8);
 
 impl Rank {
     /// Unverified.
     pub(super) const UNVERIFIED: Self = Self(0);
-    /// Unverified, told by a configured peer.
+    /// Unverified, sent by a configured peer.
     pub(super) const UNVERIFIED_CONFIGURED: Self = Self(1);
-    /// Verified, about naras that are not known.
+    /// Verified, about unknown naras.
     pub(super) const STRANGER: Self = Self(2);
     /// The lowest rank of verified events about known naras; the priority is added.
     const COMMON: u8 = 3;
     /// The lowest rank of events of this nara and of configured peers; the priority is added.
     const CONFIGURED: u8 = 10;
-    /// What is stated about the key of a nara that was met, and is its own word: never pruned.
+    /// A statement about the key of a nara that was met, sent by that nara itself: never pruned.
     pub(super) const STATEMENT: Self = Self(17);
 
     pub(super) const fn common(priority: Priority) -> Self {
@@ -88,12 +90,12 @@ impl Rank {
         self.0 >= Self::STRANGER.0
     }
 
-    /// Whether it is an event of this nara or of a configured peer.
+    /// Returns whether it is an event of this nara or of a configured peer.
     pub(super) const fn is_configured(self) -> bool {
         self.0 >= Self::CONFIGURED
     }
 
-    /// Whether it only leaves the ledger when its account is over its quota.
+    /// Returns whether it is evicted only when its account is over its quota.
     pub(super) const fn is_kept(self) -> bool {
         let first = Priority::FirstSeen as u8;
         (!self.is_configured() && self.0 >= Self::COMMON + first)

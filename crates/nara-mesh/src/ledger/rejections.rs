@@ -3,10 +3,10 @@ use std::sync::Arc;
 
 use nara_proto::reconcile::ItemId;
 
-/// How many rejections a ledger remembers, of all peers; the oldest are forgotten.
+/// Maximum number of rejections that a ledger remembers, over all peers; the oldest are forgotten.
 pub(super) const MAX_REJECTIONS: usize = 200_000;
 
-/// Stands in place of a name for the voters of a checkpoint: no nara has an empty name.
+/// Placeholder for the voters of a checkpoint: no nara has an empty name.
 pub(crate) const ANY_VOTER: &str = "";
 
 /// The rejections of a ledger in memory.

@@ -5,38 +5,38 @@ use std::time::Duration;
 
 use crate::defaults;
 
-/// What is known about the nara with a name, the least first.
+/// The standing of a nara, from the least known to the best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Standing {
-    /// No key is known for it: events about it are the first to go.
+    /// No key is known: events about it are evicted first.
     Stranger,
-    /// Its key was passed on by another nara. What it signs is charged to whoever told it.
+    /// Another nara passed its key on. Events that it signs are charged to the peer that sent them.
     Introduced,
-    /// Its key was learned from its own address. What it signs is charged to itself.
+    /// Its key was learned from its own address. Events that it signs are charged to itself.
     Met,
-    /// The operator gave its key. What it signs is the last to go.
+    /// The operator gave its key. Events that it signs are evicted last.
     Configured,
-    /// It is this nara itself. What it signs does not go for what others sign, up to half of the room.
+    /// This nara itself. Events that it signs are not evicted for those of others, up to half of the room.
     Own,
 }
 
 impl Standing {
-    /// Whether it is this nara itself, or the operator gave its key.
+    /// Returns whether it is this nara itself, or the operator gave its key.
     pub(super) fn is_configured(self) -> bool {
         self >= Self::Configured
     }
 }
 
-/// Tells the standing of the naras that events name.
+/// Provides the standing of the naras that events name.
 ///
-/// The ledger asks it while locked, so it must be quick and must not call the ledger.
+/// The ledger calls it while locked, so it must be quick and must not call the ledger.
 pub trait KnownNames: Debug + Send + Sync + 'static {
-    /// The standing of the nara with this name. This nara itself is [`Standing::Own`].
+    /// Returns the standing of the nara with this name. This nara itself is [`Standing::Own`].
     fn standing(&self, name: &str) -> Standing;
 }
 
-/// Has met every nara: no event counts as an event about strangers.
+/// Treats every nara as met: no event counts as an event about strangers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct EveryoneKnown;
 
@@ -46,44 +46,46 @@ impl KnownNames for EveryoneKnown {
     }
 }
 
-/// The part of the ledger that one account is guaranteed as long as no more than eight claim theirs: an eighth. Room that
-/// nobody claims may be used by anybody; an account over its quota is the first that is pruned.
+/// The quota of an account, as a divisor of the ledger: an eighth, guaranteed as long as no more than eight
+/// accounts claim it. Others may use unclaimed room; an account over its quota is pruned first.
 const QUOTA: usize = 8;
 
-/// The part of the ledger that an account has before anybody keeps more: a sixty-fourth.
+/// The floor of an account, as a divisor of the ledger: a sixty-fourth. An account gets it before others keep
+/// more.
 const FLOOR: usize = 64;
 
-/// The room for unverified events, as a part of the room for verified ones, on top of it: a tenth.
+/// The room for unverified events, as a divisor of the room for verified ones: a tenth, in addition to it.
 const UNVERIFIED: usize = 10;
 
-/// What a ledger keeps (docs/protocol/v1.md, section 8.6). The default is [`RetentionPolicy::MEDIUM`].
+/// The limits of what a ledger keeps (docs/protocol/v1.md, section 8.6). The default is
+/// [`RetentionPolicy::MEDIUM`].
 ///
-/// Verified and unverified events do not compete for room. Each verified event is charged to one account: its emitter,
-/// if that nara was met, else the peer that told it. When the ledger is too large, events go in this order: those of
-/// accounts over their quota, those about strangers, those of the largest accounts, then by service, the oldest first.
-/// Those of this nara and of configured peers are the last: first those of peers over their quota, then those of this nara
-/// beyond half of the room, then those of the largest peers.
+/// Verified and unverified events do not compete for room. Each verified event is charged to one account: its
+/// emitter if that nara was met, else the peer that sent it. When the ledger is too large, events are evicted in
+/// this order: events of accounts over their quota, events about strangers, events of the largest accounts, then
+/// by service, oldest first. Events of this nara and of configured peers come last: first those of peers over
+/// their quota, then those of this nara beyond half of the room, then those of the largest peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetentionPolicy {
-    /// Verified events in all. The ledger is pruned to this size when it is more than 1 % over; unverified events may
-    /// take a tenth of it on top.
+    /// Maximum number of verified events. The ledger is pruned to this size when it is more than 1 % over;
+    /// unverified events may take an additional tenth.
     ///
-    /// Checkpoints, restarts and first sightings are pruned only from accounts over their quota; if they alone are as
-    /// many, further ones are not stored, so that nobody can fill the disk with them.
+    /// Checkpoints, restarts and first sightings are pruned only from accounts over their quota. If they alone
+    /// reach the maximum, further ones are not stored, so that they cannot fill the disk.
     pub max_events: usize,
-    /// The same in bytes of JSON.
+    /// Maximum size of the verified events in bytes of JSON, enforced like `max_events`.
     pub max_bytes: usize,
-    /// The largest event, in bytes of JSON. Real ones have a few hundred.
+    /// Maximum size of an event in bytes of JSON. Real events have a few hundred bytes.
     pub max_event_bytes: usize,
-    /// How far ahead of our clock the time of an event may be: one of the far future would never be the oldest.
+    /// How far ahead of our clock the time of an event may be: an event in the far future would never be the
+    /// oldest.
     pub max_ahead: Duration,
     /// How long unverified events are kept.
     pub unverified_for: Duration,
-    /// Pings per target, from all observers.
+    /// Pings per target, over all observers.
     pub pings_per_target: usize,
-    /// Observations per observer and subject. Restarts may exceed it until there is a checkpoint that
-    /// counts them.
+    /// Observations per observer and subject. Restarts may exceed it until a checkpoint counts them.
     pub observations_per_pair: usize,
 }
 
@@ -120,35 +122,35 @@ impl RetentionPolicy {
         }
     }
 
-    /// Sets the number of verified events in all.
+    /// Sets the maximum number of verified events.
     #[must_use]
     pub const fn max_events(mut self, max_events: usize) -> Self {
         self.max_events = max_events;
         self
     }
 
-    /// Sets the number of bytes in all.
+    /// Sets the maximum size of the verified events in bytes of JSON.
     #[must_use]
     pub const fn max_bytes(mut self, max_bytes: usize) -> Self {
         self.max_bytes = max_bytes;
         self
     }
 
-    /// Sets the size of the largest event.
+    /// Sets the maximum size of an event in bytes of JSON.
     #[must_use]
     pub const fn max_event_bytes(mut self, max_event_bytes: usize) -> Self {
         self.max_event_bytes = max_event_bytes;
         self
     }
 
-    /// Sets the distance to the future.
+    /// Sets how far in the future the time of an event may be.
     #[must_use]
     pub const fn max_ahead(mut self, max_ahead: Duration) -> Self {
         self.max_ahead = max_ahead;
         self
     }
 
-    /// Sets the time for which unverified events are kept.
+    /// Sets how long unverified events are kept.
     #[must_use]
     pub const fn unverified_for(mut self, unverified_for: Duration) -> Self {
         self.unverified_for = unverified_for;
@@ -169,7 +171,7 @@ impl RetentionPolicy {
         self
     }
 
-    /// The room for verified events.
+    /// Returns the room for verified events.
     pub(super) const fn room(&self) -> Size {
         Size {
             events: self.max_events,
@@ -177,38 +179,38 @@ impl RetentionPolicy {
         }
     }
 
-    /// What one account is guaranteed of it.
+    /// Returns the quota that each account is guaranteed of the room.
     pub(super) fn quota(&self) -> Size {
         self.room().part(QUOTA)
     }
 
-    /// What this nara is guaranteed of it.
+    /// Returns the half of the room that this nara is guaranteed.
     pub(super) fn half(&self) -> Size {
         self.room().part(2)
     }
 
-    /// The room for statements about keys, within the room for verified events.
+    /// Returns the room for statements about keys, within the room for verified events.
     pub(super) fn statements_room(&self) -> Size {
         self.room().part(QUOTA)
     }
 
-    /// What an account has before the observations that others keep.
+    /// Returns the floor that an account gets before others keep protected events.
     pub(super) fn floor(&self) -> Size {
         self.room().part(FLOOR)
     }
 
-    /// The room for unverified events.
+    /// Returns the room for unverified events.
     pub(super) fn unverified_room(&self) -> Size {
         self.room().part(UNVERIFIED)
     }
 
-    /// What one teller, or one claimed emitter, may take of it.
+    /// Returns the quota of one sender, or one claimed emitter, of the room for unverified events.
     pub(super) fn unverified_quota(&self) -> Size {
         self.unverified_room().part(QUOTA)
     }
 
-    /// How much is to be pruned from verified events of this size: nothing until they are more than 1 % too large,
-    /// so that the work is done for many insertions at once.
+    /// Returns how much to prune from verified events of this size: nothing until they are more than 1 % over, so
+    /// that one pruning serves many insertions.
     pub(super) fn excess(&self, held: Size) -> Size {
         let room = self.room();
         let over = |held: usize, room: usize| {
@@ -231,7 +233,7 @@ impl Default for RetentionPolicy {
     }
 }
 
-/// A number of events, and their bytes as JSON.
+/// A number of events and their size as JSON.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Size {
     pub(super) events: usize,
@@ -247,7 +249,7 @@ impl Size {
         self.events == 0 && self.bytes == 0
     }
 
-    /// Whether it is beyond a limit, in events or in bytes.
+    /// Returns whether it exceeds a limit, in events or in bytes.
     pub(super) const fn exceeds(self, limit: Self) -> bool {
         self.events > limit.events || self.bytes > limit.bytes
     }
@@ -260,7 +262,7 @@ impl Size {
         }
     }
 
-    /// A part of it, at least one event.
+    /// Returns a fraction of it, rounded up.
     pub(super) fn part(self, divisor: usize) -> Self {
         Self {
             events: self.events.div_ceil(divisor),
@@ -276,7 +278,7 @@ impl Size {
         }
     }
 
-    /// Where it is something at all, at least this part of `whole`.
+    /// Raises each nonzero value to at least `1/divisor` of `whole`.
     #[must_use]
     pub(super) fn at_least(self, whole: Self, divisor: usize) -> Self {
         let raised = |some: usize, whole: usize| if some == 0 { 0 } else { some.max(whole / divisor) };
@@ -290,7 +292,7 @@ impl Size {
 impl Sub for Size {
     type Output = Self;
 
-    /// Less, but not less than nothing.
+    /// Saturates at zero.
     fn sub(self, less: Self) -> Self {
         Self {
             events: self.events.saturating_sub(less.events),
@@ -299,7 +301,7 @@ impl Sub for Size {
     }
 }
 
-/// The policy of a ledger and whom it knows.
+/// The policy of a ledger, and the naras it knows.
 #[derive(Clone, Debug)]
 pub(super) struct Retention {
     pub(super) policy: RetentionPolicy,
@@ -316,7 +318,7 @@ impl Default for Retention {
 }
 
 impl Retention {
-    /// Whether one of the two is a nara that is not known here. An empty name is nobody.
+    /// Returns whether either name belongs to an unknown nara. Empty names are ignored.
     pub(super) fn is_about_strangers(&self, actor: &str, target: &str) -> bool {
         [actor, target]
             .into_iter()

@@ -6,8 +6,8 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::held::Place;
 
-/// Draws a sample in one pass: all critical events, and of the others a weighted choice without replacement
-/// (Efraimidis and Spirakis, 2006: those with the largest `u^(1/weight)`, here by its logarithm).
+/// Draws a sample in one pass: all critical events, and a weighted choice of the others without replacement
+/// (Efraimidis and Spirakis, 2006: those with the largest `u^(1/weight)`, compared by logarithm).
 ///
 /// The same seed and the same events in the same order give the same sample.
 pub(super) struct Sampler {
@@ -27,7 +27,7 @@ impl Sampler {
         }
     }
 
-    /// Considers a critical event.
+    /// Offers a critical event.
     pub(super) fn offer_critical(&mut self, place: Place) {
         self.critical.insert(place);
         if self.critical.len() > self.size {
@@ -35,7 +35,7 @@ impl Sampler {
         }
     }
 
-    /// Considers another event. `place` is only called if the event is in the sample so far.
+    /// Offers another event. `place` is called only if the event is in the sample so far.
     pub(super) fn offer(&mut self, weight: f64, place: impl FnOnce() -> Place) {
         // In (0, 1], so that the logarithm is finite.
         let uniform = 1.0 - self.random.random::<f64>();
@@ -51,10 +51,10 @@ impl Sampler {
         self.others.push(Reverse(Ticket { draw, place: place() }));
     }
 
-    /// The sample, oldest first.
+    /// Returns the sample, oldest first.
     pub(super) fn finish(self) -> Vec<Place> {
         let room = self.size - self.critical.len();
-        // Ascending order of what is reversed: the best first.
+        // Ascending order of `Reverse`: best first.
         let others = self.others.into_sorted_vec();
         let mut sample: Vec<_> = self.critical.into_iter().collect();
         sample.extend(others.into_iter().take(room).map(|Reverse(ticket)| ticket.place));

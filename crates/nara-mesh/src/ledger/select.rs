@@ -4,8 +4,8 @@ use nara_proto::sync::{EventFilter, SyncMode};
 use super::checked::without_trust;
 use super::{EventStore, LedgerError, ReadLimit, Sample, Slice};
 
-/// The events that a sync request selects in any of its modes, up to so many bytes. `sample` says how to draw that many
-/// at random.
+/// Returns the events that a sync request selects, in any of its modes, up to `bytes` bytes. `sample` gives the
+/// parameters of a random sample of the given size.
 pub(crate) async fn select(
     ledger: &dyn EventStore,
     filter: EventFilter,

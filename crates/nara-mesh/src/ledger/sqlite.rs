@@ -44,11 +44,11 @@ use crate::peer::{PeerChange, PeerChangeError, PeerRecord};
 
 /// A ledger in a SQLite database.
 ///
-/// A write is one transaction; readers do not wait for it. Its operations run on the blocking threads of
-/// tokio, so they need its runtime. An operation whose future is dropped is finished in the background.
+/// A write is one transaction; readers do not wait for it. Operations run on tokio's blocking threads, so they
+/// need its runtime. An operation whose future is dropped completes in the background.
 ///
-/// A process that is killed loses nothing that was stored; a computer that loses power may lose the last
-/// transactions, but no half ones.
+/// If the process is killed, no stored event is lost. A power failure may lose the last transactions, but never
+/// leaves a partial one.
 #[derive(Debug)]
 pub struct SqliteLedger {
     pool: Pool,
@@ -59,10 +59,10 @@ pub struct SqliteLedger {
 }
 
 impl SqliteLedger {
-    /// Opens the ledger in this file, or creates it, readable and writable by its owner alone, with
+    /// Opens the ledger in this file, or creates it with access for its owner only, with
     /// [`RetentionPolicy::default`] and every name known.
     ///
-    /// It blocks on the disk, so call it before the program serves.
+    /// Blocks on disk I/O, so call it before the program serves.
     ///
     /// # Errors
     /// [`LedgerError`] if the file cannot be opened, is not a ledger, or was made by a newer version.
@@ -70,21 +70,22 @@ impl SqliteLedger {
         Ok(Self::over(Pool::open(path.as_ref(), None, None)?))
     }
 
-    /// As [`SqliteLedger::open`], for a daemon: nobody else can open the ledger like this at the same time, and whoever
-    /// tries is told the name `holder`. Commands may use [`SqliteLedger::open`] and [`SqliteLedger::open_to_read`]
-    /// meanwhile.
+    /// Like [`SqliteLedger::open`], for a daemon: takes an exclusive lock under the name `holder`, which is
+    /// reported to any other daemon that tries to open the ledger. Commands may still use [`SqliteLedger::open`]
+    /// and [`SqliteLedger::open_to_read`].
     ///
-    /// Damage is looked for. A ledger that was copied, or that was put back from a backup, gets a new epoch, so that
-    /// peers that follow its stream begin anew.
+    /// Checks for damage. A ledger that was copied or restored from a backup gets a new epoch, so that peers that
+    /// follow its stream start over.
     ///
     /// # Errors
-    /// [`LedgerError::Locked`] if another process has it, [`LedgerError::Corrupt`] if it is damaged, and as
-    /// [`SqliteLedger::open`].
+    /// [`LedgerError::Locked`] if another process holds the lock, [`LedgerError::Corrupt`] if the ledger is
+    /// damaged, and the errors of [`SqliteLedger::open`].
     pub fn open_locked(path: impl AsRef<Path>, holder: &str) -> Result<Self, LedgerError> {
         Self::open_watched(path, holder, None)
     }
 
-    /// The same; `opening` hears of the progress where that takes long, and may stop it.
+    /// Like [`SqliteLedger::open_locked`]; `opening` receives the progress of a long conversion and may cancel
+    /// it.
     pub(crate) fn open_watched(
         path: impl AsRef<Path>,
         holder: &str,
@@ -93,17 +94,17 @@ impl SqliteLedger {
         Ok(Self::over(Pool::open(path.as_ref(), Some(holder), opening)?))
     }
 
-    /// Opens the ledger in this file to read it only, also beside a running nara and where nothing can be written.
-    /// Whatever would change it fails with [`LedgerError::ReadOnly`].
+    /// Opens the ledger in this file read-only, even next to a running nara or on a read-only file system. Every
+    /// write fails with [`LedgerError::ReadOnly`].
     ///
     /// # Errors
-    /// [`LedgerError`] if there is no such ledger, or its schema is of another version.
+    /// [`LedgerError`] if the file is missing or not a ledger, or if its schema has another version.
     pub fn open_to_read(path: impl AsRef<Path>) -> Result<Self, LedgerError> {
         Ok(Self::over(Pool::open_to_read(path.as_ref())?))
     }
 
-    /// Copies the ledger as it is at one moment to a new file, readable and writable by its owner alone, while it is in
-    /// use; see [`SqliteLedger::restore`]. The copy takes up no more room than it needs.
+    /// Copies a snapshot of the ledger to a new file, with access for its owner only, while the ledger is in use;
+    /// see [`SqliteLedger::restore`]. The copy is compacted.
     ///
     /// # Errors
     /// [`LedgerError`] if the file exists or cannot be written.
@@ -114,18 +115,18 @@ impl SqliteLedger {
             .boxed()
     }
 
-    /// What the ledger holds, and whether its file is sound. It reads all of it.
+    /// Reports the content of the ledger and checks its file for damage. Reads the whole file.
     ///
     /// # Errors
-    /// [`LedgerError`] if it cannot be read at all. Damage is no error.
+    /// [`LedgerError`] if the file cannot be read at all. Damage is reported, not an error.
     pub fn check(&self) -> LedgerFuture<'_, LedgerCheck> {
         self.pool.read(check::check).boxed()
     }
 
-    /// A ledger that lives as long as this value.
+    /// Creates a ledger in memory that lives as long as this value.
     ///
     /// # Errors
-    /// [`LedgerError::Database`] if there is not enough memory.
+    /// [`LedgerError::Database`] if memory is short.
     pub fn open_in_memory() -> Result<Self, LedgerError> {
         Ok(Self::over(Pool::open_in_memory()?))
     }
@@ -154,7 +155,7 @@ impl SqliteLedger {
         self
     }
 
-    /// Sets the clock that says which events are of the future, and how old unverified ones are.
+    /// Sets the clock that decides which events are in the future and how old unverified ones are.
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -193,7 +194,7 @@ impl EventStore for SqliteLedger {
                 move |(admitted, mut copies, from, to, feed, (inventory, changes))| {
                     inventory.apply(changes);
                     if copies.is_empty() {
-                        // Whoever began to listen meanwhile may have looked before the commit.
+                        // A listener that just subscribed may have read before this commit.
                         feed.publish(to, to, []);
                         return admitted.outcomes;
                     }
@@ -303,7 +304,7 @@ impl EventStore for SqliteLedger {
 
     fn items(&self, scope: Scope) -> LedgerFuture<'_, ItemSet> {
         let inventory = self.inventory.clone();
-        // As the writer, because only between its transactions nothing can change.
+        // Run on the writer: only between its transactions is the set stable.
         let items = self.pool.write_then(
             move |transaction| Ok(inventory.current(transaction)?),
             move |set| set.within(&scope),

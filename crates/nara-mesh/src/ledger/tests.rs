@@ -1,4 +1,4 @@
-//! Facts about every ledger. Each test runs against both.
+//! Tests of every ledger; each runs against both implementations.
 
 mod agreement;
 mod arrival;
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::registry::{KeySource, PeerChange, PeerChangeError, PeerProtocol, PeerRecord, PinnedKey};
 
-/// Makes one test for each kind of ledger out of functions that take an empty one.
+/// Generates one test per kind of ledger from functions that take an empty one.
 macro_rules! on_every_ledger {
     ($policy:expr, $known:expr; $($fact:ident),* $(,)?) => {
         mod memory {
@@ -59,7 +59,7 @@ on_every_ledger! {
     an_event_is_stored_once,
     an_event_without_an_id_gets_its_own,
     pages_lose_nothing_on_equal_timestamps,
-    a_page_with_the_inherited_cursor_begins_after_its_time,
+    a_page_with_a_v1_cursor_begins_after_its_time,
     recent_is_newest_first,
     filters_mean_services_and_actors_or_targets,
     a_filter_of_very_many_names_finds_the_same,
@@ -69,8 +69,8 @@ on_every_ledger! {
     a_sample_of_many_critical_events_has_the_oldest,
     since_gives_the_last_arrivals_in_order,
     checkpoints_come_in_order_of_arrival,
-    nothing_is_wanted_nothing_comes,
-    what_is_remembered_of_naras_is_read_back,
+    a_limit_of_zero_returns_nothing,
+    peer_records_are_read_back,
     a_cursor_of_a_peer_is_remembered,
 }
 
@@ -157,12 +157,12 @@ fn subjects(subjects: &[&str]) -> EventFilter {
     }
 }
 
-/// As [`EventStore::page`], without the trust.
+/// Like [`EventStore::page`], without the trust.
 async fn page(ledger: &dyn Ledger, filter: EventFilter, after: Cursor, limit: ReadLimit) -> Vec<SyncEvent> {
     without_trust(ledger.page(filter, after, limit).await.unwrap())
 }
 
-/// As [`EventStore::recent`], without the trust.
+/// Like [`EventStore::recent`], without the trust.
 async fn recent(ledger: &dyn Ledger, filter: EventFilter, limit: ReadLimit) -> Vec<SyncEvent> {
     without_trust(ledger.recent(filter, limit).await.unwrap())
 }
@@ -172,7 +172,7 @@ async fn all(ledger: &dyn Ledger) -> Vec<SyncEvent> {
     page(ledger, EventFilter::default(), Cursor::START, everything).await
 }
 
-/// Stores events that all must be new.
+/// Stores events that must all be new.
 async fn store(ledger: &dyn Ledger, events: Vec<SyncEvent>) {
     let expected = vec![Insertion::Stored; events.len()];
     assert_eq!(ledger.insert_verified(events).await.unwrap(), expected);
@@ -217,7 +217,7 @@ async fn pages_lose_nothing_on_equal_timestamps(ledger: &dyn Ledger) {
     assert_eq!(ids(&paged), ids(&events));
 }
 
-async fn a_page_with_the_inherited_cursor_begins_after_its_time(ledger: &dyn Ledger) {
+async fn a_page_with_a_v1_cursor_begins_after_its_time(ledger: &dyn Ledger) {
     store(
         ledger,
         [-5, 0, 1, 1, 2, i64::MAX]
@@ -414,7 +414,7 @@ async fn checkpoints_come_in_order_of_arrival(ledger: &dyn Ledger) {
     );
 }
 
-async fn nothing_is_wanted_nothing_comes(ledger: &dyn Ledger) {
+async fn a_limit_of_zero_returns_nothing(ledger: &dyn Ledger) {
     store(ledger, vec![hey_there(1, "bob"), seen(2, "alice", "bob")]).await;
     let none: Vec<SyncEvent> = Vec::new();
     let filters = [EventFilter::default(), services(&["seen"]), subjects(&["bob"])];
@@ -447,7 +447,7 @@ fn public_key(seed: u8) -> PublicKey {
     KeyPair::from_soul(&soul).public_key()
 }
 
-async fn what_is_remembered_of_naras_is_read_back(ledger: &dyn Ledger) {
+async fn peer_records_are_read_back(ledger: &dyn Ledger) {
     let record = |name: &str, seed: u8, source, v2| {
         let name = NaraName::new(name).unwrap();
         PeerRecord {
@@ -477,7 +477,7 @@ async fn what_is_remembered_of_naras_is_read_back(ledger: &dyn Ledger) {
         .learn_peers(learned.iter().rev().cloned().collect())
         .await
         .unwrap();
-    // Another key is not learned.
+    // A different key is not learned.
     ledger
         .learn_peers(vec![record(
             "bob",

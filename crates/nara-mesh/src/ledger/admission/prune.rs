@@ -1,4 +1,4 @@
-//! What has to go when there are too many verified events.
+//! Evicts verified events when there are too many.
 
 use std::ops::Range;
 
@@ -8,18 +8,18 @@ use super::{Account, Admission, PRUNE_BATCH, Shelf};
 use crate::ledger::rank::{Priority, Rank};
 use crate::ledger::retention::{Size, Standing};
 
-/// The part of the ledger that is taken at once from accounts over their quota: the search for their events passes
-/// over those of others.
+/// Part of the ledger pruned at once from accounts over their quota: the search for their events passes over
+/// those of others.
 const PRUNE_ACCOUNTS: usize = 20;
 
-/// Whose events are pruned.
+/// The owners whose events are pruned.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Whose {
-    /// Of everybody who is not configured.
+    /// Everyone who is not configured.
     Others,
-    /// Of configured peers.
+    /// Configured peers.
     Peers,
-    /// Of this nara.
+    /// This nara.
     Own,
 }
 
@@ -37,15 +37,15 @@ impl<S: Shelf> Admission<'_, S> {
         let configured = Rank::configured(Priority::Ping);
         let some = excess.at_least(room, PRUNE_ACCOUNTS);
         self.prune_accounts(Whose::Others, Rank::STRANGER..configured, policy.quota(), some)?;
-        // Down to the size itself, once the slack is used up.
+        // Prune to the exact size, now that the slack is used up.
         let excess = |shelf: &S| shelf.size(Rank::is_verified) - room;
         self.prune_ladder(Rank::STRANGER, common, excess(self.shelf))?;
-        // What large accounts keep goes before the little that others have.
+        // Protected events of large accounts go before the few of small accounts.
         self.prune_shares(Whose::Others, common..kept, policy.floor(), excess)?;
         self.prune_shares(Whose::Others, kept..configured, policy.floor(), excess)?;
         self.prune_shares(Whose::Others, common..kept, Size::default(), excess)?;
         self.prune_ladder(Rank::STRANGER, kept, excess(self.shelf))?;
-        // What is kept of others leaves half of the room to this nara and to configured peers.
+        // Protected events of others leave half of the room to this nara and configured peers.
         let too_much = |shelf: &S| {
             let kept_of_others = shelf.size(|rank| rank.is_kept() && !rank.is_configured());
             excess(shelf).min(kept_of_others - room.part(2))
@@ -53,12 +53,13 @@ impl<S: Shelf> Admission<'_, S> {
         self.prune_shares(Whose::Others, kept..configured, Size::default(), too_much)?;
         self.prune_ladder(kept, configured, too_much(self.shelf))?;
         self.prune_configured(configured, excess)?;
-        // Only where the room is smaller than the number of accounts.
+        // Needed only if there are more accounts than room.
         self.prune_ladder(configured, Rank::STATEMENT, excess(self.shelf))
     }
 
-    /// Removes what is too much from this nara and from configured peers, from this rank on: none of them has what another
-    /// one is guaranteed. The events of this nara never go for those of a peer, up to half of the room.
+    /// Removes the excess, from this rank on, from this nara and from configured peers, without touching what
+    /// another one is guaranteed. Events of this nara are never evicted for those of a peer, up to half of the
+    /// room.
     pub(super) fn prune_configured(
         &mut self,
         from: Rank,
@@ -73,8 +74,8 @@ impl<S: Shelf> Admission<'_, S> {
         self.prune_shares(Whose::Peers, ranks, Size::default(), excess)
     }
 
-    /// Removes so much of these ranks from accounts over a share of the ledger, the lowest rank first, but not below the
-    /// share.
+    /// Removes up to `excess` of these ranks from accounts over a share of the ledger, lowest rank first, but not
+    /// below the share.
     pub(super) fn prune_accounts(
         &mut self,
         whose: Whose,
@@ -116,10 +117,10 @@ impl<S: Shelf> Admission<'_, S> {
         Ok(())
     }
 
-    /// Removes what is too much of these ranks from the largest accounts: first from those over their quota, which is an
-    /// eighth of the ledger, but more than eight accounts within theirs may be too much together. The share is halved
-    /// until it is enough or would be below the floor, so an account that has less than half of what the largest keep
-    /// loses nothing.
+    /// Removes the excess of these ranks from the largest accounts: first from those over their quota, an eighth
+    /// of the ledger. More than eight accounts within their quota may still be too large together, so the share
+    /// is halved until enough is removed or it would fall below the floor. An account with less than half of what
+    /// the largest keep therefore loses nothing.
     pub(super) fn prune_shares(
         &mut self,
         whose: Whose,
@@ -142,8 +143,8 @@ impl<S: Shelf> Admission<'_, S> {
         }
     }
 
-    /// Removes so much from these ranks, the lowest and oldest first. Those that are not about strangers any more get
-    /// their rank back instead.
+    /// Removes up to `excess` from these ranks, lowest and oldest first. Events that are no longer about
+    /// strangers get their rank back instead.
     pub(super) fn prune_ladder(&mut self, from: Rank, below: Rank, mut excess: Size) -> Result<(), S::Error> {
         let start = (from, UnixNanos::new(i64::MIN), i64::MIN);
         while !excess.is_zero() {

@@ -1,4 +1,4 @@
-//! Statements about keys: those that are never pruned, because a replaced key comes back without them.
+//! Statements about keys that are never pruned, because a replaced key would become valid again without them.
 
 use nara_proto::event::SyncEvent;
 use nara_proto::time::UnixNanos;
@@ -7,19 +7,19 @@ use super::{Account, Admission, PRUNE_BATCH, Shelf};
 use crate::ledger::rank::Rank;
 use crate::ledger::retention::Standing;
 
-/// Statements about the keys of one nara that are never pruned. A key changes hands a few times in its life, and one who
-/// changes it all the time has the others charged as anything else.
+/// Maximum number of never-pruned statements about the keys of one nara. A key changes hands a few times in its
+/// life; further statements are charged like any other event.
 const STATEMENTS_OF_ONE: usize = 16;
 
 impl<S: Shelf> Admission<'_, S> {
-    /// Whether a statement about a key counts as told by the nara that it is about. Statements that this nara goes by are
-    /// stored as such; an imported one has no teller, and does not count.
+    /// Returns whether a statement about a key was sent by the nara that it is about. Statements that this nara
+    /// relies on are stored that way; an imported one has no sender and does not count.
     pub(super) fn is_its_own_word(&self, event: &SyncEvent) -> bool {
         self.origin.is_some_and(|origin| origin.as_str() == event.actor())
     }
 
-    /// Whether one more statement about this nara may be one that is never pruned. Statements about naras that are not known
-    /// any more go where they take the room of others.
+    /// Returns whether one more statement about this nara may be exempt from pruning. If the room is full,
+    /// statements about naras that are no longer known are evicted first.
     pub(super) fn has_room_for_statement(&mut self, name: &str) -> Result<bool, S::Error> {
         if self.shelf.charged(Account::Statements(name))?.events >= STATEMENTS_OF_ONE {
             return Ok(false);
@@ -32,7 +32,7 @@ impl<S: Shelf> Admission<'_, S> {
         Ok(!is_full(self.shelf))
     }
 
-    /// Removes the statements about keys of naras that are not known any more.
+    /// Removes the statements about keys of naras that are no longer known.
     fn prune_forgotten_statements(&mut self) -> Result<(), S::Error> {
         let mut after = (Rank::STATEMENT, UnixNanos::new(i64::MIN), i64::MIN);
         loop {

@@ -17,27 +17,27 @@ use crate::ledger::inventory::Inventory;
 use crate::ledger::rank::{Priority, Rank};
 use crate::ledger::retention::Size;
 
-/// The events of a ledger in memory, and every index over them.
+/// The events of a ledger in memory, with every index.
 #[derive(Debug, Default)]
 pub(super) struct MemoryShelf {
     by_time: BTreeMap<Place, Entry>,
     by_arrival: BTreeMap<i64, Place>,
-    /// The place of the newest event, stored or not.
+    /// The position of the newest event, stored or not.
     position: i64,
-    /// Where each event stands, by its id.
+    /// The position of each event by id.
     ids: HashMap<Arc<str>, Place>,
     inventory: Inventory,
-    /// Verified checkpoints, pings and observations.
+    /// Indexes over verified events: checkpoints, pings and observations.
     checkpoints: BTreeMap<i64, Place>,
     checkpoints_about: HashMap<String, usize>,
     pings_of: HashMap<String, BTreeSet<LadderPlace>>,
     pairs: HashMap<(String, String), Pair>,
-    /// Verified events in the order in which they go.
+    /// Verified events in eviction order.
     ladder: BTreeSet<LadderPlace>,
-    /// Unverified events in the order in which they go: of each account, and all of them.
+    /// Unverified events in eviction order, per account.
     unverified_of: HashMap<AccountKey, BTreeSet<(Rank, i64)>>,
     unverified: BTreeSet<(Rank, i64)>,
-    /// How much is stored of each rank.
+    /// The total size per rank.
     sizes: BTreeMap<Rank, Size>,
     accounts: HashMap<AccountKey, Size>,
 }
@@ -61,12 +61,12 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// How far the event can be trusted.
+    /// Returns the trust in the event.
     pub(super) fn trust(&self) -> EventTrust {
         stored_trust(&self.event, self.rank.is_verified())
     }
 
-    /// The accounts that the event is charged to.
+    /// Returns the accounts that the event is charged to.
     fn accounts(&self) -> impl Iterator<Item = Account<'_>> {
         let origin = self.origin.as_ref().map(NaraName::as_str);
         Account::of(self.rank, self.account.as_deref(), origin, &self.event.emitter)
@@ -93,7 +93,7 @@ impl Pair {
 }
 
 impl MemoryShelf {
-    /// The events behind a cursor, by time and id.
+    /// Returns the events after a cursor, by time and id.
     pub(super) fn after(&self, after: &Cursor) -> impl DoubleEndedIterator<Item = &Entry> {
         let after = Place {
             ts: after.ts(),
@@ -105,30 +105,30 @@ impl MemoryShelf {
             .map(|(_, entry)| entry)
     }
 
-    /// All events in the order of arrival.
+    /// Returns all events in the order of arrival.
     pub(super) fn arrivals(&self) -> impl Iterator<Item = (&Place, &Entry)> {
         self.by_arrival
             .values()
             .filter_map(|place| Some((place, self.by_time.get(place)?)))
     }
 
-    /// The number of stored events.
+    /// Returns the number of stored events.
     pub(super) fn len(&self) -> usize {
         self.by_time.len()
     }
 
-    /// The place of the newest event in the order of arrival, stored or not.
+    /// Returns the position of the newest event in the order of arrival, stored or not.
     pub(super) fn position(&self) -> i64 {
         self.position
     }
 
-    /// The events behind a place in the order of arrival.
+    /// Returns the events after a position in the order of arrival.
     pub(super) fn arrivals_after(&self, after: i64) -> impl Iterator<Item = (i64, &Entry)> {
         let places = self.by_arrival.range((Bound::Excluded(after), Bound::Unbounded));
         places.filter_map(|(seq, place)| Some((*seq, self.by_time.get(place)?)))
     }
 
-    /// The event at a place in the order of arrival.
+    /// Returns the event at a position in the order of arrival.
     pub(super) fn arrival(&self, seq: i64) -> Option<Arrival> {
         let entry = self.by_time.get(self.by_arrival.get(&seq)?)?;
         Some(Arrival::new(
@@ -139,7 +139,7 @@ impl MemoryShelf {
         ))
     }
 
-    /// The place before the first event that came and is not older than `since`.
+    /// Returns the position just before the first arrival that is not older than `since`.
     pub(super) fn position_before(&self, since: UnixNanos) -> i64 {
         let since = Place {
             ts: since,
@@ -154,7 +154,7 @@ impl MemoryShelf {
         self.by_time.get(place)
     }
 
-    /// The events from `since` on, the last arrival first.
+    /// Returns the events from `since` on, last arrival first.
     pub(super) fn last_arrivals(&self, since: UnixNanos) -> impl Iterator<Item = &Entry> {
         let since = Place {
             ts: since,
@@ -166,18 +166,18 @@ impl MemoryShelf {
         recent.into_iter().map(|(_, entry)| entry)
     }
 
-    /// The verified checkpoints in the order of arrival.
+    /// Returns the verified checkpoints in the order of arrival.
     pub(super) fn checkpoints(&self) -> impl ExactSizeIterator<Item = &Entry> {
         self.checkpoints.values().map(|place| &self.by_time[place])
     }
 
-    /// The unverified events in which a nara acts.
+    /// Returns the unverified events in which a nara acts.
     pub(super) fn unverified_by(&self, actor: &str) -> impl Iterator<Item = Arrival> {
         let arrivals = self.unverified.iter().filter_map(|(_, seq)| self.arrival(*seq));
         arrivals.filter(move |arrival| arrival.event.actor() == actor)
     }
 
-    /// Removes an event if it is unverified. Returns whether it did.
+    /// Removes an event if it is unverified. Returns whether it was removed.
     pub(super) fn remove_unverified(&mut self, id: &str) -> bool {
         let held = self.ids.get(id).and_then(|place| self.held(place.seq));
         match held.filter(|held| !held.rank.is_verified()) {
@@ -189,7 +189,7 @@ impl MemoryShelf {
         }
     }
 
-    /// What stands for the events in a reconciliation.
+    /// Returns the items of the verified events for a reconciliation.
     pub(super) fn items(&mut self) -> ItemSet {
         if let Some(set) = self.inventory.current() {
             return set;
@@ -203,13 +203,13 @@ impl MemoryShelf {
         self.inventory.keep(set)
     }
 
-    /// Those of these events that are stored.
+    /// Returns those of these events that are stored.
     pub(super) fn by_ids(&self, items: &[ItemId]) -> impl Iterator<Item = &Entry> {
         let places = items.iter().filter_map(|item| self.ids.get(&*item.event_id()));
         places.filter_map(|place| self.get(place))
     }
 
-    /// The place on the ladder of the event with this place in the order of arrival.
+    /// Returns the event at this position in the order of arrival, with its rank.
     fn held(&self, seq: i64) -> Option<Held> {
         let place = self.by_arrival.get(&seq)?;
         let rank = self.by_time.get(place)?.rank;
@@ -219,7 +219,7 @@ impl MemoryShelf {
         })
     }
 
-    /// Notes a verified event where the rules of its service look.
+    /// Adds a verified event to the indexes of its service.
     fn index_service(&mut self, entry: &Entry, place: &Place) {
         let event = &entry.event;
         match event.service() {
@@ -276,7 +276,7 @@ impl MemoryShelf {
         }
     }
 
-    /// Notes an event where pruning looks.
+    /// Adds an event to the indexes used for pruning.
     fn index_rank(&mut self, entry: &Entry, place: &Place) {
         let size = self.sizes.entry(entry.rank).or_default();
         *size = size.plus(Size::one(entry.bytes));

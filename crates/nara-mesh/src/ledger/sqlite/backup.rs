@@ -1,4 +1,4 @@
-//! Copies of a ledger: out of a running one, and back.
+//! Backs up a running ledger and restores it.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -15,34 +15,34 @@ use super::{rows, schema, sql};
 use crate::folder_owner::as_owner_of_folder;
 use crate::ledger::{LedgerError, SqliteLedger};
 
-/// What a copy of a ledger has.
+/// The content of a copied ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LedgerCopy {
-    /// Events.
+    /// Number of events.
     pub events: usize,
-    /// Naras that are remembered.
+    /// Number of peer records.
     pub peers: usize,
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     pub file_bytes: u64,
 }
 
 impl SqliteLedger {
-    /// Puts a backup in the place of the ledger at `to`, which nobody may have open.
+    /// Replaces the ledger at `to`, which no process may have open, by a backup.
     ///
-    /// Keys, decisions and cursors stay. The ledger gets a new epoch, so that peers that follow its stream begin anew and
-    /// miss nothing. This waits for the disk.
+    /// Keeps keys, decisions and cursors. The ledger gets a new epoch, so that peers that follow its stream start
+    /// over and miss nothing. Blocks on disk I/O.
     ///
     /// # Errors
-    /// [`LedgerError`] if `from` is not a sound ledger, if `to` is in use, or if it cannot be written. Nothing is changed
-    /// then.
+    /// [`LedgerError`] if `from` is not an undamaged ledger, if `to` is in use, or if it cannot be written.
+    /// Nothing changes in that case.
     pub fn restore(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<LedgerCopy, LedgerError> {
         Ok(replace(from.as_ref(), to.as_ref())?)
     }
 }
 
 fn replace(from: &Path, to: &Path) -> Result<LedgerCopy, Failure> {
-    // Root may be the only user who can read it.
+    // Open the source first: perhaps only root can read it.
     let source = open_source(from)?;
     as_owner_of_folder(to, || replace_as_owner(from, source, to)).map_err(|source| LedgerError::File {
         path: to.to_owned(),
@@ -64,7 +64,7 @@ fn replace_as_owner(from: &Path, source: Connection, to: &Path) -> Result<Ledger
     connection.execute(sql::MARK_COPY, [])?;
     let copied = describe(&connection, &new.0)?;
     connection.close().map_err(|(_, error)| error)?;
-    // The log of the old ledger must not be read into the new one.
+    // The log of the old ledger must not be applied to the new one.
     for suffix in ["-wal", "-shm"] {
         let path = with_suffix(to, suffix);
         match fs::remove_file(&path) {
@@ -78,7 +78,7 @@ fn replace_as_owner(from: &Path, source: Connection, to: &Path) -> Result<Ledger
     Ok(copied)
 }
 
-/// Copies a ledger to a new file, as it is at one moment.
+/// Copies a snapshot of a ledger to a new file.
 pub(super) fn back_up(source: &Connection, to: &Path) -> Result<LedgerCopy, Failure> {
     if to.exists() {
         return Err(LedgerError::File {
@@ -98,7 +98,7 @@ pub(super) fn back_up(source: &Connection, to: &Path) -> Result<LedgerCopy, Fail
 }
 
 fn copy(source: &Connection, to: &Path) -> Result<(), Failure> {
-    // An empty file counts as none; it has the permissions already.
+    // SQLite accepts an empty file as the target; creating it first sets the permissions.
     create_new_private(to).map_err(|source| LedgerError::File {
         path: to.to_owned(),
         source,
@@ -130,7 +130,7 @@ fn open_source(from: &Path) -> Result<Connection, Failure> {
     Ok(connection)
 }
 
-/// What SQLite finds wrong, at most `limit` findings, and how the schema was changed.
+/// Returns up to `limit` findings of SQLite's integrity check and differences from the schema.
 pub(super) fn damage(connection: &Connection, limit: usize) -> Result<Vec<String>, Failure> {
     let mut statement = connection.prepare(&format!("PRAGMA integrity_check({limit})"))?;
     let mut findings: Vec<String> = statement
@@ -156,7 +156,7 @@ fn describe(connection: &Connection, path: &Path) -> Result<LedgerCopy, Failure>
     })
 }
 
-/// A file that is removed unless it is finished.
+/// A temporary file that is removed unless it is finished.
 struct Unfinished(PathBuf);
 
 impl Unfinished {
@@ -170,7 +170,7 @@ impl Unfinished {
         }
     }
 
-    /// Gives it its name, once it is on the disk.
+    /// Syncs the file and renames it to `name`.
     fn finish(mut self, name: &Path) -> Result<(), LedgerError> {
         let renamed = File::open(&self.0)
             .and_then(|file| file.sync_all())
@@ -187,7 +187,7 @@ impl Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.0.as_os_str().is_empty() {
-            // What is left is removed by the next try.
+            // If this fails, the next attempt removes the file.
             let _ = fs::remove_file(&self.0);
         }
     }

@@ -1,4 +1,4 @@
-//! What a ledger holds, and whether it is sound.
+//! Checks a ledger for damage and reports its content.
 
 use rusqlite::{Row, Transaction};
 
@@ -9,14 +9,14 @@ use super::rows::{self, sql_limit, unsigned};
 use super::sql;
 use crate::ledger::{EventSize, MAX_GROUPS, sort_groups};
 
-/// Findings that are reported at most.
+/// Maximum number of reported findings.
 const MAX_FINDINGS: usize = 100;
 
-/// What a ledger holds, and whether it is sound.
+/// The content of a ledger, and its damage if any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LedgerCheck {
-    /// What is damaged; empty: nothing.
+    /// The damage found; empty if there is none.
     pub damage: Vec<String>,
     /// The version of the schema.
     pub schema: i64,
@@ -24,13 +24,13 @@ pub struct LedgerCheck {
     pub events: EventSize,
     /// The unverified events among them.
     pub unverified: EventSize,
-    /// Bytes of the database.
+    /// Size of the database in bytes.
     pub file_bytes: u64,
     /// The events of each service, the largest first.
     pub services: Vec<(String, EventSize)>,
-    /// The events of each peer that told them, the largest first; an empty name: nobody told them.
+    /// The events per sending peer, largest first; an empty name stands for events without a sender.
     pub tellers: Vec<(String, EventSize)>,
-    /// How many naras are remembered.
+    /// Number of peer records.
     pub peers: usize,
 }
 
@@ -59,7 +59,7 @@ pub(super) fn check(snapshot: &Transaction<'_>) -> Result<LedgerCheck, Failure> 
     Ok(check)
 }
 
-/// Looks for events that cannot be read, or whose id does not follow from their content: they were changed in the file.
+/// Finds events that cannot be read, or whose id does not match their content because the file was edited.
 fn changed_events(snapshot: &Transaction<'_>, damage: &mut Vec<String>) -> Result<(), Failure> {
     let mut statement = snapshot.prepare(sql::EVENTS)?;
     let mut rows = statement.query([])?;
@@ -67,10 +67,10 @@ fn changed_events(snapshot: &Transaction<'_>, damage: &mut Vec<String>) -> Resul
         && let Some(row) = rows.next()?
     {
         match event(row) {
-            // Only a newer version knows the content of an unknown service.
+            // Only a newer version knows the fields of an unknown service.
             Ok(event) if event.service().is_none() || event.has_genuine_id() => {}
             Ok(event) => damage.push(format!(
-                "event {:?} was changed: its id does not follow from its content",
+                "event {:?} was changed: its id does not match its content",
                 event.id
             )),
             Err(Failure::Ledger(error)) => damage.push(error.to_string()),

@@ -1,5 +1,5 @@
-//! How events are stored: what the wire spells out has a column of its own in its shortest form, and the rest stays
-//! JSON, for [`sql::ADD`](super::sql::ADD) and whoever looks into the database.
+//! The encoding of events in rows: envelope fields have columns, in their shortest form; the rest stays JSON, for
+//! [`sql::ADD`](super::sql::ADD) and for readers of the database.
 
 use std::borrow::Cow;
 
@@ -17,10 +17,10 @@ use super::rows::sql_limit;
 use crate::ledger::LedgerError;
 use crate::ledger::held::Place;
 
-/// The id of an event: the 16 bytes of its hash.
+/// The id of an event: its hash of 16 bytes.
 ///
-/// Bytes are compared like their lower-case hex digits. Any other text is stored as it is; it is marked if it would be
-/// taken for a hash.
+/// Bytes sort like their lower-case hex digits. Any other text is stored as is, with a mark appended if its
+/// length equals that of a hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum IdKey {
     Hash([u8; HASH]),
@@ -29,7 +29,7 @@ pub(super) enum IdKey {
 
 const HASH: usize = 16;
 
-/// No text has this byte.
+/// This byte never occurs in UTF-8 text.
 const MARK: u8 = 0xff;
 
 impl IdKey {
@@ -46,12 +46,12 @@ impl IdKey {
         Self::Other(other)
     }
 
-    /// The id of the event that an item stands for.
+    /// Returns the id of the event that an item refers to.
     pub(super) fn of_item(item: &ItemId) -> Self {
         Self::Hash(item.event_hash())
     }
 
-    /// The id of a cursor. What follows no id at all follows no hash either.
+    /// Returns the id of a cursor. A cursor behind all ids sorts behind all hashes.
     pub(super) fn of_cursor(cursor: &Cursor) -> Self {
         if cursor.id().starts_with(char::MAX) {
             return Self::Other(vec![MARK; HASH + 1]);
@@ -73,7 +73,7 @@ impl ToSql for IdKey {
     }
 }
 
-/// The id in a column.
+/// The text of an id column.
 pub(super) struct IdText(pub(super) String);
 
 impl FromSql for IdText {
@@ -96,7 +96,7 @@ pub(super) fn place(row: &Row<'_>) -> rusqlite::Result<Place> {
     })
 }
 
-/// The service of an event: a number, or its name if this version does not know it.
+/// The service of an event: a number, or the name of an unknown service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ServiceKey {
     Known(Service),
@@ -164,7 +164,7 @@ impl FromSql for ServiceKey {
     }
 }
 
-/// Who is charged for an event, beside what it says itself.
+/// The names in an event row that its account can refer to.
 #[derive(Clone, Copy)]
 struct Parties<'a> {
     emitter: &'a str,
@@ -194,7 +194,7 @@ impl<'a> Parties<'a> {
     }
 }
 
-/// Reads who is charged from the columns `account, emitter, actor, origin`, the first of which has this index.
+/// Reads the account from the columns `account, emitter, actor, origin`, starting at this index.
 pub(super) fn account(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<String>> {
     let parties = Parties {
         emitter: emitter(row, first + 1)?,
@@ -203,7 +203,7 @@ pub(super) fn account(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<St
     Ok(parties.account(row.get_ref(first)?)?)
 }
 
-/// Reads the emitter from the columns `emitter, actor`: it is stored only if it is not the actor.
+/// Reads the emitter from the columns `emitter, actor`: it is stored only if it differs from the actor.
 pub(super) fn emitter<'a>(row: &'a Row<'_>, first: usize) -> rusqlite::Result<&'a str> {
     let emitter = row.get_ref(first)?.as_str_or_null()?;
     Ok(match emitter {
@@ -212,10 +212,10 @@ pub(super) fn emitter<'a>(row: &'a Row<'_>, first: usize) -> rusqlite::Result<&'
     })
 }
 
-/// The number of bytes of a signature.
+/// Size of a signature in bytes.
 const SIGNATURE: usize = 64;
 
-/// A signature: its bytes, or its text if they do not lead back to it.
+/// Encodes a signature as bytes, or as text if the bytes would not encode back to it.
 fn signature_key(sig: &str) -> ToSqlOutput<'_> {
     if sig.is_empty() {
         return ToSqlOutput::from(rusqlite::types::Null);
@@ -226,7 +226,7 @@ fn signature_key(sig: &str) -> ToSqlOutput<'_> {
     }
 }
 
-/// A row of the table of events.
+/// A row of the table `events`.
 pub(super) struct EventRow<'a> {
     pub(super) seq: i64,
     pub(super) id: &'a IdKey,
@@ -244,10 +244,10 @@ pub(super) struct EventRow<'a> {
     pub(super) account: Option<&'a str>,
     pub(super) origin: Option<&'a str>,
     pub(super) received: Option<i64>,
-    /// Of the whole event as JSON.
+    /// Size of the whole event as JSON.
     pub(super) bytes: usize,
     pub(super) sig: &'a str,
-    /// What has no column.
+    /// The fields that have no column.
     pub(super) json: &'a str,
 }
 
@@ -284,10 +284,10 @@ impl EventRow<'_> {
     }
 }
 
-/// What is left of an event as JSON without the fields that have columns.
+/// Returns the JSON of an event without the fields that have columns.
 pub(super) fn without_columns<'a>(event: &SyncEvent, json: &'a str) -> Cow<'a, str> {
     let Some(rest) = behind_columns(event, json) else {
-        // A name that JSON spells in another way, say. What is there twice is the same.
+        // A field is spelled differently in JSON, for example escaped. Storing it twice does no harm.
         return Cow::Borrowed(json);
     };
     let mut kept = String::with_capacity(json.len());
@@ -302,7 +302,7 @@ pub(super) fn without_columns<'a>(event: &SyncEvent, json: &'a str) -> Cow<'a, s
     Cow::Owned(kept)
 }
 
-/// What of an event as JSON stands behind the fields that have columns, if those are spelled there as they are.
+/// Returns the JSON of an event after the fields that have columns, if these are spelled verbatim.
 fn behind_columns<'a>(event: &SyncEvent, json: &'a str) -> Option<&'a str> {
     let ts = event.ts.to_string();
     let parts = [

@@ -1,4 +1,4 @@
-//! Events of an older schema, written anew.
+//! Converts events of an older schema.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -13,10 +13,10 @@ use super::failure::Failure;
 use super::rows::unsigned;
 use super::sql;
 
-/// Pages of the database that may stay unused.
+/// Number of unused pages in the database that are tolerated.
 const SPARE_PAGES: i64 = 256;
 
-/// How far a conversion has come, for whoever looks meanwhile.
+/// The progress of a conversion, readable from other threads.
 #[derive(Debug, Default)]
 pub(super) struct Converted {
     done: AtomicU64,
@@ -24,12 +24,12 @@ pub(super) struct Converted {
 }
 
 impl Converted {
-    /// There are this many events to convert.
+    /// Sets the total number of events to convert.
     pub(super) fn begin(&self, all: u64) {
         self.all.store(all, Ordering::Relaxed);
     }
 
-    /// The number of events that are converted, and of all; 0 and 0 if nothing is to be converted.
+    /// Returns the number of converted events and the total; 0 and 0 if there is nothing to convert.
     pub(super) fn progress(&self) -> (u64, u64) {
         (
             self.done.load(Ordering::Relaxed),
@@ -38,7 +38,7 @@ impl Converted {
     }
 }
 
-/// Copies the table `old_events` of version 4 to the table `events`, inside of a transaction.
+/// Copies the table `old_events` of version 4 to the table `events`, within a transaction.
 pub(super) fn events(transaction: &Connection, converted: &Converted) -> Result<(), Failure> {
     let mut read = transaction.prepare(
         "SELECT seq, id, ts, svc, emitter, actor, target, importance, critical, priority, rank, account, origin, received, \
@@ -64,7 +64,7 @@ fn copy(row: &Row<'_>, add: &mut rusqlite::CachedStatement<'_>) -> rusqlite::Res
             .map_err(rusqlite::Error::from)
     };
     let json = text(15)?;
-    // A damaged event stays what it is, and is reported when it is read.
+    // Keep a damaged event as it is; reading it reports the damage.
     let event = go_json::from_slice_exact::<SyncEvent>(json.as_bytes()).ok();
     let kept = event
         .as_ref()
@@ -92,20 +92,20 @@ fn copy(row: &Row<'_>, add: &mut rusqlite::CachedStatement<'_>) -> rusqlite::Res
     row.store(add)
 }
 
-/// Gives the room of the old table back to the disk, if that works: it is of no other use.
+/// Returns the space of the old table to the file system. Best effort: a failure is only logged.
 pub(super) fn give_back(connection: &Connection, path: &Path) {
     let vacuum = || {
         let unused: i64 = connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
         if unused < SPARE_PAGES {
             return Ok(());
         }
-        // The copy that it makes on the way may be large.
+        // VACUUM makes a temporary copy, which may be large.
         connection.pragma_update(None, "temp_store", "file")?;
         let done = connection.execute_batch("VACUUM");
         connection.pragma_update(None, "temp_store", "memory")?;
         done
     };
     if let Err(error) = vacuum() {
-        tracing::info!(path = %path.display(), %error, "the ledger keeps the room that its older schema took up");
+        tracing::info!(path = %path.display(), %error, "the ledger file was not compacted after its conversion");
     }
 }

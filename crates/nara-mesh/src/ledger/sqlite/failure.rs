@@ -4,12 +4,12 @@ use rusqlite::ffi::{SQLITE_IOERR_SHMSIZE, SQLITE_READONLY_ROLLBACK};
 use crate::ledger::LedgerError;
 use crate::metrics;
 
-/// Why an operation on the database failed. It becomes a [`LedgerError`] in one place.
+/// The reason why a database operation failed. Converted to [`LedgerError`] in one place.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The database refused.
+    /// SQLite returned an error.
     Database(rusqlite::Error),
-    /// What it holds is not usable.
+    /// The content of the database is unusable.
     Ledger(LedgerError),
 }
 
@@ -35,7 +35,7 @@ impl From<Failure> for LedgerError {
                 let source = Box::new(error);
                 match code {
                     Some(ErrorCode::DiskFull) => Self::Full(source),
-                    // There is no room for the index of the log.
+                    // The file system has no space for the shared-memory file of the log.
                     _ if extended == Some(SQLITE_IOERR_SHMSIZE) => Self::Full(source),
                     Some(ErrorCode::ReadOnly) if extended == Some(SQLITE_READONLY_ROLLBACK) => {
                         Self::Interrupted(source)
@@ -52,7 +52,7 @@ impl From<Failure> for LedgerError {
     }
 }
 
-/// Counts a failure by its reason.
+/// Counts a failure in the metrics, by reason.
 pub(super) fn counted(failure: impl Into<Failure>) -> LedgerError {
     let error = LedgerError::from(failure.into());
     let reason = match error {

@@ -9,10 +9,10 @@ use super::sql;
 use crate::ledger::inventory::{Changes, Inventory};
 use crate::ledger::rejections::MAX_REJECTIONS;
 
-/// The inventory of a database, used by its writer only, inside of its transactions and right behind them.
+/// The inventory of a database. Used by the writer only: within its transactions and right after their commit.
 ///
-/// Other processes write to the same file: the database counts their commits, and the inventory is made anew
-/// when the count differs.
+/// Other processes may write to the same file. SQLite counts their commits, and the inventory is rebuilt when the
+/// count changes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SharedInventory(Arc<Mutex<State>>);
 
@@ -23,7 +23,7 @@ struct State {
 }
 
 impl SharedInventory {
-    /// Where a transaction notes what it changes, if that is of interest.
+    /// Returns where a transaction records its changes, if the inventory is maintained.
     pub(super) fn recorder(&self, transaction: &Transaction<'_>) -> rusqlite::Result<Option<Changes>> {
         let mut state = self.lock();
         if !state.inventory.is_kept() {
@@ -36,14 +36,14 @@ impl SharedInventory {
         Ok(Some(Changes::default()))
     }
 
-    /// Takes in what a transaction changed, once it is committed.
+    /// Applies the changes of a committed transaction.
     pub(super) fn apply(&self, changes: Option<Changes>) {
         if let Some(changes) = changes {
             self.lock().inventory.apply(changes);
         }
     }
 
-    /// The items of the database as the transaction sees it, which must be one of the writer.
+    /// Returns the items of the database as this transaction of the writer sees it.
     pub(super) fn current(&self, transaction: &Transaction<'_>) -> rusqlite::Result<ItemSet> {
         let mut state = self.lock();
         let foreign_commits = foreign_commits(transaction)?;
@@ -60,7 +60,7 @@ impl SharedInventory {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(|poisoned: PoisonError<_>| {
             let mut state = poisoned.into_inner();
-            // Whatever was half done is made anew.
+            // The state may be inconsistent: rebuild it.
             state.inventory.forget();
             state
         })
@@ -87,7 +87,7 @@ fn load(transaction: &Transaction<'_>) -> rusqlite::Result<ItemSet> {
     Ok(ItemSet::new(items))
 }
 
-/// Remembers rejections, and forgets the oldest.
+/// Records rejections, and drops the oldest beyond the limit.
 pub(super) fn reject(
     transaction: &Transaction<'_>,
     peer: &str,
@@ -103,7 +103,7 @@ pub(super) fn reject(
     Ok(())
 }
 
-/// Forgets the rejections that waited for these keys.
+/// Forgets the rejections that awaited these keys.
 pub(super) fn forgive(transaction: &Transaction<'_>, learned: &[String]) -> rusqlite::Result<()> {
     let mut statement = transaction.prepare_cached(sql::FORGIVE)?;
     for name in learned {
@@ -112,7 +112,7 @@ pub(super) fn forgive(transaction: &Transaction<'_>, learned: &[String]) -> rusq
     Ok(())
 }
 
-/// Those items that were rejected.
+/// Returns those of the items that were rejected.
 pub(super) fn rejected(
     snapshot: &Transaction<'_>,
     peer: &str,

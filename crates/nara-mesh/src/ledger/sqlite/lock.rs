@@ -1,4 +1,4 @@
-//! Who has a ledger: one daemon at a time.
+//! The lock file of a ledger: one daemon at a time.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 use super::place::check_file;
 use crate::ledger::LedgerError;
 
-/// The longest text of a lock file that is read.
+/// Maximum number of bytes read from a lock file.
 const MAX_TEXT: u64 = 4096;
 
-/// The lock of a ledger. The operating system releases it at the end of the process, however it ends.
+/// The lock of a ledger. The operating system releases it when the process ends, even by a crash.
 #[derive(Debug)]
 pub(super) struct Lock {
     file: File,
-    /// How often the ledger was opened with this lock before.
+    /// Number of times the ledger was opened under this lock before.
     pub(super) opens: Option<i64>,
     name: String,
 }
 
 impl Lock {
-    /// Takes the lock of the ledger at `path`, in the name of `name`.
+    /// Takes the lock of the ledger at `path` for the holder `name`.
     pub(super) fn take(path: &Path, name: &str) -> Result<Self, LedgerError> {
         let beside = lock_path(path);
         let failed = |source| LedgerError::File {
@@ -32,7 +32,7 @@ impl Lock {
         #[cfg(unix)]
         {
             use std::os::unix::fs::OpenOptionsExt as _;
-            // What a link leads to would be overwritten.
+            // Following a symbolic link would overwrite its target.
             let no_links = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
             options.mode(0o600).custom_flags(no_links);
         }
@@ -44,11 +44,11 @@ impl Lock {
             opened => opened,
         }
         .map_err(failed)?;
-        // A pipe would never end.
+        // Reading from a pipe would block forever.
         check_file(&beside).map_err(failed)?;
         let locked = file.try_lock();
         let mut text = String::new();
-        // What another program wrote there is nobody's name.
+        // Ignore errors: another program's text names no holder.
         let _ = (&mut file).take(MAX_TEXT).read_to_string(&mut text);
         match locked {
             Ok(()) => {
@@ -57,7 +57,7 @@ impl Lock {
                     opens: text.lines().nth(2).and_then(|line| line.parse().ok()),
                     name: name.to_owned(),
                 };
-                // At once, because opening may take long. On a full disk the name is missing, and no more.
+                // Write at once, because opening may take long. If the disk is full, only the name is missing.
                 let _ = lock.write();
                 Ok(lock)
             }
@@ -69,13 +69,13 @@ impl Lock {
         }
     }
 
-    /// Writes down how often the ledger was opened.
+    /// Records the number of times the ledger was opened.
     pub(super) fn note(&mut self, opens: i64) -> std::io::Result<()> {
         self.opens = Some(opens);
         self.write()
     }
 
-    /// Writes down who holds it, and how often the ledger was opened, if that is known.
+    /// Writes the holder and, if known, the number of times the ledger was opened.
     fn write(&mut self) -> std::io::Result<()> {
         let name = self.name.replace(char::is_control, " ");
         let opens = self.opens.map(|opens| format!("{opens}\n")).unwrap_or_default();
@@ -92,7 +92,7 @@ fn holder(text: &str) -> Option<String> {
     Some(format!("{} (process {pid})", lines.next()?.escape_debug()))
 }
 
-/// The lock file lies beside the database: locks on the database itself are SQLite's own.
+/// Returns the path of the lock file next to the database: SQLite itself locks the database file.
 fn lock_path(path: &Path) -> PathBuf {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".lock");

@@ -95,7 +95,7 @@ fn store(transaction: &Transaction<'_>, record: &PeerRecord) -> rusqlite::Result
     Ok(())
 }
 
-/// A row, not yet understood.
+/// A row of the table `peers` before parsing.
 struct Stored {
     name: String,
     id: Option<String>,

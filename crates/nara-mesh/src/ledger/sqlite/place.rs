@@ -1,10 +1,10 @@
-//! What is at the place of a file.
+//! Checks the type of a file.
 
 use std::fs::Metadata;
 use std::io::{Error, ErrorKind};
 use std::path::Path;
 
-/// Refuses what SQLite would hang on, or refuse with a number.
+/// Refuses folders and special files, on which SQLite would hang or fail with an unhelpful code.
 pub(super) fn check_file(path: &Path) -> Result<Metadata, Error> {
     let found = std::fs::metadata(path)?;
     let reason = match () {

@@ -21,48 +21,48 @@ use crate::clock::monotonic_now;
 use crate::folder_owner::as_owner_of_folder;
 use crate::ledger::{LedgerError, Opening};
 
-/// Connections that read at once; more readers wait their turn.
+/// Number of concurrent readers; further ones wait.
 const READERS: usize = 4;
 
-/// How long a connection waits for another *process* that writes.
+/// How long a connection waits for a writing *process*.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The pause between two attempts where SQLite does not wait by itself.
+/// Pause between attempts where SQLite does not wait by itself.
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
-/// The most that the writer keeps of the database.
+/// Page cache of the writer.
 const WRITER_CACHE_KIB: i64 = 8 << 10;
 
-/// The same while many events come at once: the pages that 5,000 events of one transaction touch, so that none is written
-/// twice.
+/// Page cache of the writer during bulk inserts: holds the pages that 5,000 events of one transaction touch, so
+/// that none is written twice.
 const BULK_CACHE_KIB: i64 = 64 << 10;
 
-/// The most that each reader keeps of the database: the inner pages of every index of a million events.
+/// Page cache of each reader: holds the inner pages of every index of a million events.
 const READER_CACHE_KIB: i64 = 4 << 10;
 
-/// What the connection that moves the log into the database keeps of it: it reads none of it.
+/// Page cache of the connection that runs checkpoints: it reads nothing.
 const CHECKPOINT_CACHE_KIB: i64 = 64;
 
-/// Events of one transaction that count as many.
+/// Number of events in a transaction from which it counts as a bulk insert.
 const BULK: usize = 1_000;
 
-/// Steps of SQLite between two looks at whether it should go on: some milliseconds of work.
+/// SQLite instructions between two calls of the progress handler: some milliseconds of work.
 const STEPS: i32 = 100_000;
 
-/// Prepared statements that a connection keeps.
+/// Number of prepared statements that a connection caches.
 const CACHED_STATEMENTS: usize = 64;
 
-/// The connections to one database: one that writes, and some that read a snapshot meanwhile.
+/// The connections to one database: one writer, and several readers of snapshots.
 #[derive(Debug)]
 pub(super) struct Pool {
-    // Dropped first: the connection that is closed last tidies up the log, and only the writer may write.
+    // Dropped first: the connection closed last cleans up the log, and only the writer may write.
     readers: Option<Readers>,
-    /// Names this ledger.
+    /// Identifies this ledger.
     pub(super) epoch: LedgerEpoch,
     writer: Arc<tokio::sync::Mutex<Connection>>,
-    /// `None`: in memory.
+    /// `None` for a database in memory.
     path: Option<PathBuf>,
-    /// Released last.
+    /// Dropped last.
     _lock: Option<Lock>,
 }
 
@@ -73,7 +73,7 @@ struct Readers {
 }
 
 impl Pool {
-    /// Opens the database, and takes its lock in the name of `holder`.
+    /// Opens the database and, if there is a `holder`, takes its lock.
     pub(super) fn open(path: &Path, holder: Option<&str>, opening: Option<Opening>) -> Result<Self, Failure> {
         as_owner_of_folder(path, || Self::open_as_owner(path, holder, opening)).map_err(|source| {
             LedgerError::File {
@@ -102,7 +102,7 @@ impl Pool {
             writer.progress_handler(STEPS, Some(looks))?;
         }
         schema::migrate(&mut writer, path, &converted)?;
-        // Only now: it would change a file that is not ours.
+        // Only after `migrate`: WAL mode would change a file that is not ours.
         write_ahead(&writer)?;
         wal::checkpoint_beside(
             &mut writer,
@@ -134,7 +134,7 @@ impl Pool {
         })
     }
 
-    /// Opens the database to read it only, also where nothing can be written.
+    /// Opens the database read-only, even on a read-only file system.
     pub(super) fn open_to_read(path: &Path) -> Result<Self, Failure> {
         if let Err(source) = check_file(path).and_then(|_| File::open(path)) {
             return Err(LedgerError::File {
@@ -154,7 +154,7 @@ impl Pool {
         })
     }
 
-    /// A database in memory has one connection: nobody else can see it.
+    /// Opens a database in memory, which has one connection: no other can see it.
     pub(super) fn open_in_memory() -> Result<Self, Failure> {
         let mut writer = configure(Connection::open_in_memory()?, WRITER_CACHE_KIB)?;
         schema::migrate(&mut writer, Path::new(":memory:"), &Converted::default())?;
@@ -167,7 +167,7 @@ impl Pool {
         })
     }
 
-    /// Runs `work` outside of a transaction, on a connection of its own if the database is a file.
+    /// Runs `work` outside of a transaction, on a separate connection if the database is a file.
     pub(super) fn apart<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
@@ -185,7 +185,7 @@ impl Pool {
         }
     }
 
-    /// Runs `work` in a transaction, which is committed if it succeeds.
+    /// Runs `work` in a transaction and commits if it succeeds.
     pub(super) fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure> + Send + 'static,
@@ -193,7 +193,7 @@ impl Pool {
         self.write_then(work, |result| result)
     }
 
-    /// As [`Pool::write`]; runs `then` after the commit and before the next writer.
+    /// Like [`Pool::write`]; runs `then` after the commit and before the next writer.
     pub(super) fn write_then<T: Send + 'static, U: Send + 'static>(
         &self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure> + Send + 'static,
@@ -229,7 +229,7 @@ impl Pool {
     }
 }
 
-/// Gives the writer more room while many events come at once, and takes it back when they do not.
+/// Enlarges the page cache of the writer during bulk inserts and shrinks it afterwards.
 pub(super) fn pace(writer: &Connection, events: usize) -> rusqlite::Result<()> {
     let cache = if events < BULK {
         WRITER_CACHE_KIB
@@ -277,12 +277,12 @@ impl Readers {
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
-        // Pushing and popping cannot leave it half-way.
+        // Pushing and popping cannot leave it in an inconsistent state.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A reader that goes back when it is dropped, also by a panic. There is one for each permit.
+/// A reader that returns to the pool when dropped, even by a panic. There is one per permit.
 struct ReaderLease {
     connection: Option<Connection>,
     readers: Readers,
@@ -296,8 +296,8 @@ impl Drop for ReaderLease {
     }
 }
 
-/// Lets readers and the writer work beside each other. While another program does the same to a new file, SQLite says at once
-/// that it is busy, and does not wait as elsewhere.
+/// Enables the write-ahead log, so that readers and the writer work concurrently. While another process does the
+/// same on a new file, SQLite reports "busy" without the usual wait.
 fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
     let began = monotonic_now();
     loop {
@@ -315,19 +315,20 @@ fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
 
 fn configure(connection: Connection, cache_kib: i64) -> rusqlite::Result<Connection> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    // Else a statement is compiled anew whenever another limit is bound to it, though its plan never depends on it.
+    // Without it, SQLite recompiles a statement whenever another limit is bound, though its plan never depends on
+    // the limit.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.pragma_update(None, "temp_store", "memory")?;
-    // Negative: in KiB.
+    // A negative size is in KiB.
     connection.pragma_update(None, "cache_size", -cache_kib)?;
-    // The log shrinks to this, in bytes, after it grew for a large transaction.
+    // Truncate the log to this size in bytes after a large transaction.
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
     connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
     Ok(connection)
 }
 
-/// Makes the file if it is missing. The log beside it gets the permissions that it has.
+/// Creates the file if it is missing. SQLite gives the log the same permissions.
 pub(super) fn create_private(path: &Path) -> std::io::Result<()> {
     match create_new_private(path) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
@@ -335,7 +336,7 @@ pub(super) fn create_private(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// The same where there must be no file: one that somebody else put there would be readable for them.
+/// Creates the file and fails if it exists: an existing file may be readable for its creator.
 pub(super) fn create_new_private(path: &Path) -> std::io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
@@ -344,12 +345,12 @@ pub(super) fn create_new_private(path: &Path) -> std::io::Result<()> {
     options.open(path).map(drop)
 }
 
-/// Opens a database that is not written to, also where the index of its log cannot be made.
+/// Opens a database read-only, even where the shared-memory file of its log cannot be created.
 pub(super) fn read_only(path: &Path) -> rusqlite::Result<Connection> {
     let open = || -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = configure(Connection::open_with_flags(path, flags)?, READER_CACHE_KIB)?;
-        // Only a look shows whether it can be read like this: that of a setting, or this one.
+        // Only a read shows whether this works: either the read of a setting in `configure`, or this one.
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
             row.get::<_, i64>(0)
         })?;
@@ -357,13 +358,14 @@ pub(super) fn read_only(path: &Path) -> rusqlite::Result<Connection> {
     };
     match open() {
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) => immutable(path),
-        // There is no room for the index of the log: nobody has the ledger open. What is in a log must not be missed.
+        // No space for the shared-memory file, so no process has the ledger open. A non-empty log must not be
+        // ignored.
         Err(error) if has_no_room(&error) && is_log_empty(path) => immutable(path),
         opened => opened,
     }
 }
 
-/// Whether the disk is full, in the words of SQLite: also where it says only that it cannot work on the index of the log.
+/// Returns whether SQLite ran out of disk space, including errors on the shared-memory file of the log.
 fn has_no_room(error: &rusqlite::Error) -> bool {
     let extended = error.sqlite_error().map(|error| error.extended_code);
     error.sqlite_error_code() == Some(ErrorCode::DiskFull)
@@ -379,7 +381,7 @@ fn is_log_empty(path: &Path) -> bool {
     std::fs::metadata(log).map_or(true, |log| log.len() == 0)
 }
 
-/// Opens a database that nobody changes meanwhile. What is only in its log is not seen.
+/// Opens a database that no process changes meanwhile, ignoring its log.
 pub(super) fn immutable(path: &Path) -> rusqlite::Result<Connection> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
@@ -388,7 +390,7 @@ pub(super) fn immutable(path: &Path) -> rusqlite::Result<Connection> {
     configure(Connection::open_with_flags(uri, flags)?, READER_CACHE_KIB)
 }
 
-/// Refuses a damaged database. It takes a second for 300,000 events.
+/// Refuses a damaged database. Takes a second for 300,000 events.
 fn check_damage(connection: &Connection) -> Result<(), Failure> {
     let finding: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if finding == "ok" {
@@ -398,8 +400,8 @@ fn check_damage(connection: &Connection) -> Result<(), Failure> {
     }
 }
 
-/// Gives a ledger another epoch that was copied, or that was put back as it was before it was last opened: its places are
-/// used again for other events.
+/// Assigns a new epoch to a ledger that was copied, or restored to an older state: its positions are reused for
+/// other events.
 fn note_opened(connection: &Connection, path: &Path, lock: &mut Lock) -> Result<(), Failure> {
     let (file, opens): (Option<String>, i64) =
         connection.query_row(sql::OPENED, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -410,14 +412,14 @@ fn note_opened(connection: &Connection, path: &Path, lock: &mut Lock) -> Result<
     let here = file_id(path).map_err(failed)?;
     if opens > 0 && (file != here || lock.opens != Some(opens)) {
         connection.execute(sql::NEW_EPOCH, [])?;
-        tracing::info!(path = %path.display(), "the ledger is a copy or was restored: it gets a new epoch");
+        tracing::info!(path = %path.display(), "the ledger was copied or restored: assigned a new epoch");
     }
     connection.execute(sql::NOTE_OPENED, (here, opens + 1))?;
     lock.note(opens + 1).map_err(failed)?;
     Ok(())
 }
 
-/// Tells a file from a copy of it.
+/// Returns an id that differs between a file and its copy.
 fn file_id(path: &Path) -> std::io::Result<Option<String>> {
     #[cfg(unix)]
     {

@@ -27,13 +27,13 @@ pub(super) enum Order {
     NewestFirst,
 }
 
-/// Ranges of indices that are merged for one answer. With more, walking through time is cheaper.
+/// Maximum number of index ranges merged for one query. Beyond it, scanning by time is cheaper.
 const MAX_RANGES: usize = 512;
 
-/// The first `limit` events behind `after` in this order: their places in the order of arrival.
+/// Returns the positions of the first `limit` events after `after` in this order.
 ///
-/// A filter becomes one range of an index for each service, or each service of each subject as actor and as
-/// target, so that the cost does not depend on how many events there are.
+/// A filter becomes one index range per service, or per service and subject, as actor and as target, so that the
+/// cost does not depend on the number of events.
 pub(super) fn select(
     snapshot: &Transaction<'_>,
     filter: &EventFilter,
@@ -78,7 +78,7 @@ pub(super) fn select(
     Ok(merged.finish())
 }
 
-/// The first events behind `after` in this order, and how far to trust each.
+/// Returns the first events after `after` in this order, and the trust in each.
 pub(super) fn page(
     snapshot: &Transaction<'_>,
     filter: &EventFilter,
@@ -100,7 +100,7 @@ pub(super) fn page(
     Ok(page.events)
 }
 
-/// Events as they are read, up to a limit.
+/// Events read so far, up to a limit.
 struct Page {
     events: Vec<CheckedEvent>,
     limit: usize,
@@ -116,7 +116,7 @@ impl Page {
         }
     }
 
-    /// Adds the event of a row, if there is room for it.
+    /// Adds the event of a row, if it fits.
     fn add(&mut self, row: &Row<'_>) -> Result<ControlFlow<()>, Failure> {
         if self.events.len() == self.limit || !self.budget.take(unsigned(row, 7)?) {
             return Ok(ControlFlow::Break(()));
@@ -128,10 +128,10 @@ impl Page {
     }
 }
 
-/// The events of an index behind a cursor, in order.
+/// The events of an index after a cursor, in order.
 struct Range<'a> {
     order: Order,
-    /// All but the event that is alone at the time of the cursor, which comes before them in time.
+    /// All events except a single event at the time of the cursor, which precedes them.
     later: CachedStatement<'a>,
     alone: CachedStatement<'a>,
 }
@@ -177,10 +177,10 @@ fn until(done: bool) -> ControlFlow<()> {
     }
 }
 
-/// Where an event is among those that are read: by time, by tie, and by arrival.
+/// The sort key of an event during a merge: time, tie, and arrival.
 type Spot = (i64, Box<[u8]>, i64);
 
-/// The first `limit` places of several ranges, each event once.
+/// The first `limit` positions of several ranges, without duplicates.
 struct Merged {
     order: Order,
     limit: usize,
@@ -196,7 +196,7 @@ impl Merged {
         }
     }
 
-    /// Adds a range, in order, up to the first place that is behind all that are wanted.
+    /// Adds a range, in order, up to the first position past the limit.
     fn add(&mut self, range: &mut Range<'_>, params: impl Params + Clone) -> rusqlite::Result<()> {
         range.visit(params, |row| {
             let spot: Spot = (row.get(1)?, row.get_ref(2)?.as_blob()?.into(), row.get(0)?);
@@ -221,7 +221,7 @@ impl Merged {
     }
 }
 
-/// As [`select`], by looking at every event behind `after` until there are enough.
+/// Like [`select`], by scanning every event after `after` until there are enough matches.
 fn walk(
     snapshot: &Transaction<'_>,
     wanted: &Wanted<'_>,
@@ -245,7 +245,7 @@ fn walk(
     Ok(found)
 }
 
-/// The services of which there are events.
+/// Returns the services that have events.
 fn services(snapshot: &Transaction<'_>) -> rusqlite::Result<Vec<ServiceKey>> {
     let mut statement = snapshot.prepare_cached(sql::NEXT_SERVICE)?;
     let mut services = Vec::new();
@@ -260,7 +260,7 @@ fn services(snapshot: &Transaction<'_>) -> rusqlite::Result<Vec<ServiceKey>> {
     Ok(services)
 }
 
-/// See [`EventStore::slice`](crate::ledger::EventStore::slice): the newest first.
+/// See [`EventStore::slice`](crate::ledger::EventStore::slice); newest first.
 pub(super) fn slice(
     snapshot: &Transaction<'_>,
     filter: &EventFilter,
@@ -316,7 +316,7 @@ pub(super) fn sample(
     Ok(sampler.finish().into_iter().map(|place| place.seq).collect())
 }
 
-/// See [`EventStore::since`](crate::ledger::EventStore::since): the last arrival first.
+/// See [`EventStore::since`](crate::ledger::EventStore::since); last arrival first.
 pub(super) fn since(
     snapshot: &Transaction<'_>,
     since: UnixNanos,
@@ -336,7 +336,7 @@ pub(super) fn checkpoints(
     first_column(&mut statement, (sql_limit(limit), sql_limit(offset)))
 }
 
-/// The unverified events that claim an emitter.
+/// Returns the unverified events in which `actor` acts.
 pub(super) fn unverified_by(snapshot: &Transaction<'_>, actor: &str) -> Result<Vec<Arrival>, Failure> {
     let mut statement = snapshot.prepare_cached(sql::UNVERIFIED_OF)?;
     let mut rows = statement.query([actor])?;
@@ -347,17 +347,17 @@ pub(super) fn unverified_by(snapshot: &Transaction<'_>, actor: &str) -> Result<V
     Ok(arrivals)
 }
 
-/// An event as it arrived.
+/// Reads an event with its arrival columns.
 fn arrival(row: &Row<'_>) -> Result<Arrival, Failure> {
     let event = event(row)?;
-    // A name that cannot be read is nobody to leave it out for.
+    // Treat an unreadable name as no origin.
     let origin = row.get_ref(10)?.as_str_or_null().ok().flatten();
     let origin = origin.and_then(|name| name.parse().ok());
     let trust = stored_trust(&event, Rank(row.get(8)?).is_verified());
     Ok(Arrival::new(row.get(9)?, event, origin, trust))
 }
 
-/// The events at these places in the order of arrival, in the order given, up to so many bytes.
+/// Loads the events at these positions, in the given order, up to `bytes` bytes.
 pub(super) fn load(
     snapshot: &Transaction<'_>,
     places: Vec<i64>,
@@ -366,7 +366,7 @@ pub(super) fn load(
     Ok(without_trust(load_checked(snapshot, places, bytes)?))
 }
 
-/// The same, and how far to trust each.
+/// Like [`load`], with the trust in each event.
 pub(super) fn load_checked(
     snapshot: &Transaction<'_>,
     places: Vec<i64>,
@@ -384,7 +384,7 @@ pub(super) fn load_checked(
     Ok(page.events)
 }
 
-/// The events with these ids, in the order given, as far as they are stored; up to so many bytes.
+/// Loads the stored events with these ids, in the given order, up to `bytes` bytes.
 pub(super) fn by_ids(
     snapshot: &Transaction<'_>,
     items: &[ItemId],
@@ -403,7 +403,7 @@ pub(super) fn by_ids(
     Ok(without_trust(page.events))
 }
 
-/// Rows that one look for arrivals reads, however few of them are wanted.
+/// Maximum number of rows that one call of [`arrived_after`] reads, however few match.
 const MAX_LOOK: usize = 20_000;
 
 /// See [`ArrivalLog::arrived_after`](crate::ledger::ArrivalLog::arrived_after).
@@ -464,12 +464,12 @@ pub(super) fn position_before(snapshot: &Transaction<'_>, since: UnixNanos) -> r
     }
 }
 
-/// The number of stored events.
+/// Returns the number of stored events.
 pub(super) fn count(snapshot: &Transaction<'_>) -> rusqlite::Result<usize> {
     Ok(sizes(snapshot)?.values().map(|size| size.events).sum())
 }
 
-/// How many verified checkpoints are stored.
+/// Returns the number of stored verified checkpoints.
 pub(super) fn count_checkpoints(snapshot: &Transaction<'_>) -> rusqlite::Result<usize> {
     let sizes = sizes(snapshot)?;
     let checkpoints = sizes.get(&Rank::common(Priority::Checkpoint));

@@ -1,4 +1,4 @@
-//! What reading and writing both need.
+//! Shared by reading and writing.
 
 use std::collections::BTreeMap;
 
@@ -8,19 +8,19 @@ use super::sql;
 use crate::ledger::rank::Rank;
 use crate::ledger::retention::Size;
 
-/// The place of the newest event in the order of arrival, stored or not.
+/// Returns the position of the newest event in the order of arrival, stored or not.
 pub(super) fn position(snapshot: &Transaction<'_>) -> rusqlite::Result<i64> {
     snapshot
         .prepare_cached(sql::POSITION)?
         .query_row([], |row| row.get(0))
 }
 
-/// A number that is not negative.
+/// Reads a number; 0 if it is negative.
 pub(super) fn unsigned(row: &Row<'_>, index: usize) -> rusqlite::Result<usize> {
     Ok(usize::try_from(row.get::<_, i64>(index)?).unwrap_or(0))
 }
 
-/// How much is stored of each rank.
+/// Returns the total size per rank.
 pub(super) fn sizes(snapshot: &Connection) -> rusqlite::Result<BTreeMap<Rank, Size>> {
     snapshot
         .prepare_cached(sql::TOTALS)?
@@ -34,7 +34,7 @@ pub(super) fn sizes(snapshot: &Connection) -> rusqlite::Result<BTreeMap<Rank, Si
         .collect()
 }
 
-/// A limit as SQLite takes it.
+/// Converts a limit to SQLite's integer type.
 pub(super) fn sql_limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }

@@ -9,10 +9,10 @@ use super::convert::{self, Converted};
 use super::failure::Failure;
 use crate::ledger::LedgerError;
 
-/// Marks a file as a ledger: "nara".
+/// The application id that marks a file as a ledger: "nara".
 const APPLICATION_ID: i64 = 0x6e61_7261;
 
-/// What leads from each version of the schema to the next; never changed once released, only added to.
+/// The migrations from each version of the schema to the next. Append only: a released migration never changes.
 const MIGRATIONS: [Migration; 6] = [
     Migration::Statements(EVENTS),
     Migration::Statements(PEERS),
@@ -27,7 +27,7 @@ const MIGRATIONS: [Migration; 6] = [
 
 enum Migration {
     Statements(&'static str),
-    /// Every event is written anew, from the table `old_events` to the table `events`.
+    /// Rewrites every event, from the table `old_events` to the table `events`.
     Events {
         before: &'static str,
         after: &'static str,
@@ -114,7 +114,7 @@ CREATE TABLE feed (
 INSERT INTO feed VALUES (random(), 0);
 ";
 
-/// Version 2: of naras, not only keys are remembered.
+/// Version 2: stores records of peers instead of keys only.
 const PEERS: &str = "
 CREATE TABLE peers (
     name           TEXT    PRIMARY KEY,
@@ -132,10 +132,10 @@ INSERT INTO peers (name, id, key, source, learned_at) SELECT name, id, key, sour
 DROP TABLE keys;
 ";
 
-/// Version 3: of each event is known whether it was verified, and to whom it is charged.
+/// Version 3: records for each event whether it was verified, and the account it is charged to.
 ///
-/// Until then nobody wrote down whether a signature was verified. What is signed counts as verified; what is not counts
-/// as unverified and arrived now, so that it goes in its time.
+/// Earlier versions did not record verification. Signed events count as verified; unsigned ones as unverified and
+/// received now, so that they expire.
 const TRUST: &str = "
 DROP TRIGGER events_removed;
 DROP TABLE totals;
@@ -195,18 +195,18 @@ INSERT INTO accounts SELECT 1, coalesce(origin, ''), count(*), sum(octet_length(
 INSERT INTO accounts SELECT 2, emitter, count(*), sum(octet_length(json)) FROM events WHERE rank < 2 GROUP BY emitter;
 ";
 
-/// Version 4: of each rejection is known which key would change it. Of those before nobody knows, so that these events are
-/// fetched once more.
+/// Version 4: records for each rejection which key would change it. Older rejections lack this, so they are
+/// dropped and their events fetched once more.
 const AWAITED_KEYS: &str = "
 DELETE FROM rejected;
 ALTER TABLE rejected ADD COLUMN awaits TEXT; -- a name, or '' for any voter of a checkpoint
 CREATE INDEX rejected_awaiting ON rejected (awaits) WHERE awaits IS NOT NULL;
 ";
 
-/// Version 5: what an event says outside of its payload has columns, as bytes where it is bytes; indices end with the
-/// time, and have the id of an event only where several have the same time.
+/// Version 5: stores envelope fields in columns, binary ones as bytes. Indexes end with the time, and include the
+/// id only of events that share their time.
 ///
-/// The index of times of the old table is needed to the end.
+/// The time index of the old table is needed until the end.
 const COLUMNS: &str = "
 DROP TRIGGER events_removed;
 ALTER TABLE events RENAME TO old_events;
@@ -273,8 +273,8 @@ CREATE VIEW readable AS SELECT
 FROM events;
 ";
 
-/// Version 6: this nara and configured peers have accounts, too, kind 3, and statements about keys that are their own nara's
-/// word have a rank, 17, and accounts of their own, kind 4.
+/// Version 6: adds accounts of kind 3 for this nara and configured peers. Statements sent by the nara they are
+/// about get rank 17, and accounts of kind 4.
 const CONFIGURED: &str = "
 CREATE TEMP VIEW charged AS SELECT
     seq, rank, svc, actor, bytes,
@@ -293,10 +293,10 @@ UPDATE totals SET n     = (SELECT count(*) FROM events WHERE events.rank = total
     WHERE rank IN (9, 16, 17);
 ";
 
-/// Brings the database to the newest version of the schema.
+/// Migrates the database to the newest schema.
 ///
 /// The version is read inside the transaction that changes it, so that two programs may open a new ledger at
-/// once. Whatever stops it, the ledger stays as it was.
+/// once. If it fails or is cancelled, the ledger is unchanged.
 pub(super) fn migrate(
     connection: &mut Connection,
     path: &Path,
@@ -337,7 +337,7 @@ pub(super) fn migrate(
     Ok(())
 }
 
-/// Refuses a database of another program.
+/// Refuses another program's database.
 pub(super) fn check_foreign(connection: &Connection, path: &Path) -> Result<(), Failure> {
     if application_id(connection)? == APPLICATION_ID {
         return Ok(());
@@ -348,7 +348,7 @@ pub(super) fn check_foreign(connection: &Connection, path: &Path) -> Result<(), 
     .into())
 }
 
-/// Refuses a database that cannot be read as it is.
+/// Refuses a database whose schema this version cannot read.
 pub(super) fn check_readable(connection: &Connection, path: &Path) -> Result<(), Failure> {
     check_foreign(connection, path)?;
     let (found, known) = (version(connection)?, MIGRATIONS.len() as i64);
@@ -364,7 +364,7 @@ pub(super) fn check_readable(connection: &Connection, path: &Path) -> Result<(),
 pub(super) struct Object {
     kind: String,
     name: String,
-    /// Of triggers and views, which run with the statements of this program.
+    /// The SQL of a trigger or a view, which runs with the statements of this program.
     code: Option<String>,
 }
 
@@ -374,7 +374,7 @@ impl fmt::Display for Object {
     }
 }
 
-/// What the database has besides what SQLite makes for itself.
+/// Returns the objects of the database, except SQLite's internal ones.
 fn objects(connection: &Connection) -> rusqlite::Result<HashSet<Object>> {
     let mut statement = connection.prepare(
         "SELECT type, name, iif(type IN ('trigger', 'view'), sql, NULL) FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'",
@@ -389,7 +389,7 @@ fn objects(connection: &Connection) -> rusqlite::Result<HashSet<Object>> {
     statement.query_map([], object)?.collect()
 }
 
-/// The objects that a version of the schema has.
+/// Returns the objects of a schema version.
 fn objects_of(version: i64) -> Result<HashSet<Object>, Failure> {
     let model = Connection::open_in_memory()?;
     let done = usize::try_from(version).unwrap_or(0);
@@ -399,7 +399,7 @@ fn objects_of(version: i64) -> Result<HashSet<Object>, Failure> {
     Ok(objects(&model)?)
 }
 
-/// Refuses triggers and views that are not of the schema.
+/// Refuses triggers and views that are not part of the schema.
 fn refuse_foreign_code(found: &HashSet<Object>, version: i64) -> Result<(), Failure> {
     let ours = objects_of(version)?;
     match found
@@ -414,12 +414,12 @@ fn refuse_foreign_code(found: &HashSet<Object>, version: i64) -> Result<(), Fail
     }
 }
 
-/// How the objects of a ledger differ from its schema.
+/// Returns how the objects of a ledger differ from its schema.
 pub(super) fn differences(connection: &Connection) -> Result<Vec<String>, Failure> {
     let (found, ours) = (objects(connection)?, objects_of(version(connection)?)?);
     let foreign = found
         .difference(&ours)
-        .map(|object| format!("{object} is not of this program: drop it"));
+        .map(|object| format!("{object} was not created by this program: drop it"));
     let missing = ours
         .difference(&found)
         .map(|object| format!("{object} is missing, or was changed"));
@@ -436,7 +436,7 @@ fn application_id(connection: &Connection) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, "application_id", |row| row.get(0))
 }
 
-/// A database as the first `version` versions made it.
+/// Creates a database as the first `version` versions did.
 #[cfg(test)]
 pub(super) fn make_version(path: &Path, version: usize) -> Connection {
     let connection = Connection::open(path).unwrap();
@@ -452,7 +452,7 @@ pub(super) fn make_version(path: &Path, version: usize) -> Connection {
     connection
 }
 
-/// A database as the first version made it, with the key of bob.
+/// Creates a database as the first version did, with the key of bob.
 #[cfg(test)]
 pub(super) fn make_version_1(path: &Path, key: &str) {
     let connection = make_version(path, 1);

@@ -15,24 +15,24 @@ use crate::ledger::inventory::Changes;
 use crate::ledger::rank::{Priority, Rank};
 use crate::ledger::retention::Size;
 
-/// The events of a database inside one transaction.
+/// The events of a database within one transaction.
 pub(super) struct SqliteShelf<'a> {
     transaction: &'a Transaction<'a>,
-    /// What every event needs, looked up once for all of them.
+    /// The statements for every event, prepared once.
     each: Each<'a>,
-    /// How much is stored of each rank.
+    /// The total size per rank.
     sizes: BTreeMap<Rank, Size>,
-    /// What was added to each rank: what is removed is counted by a trigger.
+    /// The size added per rank: a trigger subtracts what is removed.
     added: BTreeMap<Rank, Size>,
-    /// What is charged to accounts, as far as it was looked at.
+    /// The accounts read so far.
     accounts: Accounts,
-    /// The place of the newest event in the order of arrival.
+    /// The position of the newest event in the order of arrival.
     position: i64,
-    /// Where to note what changes, if anybody wants to know.
+    /// Where to record changes, if the inventory is maintained.
     changes: Option<Changes>,
 }
 
-/// The statements that every event needs.
+/// The statements that every insertion needs.
 struct Each<'a> {
     find: CachedStatement<'a>,
     at_time: CachedStatement<'a>,
@@ -49,7 +49,7 @@ impl<'a> Each<'a> {
     }
 }
 
-/// What is charged to accounts, by kind and name of an [`Account`].
+/// The size charged to accounts, by kind and name of an [`Account`].
 type Accounts = BTreeMap<u8, HashMap<String, Charged>>;
 
 #[derive(Clone, Copy)]
@@ -71,13 +71,14 @@ impl<'a> SqliteShelf<'a> {
         })
     }
 
-    /// Notes what changes there.
+    /// Records changes in `changes`.
     pub(super) fn recording(mut self, changes: Option<Changes>) -> Self {
         self.changes = changes;
         self
     }
 
-    /// Stores the totals and the position, once for all that was added: what changed, and the position.
+    /// Stores totals, accounts and the position, once per transaction. Returns the recorded changes and the
+    /// position.
     pub(super) fn finish(mut self) -> rusqlite::Result<(Option<Changes>, i64)> {
         let mut statement = self.transaction.prepare_cached(sql::ADD_TO_TOTAL)?;
         for (rank, size) in &self.added {
@@ -92,7 +93,7 @@ impl<'a> SqliteShelf<'a> {
         Ok((self.changes, self.position))
     }
 
-    /// Stores what is charged to accounts.
+    /// Writes the changed accounts to the database.
     fn store_accounts(&mut self) -> rusqlite::Result<()> {
         let mut store = self.transaction.prepare_cached(sql::STORE_ACCOUNT)?;
         let mut remove = self.transaction.prepare_cached(sql::REMOVE_ACCOUNT)?;
@@ -110,7 +111,7 @@ impl<'a> SqliteShelf<'a> {
         Ok(())
     }
 
-    /// Charges an account, or takes back what was charged.
+    /// Changes the size charged to an account.
     fn charge(&mut self, account: Account<'_>, change: impl FnOnce(Size) -> Size) -> rusqlite::Result<()> {
         let charged = self.account(account)?;
         charged.size = change(charged.size);
@@ -118,7 +119,7 @@ impl<'a> SqliteShelf<'a> {
         Ok(())
     }
 
-    /// What is charged to an account, which is read once.
+    /// Returns an account, reading it on first use.
     fn account(&mut self, account: Account<'_>) -> rusqlite::Result<&mut Charged> {
         let (kind, name) = (account.kind(), account.name());
         let known = self.accounts.entry(kind).or_default();
@@ -136,10 +137,10 @@ impl<'a> SqliteShelf<'a> {
             };
             known.insert(name.to_owned(), charged);
         }
-        Ok(known.get_mut(name).expect("it was put there if it was missing"))
+        Ok(known.get_mut(name).expect("inserted above if missing"))
     }
 
-    /// Whether there is an event of this time, which is no longer alone then.
+    /// Returns whether an event with this time exists, and marks it as tied if it was alone.
     fn tie_at(&mut self, ts: UnixNanos) -> rusqlite::Result<bool> {
         let found = self.each.at_time.query_row([ts.get()], |row| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?))
@@ -172,7 +173,7 @@ impl<'a> SqliteShelf<'a> {
     }
 }
 
-/// A number as SQLite takes it.
+/// Converts a number to SQLite's integer type.
 fn count(number: usize) -> i64 {
     sql_limit(number)
 }
@@ -396,7 +397,7 @@ impl Shelf for SqliteShelf<'_> {
     }
 }
 
-/// The priority with this number.
+/// Returns the priority with this number.
 fn priority(number: u8) -> Priority {
     match number {
         0 => Priority::Ping,

@@ -1,24 +1,25 @@
-//! Every statement, in one place, so that a test can look at the query plan of each.
+//! All SQL statements in one place, so that a test can check the query plan of each.
 //!
-//! `INDEXED BY` makes a statement fail instead of falling back to reading the whole table.
+//! `INDEXED BY` makes a statement fail instead of falling back to a full table scan.
 
-/// The columns of the places of an index.
+/// The columns of a position in an index.
 macro_rules! place {
     () => {
         "seq, ts, tie"
     };
 }
 
-/// The columns that [`event`](super::columns::event) reads, and what decides whether it is read and trusted.
+/// The columns that [`event`](super::columns::event) reads, and those that decide whether it is loaded and
+/// trusted.
 macro_rules! event {
     () => {
         "id, ts, svc, emitter, actor, sig, json, bytes, rank"
     };
 }
 
-/// What an index has behind a cursor, in one direction: `?1` is the time and `?2` the id of the cursor,
-/// `?3` the limit, `?4` and `?5` what the index is about. Events that share their time with others are in the order of
-/// their ids, which are their ties; one that is alone at its time has none.
+/// Selects the entries of an index after a cursor, in one direction: `?1` is the time and `?2` the id of the
+/// cursor, `?3` the limit, `?4` and `?5` the prefix of the index. Events that share their time are ordered by id,
+/// which is their tie; an event alone at its time has an empty tie.
 macro_rules! behind {
     ($columns:ident, $index:literal, $about:literal, $direction:literal) => {
         concat!(
@@ -37,7 +38,7 @@ macro_rules! behind {
     };
 }
 
-/// All places, to be filtered one by one.
+/// Selects all positions, to be filtered one by one.
 macro_rules! walk {
     ($direction:literal) => {
         concat!(
@@ -50,7 +51,7 @@ macro_rules! walk {
     };
 }
 
-/// A statement for each direction, and one for the event that is alone at the time of the cursor and behind it.
+/// One statement per direction, and one for the event that is alone at the time of the cursor and after it.
 #[derive(Clone, Copy)]
 pub(super) struct BothWays {
     pub(super) oldest_first: &'static str,
@@ -76,15 +77,15 @@ macro_rules! both_ways {
     };
 }
 
-/// Every event, in the order of the table.
+/// All events, in the order of the table.
 pub(super) const EVENTS: &str = concat!("SELECT ", event!(), " FROM events");
 
-/// Whole events: a page of all events needs no places.
+/// Whole events: an unfiltered page needs no positions.
 pub(super) const EVENTS_BY_TIME: BothWays = both_ways!(event, "events_by_time", "");
 pub(super) const BY_TIME: BothWays = both_ways!(place, "events_by_time", "");
 pub(super) const BY_SERVICE: BothWays = both_ways!(place, "events_by_service", "svc = ?4 AND ");
 pub(super) const BY_ACTOR: BothWays = both_ways!(place, "events_by_actor", "actor = ?4 AND svc = ?5 AND ");
-/// Those of an actor who is the target as well are found by the actor.
+/// Excludes events whose actor is also the target: `BY_ACTOR` finds them.
 pub(super) const BY_TARGET: BothWays = both_ways!(
     place,
     "events_by_target",
@@ -97,16 +98,16 @@ pub(super) const WALK: BothWays = BothWays {
             WHERE ts = ?1 AND tie = x'' AND id > ?2",
 };
 
-/// The next service behind `?1`.
+/// The next service after `?1`.
 pub(super) const NEXT_SERVICE: &str =
     "SELECT svc FROM events INDEXED BY events_by_service WHERE svc > ?1 ORDER BY svc LIMIT 1";
 pub(super) const SINCE: &str =
     "SELECT seq FROM events INDEXED BY events_by_time WHERE ts >= ?1 ORDER BY seq DESC LIMIT ?2";
-/// Earlier versions gave statements about keys the same priority.
+/// Earlier versions gave statements about keys the same priority, hence the filter by service.
 pub(super) const CHECKPOINTS: &str = "SELECT seq FROM events INDEXED BY events_checkpoints \
      WHERE priority = 5 AND rank > 1 AND svc = 2 ORDER BY seq LIMIT ?1 OFFSET ?2";
 
-/// Events, and how they arrived.
+/// Events with their arrival columns.
 macro_rules! arrivals {
     ($where:literal) => {
         concat!("SELECT ", event!(), ", seq, origin, target FROM events ", $where)
@@ -115,17 +116,17 @@ macro_rules! arrivals {
 
 pub(super) const LOAD: &str = concat!("SELECT ", event!(), " FROM events WHERE seq = ?1");
 pub(super) const LOAD_BY_ID: &str = concat!("SELECT ", event!(), " FROM events WHERE id = ?1");
-/// It reads the whole table: a sample has to weigh every event.
+/// Scans the whole table: a sample weighs every event.
 pub(super) const WEIGH: &str = "SELECT seq, ts, id, critical, importance, svc, actor, target, \
      ?1 IN (coalesce(emitter, actor), actor, target) FROM events ORDER BY seq";
 
-/// What came behind a place, to be filtered one by one.
+/// The events after a position, to be filtered one by one.
 pub(super) const ARRIVED: &str = arrivals!("WHERE seq > ?1 ORDER BY seq LIMIT ?2");
 pub(super) const POSITION: &str = "SELECT position FROM feed";
 pub(super) const FIRST_SINCE: &str = "SELECT min(seq) FROM events INDEXED BY events_by_time WHERE ts >= ?1";
-/// Leaves places free: what a power failure took back must not come again under the same place.
+/// Skips positions: events lost in a power failure must not return under positions that peers have seen.
 pub(super) const SKIP_PLACES: &str = "UPDATE feed SET position = position + 1048576 WHERE position > 0";
-/// Makes a copy a ledger of its own: whoever follows the original must not take places of the copy for the same.
+/// Gives a copy its own epoch: followers of the original must not confuse the positions of the two.
 pub(super) const MARK_COPY: &str = "UPDATE feed SET epoch = random(), file = '', opens = 1";
 pub(super) const NEW_EPOCH: &str = "UPDATE feed SET epoch = random()";
 pub(super) const OPENED: &str = "SELECT file, opens FROM feed";
@@ -135,13 +136,13 @@ pub(super) const EPOCH: &str = "SELECT epoch FROM feed";
 
 pub(super) const FIND: &str = "SELECT seq, ts, id, rank FROM events WHERE id = ?1";
 pub(super) const MAKER: &str = "SELECT account, emitter, actor, origin FROM events WHERE seq = ?1";
-/// How many voters a checkpoint has.
+/// The number of voters of a checkpoint.
 pub(super) const VOTERS: &str = "SELECT iif(json_valid(json), json_array_length(json, '$.checkpoint.voter_ids'), 0) \
      FROM events WHERE seq = ?1";
-/// An event that has this time.
+/// Any event with this time.
 pub(super) const AT_TIME: &str =
     "SELECT seq, tie = x'' FROM events INDEXED BY events_by_time WHERE ts = ?1 LIMIT 1";
-/// From now on it is not alone at its time.
+/// Marks an event as no longer alone at its time.
 pub(super) const TIE: &str = "UPDATE events SET tie = id WHERE seq = ?1";
 pub(super) const ADD: &str = "INSERT INTO events \
      (seq, id, ts, tie, svc, emitter, actor, target, importance, critical, priority, rank, account, origin, \
@@ -202,9 +203,9 @@ pub(super) const STORE_ARRIVAL_CURSOR: &str =
     "INSERT OR REPLACE INTO arrival_cursors (peer, epoch, seq) VALUES (?1, ?2, ?3)";
 pub(super) const ARRIVAL_CURSOR: &str = "SELECT epoch, seq FROM arrival_cursors WHERE peer = ?1";
 
-/// Commits of other connections, as far as this one has seen them: it changes, that is all.
+/// Changes when another connection has committed.
 pub(super) const FOREIGN_COMMITS: &str = "PRAGMA data_version";
-/// What the inventory is made of. It reads the whole table, once for each process.
+/// The entries of the inventory. Scans the whole table, once per process.
 pub(super) const ITEMS: &str = "SELECT svc, ts, id FROM events NOT INDEXED WHERE rank > 1";
 pub(super) const REJECT: &str = "INSERT INTO rejected (peer, item, awaits) VALUES (?1, ?2, ?3) \
      ON CONFLICT (peer, item) DO UPDATE SET awaits = excluded.awaits";

@@ -27,7 +27,7 @@ fn batch(first: i64) -> Vec<SyncEvent> {
         .collect()
 }
 
-/// A process that runs one test of this program, with a variable that makes it be the one that is killed.
+/// Starts one test of this program in a child process, with a variable that makes it the process to be killed.
 fn start_test(name: &str, variable: &str, path: &Path) -> (Child, Lines<BufReader<ChildStdout>>) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture"])
@@ -39,7 +39,7 @@ fn start_test(name: &str, variable: &str, path: &Path) -> (Child, Lines<BufReade
     (child, lines)
 }
 
-/// Says, for a process that was started by the test below, how it is killed half-way.
+/// The process that the test below kills half-way.
 #[tokio::test]
 async fn child_that_is_killed() {
     let Some(path) = std::env::var_os(ADDS_EVENTS) else {
@@ -232,7 +232,7 @@ async fn a_ledger_of_the_second_version_loses_nothing_and_what_is_not_signed_cou
         assert_eq!(ledger.items(Scope::all()).await.unwrap().len(), 10);
         assert_eq!(ledger.cursor("bob".to_owned()).await.unwrap().unwrap().id(), "x");
     }
-    // What nobody could verify goes in its time, the rest stays.
+    // Unverified events expire, the rest stays.
     let clock = crate::clock::ManualClock::new(SystemClock.now_nanos());
     clock.advance(std::time::Duration::from_secs(25 * 60 * 60));
     let ledger = SqliteLedger::open(&path).unwrap().with_clock(Arc::new(clock));
@@ -338,7 +338,7 @@ async fn readers_do_not_wait_for_a_writer() {
         deletion.await
     });
     has_begun.await.unwrap();
-    // The write is under way: what is read is what was there before.
+    // The write is in progress: the read sees the previous state.
     assert_eq!(ledger.count().await.unwrap(), BATCH);
     assert_eq!(
         ledger
@@ -364,7 +364,7 @@ async fn a_reader_that_panics_is_not_lost() {
     assert_eq!(ledger.count().await.unwrap(), 0);
 }
 
-/// The steps of a statement as SQLite plans it.
+/// Returns the steps of a statement as SQLite plans it.
 fn plan(connection: &Connection, statement: &str) -> Vec<String> {
     let mut explained = connection
         .prepare(&format!("EXPLAIN QUERY PLAN {statement}"))
@@ -441,7 +441,7 @@ fn no_statement_reads_the_whole_table_or_sorts_a_page() {
             "{statement}: {plan:?}"
         );
     }
-    // The sample weighs everything, and the inventory has everything, which shows that this test would see it.
+    // The sample and the inventory read the whole table, which shows that this test would notice.
     assert_eq!(plan(&connection, sql::WEIGH), ["SCAN events"]);
     assert_eq!(plan(&connection, sql::ITEMS), ["SCAN events"]);
 }

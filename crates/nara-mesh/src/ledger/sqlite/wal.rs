@@ -1,4 +1,4 @@
-//! The write-ahead log: who moves its pages into the database, and when.
+//! Checkpoints of the write-ahead log.
 
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
@@ -9,19 +9,19 @@ use tokio::runtime::Handle;
 use super::failure::counted;
 use crate::seldom::warn_seldom;
 
-/// Pages of 4 KiB in the log from which they are moved, beside the writer. A page that changed often by then is moved once.
-/// Each move costs one commit a wait for the disk, as the log begins anew: a commit of one event writes some ten pages, so
-/// that is one of hundreds.
+/// Pages of 4 KiB in the log from which a background checkpoint starts. A page that changed several times by then
+/// is written once. Each checkpoint costs one commit a wait for the disk, when the log is restarted: a commit of
+/// one event writes some ten pages, so this affects one commit in hundreds.
 const PAGES: usize = 4_000;
 
-/// A commit that alone writes as many pages is one of many events, and others will follow.
+/// A single commit of this many pages is a bulk insert, with more to follow.
 const BULK_PAGES: usize = 1_000;
 
-/// Pages from which the writer moves them itself: nobody did, or many events come at once. 5,000 of them change some 4,000
-/// pages, mostly the same ones.
+/// Pages from which the writer checkpoints the log itself, because no background checkpoint did or a bulk insert
+/// runs. 5,000 events change some 4,000 pages, mostly the same ones.
 const MOST_PAGES: usize = 16_000;
 
-/// Has the log of `writer` moved into the database on a connection of its own, so that no commit waits for the disk.
+/// Runs checkpoints for `writer` on a separate connection, so that no commit waits for the disk.
 pub(super) fn checkpoint_beside(writer: &mut Connection, own: Connection) -> rusqlite::Result<()> {
     let own = Arc::new(Mutex::new(own));
     let mut before = 0;
@@ -30,7 +30,7 @@ pub(super) fn checkpoint_beside(writer: &mut Connection, own: Connection) -> rus
         let written = pages.saturating_sub(before);
         before = pages;
         if pages >= MOST_PAGES {
-            // The commit is safe in the log whether this works or not.
+            // The commit is durable in the log either way.
             warn_of(log.checkpoint());
         } else if pages >= PAGES && written < BULK_PAGES {
             move_apart(&own);
@@ -39,7 +39,7 @@ pub(super) fn checkpoint_beside(writer: &mut Connection, own: Connection) -> rus
     }))
 }
 
-/// Moves what is in the log, on a thread for work that blocks, unless another one does so already.
+/// Starts a checkpoint on a blocking thread, unless one is running.
 fn move_apart(connection: &Arc<Mutex<Connection>>) {
     let (Ok(runtime), false) = (Handle::try_current(), is_busy(connection)) else {
         return;
@@ -47,18 +47,18 @@ fn move_apart(connection: &Arc<Mutex<Connection>>) {
     let connection = connection.clone();
     runtime.spawn_blocking(move || {
         let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-        // Passive: it waits for nobody, and nobody for it.
+        // A passive checkpoint neither waits nor blocks others.
         warn_of(connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())));
     });
 }
 
 fn warn_of(outcome: rusqlite::Result<()>) {
     match outcome {
-        // Somebody else moves it.
+        // Another connection runs a checkpoint.
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {}
         Err(error) => {
             let error = counted(error);
-            warn_seldom!(%error, "the log of the ledger cannot be moved into the database: it grows");
+            warn_seldom!(%error, "cannot checkpoint the ledger's write-ahead log: it keeps growing");
         }
         Ok(()) => {}
     }

@@ -7,7 +7,7 @@ use super::retention::without_strangers;
 use super::*;
 use crate::ledger::CheckedEvent;
 
-/// Something that is done to both ledgers.
+/// An operation applied to both ledgers.
 #[derive(Clone, Debug)]
 enum Operation {
     Insert(Vec<CheckedEvent>, Option<NaraName>),
@@ -37,7 +37,7 @@ fn event() -> impl Strategy<Value = SyncEvent> {
     })
 }
 
-/// An event with its actor as emitter or without one, verified more often than not.
+/// Returns an event with its actor as emitter or without an emitter, mostly verified.
 fn checked() -> impl Strategy<Value = CheckedEvent> {
     (event(), any::<bool>(), prop::bool::weighted(0.7)).prop_map(|(mut event, signed, verified)| {
         if signed {
@@ -81,7 +81,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// What an operation gives, as text.
+/// Performs an operation and returns its result as text.
 async fn perform(ledger: &dyn Ledger, operation: Operation) -> String {
     match operation {
         Operation::Insert(events, teller) => format!("{:?}", ledger.insert(events, teller).await.unwrap()),
@@ -132,7 +132,7 @@ async fn perform(ledger: &dyn Ledger, operation: Operation) -> String {
     }
 }
 
-/// All pages together, which must be everything that the filter wants, in order.
+/// Fetches all pages and checks that they are exactly the matching events, in order.
 async fn page_all(ledger: &dyn Ledger, filter: EventFilter, size: usize) -> String {
     let (mut paged, mut after) = (Vec::new(), Cursor::START);
     loop {

@@ -1,4 +1,4 @@
-//! The order of arrival, and following it.
+//! The order of arrival, and followers.
 
 use std::sync::Arc;
 
@@ -138,7 +138,7 @@ fn every_kind() -> Vec<Arc<dyn Ledger>> {
     ]
 }
 
-/// What a follower gives until it has caught up with `count` events.
+/// Returns what a follower yields until it has `count` events.
 async fn take(follower: &mut Follower, count: usize) -> Vec<i64> {
     let mut taken = Vec::new();
     while taken.len() < count {
@@ -155,7 +155,7 @@ async fn a_follower_gets_what_was_there_and_what_comes_each_once() {
         let events = (0..100).map(|ts| seen(ts, "alice", "bob")).collect();
         ledger.insert_verified(events).await.unwrap();
         let mut follower = Follower::new(ledger.clone(), 0, EventFilter::default());
-        // Arrives before the follower has read anything, so it is in the ledger and in the feed.
+        // Arrives before the follower has read anything, so it is both in the ledger and in the feed.
         ledger
             .insert_verified(vec![seen(-1, "alice", "bob")])
             .await
@@ -260,7 +260,7 @@ async fn places_are_never_used_again() {
     let mut last = (None, 0);
     for ts in 0..5 {
         let ledger = SqliteLedger::open(&path).unwrap().with_retention(policy);
-        // The newest event is pruned at once, since an older one is dearer.
+        // The newest event is pruned at once, since the older one has a higher rank.
         ledger
             .insert_verified(vec![hey_there(ts, "alice")])
             .await

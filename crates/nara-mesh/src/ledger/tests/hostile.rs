@@ -1,4 +1,4 @@
-//! What a hostile peer may do to a ledger.
+//! Attacks by a hostile peer on a ledger.
 
 mod accounts;
 mod configured;
@@ -15,7 +15,7 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::ledger::{CheckedEvent, ReadLimit, Standing};
 
-/// `me` is this nara, `conf…` are configured, `met…` were met, `intro…` were introduced by others.
+/// `me` is this nara; `conf…` are configured, `met…` were met, `intro…` were introduced by others.
 #[derive(Debug)]
 struct Naras;
 
@@ -31,14 +31,15 @@ impl KnownNames for Naras {
     }
 }
 
-/// An eighth of the room is 10 events, the unverified have room for 8, each teller and claimed emitter for one.
+/// Returns an eighth of the room is 10 events; unverified events have room for 8, one per sender and claimed
+/// emitter.
 fn policy() -> RetentionPolicy {
     RetentionPolicy::default()
         .max_events(80)
         .unverified_for(Duration::from_secs(100))
 }
 
-/// An empty ledger of each kind that goes by this clock.
+/// Returns an empty ledger of each kind with this clock.
 fn both_by(policy: RetentionPolicy, clock: &Arc<ManualClock>) -> (MemoryLedger, SqliteLedger) {
     let memory = MemoryLedger::new()
         .with_retention(policy)
@@ -66,7 +67,7 @@ super::on_every_ledger! {
     an_event_of_the_far_future_is_refused,
     an_event_that_is_too_large_is_refused,
     own_events_and_those_of_configured_peers_are_the_last_to_go,
-    a_sample_does_not_prefer_what_nobody_verified,
+    a_sample_does_not_prefer_unverified_events,
 }
 
 fn by(emitter: &str, mut event: SyncEvent) -> SyncEvent {
@@ -91,7 +92,7 @@ async fn tell(ledger: &dyn Ledger, teller: &str, events: Vec<CheckedEvent>) -> V
     ledger.insert(events, name(teller)).await.unwrap()
 }
 
-/// What a teller tells, verified.
+/// Inserts verified events from a peer.
 async fn sign(
     ledger: &dyn Ledger,
     teller: &str,
@@ -109,7 +110,7 @@ async fn lie(
     tell(ledger, teller, events.into_iter().map(unverified).collect()).await
 }
 
-/// How many events of these emitters are stored.
+/// Returns the number of stored events of these emitters.
 async fn count_of(ledger: &dyn Ledger, emitters: &[&str]) -> usize {
     let events = all(ledger).await;
     events
@@ -130,7 +131,7 @@ async fn a_verified_event_takes_the_place_of_an_unverified_copy(ledger: &dyn Led
     let before = ledger.position().await.unwrap();
     assert_eq!(sign(ledger, "met", [genuine.clone()]).await, [Insertion::Stored]);
     assert_eq!(all(ledger).await, std::slice::from_ref(&genuine));
-    // It arrives anew, so that followers and subscribers get it.
+    // It arrives again, so that followers and subscribers get it.
     let limit = ReadLimit::events(9);
     let arrived = ledger
         .arrived_after(EventFilter::default(), before, limit)
@@ -151,7 +152,7 @@ async fn an_unverified_copy_never_takes_the_place_of_a_verified_event(ledger: &d
 async fn an_unverified_event_is_not_in_a_reconciliation(ledger: &dyn Ledger) {
     let items = async || ledger.items(Scope::all()).await.unwrap().len();
     lie(ledger, "eve", [tease(1, "met")]).await;
-    // Both for the set that is read and for the one that is kept up to date.
+    // Holds for the set that is loaded and for the one that is kept up to date.
     assert_eq!(items().await, 0);
     lie(ledger, "mallory", [tease(2, "met2")]).await;
     assert_eq!(items().await, 0);
@@ -208,7 +209,7 @@ async fn unverified_events_never_push_out_verified_ones(ledger: &dyn Ledger) {
         .await;
     }
     assert_eq!(count_of(ledger, &["met"]).await, 80);
-    assert_eq!(ledger.count().await.unwrap(), 88, "a tenth on top");
+    assert_eq!(ledger.count().await.unwrap(), 88, "a tenth in addition");
 }
 
 async fn unverified_checkpoints_and_restarts_are_not_kept(ledger: &dyn Ledger) {
@@ -225,7 +226,7 @@ async fn unverified_checkpoints_and_restarts_are_not_kept(ledger: &dyn Ledger) {
         ledger.checkpoints(ReadLimit::events(9), 0).await.unwrap(),
         (vec![], 0)
     );
-    // The room for what is verified is untouched.
+    // The room for verified events is untouched.
     let signed = sign(ledger, "met", (0..80).map(|ts| checkpoint(ts, "me", 5_000 + ts))).await;
     assert_eq!(signed, [Insertion::Stored; 80]);
 }
@@ -235,7 +236,7 @@ async fn what_nobody_could_verify_later_is_not_stored(ledger: &dyn Ledger) {
         event.sig.clear();
         event
     };
-    // Whoever tells it.
+    // Independent of the peer that sends it.
     for teller in ["me", "conf", "met", "intro", "eve"] {
         for event in [
             checkpoint(1, "me", 1),
@@ -248,7 +249,7 @@ async fn what_nobody_could_verify_later_is_not_stored(ledger: &dyn Ledger) {
         }
     }
     assert_eq!(ledger.count().await.unwrap(), 0);
-    // What its emitter signed may be verified once the key is learned; old ledgers hold the rest.
+    // Signed events may be verified once the key is learned; old ledgers hold the others.
     for (teller, event) in [
         ("eve-1", by("eve-1", hey_there(6, "eve-1"))),
         ("eve-2", by("eve-2", ping(7, "eve-2", "me"))),
@@ -285,7 +286,7 @@ async fn one_teller_cannot_take_the_room_of_another(ledger: &dyn Ledger) {
     assert_eq!(
         count_of(ledger, &["ghost-49"]).await,
         1,
-        "the newest of a teller stays"
+        "the newest of a sender stays"
     );
 }
 
@@ -311,7 +312,7 @@ async fn what_a_configured_peer_told_does_not_go_for_what_a_stranger_tells(ledge
         )
         .await;
         assert_eq!(told, [Insertion::NotRetained]);
-        // Nor by claiming to be the same emitter.
+        // Nor by claiming the same emitter.
         let told = lie(ledger, "eve", [tease(100 + n, "carol-1")]).await;
         assert_eq!(told, [Insertion::NotRetained]);
     }
@@ -355,7 +356,7 @@ async fn own_events_and_those_of_configured_peers_are_the_last_to_go(ledger: &dy
         .await;
     }
     assert_eq!(count_of(ledger, &["conf", "me"]).await, 60);
-    // They make room for themselves, the oldest first.
+    // They evict each other, oldest first.
     sign(
         ledger,
         "conf",
@@ -366,7 +367,7 @@ async fn own_events_and_those_of_configured_peers_are_the_last_to_go(ledger: &dy
     assert!(count_of(ledger, &["conf", "me"]).await >= 80);
 }
 
-async fn a_sample_does_not_prefer_what_nobody_verified(ledger: &dyn Ledger) {
+async fn a_sample_does_not_prefer_unverified_events(ledger: &dyn Ledger) {
     sign(ledger, "met", [checkpoint(1, "me", 1)]).await;
     for n in 0..8 {
         let (eve, ts) = (format!("eve-{n}"), n - 100);
@@ -386,7 +387,7 @@ async fn a_sample_does_not_prefer_what_nobody_verified(ledger: &dyn Ledger) {
 
 #[tokio::test]
 async fn an_unverified_event_larger_than_its_quota_pushes_nothing_out() {
-    // A teller has an eightieth of it for unverified events: a thousand bytes.
+    // The quota of a sender is an eightieth of this: a thousand bytes.
     let policy = policy().max_bytes(80_000);
     let memory = MemoryLedger::new().with_retention(policy);
     let sqlite = SqliteLedger::open_in_memory().unwrap().with_retention(policy);
@@ -447,7 +448,7 @@ async fn a_ledger_is_bounded_in_bytes_as_well() {
         }
         assert!(bytes_of(&all(ledger).await) <= 40_400);
         assert_eq!(count_of(ledger, &["met-1"]).await, 10);
-        // So are the events that go last.
+        // Events that are evicted last are bounded, too.
         let large = |n: i64| by("conf", social(200 + n, "conf", &"x".repeat(3_000)));
         sign(ledger, "conf", (0..20).map(large)).await;
         assert!(bytes_of(&all(ledger).await) <= 40_400);

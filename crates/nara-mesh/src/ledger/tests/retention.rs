@@ -6,7 +6,7 @@ use crate::ledger::Standing;
 use crate::ledger::retention::Size;
 use crate::registry::{PeerInfo, PeerRegistry};
 
-/// Knows the names that it was told.
+/// Knows the names it was told.
 #[derive(Debug, Default)]
 struct Told(Mutex<Vec<String>>);
 
@@ -20,7 +20,7 @@ impl KnownNames for Told {
     }
 }
 
-/// Small limits, so that every rule bites; whoever is called a stranger is one.
+/// Small limits, so that every rule applies; names that begin with "stranger" are unknown.
 fn policy() -> RetentionPolicy {
     RetentionPolicy::default()
         .max_events(12)
@@ -31,7 +31,7 @@ fn policy() -> RetentionPolicy {
 #[derive(Debug)]
 pub(super) struct NoStrangers;
 
-/// An empty ledger of each kind that knows everybody but strangers.
+/// Returns an empty ledger of each kind that knows every name except those that begin with "stranger".
 pub(super) fn without_strangers(policy: RetentionPolicy) -> (MemoryLedger, SqliteLedger) {
     let memory = MemoryLedger::new()
         .with_retention(policy)
@@ -155,7 +155,8 @@ async fn events_about_strangers_go_first(ledger: &dyn Ledger) {
     store(
         ledger,
         vec![
-            // This is how a stranger becomes known, and this is never pruned: not even if they are the oldest.
+            // A hey-there is how a stranger becomes known, and a restart is protected: neither is evicted, even
+            // if oldest.
             hey_there(18, "stranger"),
             observation(19, "stranger", "alice", "restart"),
             social(20, "alice", "stranger"),
@@ -236,7 +237,7 @@ async fn what_does_not_outlive_the_call_is_not_retained(ledger: &dyn Ledger) {
         .insert_verified((1..=6).map(|ts| ping(ts, "alice", "carla")).collect())
         .await
         .unwrap();
-    // Five more than fit; pings are the first to go.
+    // Five more than fit; pings are evicted first.
     assert_eq!(outcomes, [Insertion::NotRetained; 6]);
 }
 
@@ -323,7 +324,7 @@ fn a_nara_without_a_pinned_key_is_a_stranger_but_oneself_is_not() {
 }
 
 #[test]
-fn the_inherited_sizes_are_the_default() {
+fn the_sizes_of_v1_peers_are_the_defaults() {
     let policy = RetentionPolicy::SHORT;
     assert_eq!(
         (

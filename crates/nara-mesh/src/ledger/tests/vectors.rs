@@ -25,7 +25,7 @@ async fn answer(ledger: &dyn Ledger, request: &SyncRequest) -> Vec<SyncEvent> {
         .unwrap()
 }
 
-/// The ids, with events that share their time made equal: their order is unspecified.
+/// Returns the ids with a placeholder for events that share their time, whose order is unspecified.
 fn modulo_ties(ids: impl IntoIterator<Item = String>, tied: &BTreeSet<&str>) -> Vec<String> {
     ids.into_iter()
         .map(|id| {
@@ -47,7 +47,7 @@ fn texts(value: &Value) -> impl Iterator<Item = &str> {
 }
 
 #[tokio::test]
-async fn all_modes_select_as_the_naras_out_there() {
+async fn all_modes_select_like_v1_peers() {
     let cases: Vec<Value> = serde_json::from_str(VECTORS).unwrap();
     let mut checked = 0;
     for case in cases.iter().filter(|case| case["expect"] == "ok") {

@@ -1,4 +1,4 @@
-//! Ledgers of version 4 of the schema become ledgers of today.
+//! Conversion of ledgers from version 4 of the schema.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::ledger::sqlite::convert::Converted;
 
 const CONVERTS: &str = "NARA_TEST_CONVERSION_THAT_IS_KILLED";
 
-/// Enough to be asked meanwhile whether to go on.
+/// Enough events for several progress callbacks.
 const MANY: i64 = 10_500;
 
 /// An event in the spelling of version 4.
@@ -24,7 +24,7 @@ struct Old {
     origin: Option<&'static str>,
 }
 
-/// A ledger of version 4 with these events.
+/// Creates a ledger of version 4 with these events.
 fn make(path: &Path, events: &[Old]) {
     let connection = schema::make_version(path, 4);
     connection.execute_batch("BEGIN").unwrap();
@@ -91,7 +91,7 @@ fn social(ts: i64, target: &str) -> SyncEvent {
     event
 }
 
-/// Events of every kind of row: alone at their time and not, of several accounts, signed in several ways.
+/// Events of every kind of row: alone at their time or not, of several accounts, signed in several ways.
 fn different() -> Vec<Old> {
     let verified = |event, account| Old {
         event,
@@ -131,7 +131,7 @@ fn different() -> Vec<Old> {
 }
 
 async fn everything(ledger: &SqliteLedger) -> Vec<SyncEvent> {
-    // One at a time: places between events of the same time are places, too.
+    // One at a time, to test cursors between events of the same time.
     let (mut events, mut after) = (Vec::new(), Cursor::START);
     loop {
         let page = ledger.page(EventFilter::default(), after, ReadLimit::events(1));
@@ -190,7 +190,7 @@ async fn a_ledger_of_the_fourth_version_keeps_every_event_its_trust_and_its_acco
     assert!(check.services.iter().any(|(service, _)| service == "weather"));
     drop(ledger);
 
-    // What is charged to whom is taken back as it was charged.
+    // Charges are reversed exactly as they were made.
     let connection = Connection::open(&path).unwrap();
     assert_eq!(accounts(&connection), before);
     let ledger = SqliteLedger::open(&path).unwrap();
@@ -260,7 +260,7 @@ async fn a_ledger_of_the_fourth_version_charges_configured_peers_and_keeps_state
 }
 
 #[test]
-fn whoever_looks_into_the_database_finds_names() {
+fn the_readable_view_spells_out_names() {
     let (_folder, path) = file();
     make(&path, &different());
     drop(SqliteLedger::open(&path).unwrap());
@@ -290,7 +290,7 @@ fn many() -> Vec<Old> {
     events.collect()
 }
 
-/// What a ledger of version 4 that was not converted has.
+/// Checks that a ledger of version 4 was not converted.
 fn assert_untouched(path: &Path, events: usize) {
     let connection = Connection::open(path).unwrap();
     let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
@@ -305,7 +305,7 @@ fn assert_untouched(path: &Path, events: usize) {
     assert_eq!(check, "ok");
 }
 
-/// Says, for a process that was started by the test below, how it is killed half-way.
+/// The process that the test below kills half-way.
 #[test]
 fn child_that_is_killed_while_it_converts() {
     let Some(path) = std::env::var_os(CONVERTS) else {
@@ -313,7 +313,7 @@ fn child_that_is_killed_while_it_converts() {
     };
     let path = PathBuf::from(path);
     let mut connection = Connection::open(&path).unwrap();
-    // Else a transaction of this size would not leave the memory before it ends.
+    // Otherwise a transaction of this size would stay in memory until it ends.
     connection.pragma_update(None, "cache_size", 10).unwrap();
     let converted = Arc::new(Converted::default());
     let looked_at = converted.clone();
@@ -332,7 +332,7 @@ fn child_that_is_killed_while_it_converts() {
 }
 
 #[tokio::test]
-async fn who_opens_a_ledger_hears_of_its_conversion_and_holds_it_by_name_meanwhile() {
+async fn opening_reports_the_progress_of_a_conversion_and_holds_the_lock() {
     let (_folder, path) = file();
     make(&path, &many());
     let told = Arc::new(Mutex::new(Vec::new()));
@@ -397,7 +397,7 @@ async fn a_conversion_that_is_killed_leaves_the_ledger_as_it_was_and_the_next_on
 #[tokio::test]
 async fn a_full_disk_stops_a_conversion_and_the_ledger_stays_as_it_was() {
     let (_folder, path) = file();
-    // Larger than what the old indices leave free.
+    // Larger than the space that the old indexes free.
     let large = (0..500).map(|n| {
         let mut old = different().remove(0);
         let payload = SocialPayload {

@@ -1,4 +1,4 @@
-//! What operators do to ledgers.
+//! Operations on ledgers: locking, backup, restore, check.
 
 use std::fs;
 use std::path::PathBuf;
@@ -98,7 +98,7 @@ async fn a_backup_of_a_running_ledger_is_restored_with_keys_and_cursors_and_anot
     );
     ledger.insert_verified(batch(1_000)).await.unwrap();
     let before = epoch(&ledger);
-    // As if it was killed: its log is still there.
+    // As after a kill: its log is still there.
     drop(ledger);
     fs::write(path.with_extension("db-wal"), b"not the log of the backup").unwrap();
 
@@ -132,7 +132,8 @@ async fn a_ledger_keeps_its_epoch_and_a_copy_gets_another() {
     assert_eq!(epoch(&daemon(&path)), first);
 }
 
-/// Row 4: a file of before the last restart is put back by hand, and other events take the places of the lost ones.
+/// A file from before the last restart is restored by hand, and other events reuse the positions of the lost
+/// ones.
 #[tokio::test]
 async fn followers_of_a_ledger_that_was_put_back_begin_anew_and_miss_nothing() {
     let (folder, path) = folder();
@@ -171,14 +172,14 @@ async fn damage_is_noticed_at_the_start() {
     fs::write(&path, bytes).unwrap();
     let error = SqliteLedger::open_locked(&path, "alice").unwrap_err();
     assert!(matches!(error, LedgerError::Corrupt { .. }), "{error}");
-    // Nor is it put in the place of a sound one.
+    // It is not accepted as a backup either.
     let sound = path.with_file_name("sound.db");
     let ledger = daemon(&sound);
     ledger.insert_verified(batch(1)).await.unwrap();
     drop(ledger);
     SqliteLedger::restore(&path, &sound).unwrap_err();
     assert_eq!(daemon(&sound).count().await.unwrap(), BATCH);
-    // What is no database at all.
+    // Not a database at all.
     fs::write(&path, b"a text file that somebody put here by mistake").unwrap();
     assert!(SqliteLedger::open_locked(&path, "alice").is_err());
 }
@@ -211,7 +212,7 @@ async fn a_ledger_is_read_where_nothing_can_be_written() {
     let ledger = daemon(&path);
     ledger.insert_verified(batch(1)).await.unwrap();
     drop(ledger);
-    // The index of the log cannot be made, not even by root.
+    // The shared-memory file of the log cannot be created, not even by root.
     let index = path.with_extension("db-shm");
     fs::create_dir(&index).unwrap();
     let reader = SqliteLedger::open_to_read(&path).unwrap();
@@ -270,12 +271,12 @@ async fn the_log_is_moved_into_the_database_beside_the_writer() {
     let size = |path: &Path| fs::metadata(path).unwrap().len();
     let before = size(&path);
     let mut round = 0;
-    // Only whoever moves the log writes to the database, and the writer does so when it has 64 MB.
+    // Only a checkpoint writes to the database file, and the writer runs one at 64 MB.
     while size(&path) == before {
         ledger.insert_verified(batch(1 + round * 1_000)).await.unwrap();
         assert!(
             size(&path.with_extension("db-wal")) < 32 << 20,
-            "nobody moved the log"
+            "no checkpoint ran"
         );
         round += 1;
     }
@@ -347,7 +348,7 @@ async fn what_somebody_added_to_the_schema_is_told_and_does_not_run() {
             "{restored:?}"
         );
     }
-    // An index of the operator changes nothing: it is told, and used.
+    // An index added by the operator is harmless: it is reported, and used.
     let (_folder, path) = folder();
     drop(daemon(&path));
     let stranger = Connection::open(&path).unwrap();

@@ -1,4 +1,4 @@
-//! To whom verified events are charged, and what that means when there are too many.
+//! Accounts of verified events, and eviction by account.
 
 use std::ops::Range;
 
@@ -19,7 +19,7 @@ crate::ledger::tests::on_every_ledger! {
 }
 
 async fn accounts_over_their_quota_go_first(ledger: &dyn Ledger) {
-    // The dearest common kind against the cheapest.
+    // The common kind with the highest rank against the lowest.
     sign(
         ledger,
         "met-1",
@@ -95,7 +95,7 @@ fn eight() -> impl Iterator<Item = String> {
 }
 
 async fn eight_accounts_that_fill_the_ledger_within_their_quotas_leave_others_theirs(ledger: &dyn Ledger) {
-    // The cheapest kind against a dearer one, older than everything else.
+    // The lowest rank against a higher one, older than everything else.
     let honest = (0..4).map(|ts| by("met-1", seen(ts, "met-1", "me")));
     sign(ledger, "met-1", honest).await;
     for round in 0..30 {
@@ -105,7 +105,7 @@ async fn eight_accounts_that_fill_the_ledger_within_their_quotas_leave_others_th
         }
     }
     assert_eq!(count_of(ledger, &["met-1"]).await, 4);
-    // So does what comes later.
+    // Later events stay as well.
     let honest = (4..5).map(|ts| by("met-1", seen(ts, "met-1", "me")));
     sign(ledger, "met-1", honest).await;
     for eve in eight() {
@@ -115,7 +115,8 @@ async fn eight_accounts_that_fill_the_ledger_within_their_quotas_leave_others_th
     assert!(ledger.count().await.unwrap() <= 81);
 }
 
-/// One restart of each in every round. The id of a restart does not cover its observer, so each reports its own.
+/// Each account reports one restart per round. The id of a restart does not cover its observer, so each reports
+/// its own.
 async fn restart_of_eight(ledger: &dyn Ledger, rounds: Range<i64>) {
     for round in rounds {
         for eve in eight() {
@@ -135,7 +136,7 @@ async fn eight_accounts_that_fill_the_room_of_what_is_kept_do_not_keep_others_ou
 }
 
 async fn what_eight_accounts_keep_goes_before_the_little_that_others_have(ledger: &dyn Ledger) {
-    // The cheapest kind against what is kept: a sixty-fourth of the ledger for each, and one more.
+    // The lowest rank against protected events: a sixty-fourth of the ledger for each, and one more.
     let honest = ["met-1", "met-2", "met-3"];
     for (nara, from) in honest.into_iter().zip([0, 10, 20]) {
         let events = (from..from + 3).map(|ts| by(nara, hey_there(ts, nara)));
@@ -145,14 +146,14 @@ async fn what_eight_accounts_keep_goes_before_the_little_that_others_have(ledger
     for nara in honest {
         assert_eq!(count_of(ledger, &[nara]).await, 2, "{nara}");
     }
-    // So does what comes later.
+    // Later events stay as well.
     sign(ledger, "met-4", [by("met-4", hey_there(30, "met-4"))]).await;
     restart_of_eight(ledger, 100..101).await;
     assert_eq!(count_of(ledger, &["met-4"]).await, 1);
     assert!(ledger.count().await.unwrap() <= 81);
 }
 
-/// One restart of each of so many naras: no account has more than another.
+/// Each of `naras` naras reports one restart, so that no account has more than another.
 async fn restart_once(ledger: &dyn Ledger, naras: i64) {
     for n in 0..naras {
         let met = format!("met-{n}");
@@ -168,7 +169,7 @@ async fn what_is_kept_of_others_leaves_half_of_the_room_to_configured_peers(ledg
         (0..40).map(|ts| by("conf-1", seen(ts, "conf-1", "me"))),
     )
     .await;
-    // As many as the quotas of eight allow, and of many naras that have one each.
+    // First as many as the quotas of eight accounts allow, then one each of many accounts.
     restart_of_eight(ledger, 0..10).await;
     assert_eq!(count_of(ledger, &["conf-1"]).await, 40);
     restart_once(ledger, 60).await;
@@ -190,7 +191,7 @@ async fn what_is_kept_of_others_in_their_half_stays_when_configured_peers_want_m
     assert_eq!(ledger.count().await.unwrap(), 80);
 }
 
-/// The account has more events than are looked up at once.
+/// The account has more events than one batch of pruning.
 #[tokio::test]
 async fn a_large_account_over_its_quota_loses_a_twentieth_of_the_ledger_at_once_and_no_more() {
     let policy = policy().max_events(2_000);

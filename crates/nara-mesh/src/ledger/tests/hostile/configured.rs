@@ -1,4 +1,4 @@
-//! What a configured peer may not do to this nara and to the other configured ones.
+//! Attacks by a configured peer on this nara and on other configured peers.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -18,7 +18,7 @@ crate::ledger::tests::on_every_ledger! {
     a_checkpoint_with_more_voters_takes_the_place_of_one_with_fewer,
 }
 
-/// One event of each kind that may fill a ledger.
+/// One event of each kind that can fill a ledger.
 fn flood_of(emitter: &str, n: i64) -> SyncEvent {
     let subject = format!("met-{n}");
     by(
@@ -43,7 +43,7 @@ fn restart(ts: i64, emitter: &str, subject: &str) -> SyncEvent {
 }
 
 async fn a_configured_peer_that_floods_takes_nothing_from_the_others(ledger: &dyn Ledger) {
-    // The cheapest kind against all, and older.
+    // The lowest rank against all, and older.
     let alice = (10..19).map(|ts| by("conf-alice", seen(ts, "conf-alice", "me")));
     sign(ledger, "conf-alice", alice).await;
     // More than an eighth, within half.
@@ -56,7 +56,7 @@ async fn a_configured_peer_that_floods_takes_nothing_from_the_others(ledger: &dy
         assert!(count_of(ledger, &["conf-eve"]).await >= 10);
         assert!(ledger.count().await.unwrap() <= 81);
     }
-    // So does what comes later.
+    // Later events are stored as well.
     say(ledger, 10_000..10_001).await;
     assert_eq!(
         sign(ledger, "conf-alice", [tease(10_001, "conf-alice")]).await,
@@ -153,7 +153,7 @@ async fn one_nara_has_a_bounded_number_of_statements(ledger: &dyn Ledger) {
 
 async fn a_statement_beyond_the_bound_is_charged_to_its_nara_once_that_tells_it(ledger: &dyn Ledger) {
     sign(ledger, "met-dora", (0..16).map(|n| stated(n, "met-dora", n))).await;
-    // The rank of one more is the same, whoever tells it.
+    // One more has the same rank whoever sends it.
     let more = stated(20, "met-dora", 20);
     for (teller, outcome) in [
         ("met-eve", Insertion::Stored),
@@ -183,13 +183,13 @@ async fn a_checkpoint_with_more_voters_takes_the_place_of_one_with_fewer(ledger:
     );
     let fewer = [two, three.clone()];
     assert_eq!(sign(ledger, "met-2", fewer).await, [Insertion::Duplicate; 2]);
-    // It does not leave with what its last teller told.
+    // It is not evicted with the events of its last sender.
     let flood = (0..300).map(|n| checkpoint(1_000 + n, "met-2", 10 + n));
     sign(ledger, "met-eve", flood).await;
     assert!(all(ledger).await.contains(&three));
 }
 
-/// Knows everybody but these.
+/// Knows every nara except these.
 #[derive(Debug, Default)]
 struct Forgetful(Mutex<BTreeSet<String>>);
 
@@ -222,7 +222,7 @@ async fn statements_about_forgotten_naras_leave_their_room_to_others() {
         assert!(all(ledger).await.contains(&stated(0, "met-dora-0", 1)));
         let ed = stated(20, "met-ed", 1);
         sign(ledger, "met-ed", [ed.clone()]).await;
-        // None is over its quota, so only what is never pruned stays.
+        // No account is over its quota, so only never-pruned events stay.
         let flood = (0..50).map(|n| restart(1_000 + n, "met-ed", &format!("met-{n}")));
         sign(ledger, "met-ed", flood).await;
         let kept = all(ledger).await;

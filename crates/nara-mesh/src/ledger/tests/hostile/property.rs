@@ -3,8 +3,8 @@ use proptest::prelude::*;
 use super::statements::{note, stated};
 use super::*;
 
-/// What honest naras make known to this one: each account within its quota of ten events, at any time between those of
-/// the hostile ones.
+/// Events that honest naras send: each account stays within its quota of ten events, with times between those of
+/// hostile events.
 fn honest() -> Vec<(&'static str, CheckedEvent)> {
     let of = |emitter: &str, n: i64| {
         let ts = n * 47;
@@ -19,20 +19,21 @@ fn honest() -> Vec<(&'static str, CheckedEvent)> {
         CheckedEvent::verified(by(emitter, event))
     };
     let mut honest = Vec::new();
-    // Three of the five places that the pings of a target have.
+    // Three of the five slots for pings of a target.
     for (n, observer) in ["met-3", "met-4", "conf-1"].into_iter().enumerate() {
         let ping = by(observer, ping(500 + n as i64, observer, "me"));
         honest.push((observer, CheckedEvent::verified(ping)));
     }
     honest.extend((0..10).map(|n| ("met-1", of("met-1", n))));
-    // Told by a configured peer, signed by it, and what it has from others who are not known here.
+    // Sent by a configured peer: events it signed, and events of naras unknown here.
     honest.extend((10..20).map(|n| ("conf-1", of("intro-x", n))));
     honest.extend((20..40).map(|n| ("conf-1", of("conf-1", n))));
     honest.push(("conf-1", unverified(tease(1_000, "carol"))));
     honest
 }
 
-/// Anything that the hostile peer `met-eve` can send: what it signs itself, what its puppets sign, lies, and copies.
+/// Anything that the hostile peer `met-eve` can send: events signed by itself or its puppets, forged events, and
+/// copies.
 fn hostile() -> impl Strategy<Value = CheckedEvent> {
     let who = prop_oneof![
         Just("met-eve".to_owned()),
@@ -61,7 +62,7 @@ fn hostile() -> impl Strategy<Value = CheckedEvent> {
                 }
                 8 => return unverified(by(&who, copied.event)),
                 9 => ping(2_000 + ts, &emitter, "me"),
-                // What it makes this nara note, and statements of a replaced key.
+                // Notes that it causes this nara to write, and statements of a replaced key.
                 10 => return CheckedEvent::verified(note(ts, "me", &who, "journey-pass")),
                 11 => return CheckedEvent::verified(stated(ts, victim, 7)),
                 _ => {
@@ -85,7 +86,7 @@ fn is_restart(event: &SyncEvent) -> bool {
     payload.is_some_and(|payload| payload.kind == "restart")
 }
 
-/// What one hostile peer sends in a row.
+/// Returns the batches that one hostile peer sends.
 fn batches() -> impl Strategy<Value = Vec<Vec<CheckedEvent>>> {
     prop::collection::vec(prop::collection::vec(hostile(), 1..60), 0..6)
 }
@@ -121,7 +122,7 @@ proptest! {
                     prop_assert!(kept.contains(&told.event), "told by {}: {:?}", teller, told);
                 }
                 let bytes = bytes_of(&kept);
-                // A tenth for what is not verified.
+                // Plus a tenth for unverified events.
                 prop_assert!(kept.len() <= 80 + 8 && bytes <= 40_000 + 400 + 4_000, "{} {}", kept.len(), bytes);
             }
             prop_assert_eq!(all(&memory).await, all(&sqlite).await);

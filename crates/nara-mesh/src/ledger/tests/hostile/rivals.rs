@@ -1,4 +1,4 @@
-//! Verified events that take the place of others: under one id, and among the measurements of one target.
+//! Verified events that compete with others: under one id, or among the pings of one target.
 
 use super::*;
 
@@ -72,7 +72,8 @@ async fn a_place_among_the_pings_is_not_taken_from_an_account_that_has_one_more(
     assert_eq!(count_of(ledger, &["intro-7", "intro-8"]).await, 2);
 }
 
-/// The emitter of the event that is kept of two verified ones under one id, whichever comes first.
+/// Returns the emitter of the event that is kept of two verified ones under one id, and checks that it is
+/// independent of the order.
 async fn kept_of(ledger: &dyn Ledger, events_at: impl Fn(i64) -> [SyncEvent; 2]) -> String {
     let mut kept = Vec::new();
     for (ts, order) in [(5, [0, 1]), (6, [1, 0])] {
@@ -92,7 +93,7 @@ async fn kept_of(ledger: &dyn Ledger, events_at: impl Fn(i64) -> [SyncEvent; 2])
     kept.remove(0)
 }
 
-/// A restart of `subject` as each of two observers reports it.
+/// A restart of `subject`, reported by each of two observers.
 fn restarts(observers: [&str; 2], subject: &str, ts: i64) -> [SyncEvent; 2] {
     observers.map(|observer| by(observer, observation(ts, observer, subject, "restart")))
 }
@@ -135,7 +136,7 @@ async fn a_puppet_does_not_take_the_id_of_a_restart_that_a_nara_reports_which_wa
     assert_eq!(kept, "met-1");
 }
 
-/// Both say the same of the third, and whatever else decided, one of the two could choose.
+/// Both report the same subject; any other criterion could be chosen by one of them.
 async fn of_two_observers_of_a_restart_that_were_met_the_first_is_kept(ledger: &dyn Ledger) {
     for (ts, order) in [(5, ["met-1", "met-eve"]), (6, ["met-eve", "met-1"])] {
         for event in restarts(order, "met-2", ts) {
@@ -148,7 +149,7 @@ async fn of_two_observers_of_a_restart_that_were_met_the_first_is_kept(ledger: &
     }
 }
 
-/// As earlier versions stored what programs of the machine said in the names of others.
+/// Earlier versions stored events that local programs sent in the names of others.
 async fn a_genuine_event_takes_its_id_back_from_one_that_another_signed(ledger: &dyn Ledger) {
     let kept = kept_of(ledger, |ts| {
         let genuine = by("met-1", ping(ts, "met-1", "me"));

@@ -1,4 +1,4 @@
-//! What is stated about keys, and what this nara notes because others send it something.
+//! Statements about keys, and notes that this nara writes because of others.
 
 use nara_proto::event::SuccessionPayload;
 
@@ -16,7 +16,7 @@ crate::ledger::tests::on_every_ledger! {
     notes_of_postcards_go_before_what_their_emitter_says_itself,
 }
 
-/// That key `n` succeeds the first one.
+/// States that key `n` succeeds the first one.
 pub(super) fn stated(ts: i64, name: &str, n: i64) -> SyncEvent {
     let payload = SuccessionPayload {
         name: name.to_owned(),
@@ -28,7 +28,7 @@ pub(super) fn stated(ts: i64, name: &str, n: i64) -> SyncEvent {
     SyncEvent::new(UnixNanos::new(ts), Payload::Succession(payload))
 }
 
-/// That a postcard of this originator passed by.
+/// Notes that a postcard of this originator passed.
 pub(super) fn note(ts: i64, emitter: &str, originator: &str, reason: &str) -> SyncEvent {
     let mut event = social(ts, emitter, originator);
     if let Some(payload) = &mut event.social {
@@ -39,7 +39,7 @@ pub(super) fn note(ts: i64, emitter: &str, originator: &str, reason: &str) -> Sy
     by(emitter, event)
 }
 
-/// More of what is kept than there is room for.
+/// Sends more protected events than there is room for.
 async fn flood(ledger: &dyn Ledger, teller: &str) {
     for n in 0..200 {
         let subject = format!("met-{n}");
@@ -72,7 +72,7 @@ async fn a_statement_of_a_configured_peer_that_this_nara_goes_by_is_among_the_la
     let statement = stated(1, "conf-dora", 1);
     sign(ledger, "met-eve", [statement.clone()]).await;
     sign(ledger, statement.actor(), [statement.clone()]).await;
-    // The room of what is kept is full, and no account has more than another.
+    // The room for protected events is full, and no account has more than another.
     for n in 0..90 {
         let met = format!("met-{n}");
         sign(
@@ -82,7 +82,7 @@ async fn a_statement_of_a_configured_peer_that_this_nara_goes_by_is_among_the_la
         )
         .await;
     }
-    // These take the room of the oldest that others keep, within a quota.
+    // These evict the oldest protected events of others, within a quota.
     let of_conf = (0..10).map(|n| {
         by(
             "conf-1",
@@ -111,7 +111,7 @@ async fn any_number_of_statements_with_a_replaced_key_is_charged_to_who_tells_th
     for dora in ["met-dora", "conf-dora", "intro-dora"] {
         let said: Vec<_> = (0..8).map(|ts| tease(ts, dora)).collect();
         sign(ledger, dora, said.clone()).await;
-        // Whoever the envelope names.
+        // Whatever emitter the envelope names.
         let forks = (0..200).map(|n| by(dora, stated(1_000 + n, dora, n)));
         sign(ledger, "met-eve", forks).await;
         let kept = all(ledger).await;
@@ -137,7 +137,7 @@ async fn statements_about_keys_are_no_checkpoints(ledger: &dyn Ledger) {
     sign(ledger, "met-dora", [stated(1, "met-dora", 1)]).await;
     let served = ledger.checkpoints(ReadLimit::events(9), 0).await.unwrap();
     assert_eq!(served, (vec![], 0));
-    // Restarts are not lost before a checkpoint counts them.
+    // Restarts are kept until a checkpoint counts them.
     let restarts = (0..30).map(|n| by("conf-1", observation(10 + n, "conf-1", "met-dora", "restart")));
     assert_eq!(sign(ledger, "conf-1", restarts).await, [Insertion::Stored; 30]);
     assert_eq!(count_of(ledger, &["conf-1"]).await, 30);
@@ -153,7 +153,7 @@ async fn what_this_nara_notes_of_postcards_pushes_nothing_out(ledger: &dyn Ledge
         for (k, reason) in (0..).zip(["journey-pass", "journey-complete"]) {
             let noted = note(1_000 + 2 * n + k, "me", "met-eve", reason);
             ledger.insert_verified(vec![noted]).await.unwrap();
-            // Those of a configured peer that is flooded itself.
+            // Notes of a configured peer that is flooded itself.
             let noted = note(5_000 + 2 * n + k, "conf-2", "met-eve", reason);
             sign(ledger, "conf-2", [noted]).await;
         }
