@@ -1,4 +1,4 @@
-//! The client: signs requests, and verifies the answers.
+//! The client: signs requests and verifies answers.
 //!
 //! ```no_run
 //! use nara_mesh::client::MeshClient;
@@ -20,12 +20,12 @@
 //! # }
 //! ```
 //!
-//! # What a call goes through
+//! # The stages of a call
 //!
-//! The peer is resolved; if nothing is known of it, it is asked who it is. Then the request waits for pauses that the
-//! peer asked for, passes its circuit breaker and takes one of its places, gets a connection from the pool or by
-//! [`Transport::dial`](crate::transport::Transport::dial), and is signed for it. What comes back is verified, and
-//! teaches something about the clock of the peer. One deadline holds for all of it.
+//! The peer is resolved; an unknown peer is asked for its name and key. Then the request waits for pauses that
+//! the peer asked for, passes the circuit breaker, takes a slot of the peer's in-flight limit, gets a connection
+//! from the pool or by [`Transport::dial`](crate::transport::Transport::dial), and is signed for that connection.
+//! The answer is verified, and updates what is known of the peer's clock. A single deadline covers all of it.
 
 mod answer_body;
 mod builder;
@@ -110,15 +110,15 @@ pub struct MeshClient {
 }
 
 impl MeshClient {
-    /// How many peers are called at once where many are, by default.
+    /// Default number of peers that are called concurrently.
     pub const FAN_OUT: usize = defaults::FAN_OUT;
 
-    /// Configures a client that acts as `local`.
+    /// Returns a builder for a client that acts as `local`.
     pub fn builder(local: LocalNara) -> MeshClientBuilder {
         MeshClientBuilder::new(local)
     }
 
-    /// The same client with another time limit for whole calls: `client.with_timeout(limit).ping(&id)`.
+    /// Returns the same client with another time limit for whole calls: `client.with_timeout(limit).ping(&id)`.
     #[must_use]
     pub fn with_timeout(&self, call_timeout: Duration) -> Self {
         Self {
@@ -127,7 +127,7 @@ impl MeshClient {
         }
     }
 
-    /// A peer, on which all calls can be made. Nothing is looked up before a call is made.
+    /// Returns a handle for calls to a peer. The peer is looked up only when a call is made.
     pub fn peer(&self, peer: impl TryInto<PeerRef, Error: Into<InvalidPeerRef>>) -> PeerHandle {
         PeerHandle {
             exchange: self.exchange.clone(),
@@ -160,7 +160,7 @@ impl MeshClient {
         self.peer(peer).fetch_sync_events(request).await
     }
 
-    /// Hands a world message to the next nara of its journey: [`PeerHandle::relay_world_message`].
+    /// Forwards a world message to the next nara of its journey: [`PeerHandle::relay_world_message`].
     ///
     /// # Errors
     /// As [`PeerHandle::relay_world_message`].
@@ -184,7 +184,7 @@ impl MeshClient {
         self.peer(peer).send_dm(event).await
     }
 
-    /// Sends a request of any kind to a peer: [`PeerHandle::request`].
+    /// Sends an arbitrary request to a peer: [`PeerHandle::request`].
     ///
     /// # Errors
     /// As [`PeerHandle::request`].
@@ -201,18 +201,18 @@ impl MeshClient {
         self.peer(peer).request(request).await
     }
 
-    /// A peer as a [`tower::Service`]: [`PeerHandle::service`].
+    /// Returns a peer as a [`tower::Service`]: [`PeerHandle::service`].
     pub fn service(&self, peer: impl TryInto<PeerRef, Error: Into<InvalidPeerRef>>) -> PeerService {
         self.peer(peer).service()
     }
 
-    /// Has requests say what the server of this nara says of it, where a stranger would not find it otherwise.
+    /// Attaches the announcement of this nara's server to requests, where strangers could not find it otherwise.
     pub(crate) fn announce(&self, announcement: Arc<Announcement>) {
         self.exchange.caller.signer.announce(announcement);
     }
 
-    /// Calls many peers, at most [as many](MeshClientBuilder::fan_out) at once, and returns one outcome for each, in the
-    /// order of `peers`. A slow peer occupies one of the slots and delays no other peer.
+    /// Calls many peers, at most [as many](MeshClientBuilder::fan_out) at once, and returns one outcome per peer,
+    /// in the order of `peers`. A slow peer occupies one of the slots and delays no other peer.
     ///
     /// ```no_run
     /// # async fn example(client: nara_mesh::client::MeshClient) {
@@ -234,18 +234,18 @@ impl MeshClient {
         fan_out(peers, self.fan_out, |peer| call(self.peer(peer))).await
     }
 
-    /// Pings every registered peer that has an address, and returns one outcome for each.
+    /// Pings every registered peer that has an address, and returns one outcome per peer.
     pub async fn ping_all(&self) -> Vec<(PeerInfo, Result<PingReport, ClientError>)> {
         let mut peers = self.registry().peers();
         peers.retain(|peer| peer.info().address.is_some());
         self.call_each(peers, async |peer| peer.ping().await).await
     }
 
-    /// Asks the nara at an address for its name and key, within 2 s. The answer
-    /// is not signed and nothing is pinned: to believe it is trust on first use.
+    /// Asks the nara at an address for its name and key, within 2 s. The answer is not signed and nothing is
+    /// pinned: relying on it is trust on first use.
     ///
     /// # Errors
-    /// [`ClientError`] if there is no answer, no valid name or key in it, or another name than `expected`.
+    /// [`ClientError`] if there is no answer, if it has no valid name or key, or if the name is not `expected`.
     pub async fn discover_key(
         &self,
         address: SocketAddr,
@@ -259,9 +259,10 @@ impl MeshClient {
     }
 
     /// Searches for a nara by asking registered peers one by one, at most
-    /// [`MAX_QUERY_HOPS`](nara_proto::endpoint::MAX_QUERY_HOPS), those first that others suggest. The answer is unsigned
-    /// hearsay of the peer that [`KeySource::PeerQuery`](crate::registry::KeySource::PeerQuery) names. Nothing is pinned:
-    /// if it is registered, the trust policy of the registry decides about its key.
+    /// [`MAX_QUERY_HOPS`](nara_proto::endpoint::MAX_QUERY_HOPS), starting with peers that others suggest. The
+    /// result is unsigned hearsay of the peer named by
+    /// [`KeySource::PeerQuery`](crate::registry::KeySource::PeerQuery). Nothing is pinned: if you register it,
+    /// the trust policy of the registry decides about its key.
     ///
     /// # Errors
     /// [`ClientError::is_unknown_peer`] if no peer that answered knows it.
@@ -269,27 +270,27 @@ impl MeshClient {
         self.exchange.query_peer(target, self.call_timeout).await
     }
 
-    /// Whether this client sent off a message of its own with this text.
+    /// Returns whether this client started the journey of a message with this text.
     pub(crate) fn began(&self, message: &WorldMessage) -> bool {
         self.exchange.journeys.has(message)
     }
 
-    /// The nara that the client acts as.
+    /// Returns the nara that the client acts as.
     pub fn local(&self) -> &LocalNara {
         &self.exchange.local
     }
 
-    /// The registry in which the client looks up peers and pins their keys.
+    /// Returns the registry in which the client looks up peers and pins their keys.
     pub fn registry(&self) -> &PeerRegistry {
         &self.exchange.registry
     }
 
-    /// The clock by which the client signs.
+    /// Returns the clock used for signing.
     pub fn clock(&self) -> &dyn Clock {
         self.exchange.clocks.clock()
     }
 
-    /// The runtime messages that wait for replies; the server that receives the replies needs them.
+    /// Returns the runtime messages that await replies; the server that receives the replies needs them.
     pub fn pending_replies(&self) -> &PendingReplies {
         &self.exchange.replies
     }
@@ -302,11 +303,11 @@ impl MeshClient {
         self.registry().register_address(id, address)
     }
 
-    /// Registers a peer at an address of which the port is not known: both ports of naras are tried, and the one on
-    /// which it answers is remembered.
+    /// Registers a peer at an address with unknown port: the client tries both mesh ports and remembers the one
+    /// that answers.
     ///
     /// # Errors
-    /// Like [`MeshClient::register_peer`].
+    /// As [`MeshClient::register_peer`].
     pub fn register_peer_ip(&self, id: &NaraId, ip: IpAddr) -> Result<Arc<Peer>, RegisterError> {
         self.registry().register(PeerInfo {
             id: Some(id.clone()),
@@ -321,7 +322,7 @@ impl MeshClient {
         self.registry().unregister(id)
     }
 
-    /// Whether an address is known for this id.
+    /// Returns whether an address is known for this id.
     pub fn has_peer(&self, id: &NaraId) -> bool {
         self.exchange.resolver.has(id)
     }

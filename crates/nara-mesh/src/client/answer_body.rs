@@ -13,38 +13,38 @@ use super::pool::Lease;
 use super::verified::BodyProof;
 use crate::registry::{KeyEnd, KeyLease};
 
-/// The body of an answer as it arrives. [`AnswerBody::proof`] says what proves it.
+/// The body of an answer, streamed. [`AnswerBody::proof`] tells how it is authenticated.
 ///
-/// It ends with an error if the key of the peer is replaced or removed meanwhile. Dropping it before its end closes its
+/// Fails if the key of the peer is replaced or removed before the end. Dropping it before the end closes its
 /// connection.
 pub struct AnswerBody {
     state: State,
     proof: BodyProof,
-    /// For messages.
+    /// Label of the peer for error messages.
     peer: String,
-    /// Ends when the key on which it was opened does.
+    /// Fires when the key under which the body was opened is replaced or removed.
     key_end: Option<KeyEnd>,
 }
 
 #[expect(
     clippy::large_enum_variant,
-    reason = "one for each answer, where a box would cost an allocation"
+    reason = "one per answer; a box would cost an allocation"
 )]
 enum State {
     Whole(Full<Bytes>),
     Arriving {
         body: Incoming,
-        /// Taken when the end has come.
+        /// Taken at the end of the body.
         lease: Option<Lease>,
-        /// What was signed, and what has come so far; taken when the end has come.
+        /// The signed digest and the hash so far; taken at the end of the body.
         digest: Option<(ContentDigest, DigestHasher)>,
     },
-    /// An error was given out.
+    /// An error was returned.
     Failed,
 }
 
 impl AnswerBody {
-    /// A body that is here and proven.
+    /// Creates a body that is complete and verified.
     pub(super) fn whole(body: Bytes, proof: BodyProof, peer: String) -> Self {
         Self {
             state: State::Whole(Full::new(body)),
@@ -54,7 +54,7 @@ impl AnswerBody {
         }
     }
 
-    /// A body that is still to come. With a digest, its end is an error unless the body has this digest.
+    /// Creates a body that is still arriving. With a digest, it fails at its end if the digest differs.
     pub(super) fn arriving(
         body: Incoming,
         lease: Lease,
@@ -77,12 +77,13 @@ impl AnswerBody {
         this
     }
 
-    /// What proves the body.
+    /// Returns how the body is authenticated.
     pub fn proof(&self) -> BodyProof {
         self.proof
     }
 
-    /// Gives the connection back once there is nothing more to read: a reader that knows the length asks no further.
+    /// Returns the connection to the pool once the body is complete: a reader that knows the length does not poll
+    /// again.
     fn settle(&mut self) {
         if let State::Arriving {
             body,
@@ -117,7 +118,7 @@ impl Body for AnswerBody {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
                 Poll::Ready(frame.map(|frame| frame.map_err(|never| match never {})))
             }
-            // Also where the peer is silent.
+            // Checked first, so that it also applies while the peer is silent.
             State::Arriving { .. } if this.key_end.as_mut().is_some_and(|end| end.has_come(cx)) => {
                 this.fail(Problem::KeyReplaced)
             }
@@ -145,7 +146,7 @@ impl Body for AnswerBody {
         }
     }
 
-    /// With a digest, not before it was compared.
+    /// With a digest, the stream has not ended before the comparison.
     fn is_end_stream(&self) -> bool {
         match &self.state {
             State::Whole(body) => body.is_end_stream(),

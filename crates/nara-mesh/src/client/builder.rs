@@ -23,7 +23,7 @@ use crate::transport::{TcpTransport, Transport};
 
 /// Configures a [`MeshClient`].
 #[derive(Debug)]
-#[must_use = "a builder makes nothing until `build`"]
+#[must_use = "a builder does nothing until `build`"]
 pub struct MeshClientBuilder {
     local: LocalNara,
     registry: PeerRegistry,
@@ -63,101 +63,103 @@ impl MeshClientBuilder {
         }
     }
 
-    /// The registry of peers; by default a new, empty one. Share it with the server of the same nara. Its
+    /// Sets the registry of peers; by default a new, empty one. Share it with the server of the same nara. Its
     /// [policy](PeerRegistry::with_trust) decides which keys of responders are trusted.
     pub fn registry(mut self, registry: PeerRegistry) -> Self {
         self.registry = registry;
         self
     }
 
-    /// How bytes reach peers; by default [`TcpTransport`].
+    /// Sets the transport to peers; by default [`TcpTransport`].
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.transport = transport;
         self
     }
 
-    /// The wall clock for the time of signatures and the freshness of answers; by default [`SystemClock`].
+    /// Sets the wall clock for signatures and freshness checks; by default [`SystemClock`].
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Addresses that take precedence over the registry: for tests.
+    /// Sets addresses that take precedence over the registry: for tests.
     pub fn address_overrides(mut self, overrides: AddressOverrides) -> Self {
         self.overrides = overrides;
         self
     }
 
-    /// How long a whole call may take, from dialling to the last verified byte; by default
-    /// 5 s.
+    /// Sets the time limit of a whole call, from dialling to the last verified byte; by default 5 s.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = timeout;
         self
     }
 
-    /// How long dialling may take; by default 5 s.
+    /// Sets the time limit of dialling; by default 5 s.
     pub fn dial_timeout(mut self, timeout: Duration) -> Self {
         self.dial_timeout = timeout;
         self
     }
 
-    /// How many peers [`MeshClient::ping_all`] calls at once; by default [`MeshClient::FAN_OUT`].
+    /// Sets how many peers [`MeshClient::ping_all`] calls at once; by default [`MeshClient::FAN_OUT`].
     pub fn fan_out(mut self, peers: usize) -> Self {
         self.fan_out = peers;
         self
     }
 
-    /// The port that is tried first where only the address of a peer is known; by default [`defaults::MESH_PORT`]. The
-    /// other one is [`defaults::LEGACY_MESH_PORT`], or the mesh port if that is the first.
+    /// Sets the port that is tried first if only the IP address of a peer is known; by default
+    /// [`defaults::MESH_PORT`]. The second port is [`defaults::LEGACY_MESH_PORT`], or the mesh port if that is
+    /// the first.
     pub fn mesh_port(mut self, port: u16) -> Self {
         self.mesh_port = port;
         self
     }
 
-    /// The TLS policy for peers without their own ([`PeerInfo::tls`](crate::registry::PeerInfo::tls)); by default
-    /// [`TlsPolicy::Prefer`].
+    /// Sets the TLS policy for peers without their own ([`PeerInfo::tls`](crate::registry::PeerInfo::tls)); by
+    /// default [`TlsPolicy::Prefer`].
     pub fn tls(mut self, policy: TlsPolicy) -> Self {
         self.tls = policy;
         self
     }
 
-    /// Whether a TLS connection with the pinned key proves answers; by default [`ChannelTrust::Trust`].
+    /// Sets whether a TLS connection with the pinned key authenticates answers; by default
+    /// [`ChannelTrust::Trust`].
     pub fn channel_trust(mut self, trust: ChannelTrust) -> Self {
         self.channel_trust = trust;
         self
     }
 
-    /// Accepts answers with no signature, a wrong one, or a stale one: for experiments with peers that cannot sign.
-    /// [`Verified::is_verified`](super::Verified::is_verified) still tells the truth.
+    /// Accepts answers with a missing, wrong or stale signature: for experiments with peers that cannot sign.
+    /// [`Verified::is_verified`](super::Verified::is_verified) still reports the truth.
     pub fn danger_accept_unverified_responses(mut self) -> Self {
         self.accept_unverified = true;
         self
     }
 
-    /// Which signatures to make and accept; by default [`Signatures::V2AndV1`]. The server of the same nara must
-    /// use the same.
+    /// Sets which signatures to make and accept; by default [`Signatures::V2AndV1`]. The server of the same nara
+    /// must use the same setting.
     pub fn signatures(mut self, signatures: Signatures) -> Self {
         self.signatures = signatures;
         self
     }
 
-    /// The statements that made the key of this nara the one of its name, the oldest first. They are shown to peers with
-    /// each request, so that a peer follows from whichever of these keys it knows, even if nobody else told it.
+    /// Sets the succession statements that lead to the current key of this nara, oldest first. They are sent with
+    /// each request, so that a peer that knows any of these keys can follow without hearing them from others.
     pub fn succession(mut self, statements: impl IntoIterator<Item = Succession>) -> Self {
         self.successions = statements.into_iter().collect();
         self
     }
 
-    /// Whether to sign requests to a peer whose clock is wrong with its time instead of ours, so that it does not
-    /// refuse them; by default no. [`Peer::set_clock_compensation`](crate::registry::Peer::set_clock_compensation)
-    /// overrides it for one peer. The offset comes from verified, fresh answers, so that nobody can move the time
-    /// by more than the freshness window.
+    /// Sets whether to sign requests to a peer whose clock is wrong with its time instead of ours, so that it
+    /// accepts them; by default no.
+    /// [`Peer::set_clock_compensation`](crate::registry::Peer::set_clock_compensation) overrides it per peer. The
+    /// offset comes from verified, fresh answers, so no attacker can shift the time by more than the freshness
+    /// window.
     pub fn compensate_clocks(mut self, compensate: bool) -> Self {
         self.compensate_clocks = compensate;
         self
     }
 
-    /// The client.
+    /// Builds the client.
     pub fn build(self) -> MeshClient {
         let clocks = Arc::new(PeerClocks::new(
             self.clock,

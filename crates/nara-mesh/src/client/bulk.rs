@@ -1,4 +1,4 @@
-//! All events of a peer into a ledger, at the speed of the machine.
+//! Syncs all events of a peer into a ledger, as fast as possible.
 
 use std::error::Error;
 use std::fmt;
@@ -18,35 +18,35 @@ use super::verified::SyncPage;
 use crate::ledger::{ANY_VOTER, Insertion, Ledger, LedgerError};
 use crate::registry::waits_for_key;
 
-/// Refused events that a report names; further ones are counted only.
+/// Maximum number of refused events listed in a report; further ones are only counted.
 const MAX_NAMED: usize = 1000;
 
-/// How [`PeerHandle::sync_into`] and [`PeerHandle::reconcile`] work.
+/// Options of [`PeerHandle::sync_into`] and [`PeerHandle::reconcile`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SyncOptions {
-    /// Events on a page, 1 to 5,000.
+    /// Events per page, 1 to 5,000.
     pub page_size: usize,
-    /// Whether to resume behind the last sync of this peer and filter.
+    /// Whether to resume after the last sync of this peer and filter.
     pub resume: bool,
-    /// Whether a reconciliation also sends the peer, in zines, the events that it lacks.
+    /// Whether a reconciliation also sends the peer the events that it lacks, in zines.
     pub push: bool,
     /// Receives the progress after each page.
     pub progress: Option<watch::Sender<SyncProgress>>,
-    /// How a transfer is held back that the nara began by itself.
+    /// Throttles a transfer that the nara started by itself.
     pub(crate) pace: Pace,
 }
 
-/// How a transfer is held back that nobody watches: it must neither take the whole machine nor last for ever.
+/// Throttles an unattended transfer, so that it neither takes over the machine nor runs forever.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
-    /// How long to wait behind each page.
+    /// Pause after each page.
     pub(crate) pause: Duration,
-    /// Behind which it ends, as if there were no more.
+    /// Time limit, after which the transfer ends as if there were no more pages.
     pub(crate) time: Duration,
-    /// The same in bytes.
+    /// Limit in bytes, likewise.
     pub(crate) bytes: u64,
-    /// The same in pages without a new event, one after the other.
+    /// Limit of consecutive pages without a new event, likewise.
     pub(crate) idle_pages: usize,
 }
 
@@ -72,14 +72,14 @@ impl Default for SyncOptions {
 }
 
 impl SyncOptions {
-    /// Sets the number of events on a page.
+    /// Sets the number of events per page.
     #[must_use]
     pub fn page_size(mut self, page_size: usize) -> Self {
         self.page_size = page_size;
         self
     }
 
-    /// Sets whether to resume behind the last sync.
+    /// Sets whether to resume after the last sync.
     #[must_use]
     pub fn resume(mut self, resume: bool) -> Self {
         self.resume = resume;
@@ -93,7 +93,7 @@ impl SyncOptions {
         self
     }
 
-    /// Also returns the progress, as it changes.
+    /// Returns the options with a receiver of progress updates.
     #[must_use]
     pub fn watched(mut self) -> (Self, watch::Receiver<SyncProgress>) {
         let (sender, receiver) = watch::channel(SyncProgress::default());
@@ -106,9 +106,9 @@ impl SyncOptions {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SyncProgress {
-    /// Pages stored.
+    /// Number of pages stored.
     pub pages: usize,
-    /// Received events.
+    /// Number of events received.
     pub received: usize,
     /// Received events with verified signatures.
     pub verified: usize,
@@ -116,9 +116,9 @@ pub struct SyncProgress {
     pub unknown_key: usize,
     /// Received events of services that may be unsigned.
     pub unsigned: usize,
-    /// Refused events.
+    /// Number of events refused.
     pub refused: usize,
-    /// Those of the refused events that lack a signature, as old ledgers of v1 peers hold them: no fault of the peer.
+    /// Refused events that lack a signature, as in old ledgers of v1 peers: not the fault of the peer.
     pub refused_unsigned: usize,
     /// Accepted events that are new in the ledger.
     pub stored: usize,
@@ -126,11 +126,11 @@ pub struct SyncProgress {
     pub duplicates: usize,
     /// Accepted events that the retention policy rejects.
     pub not_retained: usize,
-    /// Bytes of the answers.
+    /// Size of the answers in bytes.
     pub bytes: u64,
-    /// Since the beginning.
+    /// Time since the start.
     pub elapsed: Duration,
-    /// The number of remaining events, if the peer announces its total and everything is fetched from the
+    /// The number of remaining events, if the peer announces its total and the transfer starts from the
     /// beginning.
     pub remaining: Option<u64>,
     /// Where to resume; `None` before the first page.
@@ -162,7 +162,7 @@ impl SyncProgress {
         }
     }
 
-    /// Received events per second.
+    /// Returns the received events per second.
     pub fn events_per_second(&self) -> f64 {
         self.received as f64 / self.elapsed.as_secs_f64().max(1e-6)
     }
@@ -172,24 +172,24 @@ impl SyncProgress {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SyncReport {
-    /// How many events came, were stored, or were refused.
+    /// Counts of received, stored and refused events.
     pub progress: SyncProgress,
-    /// Where a sync by pages resumed, if not at the beginning.
+    /// Where a sync by pages resumed, unless at the beginning.
     pub resumed: Option<Cursor>,
     /// The first thousand refused events.
     pub refused: Vec<RefusedEvent>,
-    /// Rounds of comparing; 0 if nothing was compared.
+    /// Number of rounds of comparison; 0 if nothing was compared.
     pub rounds: usize,
-    /// Bytes of the frames that were sent to compare, without headers.
+    /// Bytes of the comparison frames sent, without headers.
     pub bytes_sent: u64,
-    /// Bytes of the frames that came to compare, without headers.
+    /// Bytes of the comparison frames received, without headers.
     pub bytes_received: u64,
-    /// Whether both had the same events in the scope when they were compared.
+    /// Whether both sides had the same events in the scope at the comparison.
     pub in_sync: bool,
-    /// How many events this nara had in the scope then; [`PeerHandle::check_in_sync`] alone counts them.
+    /// Number of events of this nara in the scope at that time; counted only by [`PeerHandle::check_in_sync`].
     pub events_here: usize,
-    /// Whether the whole difference was found, and everything fetched. If not, the sets differ too much for the limit of
-    /// rounds, or the peer sent more than it may at once: the next transfer goes on behind it.
+    /// Whether the whole difference was found and fetched. If not, the sets differ too much for the limit of
+    /// rounds, or the peer sent more than allowed at once: the next transfer continues.
     pub complete: bool,
     /// Whether the peer does not support reconciliation, so that its events were fetched page by page. The
     /// difference is then unknown.
@@ -202,11 +202,11 @@ pub struct SyncReport {
     pub rejected_before: usize,
     /// Requested events that the peer no longer has.
     pub gone: usize,
-    /// Events that were offered to the peer.
+    /// Number of events offered to the peer.
     pub pushed: usize,
 }
 
-/// Why a transfer failed.
+/// The reason why a transfer failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SyncError {
@@ -218,7 +218,7 @@ pub enum SyncError {
     Peer(#[from] ClientError),
 }
 
-/// A transfer that failed. The counted events are stored; the next transfer continues behind them.
+/// A failed transfer. The counted events are stored; the next transfer continues after them.
 #[derive(Debug)]
 pub struct InterruptedSync {
     /// The result so far.
@@ -240,18 +240,18 @@ impl Error for InterruptedSync {
 }
 
 impl PeerHandle {
-    /// Fetches all events of the peer that pass the filter into a ledger, oldest first, each verified.
+    /// Fetches all events of the peer that match the filter into a ledger, oldest first, each verified.
     ///
-    /// While one page is written, the next one is verified on all cores and the one after it is requested, so that
-    /// three pages are held at most. The report names and counts events that must not be stored. The cursor is
-    /// stored behind each page, so that an interrupted sync resumes there; after `kill -9` a page may come twice,
-    /// and the ledger drops the duplicates.
+    /// While one page is written, the next is verified on all cores and the one after it is requested, so at most
+    /// three pages are in memory. The report counts and lists refused events. The cursor is stored after each
+    /// page, so that an interrupted sync resumes there; after `kill -9` one page may be fetched twice, and the
+    /// ledger drops the duplicates.
     ///
-    /// Pages go by the time of events: what arrives at the peer later with an older time is found by
-    /// [`PeerHandle::reconcile`] only.
+    /// Pages are ordered by the time of events: only [`PeerHandle::reconcile`] finds events with an older time
+    /// that reach the peer later.
     ///
     /// # Errors
-    /// [`InterruptedSync`]: with what was stored before, and why it broke off.
+    /// [`InterruptedSync`] with the report so far and the cause.
     pub async fn sync_into<L: Ledger + ?Sized>(
         &self,
         ledger: &L,
@@ -272,8 +272,7 @@ impl PeerHandle {
         storing.finish(ended)
     }
 
-    /// Under which name a ledger remembers how far the events of the peer were fetched: another filter is another
-    /// transfer.
+    /// Returns the key under which a ledger stores the sync cursor of the peer: each filter has its own.
     pub fn cursor_place(&self, filter: &EventFilter) -> String {
         let label = self
             .known()
@@ -286,21 +285,21 @@ impl PeerHandle {
     }
 }
 
-/// Pages on their way into a ledger.
+/// Stores pages into a ledger.
 pub(super) struct Storing<'a, L: ?Sized> {
     ledger: &'a L,
     pub(super) report: SyncReport,
     watch: Option<watch::Sender<SyncProgress>>,
     started: Instant,
     pace: Pace,
-    /// Pages without a new event, one after the other.
+    /// Consecutive pages without a new event.
     idle_pages: usize,
-    /// Whether it ended because of its pace.
+    /// Whether a limit of the pace ended it.
     is_cut: bool,
-    /// The events that were refused or not kept by the ledger, as [`TransferStore::reject`](crate::ledger::TransferStore)
-    /// takes them, if somebody wants them.
+    /// Refused events and events the ledger did not keep, as
+    /// [`TransferStore::reject`](crate::ledger::TransferStore) takes them; `None` if not needed.
     pub(super) dropped: Option<Vec<(ItemId, Option<String>)>>,
-    /// Events whose time has not come by our clock. If that is late, they are good once it is set right.
+    /// Events from the future by our clock. If our clock is slow, they become valid once it is corrected.
     ahead: usize,
 }
 
@@ -319,7 +318,7 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
         }
     }
 
-    /// Stores page after page, and behind each the cursor under the name `place`.
+    /// Stores page after page, and after each the cursor under the key `place`.
     pub(super) async fn store_all(
         &mut self,
         mut pages: BoxStream<'static, Result<SyncPage, ClientError>>,
@@ -351,7 +350,7 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
         for event in refused {
             let is_ahead = event.problem == EventProblem::Future;
             self.ahead += usize::from(is_ahead);
-            // Those of the future are asked for again, unless they are too many to be a matter of clocks.
+            // Request events from the future again, unless there are too many for a clock error to explain.
             if let Some(dropped) = &mut self.dropped
                 && !(is_ahead && self.ahead <= MAX_NAMED)
             {
@@ -360,7 +359,7 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
         }
         let mut progress = self.report.progress.clone();
         progress.count(&page.events);
-        // Only if somebody wants them: the events are not copied for it.
+        // Collected only if needed, as it copies ids.
         let rejections: Option<Vec<_>> = self.dropped.is_some().then(|| {
             let accepted = page.events.accepted.iter();
             let rejections = accepted.map(|checked| rejection(&checked.event.id, awaited_by(checked)));
@@ -369,7 +368,7 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
         });
         let told_by = page.verification.responder;
         let insertions = self.ledger.insert(page.events.accepted, told_by).await?;
-        // Behind the page, never before it; and not behind an event whose time is still to come.
+        // Store the cursor after the page, never before; and not past an event from the future.
         if let Some(place) = place.filter(|_| self.ahead == 0) {
             self.ledger
                 .store_cursor(place.to_owned(), page.cursor.clone())
@@ -378,7 +377,7 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
         if let (Some(dropped), Some(rejections)) = (&mut self.dropped, rejections) {
             let kept = |insertion: &Insertion| matches!(insertion, Insertion::Stored | Insertion::Duplicate);
             let outcomes = rejections.into_iter().zip(&insertions);
-            // What could not be verified is not in our set, whether it is stored or not.
+            // Unverified events are not in our set, stored or not.
             let lost = outcomes.filter(|((verified, _), insertion)| !verified || !kept(insertion));
             dropped.extend(lost.filter_map(|((_, rejection), _)| rejection));
         }
@@ -417,12 +416,12 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
     }
 }
 
-/// `None` for an id that no reconciliation names.
+/// Returns `None` for an id that no reconciliation can name.
 fn rejection(id: &str, awaits: Option<String>) -> Option<(ItemId, Option<String>)> {
     Some((ItemId::of_event(id)?, awaits))
 }
 
-/// The nara with whose key an event may be verified that could not be.
+/// Returns the nara whose key could verify an event that is unverified.
 fn awaited_by(checked: &CheckedEvent) -> Option<String> {
     match (checked.trust, checked.event.service()) {
         (EventTrust::Verified | EventTrust::Unsigned, _) => None,
@@ -431,7 +430,8 @@ fn awaited_by(checked: &CheckedEvent) -> Option<String> {
     }
 }
 
-/// The same of an event that was refused: another key of its emitter, or another decision about it, may change that.
+/// Returns the same for a refused event: another key of its emitter, or another decision about it, may change the
+/// verdict.
 fn awaited_by_refused(event: &RefusedEvent) -> Option<String> {
     let by_key = waits_for_key(Err(event.problem));
     (by_key && !event.emitter.is_empty()).then(|| event.emitter.clone())

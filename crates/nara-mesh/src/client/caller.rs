@@ -1,16 +1,17 @@
-//! Gets a request to a peer and its answer back, whoever it is that answers.
+//! Sends a request to a peer and receives the answer, without verifying it.
 //!
-//! A request passes these positions, outermost first:
+//! A request passes these stages, outermost first:
 //!
-//! 1. pauses that the peer asked for: until they are over, it is not called;
-//! 2. circuit breaker: outside the limit of calls in flight, so that a call to a peer that is down fails at once;
-//! 3. limit of calls in flight to one peer: what is retried keeps its place;
-//! 4. one more try on a new connection, if one of the pool has broken and the request may be repeated;
+//! 1. pauses that the peer asked for: it is not called until they end;
+//! 2. circuit breaker: before the in-flight limit, so that a call to a peer that is down fails at once;
+//! 3. in-flight limit per peer: a retry keeps its slot;
+//! 4. one retry on a new connection, if a pooled one has broken and the request is idempotent;
 //! 5. pool, then [`Transport::dial`](crate::transport::Transport::dial);
-//! 6. signing: inside the retry and behind the dial, so that each try has a signature of its own, for its connection.
+//! 6. signing: inside the retry and after the dial, so that each attempt has its own signature, bound to its
+//! connection.
 //!
-//! All of them wait until one deadline at most. Whether the answer is believed is up to the
-//! [verifier](super::verifier): a wrong signature does not make a peer unreachable.
+//! One deadline covers all stages. The [verifier](super::verifier) decides whether to trust the answer: a wrong
+//! signature does not make a peer unreachable.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -39,14 +40,14 @@ use crate::offload::promptly;
 use crate::registry::PeerRegistry;
 use crate::tls::{CertificateKind, TlsPolicy};
 
-/// The most bytes that are read of an answer with another status than 200.
+/// Maximum number of bytes read of an answer with a status other than 200.
 const MAX_ERROR_BODY: usize = 4 << 10;
 
-/// A call that was given up sooner than this tells more about the caller than about the peer, and does not
-/// count for its breaker.
+/// A call cancelled sooner than this says more about the caller than about the peer, and does not count for the
+/// breaker.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Sends requests to peers. It knows connections, and nothing of keys that are believed.
+/// Sends requests to peers. Handles connections, not trust in keys.
 #[derive(Debug)]
 pub(super) struct Caller {
     pub(super) registry: PeerRegistry,
@@ -56,37 +57,37 @@ pub(super) struct Caller {
     pub(super) tls: TlsPolicy,
 }
 
-/// Where a connection comes from.
+/// Source of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Via {
-    /// The pool, if it has one.
+    /// The pool, if it has an idle connection.
     Pool,
     Dial,
 }
 
-/// A connection on which a request is about to go out.
+/// A connection about to carry a request.
 struct Line {
     connection: Box<Connection>,
     target: Target,
-    /// How long it took to dial.
+    /// Duration of the dial, if the connection is new.
     dial: Option<Duration>,
     since: Instant,
     asked: Asked,
 }
 
-/// How much of an answer is read.
+/// How much of an answer to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Limit {
-    /// All of it; an answer with more bytes is an error.
+    /// All of it; a larger answer is an error.
     Whole(usize),
-    /// What is shown of a refusal.
+    /// Only the part of a refusal that is shown.
     Refusal,
 }
 
-/// A try that failed.
+/// A failed attempt.
 struct Attempt {
     problem: Problem,
-    /// Whether it failed because a connection of the pool had broken.
+    /// Whether a pooled connection had broken.
     stale: bool,
 }
 
@@ -107,10 +108,10 @@ impl Attempt {
 }
 
 impl Caller {
-    /// Sends a request and reads the whole answer. If the peer asks for a pause that ends before the deadline, and it
-    /// does no harm, sends it once more behind it.
+    /// Sends a request and reads the whole answer. If the peer asks for a pause that ends before the deadline,
+    /// and the request is idempotent, sends it again after the pause.
     ///
-    /// Boxed, so that all below it is compiled here and not again in each crate that awaits a call.
+    /// Boxed, so that the code below is compiled here and not again in each crate that awaits a call.
     pub(super) fn send<'a>(
         &'a self,
         route: &'a Route,
@@ -134,7 +135,7 @@ impl Caller {
         Ok(reply)
     }
 
-    /// As [`Caller::send`], after an answer that asks for a signature or for a pause.
+    /// Continues [`Caller::send`] after an answer that asks for a signature or a pause.
     async fn send_again(
         &self,
         route: &Route,
@@ -167,7 +168,7 @@ impl Caller {
         self.admitted(route, deadline, sending).await
     }
 
-    /// One try, to the end of the answer.
+    /// Makes one attempt, up to the end of the answer.
     async fn send_once(
         &self,
         route: &Route,
@@ -211,7 +212,7 @@ impl Caller {
         })
     }
 
-    /// As [`Caller::open`], on a connection of its own: for an answer that may have no end.
+    /// Like [`Caller::open`], on a dedicated connection: for answers without end.
     pub(super) fn open_apart<'a>(
         &'a self,
         route: &'a Route,
@@ -225,8 +226,8 @@ impl Caller {
         Box::pin(self.admitted(route, deadline, opening))
     }
 
-    /// Sends a request while its body is made, on a connection of its own that proves every byte. The limit begins anew
-    /// with each piece of the body.
+    /// Sends a request with a streamed body, on a dedicated connection that authenticates every byte. The limit
+    /// restarts with each chunk of the body.
     pub(super) fn open_streamed<'a>(
         &'a self,
         route: &'a Route,
@@ -274,7 +275,7 @@ impl Caller {
         Box::pin(self.admitted(route, deadline, opening))
     }
 
-    /// Reads an answer.
+    /// Reads the body of an answer.
     pub(super) fn read(
         &self,
         open: OpenReply,
@@ -300,7 +301,7 @@ impl Caller {
             };
             let reading = pin!(read_body(body, bytes));
             let Ok(read) = promptly(reading, || deadline).await else {
-                // The connection of this request closes because it is dropped with the request on it.
+                // The connection of this request closes when the request is dropped.
                 self.pool.evict(address, since);
                 return Err(Problem::Timeout(Stage::Answer));
             };
@@ -323,7 +324,8 @@ impl Caller {
         }
     }
 
-    /// Makes a call within pauses, circuit breaker and the limit of calls in flight, and tells the breaker how it went.
+    /// Makes a call subject to pauses, circuit breaker and in-flight limit, and reports the outcome to the
+    /// breaker.
     async fn admitted<T>(
         &self,
         route: &Route,
@@ -338,23 +340,23 @@ impl Caller {
                 .await
                 .map_err(|_| Problem::Timeout(Stage::Queue))?,
         };
-        // One of the calls before this one may have been told to wait.
+        // An earlier call may have been told to wait while this one was queued.
         check_pause(route)?;
         let called = call.await;
         match &called {
             Ok(_) | Err(Problem::TooLarge(_)) => admission.succeeded(),
             Err(Problem::Dial(_) | Problem::DialTimeout(_)) => admission.failed(Failure::Unreachable),
             Err(Problem::Timeout(_)) if monotonic_now() - admission.began() < PATIENCE => drop(admission),
-            // Whoever answered there, it was not the peer; and nothing proves who has no place for us.
+            // Not the peer's fault: another nara answered, or an unauthenticated refusal asked us to wait.
             Err(Problem::OtherKey(_) | Problem::AskedToWait(_) | Problem::KeyReplaced) => drop(admission),
-            // A connection of the pool says how the peer was, not how it is.
+            // A broken pooled connection tells the past state of the peer, not the current one.
             Err(Problem::Stale(_)) => drop(admission),
             Err(_) => admission.failed(Failure::NoAnswer),
         }
         called.map_err(|problem| self.explain_handshake(route, problem))
     }
 
-    /// Tries on a connection of the pool and, where that is safe, once more on a new one.
+    /// Tries a pooled connection and, where safe, retries once on a new one.
     async fn retried<T, F>(
         &self,
         route: &Route,
@@ -371,8 +373,8 @@ impl Caller {
         .map_err(Attempt::into_problem)
     }
 
-    /// Whether a request gets one more try, on a new connection: it is idempotent, and failed because a connection of
-    /// the pool had broken. The others to this address have probably broken, too, and are closed.
+    /// Returns whether a request is retried on a new connection: it is idempotent, and a pooled connection had
+    /// broken. The other connections to this address have probably broken as well, and are closed.
     fn may_retry(&self, route: &Route, outgoing: &Outgoing, failed: &Attempt) -> bool {
         if failed.stale {
             self.pool.evict(route.address, Instant::now());
@@ -383,7 +385,7 @@ impl Caller {
         failed.stale && outgoing.idempotent
     }
 
-    /// One try, to the head of the answer.
+    /// Makes one attempt, up to the head of the answer.
     async fn open_once(
         &self,
         route: &Route,
@@ -406,7 +408,7 @@ impl Caller {
         }
     }
 
-    /// Sends a request that is signed now. What is returned waits for the head of the answer.
+    /// Signs and sends a request. The returned future waits for the head of the answer.
     fn sending(
         &self,
         route: &Route,
@@ -422,7 +424,7 @@ impl Caller {
         (sending, signatures)
     }
 
-    /// A connection for a call.
+    /// Returns a connection for a call.
     async fn line(&self, route: &Route, deadline: Instant, via: Via) -> Result<Line, Problem> {
         let target = self.target(route);
         let alternative = route.alternative.map(|address| Target { address, ..target });
@@ -437,7 +439,7 @@ impl Caller {
         };
         let (connection, target, dial, since) = match pooled {
             Some((connection, target)) => (connection, target, None, now),
-            // On the heap: what dialling and TLS keep is large, and would be a part of every call.
+            // Boxed: the state of dialling and TLS is large and would become part of every call.
             None => Box::pin(self.dialled(route, target, alternative, deadline)).await?,
         };
         Ok(Line {
@@ -449,7 +451,7 @@ impl Caller {
         })
     }
 
-    /// A new connection, where it leads, how long dialling took, and when it was done.
+    /// Dials a new connection. Returns it with its target, the duration of the dial, and its end.
     async fn dialled(
         &self,
         route: &Route,
@@ -502,7 +504,7 @@ impl Caller {
         }
     }
 
-    /// Where the connections for a call lead, and how they are protected.
+    /// Returns address and protection of the connections for a call.
     fn target(&self, route: &Route) -> Target {
         let protocol = route.peer.protocol();
         let tls = match self.tls_policy(route) {
@@ -524,12 +526,12 @@ impl Caller {
         }
     }
 
-    /// How connections for a call are to be protected.
+    /// Returns the TLS policy for a call.
     fn tls_policy(&self, route: &Route) -> TlsPolicy {
         route.peer.tls().unwrap_or(self.tls)
     }
 
-    /// Without a handshake, a peer that has proven TLS is not called at all.
+    /// Returns a failed handshake with a peer that has proven TLS: there is no fallback to plain connections.
     fn explain_handshake(&self, route: &Route, problem: Problem) -> Problem {
         match problem {
             Problem::Handshake(error)
@@ -541,17 +543,17 @@ impl Caller {
         }
     }
 
-    /// Whether the whole body of a request could be streamed to a peer: every byte is proven by the connection.
+    /// Returns whether a request body can be streamed to a peer: the connection must authenticate every byte.
     pub(super) fn may_stream(&self, route: &Route) -> bool {
         self.target(route).tls.is_some() && self.signer.will_trust(route)
     }
 
-    /// Whether requests to a peer need no signature of their own, if it says so, too.
+    /// Returns whether this nara may omit signatures in requests to a peer, if the peer agrees.
     pub(super) fn may_leave_out_signatures(&self, route: &Route) -> bool {
         self.signer.prefers_handshake() && self.may_stream(route)
     }
 
-    /// Notes that a peer asks for a pause, if it does.
+    /// Records that a peer asks for a pause, if it does.
     fn note_pause(&self, route: &Route, head: &ReplyHead) -> Option<Duration> {
         let now = || self.clocks.clock().now_millis();
         let pause = asked_to_wait(head.status, &head.headers, now)?;
@@ -561,11 +563,12 @@ impl Caller {
     }
 }
 
-/// Notes whether a peer refused a request because it has no signature: requests to it are signed from then on. Returns
-/// whether it did.
+/// Records that a peer refused a request because it has no signature, so that further requests are signed.
+/// Returns whether it did.
 ///
-/// Such a peer does not count the handshake as proof any more, or does not know our key. It did nothing with the request, so
-/// the request is sent once more. A 401 of a handler claims to be proven, as all its answers do.
+/// Such a peer no longer accepts the handshake as proof, or does not know our key. It did not process the
+/// request, so the request is sent again. The 401 of a handler is recognizable: it claims proof, as all answers
+/// of handlers do.
 fn note_unsigned(route: &Route, head: &ReplyHead) -> bool {
     let refused = head.status == StatusCode::UNAUTHORIZED
         && head.sent.are_replaced_by_the_handshake()
@@ -576,7 +579,7 @@ fn note_unsigned(route: &Route, head: &ReplyHead) -> bool {
     refused
 }
 
-/// Whether a peer may be called, or has asked for a pause.
+/// Fails if a peer has asked for a pause that is not over.
 fn check_pause(route: &Route) -> Result<(), Problem> {
     route.peer.retry_after().map_or(Ok(()), |retry_after| {
         Err(Problem::AskedToWait(AskedToWait {

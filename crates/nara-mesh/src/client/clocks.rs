@@ -1,4 +1,4 @@
-//! Clocks that are apart: what verified answers teach about them, and what to say when a call fails for its time.
+//! Clock offsets: learns them from verified answers, and explains calls that failed because of time.
 
 use std::error::Error;
 use std::net::IpAddr;
@@ -20,10 +20,10 @@ use crate::clock::Clock;
 use crate::clock_watch::ClockWatch;
 use crate::registry::{Peer, PeerRegistry};
 
-/// How v1 peers, and we, begin the reason of a refusal for its time (docs/protocol/v1.md, section 4.3).
+/// How v1 peers and we begin the reason of a refusal because of the time (docs/protocol/v1.md, section 4.3).
 const REFUSED_FOR_TIME: &str = "Authentication failed: timestamp too old or in future";
 
-/// Between which readings of our clock a peer made its answer.
+/// The interval, by our clock, in which a peer made its answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked {
     pub(super) sent: UnixNanos,
@@ -31,7 +31,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// A question that is sent now. [`Asked::answered`] completes it.
+    /// Starts the interval now. [`Asked::answered`] completes it.
     pub(super) fn now(clock: &dyn Clock) -> Self {
         let now = clock.now_nanos();
         Self {
@@ -46,13 +46,13 @@ impl Asked {
     }
 }
 
-/// Our clock, and what is known of those of peers.
+/// Our clock, and the known offsets of peers.
 #[derive(Debug)]
 pub(super) struct PeerClocks {
     clock: Arc<dyn Clock>,
     watch: ClockWatch,
     registry: PeerRegistry,
-    /// Times of requests that are signed by our clock: they rise strictly.
+    /// Timestamps for requests signed by our clock: strictly increasing.
     stamp: Mutex<Stamp>,
     compensate: bool,
 }
@@ -72,7 +72,7 @@ impl PeerClocks {
         &*self.clock
     }
 
-    /// The time with which a request to a peer is signed.
+    /// Returns the timestamp for signing a request to a peer.
     pub(super) fn signing_time(&self, peer: &Peer) -> UnixMillis {
         let look = self.watch.look();
         if look.step.is_some() {
@@ -80,14 +80,14 @@ impl PeerClocks {
         }
         let now = look.now;
         peer.signing_time(now, self.compensate).unwrap_or_else(|| {
-            // A stamp is valid whatever a holder of the lock did.
+            // A stamp stays valid even if a thread panicked with the lock held.
             let mut stamp = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
             stamp.next(now)
         })
     }
 
-    /// Learns from a verified answer how far the clock of its peer is from ours, and that the peer is there, at the address that
-    /// was called. Its registered address may be no more than its claim.
+    /// Learns the clock offset of a peer from a verified answer, and that the peer is reachable at the called
+    /// address. Its registered address may be only claimed.
     pub(super) fn learn(
         &self,
         peer: &Arc<Peer>,
@@ -110,7 +110,7 @@ impl PeerClocks {
         peer.note_alive(at);
         self.registry.seen_at(peer, called);
         let Some(signed_at) = signed_at else { return };
-        // A whole second may be one that was rounded down, as it is in profile v2.
+        // A whole second may be rounded down, as in profile v2.
         let resolution = if signed_at.get() % 1_000 == 0 { 1_000 } else { 1 };
         let resolution = Duration::from_millis(resolution);
         let told = signed_at.to_nanos();
@@ -119,7 +119,7 @@ impl PeerClocks {
         }
     }
 
-    /// The problem of a refusal, which says more if the request was refused for its time.
+    /// Returns the problem of a refusal, with details if the request was refused because of its time.
     pub(super) fn explain_refusal(
         &self,
         peer: &Peer,
@@ -139,7 +139,7 @@ impl PeerClocks {
         Problem::ClockSkew(self.skew(peer, refusal.receiver, ours, refusal.fault, what))
     }
 
-    /// The problem of an answer, which says more if the answer is properly signed, but with a time outside of the
+    /// Returns the problem of an answer, with details if the answer is properly signed but outside the freshness
     /// window.
     pub(super) fn explain_stale_answer(
         &self,
@@ -180,8 +180,8 @@ impl PeerClocks {
     }
 }
 
-/// What a refusal says about the clocks, if it is one for the time of the request. Naras that do not say their time
-/// say at least the date, as all of HTTP does.
+/// Returns what a refusal says about the clocks, if the time of the request was its reason. Peers that do not
+/// send their time still send the HTTP `Date`.
 fn refused_for_time(answer: &StatusAnswer, headers: &HeaderMap) -> Option<ClockRefusal> {
     if answer.status != StatusCode::UNAUTHORIZED {
         return None;

@@ -1,4 +1,4 @@
-//! What can go wrong with a call.
+//! Errors of calls.
 
 mod kind;
 #[cfg(test)]
@@ -28,10 +28,10 @@ use super::resolve::InvalidPeerRef;
 use crate::registry::{KeyRefused, RegisterError};
 use crate::tls::{KeyMismatch, TlsFailure};
 
-/// A call that did not give a verified answer.
+/// A call without a verified answer.
 ///
-/// `Display` says which peer and what happened; the cause, if there is one, is its [`source`](Error::source) and not
-/// repeated. [`ClientError::kind`] is for programs, [`ClientError::hint`] says what to do.
+/// `Display` names the peer and the problem; the cause, if any, is the [`source`](Error::source) and not
+/// repeated. [`ClientError::kind`] is for programs, [`ClientError::hint`] tells what to do.
 #[derive(Debug)]
 pub struct ClientError(Box<Inner>);
 
@@ -41,7 +41,7 @@ struct Inner {
     problem: Problem,
 }
 
-/// What happened, with its cause.
+/// The problem, with its cause.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Problem {
     #[error(transparent)]
@@ -60,7 +60,7 @@ pub(super) enum Problem {
     DialTimeout(Duration),
     #[error("the peer gave no valid name and key")]
     Discovery(#[source] DiscoveryProblem),
-    #[error("the peer signed with v2 before, and this answer is not")]
+    #[error("the peer has signed with v2 before, but not this answer")]
     Downgrade,
     #[error("another message with the same id waits for its reply")]
     DuplicateMessage,
@@ -79,14 +79,14 @@ pub(super) enum Problem {
     #[error("the request cannot be sent")]
     InvalidRequest(#[from] RequestProblem),
     /// Asking the responder for its key failed.
-    #[error("{responder} answered, and its key could not be fetched")]
+    #[error("{responder} answered, but its key could not be fetched")]
     KeyNotLearned {
         responder: NaraName,
         #[source]
         discovery: ClientError,
     },
-    /// Only pinned keys are believed.
-    #[error("{responder} answered, whose key is not pinned")]
+    /// Unknown keys are not learned: the trust policy accepts pinned keys only.
+    #[error("{responder} answered, but its key is not pinned")]
     KeyNotPinned { responder: NaraName },
     #[error("its key was replaced or removed meanwhile")]
     KeyReplaced,
@@ -102,7 +102,7 @@ pub(super) enum Problem {
     NotStreamable,
     #[error("the peer at this address holds another key than the pinned one")]
     OtherKey(#[source] KeyMismatch),
-    #[error("the reply to the message is a {0}, which was not asked for")]
+    #[error("the message was answered by a {0}, which was not requested")]
     OtherReply(&'static str),
     #[error("the peer violates the paging protocol")]
     Page(#[source] PageError),
@@ -110,20 +110,20 @@ pub(super) enum Problem {
     Reconcile(#[source] ReconcileError),
     #[error("the answer does not prove who sent it")]
     Signature(#[source] SignatureError),
-    /// As `Broken`, on a connection of the pool: it may have broken long before.
+    /// Like `Broken`, on a pooled connection: it may have broken long before.
     #[error("the connection broke before the answer was complete")]
     Stale(#[source] hyper::Error),
-    #[error("the stash that it gives back is not ours, or was changed")]
+    #[error("the returned stash is not ours, or was modified")]
     Stash(#[source] OpenError),
-    #[error("it does not keep the stash: {0:?}")]
+    #[error("it refused to keep the stash: {0:?}")]
     StashRefused(String),
     #[error(transparent)]
     Status(StatusAnswer),
     #[error("{0}")]
     Timeout(Stage),
     #[error(
-        "the peer spoke TLS before, and now the TLS handshake fails. It is not called without TLS, because an attacker \
-         on the path could cause this"
+        "the TLS handshake fails, although the peer spoke TLS before; there is no fallback to a plain connection, because \
+         an attacker on the path could force it"
     )]
     TlsGone(#[source] io::Error),
     #[error("the answer is larger than {0} bytes")]
@@ -138,7 +138,7 @@ pub(super) enum Problem {
     Untrusted(NaraName),
 }
 
-/// Why the answer of `/ping` does not tell the key of a nara.
+/// The reason why a `/ping` answer does not give the key of a nara.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum DiscoveryProblem {
     #[error("its /ping answer has no valid public key")]
@@ -149,7 +149,7 @@ pub(super) enum DiscoveryProblem {
     OtherNara { expected: NaraName, got: NaraName },
 }
 
-/// What a call was doing when its deadline passed.
+/// The stage of a call at which its deadline passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Stage {
     #[error("no complete answer before the deadline")]
@@ -195,7 +195,7 @@ impl From<RegisterError> for Problem {
 }
 
 impl Problem {
-    /// Whether no connection came about.
+    /// Returns whether no connection was established.
     pub(super) fn is_unreachable(&self) -> bool {
         matches!(
             self,
@@ -203,7 +203,7 @@ impl Problem {
         )
     }
 
-    /// Whether an answer may be signed with another key than the known one.
+    /// Returns whether the answer may be signed with a key other than the known one.
     pub(super) fn may_be_another_key(&self) -> bool {
         matches!(
             self,
@@ -212,7 +212,7 @@ impl Problem {
         )
     }
 
-    /// The kind, and what to do about it.
+    /// Returns the kind and the hint.
     fn describe(&self) -> (ClientErrorKind, Cow<'static, str>) {
         use ClientErrorKind as Kind;
         let (kind, hint) = match self {
@@ -244,8 +244,8 @@ impl Problem {
             ),
             Self::HandshakeCut(_) => (
                 Kind::Tls,
-                "try again; if it stays like this, ask the operator of the peer whether it is overloaded, or what stands \
-                 between you",
+                "try again; if it persists, ask the operator of the peer whether it is overloaded, or which middlebox \
+                 closes the connection",
             ),
             Self::Hello(_) => (Kind::Hello, "check the address and the pinned key"),
             Self::Identity(_) => (
@@ -259,7 +259,7 @@ impl Problem {
             Self::InvalidPeer(_) => (Kind::InvalidPeer, "name it by its id, its name or its address"),
             Self::InvalidRequest(RequestProblem::NeverSigned(_)) => (
                 Kind::InvalidRequest,
-                "use the call of its own, which says what of the answer is proven",
+                "use the dedicated method of this endpoint, which reports what is verified",
             ),
             Self::InvalidRequest(_) => (Kind::InvalidRequest, "check its path, its headers and its body"),
             Self::KeyNotLearned { .. } => (Kind::UnknownKey, "pin the key, or try again"),
@@ -285,7 +285,7 @@ impl Problem {
                 "check the address, the clocks and the pinned key",
             ),
             Self::Stash(_) => (Kind::Stash, "fetch it from another peer"),
-            Self::StashRefused(_) => (Kind::StashRefused, "leave it with another peer, or leave less"),
+            Self::StashRefused(_) => (Kind::StashRefused, "store it with another peer, or store less"),
             Self::Status(answer) => (Kind::Status, answer.hint()),
             Self::Timeout(Stage::Answer | Stage::Body | Stage::Dial) => {
                 (Kind::Timeout, "try again, or allow more time")
@@ -304,7 +304,7 @@ impl Problem {
             ),
             Self::UnknownPeer => (
                 Kind::UnknownPeer,
-                "make it known with its address, or name it by its address",
+                "register it with its address, or name it by its address",
             ),
             Self::Untrusted(_) => (Kind::Untrusted, "lift the ban to call it again"),
         };
@@ -324,22 +324,22 @@ impl ClientError {
         &self.0.problem
     }
 
-    /// What went wrong, for a program to decide on.
+    /// Returns the kind of the problem, for programs.
     pub fn kind(&self) -> ClientErrorKind {
         self.problem().describe().0
     }
 
-    /// What to do about it, as the end of a sentence without a full stop.
+    /// Returns what to do, as the end of a sentence without a full stop.
     pub fn hint(&self) -> Option<Cow<'static, str>> {
         Some(self.problem().describe().1)
     }
 
-    /// The label of the peer.
+    /// Returns the label of the peer.
     pub fn peer(&self) -> &str {
         &self.0.peer
     }
 
-    /// The nara that is not trusted, or whose key is not known, where that is what went wrong.
+    /// Returns the nara that is not trusted or whose key is unknown, if that is the problem.
     pub fn nara(&self) -> Option<&NaraName> {
         match self.problem() {
             Problem::KeyNotLearned { responder, .. } | Problem::KeyNotPinned { responder } => Some(responder),
@@ -348,30 +348,31 @@ impl ClientError {
         }
     }
 
-    /// A deadline passed: of the call, of dialling, or of waiting for a reply.
+    /// Returns whether a deadline passed: of the call, of dialling, or of waiting for a reply.
     pub fn is_timeout(&self) -> bool {
         use ClientErrorKind::{DialTimeout, NoReply, Timeout};
         matches!(self.kind(), DialTimeout | NoReply | Timeout)
     }
 
-    /// The peer could not be connected, now or at the last attempt: see also [`ClientError::is_circuit_open`].
+    /// Returns whether no connection was established, now or at the last attempt: see also
+    /// [`ClientError::is_circuit_open`].
     pub fn is_unreachable(&self) -> bool {
         self.problem().is_unreachable() || self.is_circuit_open()
     }
 
-    /// The peer is down and was not called.
+    /// Returns whether the peer was not called because its circuit breaker is open.
     pub fn is_circuit_open(&self) -> bool {
         self.kind() == ClientErrorKind::CircuitOpen
     }
 
-    /// The registry does not have the peer, or not its address, and nothing was sent; or the text names no peer; or
-    /// nobody knows the nara that was searched for.
+    /// Returns whether the registry lacks the peer or its address, the text names no peer, or no peer knows the
+    /// nara that was searched for. Nothing was sent to it.
     pub fn is_unknown_peer(&self) -> bool {
         use ClientErrorKind::{InvalidPeer, NobodyKnows, UnknownPeer};
         matches!(self.kind(), InvalidPeer | NobodyKnows | UnknownPeer)
     }
 
-    /// We could not verify the peer, or the peer could not verify us (status 401).
+    /// Returns whether we could not authenticate the peer, or the peer could not authenticate us (status 401).
     pub fn is_unauthenticated(&self) -> bool {
         use ClientErrorKind as Kind;
         matches!(
@@ -392,14 +393,14 @@ impl ClientError {
         ) || self.status() == Some(StatusCode::UNAUTHORIZED)
     }
 
-    /// The peer refused because of a rate limit or overload (status 429, or 503 with `Retry-After`), or was not
-    /// called because it did so a moment ago. See [`ClientError::retry_after`].
+    /// Returns whether the peer refused because of a rate limit or overload (status 429, or 503 with
+    /// `Retry-After`), or was not called because it recently did. See [`ClientError::retry_after`].
     pub fn is_rate_limited(&self) -> bool {
         self.kind() == ClientErrorKind::AskedToWait
     }
 
-    /// How long the peer asked us to wait, from the moment of the error on; at most
-    /// 5 minutes. Until then it is not called.
+    /// Returns how long the peer asked us to wait, from the moment of the error on; at most 5 minutes. Until then
+    /// it is not called.
     pub fn retry_after(&self) -> Option<Duration> {
         match self.problem() {
             Problem::AskedToWait(asked) => Some(asked.retry_after),
@@ -407,24 +408,25 @@ impl ClientError {
         }
     }
 
-    /// The operator of this nara banned the peer.
+    /// Returns whether the operator of this nara banned the peer.
     pub fn is_untrusted(&self) -> bool {
         self.kind() == ClientErrorKind::Untrusted
     }
 
-    /// The answer does less than the peer has proven: an attacker may be stripping the better signature.
+    /// Returns whether the answer proves less than the peer has proven before: an attacker may be stripping the
+    /// better signature.
     pub fn is_downgrade(&self) -> bool {
         self.kind() == ClientErrorKind::Downgrade
     }
 
-    /// The clock of the peer and ours are too far apart: it refused the request, or its answer is not fresh. The message
-    /// says what both clocks say, the hint which one seems wrong.
+    /// Returns whether the two clocks are too far apart: the peer refused the request, or its answer is not
+    /// fresh. The message gives both times, the hint which clock seems wrong.
     pub fn is_clock_skew(&self) -> bool {
         self.kind() == ClientErrorKind::ClockSkew
     }
 
-    /// The peer accepted a world message, but could not forward it (docs/protocol/v1.md, section 7.6). The status
-    /// is 400 then, as if it had been refused.
+    /// Returns whether the peer accepted a world message but could not forward it (docs/protocol/v1.md, section
+    /// 7.6). The status is 400 then, as for a refusal.
     pub fn is_stuck_journey(&self) -> bool {
         self.status() == Some(StatusCode::BAD_REQUEST)
             && self.text().is_some_and(|text| {
@@ -432,17 +434,17 @@ impl ClientError {
             })
     }
 
-    /// The status of the answer, if not 200.
+    /// Returns the status of the answer, if not 200.
     pub fn status(&self) -> Option<StatusCode> {
         self.answer().map(|answer| answer.status)
     }
 
-    /// The body of the answer, if its status was not 200; cut at 4 KiB.
+    /// Returns the body of an answer with a status other than 200; truncated to 4 KiB.
     pub fn text(&self) -> Option<&str> {
         self.answer().map(|answer| answer.text.as_str())
     }
 
-    /// Whether the peer signed an answer with another status than 200. Status 401 is never signed.
+    /// Returns whether the peer signed an answer with a status other than 200. Status 401 is never signed.
     pub fn is_status_verified(&self) -> bool {
         self.answer().is_some_and(|answer| answer.verified)
     }

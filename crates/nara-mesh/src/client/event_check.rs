@@ -1,4 +1,4 @@
-//! Verdicts on the events of an answer.
+//! Verifies the events of an answer.
 
 use std::num::NonZero;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::error::{Problem, Stage};
 use crate::offload::{are_many, offload};
 use crate::registry::KnownKeys;
 
-/// Each thread gets at least this many events to verify: batches of many are cheaper per event.
+/// Minimum number of events per thread: large batches are cheaper per event.
 const MIN_BATCH: usize = 512;
 
 /// Gives every event its verdict.
@@ -23,7 +23,7 @@ pub(super) struct EventChecker {
     pub(super) clocks: Arc<PeerClocks>,
 }
 
-/// When events came, and the keys that were known then.
+/// The time of reception, and the keys known then.
 #[derive(Clone)]
 struct Reception {
     now: UnixNanos,
@@ -48,7 +48,7 @@ impl EventChecker {
                     true => verify_many(events, &reception).await,
                     false => reception.verify(events),
                 };
-                // Of all together: what one batch states about a key counts for the others.
+                // On all events together: statements about keys in one batch apply to the others.
                 offload(many, move || reception.settle(events, verdicts)).await
             };
             timeout_at(deadline, checking)
@@ -58,7 +58,7 @@ impl EventChecker {
     }
 }
 
-/// In batches, on all cores.
+/// Verifies in batches, on all cores.
 async fn verify_many(
     mut events: Vec<SyncEvent>,
     reception: &Reception,
@@ -86,7 +86,7 @@ impl Reception {
         (events, verdicts)
     }
 
-    /// Takes in what the events say about keys and presence.
+    /// Applies what the events say about keys and presence.
     fn settle(&self, mut events: Vec<SyncEvent>, mut verdicts: Vec<EventVerdict>) -> CheckedEvents {
         self.keys.heed(&mut events, &mut verdicts, self.now);
         let checked = CheckedEvents::sort(events, verdicts);

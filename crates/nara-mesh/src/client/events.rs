@@ -1,4 +1,4 @@
-//! Calls whose answers are events: sync, checkpoints, zines.
+//! Calls that return events: sync, checkpoints, zines.
 
 use futures_util::stream::BoxStream;
 use nara_proto::endpoint::{AllCheckpoints, CheckpointsRequest, EventsSync, GossipZine};
@@ -15,17 +15,17 @@ use super::pages::{FetchedPage, PageChecker, PageSource, pages_ahead};
 use super::resolve::Route;
 use super::verified::{SyncEvents, SyncPage, Verification, Verified};
 
-/// Checkpoints on one page.
+/// Checkpoints per page.
 const CHECKPOINT_PAGE: usize = 1000;
 
-/// The most checkpoints that are fetched from one peer.
+/// Maximum number of checkpoints fetched from one peer.
 const MAX_CHECKPOINTS: usize = 100_000;
 
 impl PeerHandle {
-    /// Fetches events of the peer: one answer. `from` of the request is set to our name.
+    /// Fetches events of the peer in one answer. Sets `from` of the request to our name.
     ///
     /// # Errors
-    /// [`ClientError`]. An event that must not be stored is not an error: see [`CheckedEvents::refused`].
+    /// [`ClientError`]. A refused event is not an error: see [`CheckedEvents::refused`].
     pub async fn fetch_sync_events(&self, request: SyncRequest) -> Result<Verified<SyncEvents>, ClientError> {
         let deadline = self.deadline();
         let (answer, verification) = self.sync(request, deadline).await?;
@@ -51,13 +51,12 @@ impl PeerHandle {
         Ok(Verified::new(value, verification))
     }
 
-    /// Pages through the events of the peer, oldest first, each exactly once, `page_size` of them at a time,
-    /// beginning behind `resume`. Each page has the time limit of one call. The stream ends behind the first
-    /// error; [`SyncPage::cursor`] of the page before says where to resume.
+    /// Pages through the events of the peer, oldest first, each exactly once, `page_size` at a time, starting
+    /// after `resume`. Each page has the time limit of one call. The stream ends after the first error;
+    /// [`SyncPage::cursor`] of the previous page tells where to resume.
     ///
-    /// Pages are fetched ahead: while one is in the hands of the caller, the next one is verified on all cores
-    /// and the one after it is requested. No more than these three are held. Runs on the runtime of tokio;
-    /// dropping the stream ends the requests.
+    /// Prefetches: while the caller handles one page, the next is verified on all cores and the one after it is
+    /// requested, at most three in memory. Needs the tokio runtime; dropping the stream cancels the requests.
     pub fn sync_pages(
         &self,
         filter: EventFilter,
@@ -72,8 +71,8 @@ impl PeerHandle {
         pages_ahead(pages, self.page_checker())
     }
 
-    /// Fetches all checkpoints of the peer (at most 100,000): by event sync, or from its older endpoint for
-    /// checkpoints if that gives none.
+    /// Fetches all checkpoints of the peer (at most 100,000): by event sync, or from the legacy checkpoint
+    /// endpoint if sync returns none.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -100,10 +99,10 @@ impl PeerHandle {
         Ok(Verified::new(checkpoints, Verification::open()))
     }
 
-    /// Sends a zine of these events, signed by us, and returns the zine of the peer.
+    /// Sends a zine of these events, signed by us, and returns the events of the peer's zine.
     ///
     /// # Errors
-    /// [`ClientError`]. An event that must not be stored is not an error: see [`CheckedEvents::refused`].
+    /// [`ClientError`]. A refused event is not an error: see [`CheckedEvents::refused`].
     pub async fn exchange_zine(&self, events: Vec<SyncEvent>) -> Result<Verified<SyncEvents>, ClientError> {
         let deadline = self.deadline();
         let local = &self.exchange.local;
@@ -134,7 +133,7 @@ impl PeerHandle {
         }
     }
 
-    /// One page, its events not yet verified.
+    /// Fetches one page; its events are not yet verified.
     pub(super) async fn fetch_page(&self, pager: &mut Pager) -> Result<Option<FetchedPage>, ClientError> {
         let Some(request) = pager.next_request() else {
             return Ok(None);
@@ -155,7 +154,7 @@ impl PeerHandle {
         }))
     }
 
-    /// What verifies the events of pages.
+    /// Returns the verifier of pages.
     pub(super) fn page_checker(&self) -> PageChecker {
         PageChecker {
             events: self.exchange.event_checker(),
@@ -187,7 +186,7 @@ impl PeerHandle {
         }
     }
 
-    /// One event sync, with both signatures of the answer verified, but not yet its events.
+    /// Runs one event sync and verifies both signatures of the answer, but not yet its events.
     async fn sync(
         &self,
         mut request: SyncRequest,
@@ -202,8 +201,8 @@ impl PeerHandle {
         Ok((answer, verification))
     }
 
-    /// Verifies the signature inside an answer, with the key that signed its header. There may be none where the whole
-    /// answer is proven to belong to this very request: by a signature of v2, or by its connection.
+    /// Verifies the signature inside an answer, with the key that signed its header. It may be missing if the
+    /// whole answer is bound to this request, by a v2 signature or by its connection.
     pub(super) fn verify_inner<T: SignedInside>(
         &self,
         answer: &Answer<T>,
@@ -255,17 +254,17 @@ impl PageSource for PagesByTime {
     }
 }
 
-/// A message with a signature inside, over its maker, its time and the ids of its events.
+/// A message with an inner signature over its maker, its time and the ids of its events.
 pub(super) trait SignedInside {
     fn is_signed_by(&self, name: &str, key: &PublicKey) -> bool;
 
-    /// Whether it is of this nara, and has no signature at all.
+    /// Returns whether it is from this nara and has no signature.
     fn is_unsigned_of(&self, name: &str) -> bool;
 }
 
 impl SignedInside for SyncResponse {
     fn is_signed_by(&self, name: &str, key: &PublicKey) -> bool {
-        // Its digest costs more than a look.
+        // Cheap checks first: verification hashes the events.
         !self.sig.is_empty() && self.from == name && self.verify(key).is_ok()
     }
 

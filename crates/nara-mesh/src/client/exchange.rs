@@ -1,6 +1,6 @@
 //! One request and its answer: resolve, introduce, send, verify, learn.
 //!
-//! [`Exchange`] owns what a call needs, and a call walks through it downwards:
+//! [`Exchange`] owns what a call needs; a call passes through it from top to bottom:
 //!
 //! ```text
 //! Resolver         where is the peer, and who is expected there?
@@ -40,7 +40,7 @@ use crate::offload::promptly;
 use crate::registry::{KnownKeys, PeerRegistry};
 use crate::tls::{SecureChannel, Security};
 
-/// What the calls of one nara share.
+/// The shared state of the calls of one nara.
 #[derive(Debug)]
 pub(super) struct Exchange {
     pub(super) local: LocalNara,
@@ -49,12 +49,12 @@ pub(super) struct Exchange {
     pub(super) caller: Arc<Caller>,
     pub(super) verifier: AnswerVerifier,
     pub(super) clocks: Arc<PeerClocks>,
-    /// Runtime messages that wait for their replies.
+    /// Runtime messages that await their replies.
     pub(super) replies: PendingReplies,
     pub(super) journeys: OwnJourneys,
 }
 
-/// A value that an endpoint answered, with what is known about the way it came.
+/// The decoded answer of an endpoint, with its verification and arrival.
 #[derive(Debug)]
 pub(super) struct Answer<T> {
     pub(super) value: T,
@@ -63,7 +63,7 @@ pub(super) struct Answer<T> {
     pub(super) arrival: Arrival,
 }
 
-/// How an answer came.
+/// How an answer arrived.
 #[derive(Debug)]
 pub(super) struct Arrival {
     pub(super) rtt: Duration,
@@ -72,19 +72,19 @@ pub(super) struct Arrival {
     pub(super) security: Security,
     /// The key that the other end of the connection has proven to hold.
     pub(super) channel_key: Option<PublicKey>,
-    /// Between which readings of our clock it was made.
+    /// The interval, by our clock, in which it was made.
     pub(super) asked: Asked,
     /// When it was complete.
     pub(super) at: std::time::Instant,
     /// The size of the body.
     pub(super) bytes: usize,
-    /// What the peer says that it can do, not yet verified; only of answers that are not signed.
+    /// The capability that the peer claims, not yet verified; only for unsigned answers.
     pub(super) capability: Option<Box<SignedCapability>>,
 }
 
 impl Arrival {
     fn of(reply: &Reply, signed: bool) -> Self {
-        // Who signs its answers needs not say there what it can do.
+        // Signed answers carry no capability.
         let capability = || SignedCapability::from_headers(&reply.head.headers).unwrap_or_default();
         Self {
             rtt: reply.rtt,
@@ -99,7 +99,7 @@ impl Arrival {
     }
 }
 
-/// Whom a call is for, as the caller named it.
+/// The peer of a call, as the caller named it.
 #[derive(Clone, Debug)]
 pub(super) struct Callee(pub(super) Result<PeerRef, InvalidPeerRef>);
 
@@ -139,7 +139,7 @@ pub(super) async fn traced<T>(
     outcome
 }
 
-/// The metrics of calls that succeed, by endpoint.
+/// The metrics of successful calls, by endpoint.
 static SERIES: LazyLock<[(&str, Series<1>); PATHS.len()]> = LazyLock::new(|| {
     let succeeded = ("outcome", ["ok"]);
     PATHS.map(|path| {
@@ -151,7 +151,7 @@ static SERIES: LazyLock<[(&str, Series<1>); PATHS.len()]> = LazyLock::new(|| {
 });
 
 impl Exchange {
-    /// Calls an endpoint, and verifies and decodes what it answers with status 200.
+    /// Calls an endpoint, and verifies and decodes an answer with status 200.
     pub(super) async fn call<E: Endpoint>(
         &self,
         peer: &Callee,
@@ -170,7 +170,7 @@ impl Exchange {
         traced(peer, E::PATH, call).await
     }
 
-    /// As [`Exchange::call`], for a request that is made already.
+    /// Like [`Exchange::call`], for a prepared request.
     pub(super) async fn call_on<E: Endpoint>(
         &self,
         mut route: Route,
@@ -227,7 +227,7 @@ impl Exchange {
         };
         let (value, verification) = verified.map_err(|_| Problem::Timeout(Stage::Verify))??;
         if verification.responder.is_some() && verification.key.is_some() {
-            // Only now: whoever answers on the other port may be anybody on that machine.
+            // Only now: an unverified answer on the other port may come from another program.
             self.registry.note_port(&route.peer, route.address.port());
         }
         let Arrival { asked, at, .. } = arrival;
@@ -236,7 +236,7 @@ impl Exchange {
         Ok((value, verification, arrival))
     }
 
-    /// The route to a peer that may be called.
+    /// Returns the route to a peer that may be called.
     pub(super) fn route(&self, peer: &Callee) -> Result<Route, ClientError> {
         let find = || {
             let known = peer
@@ -252,7 +252,7 @@ impl Exchange {
         find().map_err(|problem: Problem| ClientError::new(peer, problem))
     }
 
-    /// Sends a request, and tells the registry if another key was met than the pinned one.
+    /// Sends a request, and reports to the registry if the other end holds a key other than the pinned one.
     pub(super) async fn send(
         &self,
         route: &Route,
@@ -266,7 +266,7 @@ impl Exchange {
         sent.map_err(|problem| self.verifier.explain_other_key(route, problem))
     }
 
-    /// Sends a request whose answer has no end; another status than 200 is an error. Nothing of the answer is verified.
+    /// Sends a request whose answer has no end; a status other than 200 is an error. The answer is not verified.
     pub(super) async fn open(
         &self,
         route: &mut Route,
@@ -284,7 +284,7 @@ impl Exchange {
         Err(self.verifier.refused(route, reply))
     }
 
-    /// The keys with which events are verified.
+    /// Returns the verifier of events.
     pub(super) fn event_checker(&self) -> EventChecker {
         EventChecker {
             keys: self.known_keys(),

@@ -1,4 +1,4 @@
-//! One peer, and every call that can be made to it.
+//! A handle to one peer, with every call.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use super::open_request::BodyLimits;
 use super::verified::Verified;
 use crate::registry::Peer;
 
-/// A peer of a [`MeshClient`](super::MeshClient), by the id, name or address with which it was asked for: every call
-/// lives here. Cloning is cheap, and the handle may outlive the client.
+/// A peer of a [`MeshClient`](super::MeshClient), identified by id, name or address: every call is a method of
+/// it. Cloning is cheap, and the handle may outlive the client.
 ///
 /// ```no_run
 /// # async fn example(client: nara_mesh::client::MeshClient) -> Result<(), nara_mesh::client::ClientError> {
@@ -50,22 +50,22 @@ impl fmt::Display for PeerHandle {
 }
 
 impl PeerHandle {
-    /// The same peer with another time limit for whole calls.
+    /// Returns the same peer with another time limit for whole calls.
     #[must_use]
     pub fn with_timeout(mut self, call_timeout: Duration) -> Self {
         self.call_timeout = call_timeout;
         self
     }
 
-    /// The same peer with other limits, in bytes, for the bodies of a [request](Self::request) and of its answer, where
-    /// they have to be held in memory.
+    /// Returns the same peer with other limits, in bytes, for bodies of a [request](Self::request) and its answer
+    /// that are buffered in memory.
     #[must_use]
     pub fn with_body_limits(mut self, request: usize, answer: usize) -> Self {
         self.body_limits = BodyLimits { request, answer };
         self
     }
 
-    /// What the registry has under this id, name or address.
+    /// Returns the registered peer with this id, name or address.
     pub fn known(&self) -> Option<Arc<Peer>> {
         self.exchange.registry.peer(self.peer.0.as_ref().ok()?)
     }
@@ -73,7 +73,7 @@ impl PeerHandle {
     /// Calls an endpoint and, for a signed endpoint, verifies that the peer signed the answer. It does not verify
     /// the content of the answer; the methods named after endpoints do.
     ///
-    /// An endpoint of one's own is a type:
+    /// A custom endpoint is a type:
     ///
     /// ```no_run
     /// use nara_mesh::client::MeshClient;
@@ -120,8 +120,8 @@ impl PeerHandle {
         Ok(Verified::new(answer.value, answer.verification))
     }
 
-    /// Asks for the coordinates of the peer, and measures the round trip to it, from which the
-    /// [coordinates](crate::registry::PeerRegistry::coordinates) of this nara follow. The answer is not signed.
+    /// Fetches the coordinates of the peer and measures the round trip to it, which updates the
+    /// [coordinates](crate::registry::PeerRegistry::coordinates) of this nara. The answer is not signed.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -140,13 +140,13 @@ impl PeerHandle {
     /// Sends one signed event directly to the peer.
     ///
     /// # Errors
-    /// [`ClientError`]. An event that the peer does not want is not an error: see [`Receipt::success`].
+    /// [`ClientError`]. An event that the peer rejects is not an error: see [`Receipt::success`].
     pub async fn send_dm(&self, event: SyncEvent) -> Result<Verified<Receipt>, ClientError> {
         self.call::<DirectMessage>(&event).await
     }
 
-    /// Hands a world message to the peer as the next nara of its journey. It answers once the message has
-    /// travelled on as far as it could.
+    /// Forwards a world message to the peer as the next nara of its journey. The peer answers once the message
+    /// has travelled as far as it can.
     ///
     /// # Errors
     /// [`ClientError`]; see [`ClientError::is_stuck_journey`].
@@ -160,7 +160,7 @@ impl PeerHandle {
         self.call::<WorldRelay>(message).await
     }
 
-    /// Sends a runtime message. The answer is always empty and proves no processing.
+    /// Sends a runtime message. The answer is always empty and does not prove that the message was processed.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -168,12 +168,12 @@ impl PeerHandle {
         self.call::<MeshMessage>(message).await
     }
 
-    /// Sends a runtime message and waits up to [`REPLY_TIMEOUT`] for the reply, which comes as a request of the
-    /// peer: a server of this nara must hand it to [`MeshClient::pending_replies`]. The reply may arrive before the
-    /// answer to the request.
+    /// Sends a runtime message and waits up to [`REPLY_TIMEOUT`] for the reply, which arrives as a request of the
+    /// peer: a server of this nara must pass it to [`MeshClient::pending_replies`]. The reply may arrive before
+    /// the answer to the request.
     ///
     /// # Errors
-    /// [`ClientError`] if the message cannot be sent, or no reply comes in time.
+    /// [`ClientError`] if the message cannot be sent, or no reply arrives in time.
     ///
     /// [`MeshClient::pending_replies`]: super::MeshClient::pending_replies
     pub async fn call_runtime(&self, message: &RuntimeMessage) -> Result<RuntimeMessage, ClientError> {
@@ -186,7 +186,7 @@ impl PeerHandle {
             .map_err(|problem| self.fail(problem))?;
         let waiting = async {
             self.send_runtime_message(message).await?;
-            // The sender lives in the table as long as `pending` does.
+            // The sender is in the table as long as `pending` lives.
             (&mut pending.reply)
                 .await
                 .map_err(|_| self.fail(Problem::NoReply(REPLY_TIMEOUT)))

@@ -1,4 +1,4 @@
-//! The channel for services of one's own: requests of any kind, and what is proven of their answers.
+//! Arbitrary requests to custom services, and the verification of their answers.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -22,17 +22,18 @@ use super::resolve::Route;
 use super::verified::{BodyProof, Verification, Verified};
 use crate::clock::{monotonic_now, with_sleep};
 
-/// A streamed body that is known to be this small is sent as a whole: it costs no connection of its own then.
+/// A body known to be at most this large is buffered instead of streamed, which saves a dedicated connection.
 const SMALL_BODY: u64 = 64 << 10;
 
 impl PeerHandle {
-    /// Sends a request of any kind to the peer, signed, and gives its answer, verified. A status such as 404 is an
+    /// Sends an arbitrary signed request to the peer and returns its verified answer. A status such as 404 is an
     /// answer, not an error.
     ///
-    /// The URI begins with the path. Method, path, query and body are signed, other header fields are covered on a TLS
-    /// connection alone: see [`Verification::request`] for what the peer could verify. A v1 peer verifies method and
-    /// path. Request and answer are held in memory, up to [limits](PeerHandle::with_body_limits). A request that is idempotent
-    /// by its method (RFC 9110, section 9.2.2) is tried again where that may help.
+    /// The URI begins with the path. Method, path, query and body are signed; other header fields are protected
+    /// only on a TLS connection: see [`Verification::request`] for what the peer could verify. A v1 peer verifies
+    /// method and path only. Request and answer are buffered in memory, up to
+    /// [limits](PeerHandle::with_body_limits). A request with an idempotent method (RFC 9110, section 9.2.2) may
+    /// be retried.
     ///
     /// ```no_run
     /// use nara_mesh::client::MeshClient;
@@ -47,8 +48,9 @@ impl PeerHandle {
     /// ```
     ///
     /// # Errors
-    /// [`ClientError`]: also for a request that sets header fields of the connection or of the protocol, for an answer
-    /// whose body is not proven, for an endpoint whose answers are never signed, such as `/ping`, and for a refusal that is not signed, such as the 401 of a peer that does not know us.
+    /// [`ClientError`], in particular for a request that sets header fields of the connection or the protocol, an
+    /// answer whose body is not authenticated, an endpoint whose answers are never signed, such as `/ping`, and
+    /// an unsigned refusal, such as the 401 of a peer that does not know us.
     pub async fn request<B>(&self, request: Request<B>) -> Result<Verified<Response<Bytes>>, ClientError>
     where
         B: Body + Send + 'static,
@@ -98,7 +100,7 @@ impl Exchange {
         let (asked, at) = (reply.head.asked, with_sleep(reply.at));
         let verifying = self
             .verifier
-            // A copy: the buffer of the connection may be larger.
+            // Copied, because the buffer of the connection may be larger.
             .verify(route, reply, deadline, |body| Ok(Bytes::copy_from_slice(body)));
         let verified = timeout_at(deadline, verifying).await;
         let (body, verification) = verified.map_err(|_| Problem::Timeout(Stage::Verify))??;
@@ -107,7 +109,7 @@ impl Exchange {
         Ok(Verified::new(answer.map(|()| body), verification))
     }
 
-    /// Sends a request of any kind whose bodies may be streams in both directions.
+    /// Sends an arbitrary request; both bodies may be streamed.
     pub(super) async fn serve<B>(
         self: Arc<Self>,
         peer: Callee,
@@ -150,7 +152,7 @@ impl Exchange {
             let (mut outgoing, body) = request.streamed(limits.answer);
             outgoing.accepts_stream = true;
             let opened = self.caller.open_streamed(route, &outgoing, body, limit).await;
-            // The peer may have taken its time while the body was made.
+            // The peer may have used up the limit while the body was sent.
             deadline = deadline_after(limit);
             opened
         } else {
@@ -166,7 +168,7 @@ impl Exchange {
         self.accept_open(route, open, limits.answer, deadline).await
     }
 
-    /// Verifies an answer whose body is still to come.
+    /// Verifies an answer whose body is still arriving.
     async fn accept_open(
         &self,
         route: &Route,
@@ -211,7 +213,7 @@ impl Exchange {
         Ok(answer.map(|()| body))
     }
 
-    /// Whether the body of a request may be sent while it is made. A peer of which that is not known yet is asked.
+    /// Returns whether the body of a request may be streamed. Asks the peer if that is not known yet.
     async fn may_stream(&self, route: &Route, deadline: tokio::time::Instant) -> bool {
         let may = || route.peer.takes_streams() && self.caller.may_stream(route);
         if !may() {

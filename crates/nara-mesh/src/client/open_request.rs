@@ -1,4 +1,4 @@
-//! Requests of services of one's own, checked before the channel takes them.
+//! Requests to custom services, validated before they are sent.
 
 use std::error::Error;
 
@@ -16,8 +16,8 @@ use super::request::{Outgoing, StreamedBody};
 use super::request_problem::RequestProblem;
 use crate::{defaults, trace};
 
-/// Whether a header is HTTP's own, about one connection, or one in which the channel signs. One that only resembles these
-/// is passed on: the server of the peer takes care of it.
+/// Returns whether a header belongs to HTTP framing, to one connection, or to the signatures. Headers that merely
+/// resemble these pass: the server of the peer handles them.
 fn is_reserved(name: &HeaderName) -> bool {
     name == HOST
         || is_connection_header(name)
@@ -25,7 +25,7 @@ fn is_reserved(name: &HeaderName) -> bool {
         || (is_channel_header(name) && !is_identity_header(name))
 }
 
-/// Takes the header fields out of an answer that were for the channel.
+/// Removes the header fields that belong to the channel from an answer.
 pub(super) fn strip_reserved(headers: &mut HeaderMap) {
     let reserved: Vec<_> = headers.keys().filter(|name| is_reserved(name)).cloned().collect();
     for name in reserved {
@@ -33,7 +33,7 @@ pub(super) fn strip_reserved(headers: &mut HeaderMap) {
     }
 }
 
-/// The most bytes of bodies that have to be held in memory.
+/// Maximum sizes of buffered bodies, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BodyLimits {
     pub(super) request: usize,
@@ -49,7 +49,7 @@ impl Default for BodyLimits {
     }
 }
 
-/// A request whose body is not read yet.
+/// A request whose body is not yet read.
 pub(super) struct OpenRequest<B> {
     head: Parts,
     target: PathAndQuery,
@@ -89,7 +89,7 @@ where
         Ok(Self { head, target, body })
     }
 
-    /// Refuses a request whose answer nothing could prove.
+    /// Refuses a request whose answer could never be verified.
     pub(super) fn check_provable(&self) -> Result<(), RequestProblem> {
         match never_signed(&self.head.method, self.target.path()) {
             Some(endpoint) => Err(RequestProblem::NeverSigned(endpoint)),
@@ -97,12 +97,12 @@ where
         }
     }
 
-    /// The number of bytes of the body, if it is known.
+    /// Returns the size of the body in bytes, if known.
     pub(super) fn body_length(&self) -> Option<u64> {
         self.body.size_hint().exact()
     }
 
-    /// The request with its whole body, which may have up to `limit` bytes.
+    /// Returns the request with its whole body, of at most `limit` bytes.
     pub(super) async fn buffered(self, limit: usize, max_answer: usize) -> Result<Outgoing, RequestProblem> {
         if self.body.size_hint().lower() > limit as u64 {
             return Err(RequestProblem::BodyTooLarge(limit));
@@ -120,7 +120,7 @@ where
         Ok(outgoing)
     }
 
-    /// The request without its body, and the body.
+    /// Returns the request without its body, and the body.
     pub(super) fn streamed(self, max_answer: usize) -> (Outgoing, StreamedBody) {
         let to_bytes = |mut data: B::Data| data.copy_to_bytes(data.remaining());
         let body = self

@@ -5,14 +5,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nara_proto::world::WorldMessage;
 
-/// Journeys that are remembered, the newest ones. A message is under way for seconds.
+/// Maximum number of remembered journeys; the newest are kept. A message travels for seconds.
 const REMEMBERED: usize = 1_024;
 
-/// The world messages that this nara sent off itself. Nothing in a message proves who sent it off, so a nara that did
-/// not remember would take any message in its name for its own.
+/// The world messages that this nara originated. Nothing in a message proves its originator, so without this
+/// record the nara would accept any message in its name as its own.
 #[derive(Debug, Default)]
 pub(super) struct OwnJourneys {
-    /// Each text that was sent off, hashed so that nobody else can make another one with the same hash.
+    /// A keyed hash of each message, so that others cannot construct a collision.
     begun: Mutex<VecDeque<u64>>,
     hasher: RandomState,
 }
@@ -41,7 +41,7 @@ impl OwnJourneys {
     }
 
     fn begun(&self) -> MutexGuard<'_, VecDeque<u64>> {
-        // No change stops half-way.
+        // Every change is complete when it could panic.
         self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! Fetching ahead: while a page is verified, the next one is on its way.
+//! Prefetching: while a page is verified, the next one is fetched.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub(super) struct FetchedPage {
     pub(super) verification: Verification,
 }
 
-/// Where pages come from, one after the other.
+/// A source of consecutive pages.
 pub(super) trait PageSource: Send + 'static {
     /// Fetches the next page; `None` at the end.
     fn next(&mut self) -> impl Future<Output = Result<Option<FetchedPage>, ClientError>> + Send;
@@ -36,7 +36,7 @@ pub(super) trait PageSource: Send + 'static {
 #[derive(Clone, Debug)]
 pub(super) struct PageChecker {
     pub(super) events: EventChecker,
-    /// How long one page may take.
+    /// Time limit per page.
     pub(super) limit: Duration,
 }
 
@@ -54,11 +54,10 @@ impl PageChecker {
     }
 }
 
-/// The pages of a source, verified.
+/// Returns the pages of a source, verified.
 ///
-/// Two tasks work ahead of the stream. Each reserves the place for its result before it begins, so that there
-/// are never more than three pages: one with the caller, one verified or being verified, one fetched or being
-/// fetched.
+/// Two tasks work ahead of the stream. Each reserves a slot for its result before it starts, so there are at most
+/// three pages: one with the caller, one verified or being verified, one fetched or being fetched.
 pub(super) fn pages_ahead(
     source: impl PageSource,
     checker: PageChecker,
@@ -66,7 +65,7 @@ pub(super) fn pages_ahead(
     let begin = State::New(source, checker);
     Box::pin(stream::unfold(begin, |state| async {
         let mut ahead = match state {
-            // Only now: the stream may be made outside of a runtime.
+            // Spawned lazily: the stream may be created outside of a runtime.
             State::New(source, checker) => Ahead::start(source, checker),
             State::Running(ahead) => ahead,
         };
@@ -82,7 +81,7 @@ enum State<S> {
 
 struct Ahead {
     pages: mpsc::Receiver<Result<SyncPage, ClientError>>,
-    /// Aborted when this is dropped.
+    /// Aborted on drop.
     tasks: JoinSet<()>,
 }
 
@@ -100,7 +99,7 @@ impl Ahead {
         if let Some(page) = self.pages.recv().await {
             return Some(page);
         }
-        // A task that panicked must not look like the end of the pages.
+        // Propagate a panic: it must not look like the end of the pages.
         while let Some(ended) = self.tasks.join_next().await {
             if let Err(error) = ended
                 && error.is_panic()

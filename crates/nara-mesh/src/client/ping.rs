@@ -16,14 +16,14 @@ use super::resolve::Route;
 use super::verified::PingReport;
 use crate::registry::{KeySource, PinnedKey};
 
-/// The name of the caller, unsigned, on pings (docs/protocol/v1.md, section 4.2).
+/// The unsigned name of the caller on pings (docs/protocol/v1.md, section 4.2).
 const FROM_HEADER: HeaderName = HeaderName::from_static("x-nara-from");
 
 impl PeerHandle {
-    /// Measures the round trip to the peer, to the end of the answer. The ping tells the peer our name, unsigned.
+    /// Measures the round trip to the peer, up to the end of the answer. The ping carries our name, unsigned.
     ///
     /// # Errors
-    /// [`ClientError`], also if the answer comes from another nara than the one that is registered.
+    /// [`ClientError`], also if the answer names a nara other than the registered one.
     pub async fn ping(&self) -> Result<PingReport, ClientError> {
         let exchange = &*self.exchange;
         traced(&self.peer, Ping::PATH, async {
@@ -43,9 +43,9 @@ impl PeerHandle {
         .await
     }
 
-    /// How far the clock of the peer is ahead of ours, by what it has proven in the last ten minutes, and otherwise by
-    /// an answer that it is asked to sign now. `None`: the answer is not signed by the pinned key, or our clock was set
-    /// back meanwhile.
+    /// Returns how far the clock of the peer is ahead of ours: the offset proven within the last ten minutes, or
+    /// else that of an answer that the peer is asked to sign now. `None`: the answer is not signed with the
+    /// pinned key, or our clock was set back meanwhile.
     ///
     /// # Errors
     /// [`ClientError`], for example if the peer does not know us and refuses the request.
@@ -54,7 +54,7 @@ impl PeerHandle {
         if let Some(offset) = proven() {
             return Ok(Some(offset));
         }
-        // Whatever is wrong inside of an answer, its signer has told the time.
+        // Even if the content is invalid, a signed answer proves the time.
         let asked = self.fetch_sync_events(SyncRequest::recent(1)).await;
         match proven() {
             None => asked.map(|_| None),
@@ -63,7 +63,7 @@ impl PeerHandle {
     }
 }
 
-/// What an answer says, and what of it is known to be true.
+/// Builds the report of an answer, with what is verified of it.
 fn report(exchange: &Exchange, answer: Answer<PingResponse>) -> PingReport {
     let Answer {
         value,
@@ -87,7 +87,7 @@ fn report(exchange: &Exchange, answer: Answer<PingResponse>) -> PingReport {
     if let (Some(pinned), Some(key)) = (pinned, key)
         && pinned.key != key
     {
-        // Nothing is changed by it, but subscribers of the registry are told.
+        // Reports the conflict to subscribers of the registry; the pinned key stays.
         let _ = exchange.verifier.report_key(&PinnedKey {
             key,
             source: KeySource::Ping(route.address),
@@ -95,7 +95,7 @@ fn report(exchange: &Exchange, answer: Answer<PingResponse>) -> PingReport {
             ..pinned.clone()
         });
     }
-    // The time that `/ping` tells is in nanoseconds.
+    // The time in `/ping` has nanosecond resolution.
     let told = ClockSample::of_answer(
         value.t,
         Duration::ZERO,

@@ -1,7 +1,7 @@
-//! Connections to peers, kept for the next call.
+//! Connections to peers, kept alive for the next call.
 //!
-//! A pool of its own, because the one of `hyper-util` can neither drop the idle connections of one peer, nor
-//! limit their number over all peers.
+//! A custom pool, because that of `hyper-util` can neither drop the idle connections of one peer nor limit their
+//! number over all peers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -37,43 +37,44 @@ type Sender = http1::SendRequest<RequestBody>;
 static IDLE: Plain = Plain::new(metrics::POOL_IDLE);
 static REUSED: Plain = Plain::new(metrics::POOL_REUSED);
 
-/// A deadline that comes this shortly before the limit of dialling is that limit: by default both are 5 s, and
-/// the deadline began a moment earlier.
+/// A deadline this shortly before the dial limit counts as the dial limit: by default both are 5 s, and the
+/// deadline started a moment earlier.
 const DIAL_SLACK: Duration = Duration::from_millis(100);
 
-/// Dials peers and keeps their connections, each as long as the key on which it was opened is the one of the peer.
+/// Dials peers and pools their connections, each for as long as the key under which it was opened stays that of
+/// the peer.
 #[derive(Debug)]
 pub(super) struct Pool {
     transport: Arc<dyn Transport>,
     dial_timeout: Duration,
     keypair: KeyPair,
-    /// Made when the first connection needs it: its memory for sessions is not small.
+    /// Created with the first TLS connection: its session cache is large.
     tls: OnceLock<ClientTls>,
     idle: Arc<Mutex<Idle>>,
 }
 
-/// Where a connection leads, and how it is protected.
+/// The address and protection of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) address: SocketAddr,
-    /// `None`: not at all.
+    /// `None` for a plain connection.
     pub(super) tls: Option<TlsTarget>,
 }
 
 /// The other end of a secure connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TlsTarget {
-    /// The key that it must hold; `None`: whoever answers must be asked.
+    /// The key that it must hold; `None` accepts any key.
     pub(super) key: Option<PublicKey>,
     pub(super) kind: CertificateKind,
 }
 
-/// Idle connections, in the order in which they became idle. Their number is small enough to be searched.
+/// Idle connections, in the order in which they became idle. Few enough for linear search.
 #[derive(Debug)]
 struct Idle {
     connections: Vec<IdleConnection>,
     reaper: Option<JoinHandle<()>>,
-    /// Changes when a key may not be the one of its peer any more.
+    /// Notifies when a key may have been replaced or removed.
     decisions: watch::Receiver<()>,
 }
 
@@ -86,16 +87,16 @@ struct IdleConnection {
     slept: Duration,
 }
 
-/// A connection with no request in flight. Dropping it, or a request on it, closes it.
+/// A connection without a request in flight. Dropping it, or a request on it, closes it.
 #[derive(Debug)]
 pub(super) struct Connection {
     sender: Sender,
-    /// The address, as requests name it.
+    /// The address, as the `Host` header of requests.
     host: HeaderValue,
-    /// The header by which a request says that it was written for it, made once.
+    /// The header that binds an unsigned request to this connection, built once.
     binding: Option<HeaderValue>,
     channel: Option<SecureChannel>,
-    /// The key of the peer at that time, if it was known.
+    /// The key of the peer when it was opened, if known.
     opened_on: Option<KeyLease>,
     reused: bool,
 }
@@ -129,7 +130,7 @@ impl Pool {
         }
     }
 
-    /// The connection to a peer that became idle last.
+    /// Takes the connection to a peer that became idle last.
     pub(super) fn take(&self, target: Target, now: Instant) -> Option<Box<Connection>> {
         let slept = slept_by(now.into_std());
         let mut idle = lock(&self.idle);
@@ -147,7 +148,7 @@ impl Pool {
         }
     }
 
-    /// Opens a connection to a peer, until the limit of dialling or the deadline.
+    /// Opens a connection to a peer, within the dial limit and the deadline.
     pub(super) async fn dial(&self, target: Target, deadline: Instant) -> Result<Box<Connection>, Problem> {
         let dialled = self.dial_now(target, deadline).await;
         let outcome = match &dialled {
@@ -159,8 +160,8 @@ impl Pool {
         dialled
     }
 
-    /// Opens a connection to whichever of two answers. The first has 250 ms to itself. If both fail,
-    /// the problem is that of the first.
+    /// Opens a connection to whichever of two targets answers. The first has a head start of 250 ms. If both
+    /// fail, returns the problem of the first.
     pub(super) async fn dial_either(
         &self,
         targets: [Target; 2],
@@ -212,7 +213,7 @@ impl Pool {
             .map_err(|error| Problem::Dial(io::Error::other(error)))?;
         let peer = target.address;
         tokio::spawn(async move {
-            // Whoever has a request in flight gets the error; for an idle connection it is the usual end.
+            // A request in flight gets the error itself; an idle connection usually ends this way.
             if let Err(error) = connection.await {
                 tracing::trace!(%peer, %error, "connection ended");
             }
@@ -243,7 +244,7 @@ impl Pool {
         Ok((Box::new(stream), Some(channel)))
     }
 
-    /// A connection that comes back when its answer was read to its end.
+    /// Returns a lease that puts the connection back into the pool once its answer is read to the end.
     pub(super) fn lease(&self, target: Target, connection: Box<Connection>) -> Lease {
         Lease {
             idle: self.idle.clone(),
@@ -252,8 +253,8 @@ impl Pool {
         }
     }
 
-    /// Closes the connections to a peer that have been idle since before `sent`, because a request that was
-    /// sent then got no answer: their path is probably as dead as that of the request.
+    /// Closes the connections to a peer that have been idle since before `sent`, because a request sent then got
+    /// no answer: their path is probably dead as well.
     pub(super) fn evict(&self, peer: SocketAddr, sent: Instant) {
         let mut idle = lock(&self.idle);
         idle.connections
@@ -263,7 +264,7 @@ impl Pool {
 }
 
 impl Lease {
-    /// Gives the connection back, for the next request.
+    /// Returns the connection to the pool.
     pub(super) fn give_back(self, now: Instant) {
         let Self {
             idle,
@@ -271,7 +272,7 @@ impl Lease {
             mut connection,
         } = self;
         connection.reused = true;
-        // A body may be read to its end where no runtime is.
+        // A body may be read to its end outside of a runtime.
         if tokio::runtime::Handle::try_current().is_err() {
             return;
         }
@@ -279,7 +280,7 @@ impl Lease {
             keep(&idle, IdleConnection::new(target, connection, now));
             return;
         }
-        // The answer may have come before the request was written in full.
+        // The answer may arrive before the request is fully written.
         let idle = Arc::downgrade(&idle);
         tokio::spawn(async move {
             if let Ok(Ok(())) = timeout(defaults::POOL_IDLE, connection.sender.ready()).await
@@ -311,7 +312,7 @@ fn keep(idle: &Arc<Mutex<Idle>>, connection: IdleConnection) {
     }
 }
 
-/// Closes idle connections when their time is over, or their key is not the one of the peer any more, until none is left.
+/// Closes idle connections when they time out or their key is replaced, until none is left.
 async fn reap(idle: Weak<Mutex<Idle>>) {
     loop {
         let (next, mut decisions) = {
@@ -333,14 +334,14 @@ async fn reap(idle: Weak<Mutex<Idle>>) {
         };
         tokio::select! {
             () = sleep_until(next) => {}
-            // An error means that the registry is gone, and so are all keys.
+            // An error means that the registry, and so every key, is gone.
             _ = decisions.changed() => {}
         }
     }
 }
 
 fn lock(idle: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
-    // No method leaves the list half changed.
+    // Every change is complete when it could panic.
     idle.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -351,7 +352,7 @@ impl Idle {
 }
 
 impl IdleConnection {
-    /// A connection that becomes idle now.
+    /// Creates an entry for a connection that becomes idle now.
     fn new(target: Target, connection: Box<Connection>, since: Instant) -> Self {
         Self {
             target,
@@ -361,7 +362,8 @@ impl IdleConnection {
         }
     }
 
-    /// How long it has been idle. A machine that slept comes back with connections that peers and NATs have forgotten.
+    /// Returns how long it has been idle, including sleep of the machine: peers and NATs forget connections
+    /// meanwhile.
     fn idle(&self, now: Instant, slept: Duration) -> Duration {
         now.saturating_duration_since(self.since) + slept.saturating_sub(self.slept)
     }
@@ -377,33 +379,32 @@ impl IdleConnection {
 }
 
 impl Connection {
-    /// What the connection proves about its other end; `None`: it is plain.
+    /// Returns what the connection proves about its other end; `None` for a plain connection.
     pub(super) fn channel(&self) -> Option<&SecureChannel> {
         self.channel.as_ref()
     }
 
-    /// The address, as requests name it.
+    /// Returns the address, as the `Host` header of requests.
     pub(super) fn host(&self) -> &HeaderValue {
         &self.host
     }
 
-    /// The header by which a request without a signature says that it was written for this connection; none on a plain
-    /// one.
+    /// Returns the header that binds an unsigned request to this connection; `None` for a plain one.
     pub(super) fn binding(&self) -> Option<&HeaderValue> {
         self.binding.as_ref()
     }
 
-    /// Ends it, once it is idle, with the key of its peer.
+    /// Ties the lifetime of the idle connection to the key of its peer.
     pub(super) fn open_on(&mut self, key: Option<KeyLease>) {
         self.opened_on = key;
     }
 
-    /// Whether it has carried a request before: it may have broken since, without anybody noticing.
+    /// Returns whether it has carried a request before: it may have broken since, unnoticed.
     pub(super) fn is_reused(&self) -> bool {
         self.reused
     }
 
-    /// Sends a request; what is returned waits for the head of its answer.
+    /// Sends a request; the returned future waits for the head of its answer.
     pub(super) fn send(
         &mut self,
         request: Request<RequestBody>,
@@ -412,7 +413,7 @@ impl Connection {
     }
 }
 
-/// Reads a body, but no more than `limit` bytes. Returns what was read, and whether that is all.
+/// Reads a body, at most `limit` bytes. Returns the bytes, and whether they are the whole body.
 pub(super) async fn read_body(mut body: Incoming, limit: usize) -> Result<(Bytes, bool), Problem> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     let mut read = Gathered::expecting(announced.min(limit));

@@ -1,4 +1,4 @@
-//! The proof that an answer carries of who made it.
+//! The proof of origin that an answer carries.
 
 use http::HeaderMap;
 use http::StatusCode;
@@ -13,17 +13,17 @@ use super::verified::{BodyProof, Verification};
 use crate::Coverage;
 use crate::registry::PinnedKey;
 
-/// The signature of an answer.
+/// The proof of an answer.
 #[derive(Clone, Debug)]
 pub(super) enum AnswerProof {
-    /// None: it came over a secure connection that the request trusted.
+    /// No signature: a secure connection that the request trusted.
     Channel {
         name: NaraName,
         signed_at: Option<UnixMillis>,
     },
-    /// The inherited one: for whatever request.
+    /// A v1 signature: not bound to the request.
     V1(ResponseAuth),
-    /// Profile v2: for this status and this request.
+    /// A v2 signature: bound to status and request.
     V2 {
         signed: Box<ResponseSignature>,
         status: StatusCode,
@@ -32,8 +32,8 @@ pub(super) enum AnswerProof {
 }
 
 impl AnswerProof {
-    /// Who was called is expected to answer. What answers a request that went out with v2 is v2 if it claims to be; a bad one is not another chance for the
-    /// inherited one.
+    /// Reads the proof; the peer that was called is expected to answer. If a request was signed with v2, an
+    /// answer that claims v2 must verify as v2: there is no fallback to v1.
     pub(super) fn read(reply: &ReplyHead, expected: Option<&NaraName>) -> Result<Self, Problem> {
         let inherited = || {
             let auth = ResponseAuth::from_headers(&reply.headers);
@@ -58,19 +58,19 @@ impl AnswerProof {
         if let Some(proof) = by_channel() {
             return Ok(proof);
         }
-        // Without a v1 signature in the request, the peer has proven that it speaks v2.
+        // A request without a v1 signature goes only to peers that have proven v2.
         if reply.sent.v1.is_none() {
             return Err(Problem::Downgrade);
         }
         inherited()
     }
 
-    /// Whether it belongs to this very request, by its signature or by its connection.
+    /// Returns whether it is bound to this request, by its signature or by its connection.
     pub(super) fn is_bound(&self) -> bool {
         !matches!(self, Self::V1(_))
     }
 
-    /// Who claims to respond.
+    /// Returns the claimed responder.
     pub(super) fn name(&self) -> &NaraName {
         match self {
             Self::Channel { name, .. } => name,
@@ -79,7 +79,7 @@ impl AnswerProof {
         }
     }
 
-    /// When it claims to have been signed.
+    /// Returns the claimed time of the signature.
     pub(super) fn signed_at(&self) -> Option<UnixMillis> {
         match self {
             Self::Channel { signed_at, .. } => *signed_at,
@@ -88,7 +88,7 @@ impl AnswerProof {
         }
     }
 
-    /// Verifies it for a whole answer.
+    /// Verifies it for a complete answer.
     pub(super) fn verify(
         &self,
         pinned: &PinnedKey,
@@ -116,8 +116,8 @@ impl AnswerProof {
         }
     }
 
-    /// Verifies it for the head of an answer, whose body must have the digest, if there is one. `None`: it covers head
-    /// and body in one signature, and can only be verified for both.
+    /// Verifies it for the head of an answer, and returns the digest that the body must have, if any. `None`: one
+    /// signature covers head and body, so it can only be verified for both.
     pub(super) fn verify_head(
         &self,
         pinned: &PinnedKey,
@@ -145,7 +145,7 @@ impl AnswerProof {
         signed
             .check_key(&pinned.key)
             .and_then(|()| signed.verify_signature(&pinned.key, *status, request))
-            // Last: an unsigned timestamp proves nothing.
+            // Time last: an unsigned timestamp proves nothing.
             .and_then(|()| signed.check_time(now))
             .map_err(Problem::Signature)
     }

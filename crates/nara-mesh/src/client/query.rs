@@ -16,7 +16,7 @@ use super::request::Outgoing;
 use super::resolve::PeerRef;
 use crate::registry::{KeySource, PeerInfo, PinnedKey};
 
-/// The name of the nara to ask next. There is no `Location`: this is no redirect of HTTP.
+/// The name of the nara to ask next. There is no `Location`: this is not an HTTP redirect.
 const REDIRECT_HEADER: HeaderName = HeaderName::from_static("x-nara-redirect-to");
 
 impl Exchange {
@@ -41,7 +41,7 @@ impl Exchange {
             if name == *target || name == *self.local.name() || asked.contains(&name) {
                 continue;
             }
-            // A peer that cannot be asked must not use up the number of those that are.
+            // A peer that cannot be called does not count towards the limit.
             let route = self.resolver.route(&PeerRef::from(&name));
             if route.is_none_or(|route| route.peer.breaker_state() == BreakerState::Open) {
                 continue;
@@ -76,7 +76,7 @@ impl Exchange {
             let fail = |problem| ClientError::new(&route, problem);
             let request = PeerQueryRequest {
                 target: target.to_string(),
-                // A comma would make two names of one, of which neither was asked.
+                // A name with a comma would be split into two.
                 asked: asked
                     .iter()
                     .map(NaraName::to_string)
@@ -92,7 +92,7 @@ impl Exchange {
     }
 }
 
-/// What one peer says.
+/// The answer of one peer.
 enum Hearsay {
     Ask(NaraName),
     Found(Box<PeerInfo>),

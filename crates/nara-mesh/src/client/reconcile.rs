@@ -1,4 +1,4 @@
-//! Fetches only missing events, and checks whether any are missing.
+//! Reconciliation: fetches only missing events, and checks whether any are missing.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
@@ -21,20 +21,20 @@ use crate::ledger::Ledger;
 use crate::offload::offload;
 use crate::registry::{PeerEvent, learned};
 
-/// Events that are asked for at once.
+/// Maximum number of events requested at once.
 const FETCH: usize = 2000;
 
-/// Events that are pushed at once.
+/// Maximum number of events pushed at once.
 const PUSH: usize = 500;
 
 impl PeerHandle {
     /// Finds the events of a scope that are missing here, fetches only those, verifies and stores them.
     ///
-    /// Events that were rejected once are not fetched from the same peer again. From a peer without this endpoint,
+    /// Events that were rejected once are not fetched from the same peer again. If the peer lacks this endpoint,
     /// all events of the scope are fetched page by page.
     ///
     /// # Errors
-    /// [`SyncError`]. What came before is stored; the next reconciliation does not fetch it again.
+    /// [`SyncError`]. Events received before are stored; the next reconciliation does not fetch them again.
     pub async fn reconcile<L: Ledger + ?Sized>(
         &self,
         ledger: &L,
@@ -85,13 +85,13 @@ impl PeerHandle {
         Ok(report)
     }
 
-    /// Asks whether this nara and the peer have the same events in a scope: one round, a few hundred bytes.
+    /// Checks whether this nara and the peer have the same events in a scope: one round, a few hundred bytes.
     ///
-    /// Whole ledgers are rarely in sync, because each forgets by its own rules; a scope of services that everybody
-    /// keeps, such as checkpoints, can be.
+    /// Whole ledgers are rarely in sync, because each applies its own retention; a scope of services that
+    /// everyone keeps, such as checkpoints, can be.
     ///
     /// # Errors
-    /// [`SyncError`]; with the [status](ClientError::status) 404 if the peer does not know the endpoint.
+    /// [`SyncError`]; with the [status](ClientError::status) 404 if the peer lacks the endpoint.
     pub async fn check_in_sync<L: Ledger + ?Sized>(
         &self,
         ledger: &L,
@@ -105,7 +105,7 @@ impl PeerHandle {
         Ok(report)
     }
 
-    /// Compares until the difference is known, or for so many rounds.
+    /// Compares until the difference is known, for at most `max_rounds` rounds.
     async fn compare<L: Ledger + ?Sized>(
         &self,
         ledger: &L,
@@ -115,7 +115,7 @@ impl PeerHandle {
     ) -> Result<Reconciler, SyncError> {
         let set = ledger.items(scope.clone()).await?;
         let fail = |error| self.fail(Problem::Reconcile(error));
-        // Summing up a large set takes milliseconds.
+        // Fingerprinting a large set takes milliseconds.
         let (mut reconciler, first) = offload(true, move || Reconciler::begin(set))
             .await
             .map_err(fail)?;
@@ -167,13 +167,13 @@ impl PeerHandle {
             .store_all(pages_ahead(source, self.page_checker()), None)
             .await;
         let mut dropped = storing.dropped.take().unwrap_or_default();
-        // What waits for a key that was learned meanwhile would never be forgiven.
+        // A rejection that awaits a key learned meanwhile would never be cleared, so it is not recorded.
         let learned = learned_meanwhile(&mut changes);
         dropped.retain(|(_, awaits)| match (awaits, &learned) {
             (Some(awaits), Some(learned)) => !learned.contains(awaits),
             (awaits, _) => awaits.is_none(),
         });
-        // Also if it broke off: what was rejected before stays rejected.
+        // Even after a failure: earlier rejections stay.
         ledger.reject(place, dropped).await?;
         let done = storing.finish(ended).map_err(|interrupted| interrupted.error)?;
         report.complete &= done.complete;
@@ -186,7 +186,7 @@ impl PeerHandle {
         Ok(())
     }
 
-    /// For peers that cannot reconcile.
+    /// Pages through the events of a scope, for peers without reconciliation.
     async fn page_through<L: Ledger + ?Sized>(
         &self,
         ledger: &L,
@@ -231,7 +231,7 @@ impl PeerHandle {
     }
 }
 
-/// The naras about whose keys something was learned; `None` if it was too much to tell.
+/// Returns the naras whose keys changed meanwhile; `None` if there were too many changes to know.
 fn learned_meanwhile(changes: &mut broadcast::Receiver<PeerEvent>) -> Option<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     loop {
@@ -247,11 +247,11 @@ fn nanos(time: UnixSeconds) -> UnixNanos {
     UnixNanos::new(time.get().saturating_mul(1_000_000_000))
 }
 
-/// Events of a peer, by their ids.
+/// The events of a peer with given ids.
 struct ById {
     peer: PeerHandle,
     missing: VecDeque<ItemId>,
-    /// A peer that gives one event at a time is left at some point.
+    /// Bounds the requests to a peer that returns one event at a time.
     requests_left: usize,
 }
 
@@ -262,11 +262,11 @@ impl PageSource for ById {
             let asked: Vec<_> = self.missing.drain(..self.missing.len().min(FETCH)).collect();
             let page = self.peer.fetch_by_ids(&asked).await?;
             if page.events.is_empty() {
-                // Nothing of it is there any more.
+                // All of them are gone.
                 continue;
             }
             if page.events.len() < asked.len() {
-                // An answer may be cut, or events may be gone: the next answers show it.
+                // The answer may be truncated, or events may be gone: the next answers tell.
                 let mut waiting: HashMap<_, _> =
                     asked.into_iter().map(|item| (item.event_id(), item)).collect();
                 for event in &page.events {
@@ -307,7 +307,7 @@ impl PeerHandle {
     }
 }
 
-/// Each event must be one that was asked for, once.
+/// Checks that each event was requested, and occurs once.
 fn check_asked(ids: Vec<String>, events: &[SyncEvent]) -> Result<(), ReconcileError> {
     let mut asked: HashSet<String> = ids.into_iter().collect();
     match events.iter().find(|event| !asked.remove(&event.id)) {

@@ -1,4 +1,4 @@
-//! Why a peer refused a request, as it said or as its answer shows.
+//! Why a peer refused a request, from its answer or from the connection.
 
 use std::error::Error;
 use std::fmt;
@@ -12,14 +12,14 @@ use nara_proto::time::{UnixMillis, go_duration};
 use crate::clock::http_date;
 use crate::registry::KnownKey;
 
-/// The most characters of an answer that a message shows.
+/// Maximum number of characters of an answer shown in a message.
 const MAX_SHOWN: usize = 200;
 
-/// An answer with another status than 200.
+/// An answer with a status other than 200.
 #[derive(Debug, thiserror::Error)]
 pub(super) struct StatusAnswer {
     pub(super) status: StatusCode,
-    /// Its text, cut at 4 KiB.
+    /// Its text, truncated to 4 KiB.
     pub(super) text: String,
     /// Whether its signature verified with the pinned key of the peer.
     pub(super) verified: bool,
@@ -31,9 +31,7 @@ impl StatusAnswer {
             StatusCode::UNAUTHORIZED => {
                 "check that our clock is right and that the peer has our name and key"
             }
-            StatusCode::FORBIDDEN => {
-                "the peer does not allow it, for the reason that it gives: its operator decides"
-            }
+            StatusCode::FORBIDDEN => "the peer forbids it for the reason above; its operator decides",
             status if status.is_redirection() => "redirects are not followed, check the address",
             status if status.is_server_error() => "the peer failed, try again later",
             _ => "change the request as the answer says",
@@ -46,7 +44,7 @@ impl fmt::Display for StatusAnswer {
         write!(f, "answered {}", self.status.as_u16())?;
         let text: String = self.text.trim().chars().take(MAX_SHOWN).collect();
         if !text.is_empty() {
-            // Quoted: a peer must not write control characters to a terminal or a log.
+            // Quoted, so that a peer cannot write control characters to a terminal or a log.
             write!(f, " {text:?}")?;
         }
         f.write_str(if self.verified {
@@ -57,27 +55,27 @@ impl fmt::Display for StatusAnswer {
     }
 }
 
-/// A call that was not answered, or not made, because its peer asked for a pause.
+/// A call that was refused or not made because its peer asked for a pause.
 #[derive(Debug, thiserror::Error)]
 pub(super) struct AskedToWait {
-    /// How long from now.
+    /// Remaining time from now.
     pub(super) retry_after: Duration,
     pub(super) how: Asking,
 }
 
-/// How a peer asked for a pause.
+/// The way a peer asked for a pause.
 #[derive(Debug)]
 pub(super) enum Asking {
     /// With this answer.
     Answer(StatusAnswer),
     /// In an earlier answer; it was not called again.
     Before,
-    /// With an alert in place of a TLS handshake.
+    /// With an alert instead of a TLS handshake.
     Alert,
 }
 
 impl AskedToWait {
-    /// A peer that has no place for one more TLS connection.
+    /// Creates the refusal of a peer without capacity for another TLS connection.
     pub(super) fn before_tls() -> Self {
         Self {
             retry_after: Duration::from_secs(1),
@@ -93,7 +91,7 @@ impl AskedToWait {
     }
 
     pub(super) fn hint(&self) -> String {
-        // Rounded up, so that a caller who waits so long does not come too early.
+        // Rounded up, so that a caller who waits this long is not too early.
         let tenths = self.retry_after.as_millis().div_ceil(100);
         format!("try again in {}.{} s", tenths / 10, tenths % 10)
     }
@@ -116,19 +114,19 @@ impl fmt::Display for AskedToWait {
 pub(super) struct ClockSkew {
     pub(super) theirs: UnixMillis,
     pub(super) ours: UnixMillis,
-    /// Whose clock seems wrong, seen from here.
+    /// Whose clock seems wrong, from our point of view.
     pub(super) fault: Option<ClockFault>,
-    /// Whether that is the unproven judgement of the peer, for want of one of ours.
+    /// Whether that is the unproven judgement of the peer, because we have none.
     pub(super) judged_by_peer: bool,
     pub(super) what: Skewed,
 }
 
-/// What failed.
+/// The part that failed.
 #[derive(Debug)]
 pub(super) enum Skewed {
     /// The peer refused the request.
     Request(StatusAnswer),
-    /// The answer is properly signed, but with a time outside of the window.
+    /// The answer is properly signed, but outside the freshness window.
     Answer(Box<dyn Error + Send + Sync>),
 }
 
@@ -174,7 +172,7 @@ impl fmt::Display for ClockSkew {
             Skewed::Answer(_) => write!(
                 f,
                 "its answer was signed {apart} {side} our clock ({theirs}, ours says {ours}): one of the two clocks is \
-                 wrong, or somebody replayed an old answer"
+                 wrong, or an old answer was replayed"
             ),
         }
     }
@@ -189,7 +187,7 @@ impl Error for ClockSkew {
     }
 }
 
-/// The key that a peer knows for us, as its refusal says.
+/// Returns the key that a peer knows for us, as its refusal says.
 pub(super) fn known_key(headers: &HeaderMap) -> Option<KnownKey> {
     let mut values = headers.get_all(KNOWN_KEY_HEADER).iter();
     let value = values.next()?.to_str().ok()?;

@@ -1,4 +1,4 @@
-//! Replies to runtime messages, which arrive as requests of their own.
+//! Replies to runtime messages, which arrive as separate requests.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,10 +8,10 @@ use tokio::sync::oneshot;
 
 use super::error::Problem;
 
-/// Messages that wait for their replies. Cloning gives another handle to the same table.
+/// The runtime messages that await replies. Cloning gives another handle to the same table.
 ///
-/// The client waits in [`call_runtime`](super::PeerHandle::call_runtime); the server hands every runtime
-/// message to [`PendingReplies::resolve`] once its signature is verified.
+/// The client waits in [`call_runtime`](super::PeerHandle::call_runtime); the server passes every runtime message
+/// to [`PendingReplies::resolve`] once its signature is verified.
 #[derive(Clone, Debug)]
 pub struct PendingReplies {
     waiting: Arc<Mutex<HashMap<String, Waiting>>>,
@@ -20,12 +20,12 @@ pub struct PendingReplies {
 
 #[derive(Debug)]
 struct Waiting {
-    /// The nara id from which the reply must come; empty: any.
+    /// The nara id that must reply; empty for any.
     from_id: String,
     reply: oneshot::Sender<RuntimeMessage>,
 }
 
-/// Takes the message out of the table when the caller is gone.
+/// Removes the message from the table when the caller is gone.
 #[derive(Debug)]
 pub(super) struct PendingReply {
     table: PendingReplies,
@@ -40,10 +40,10 @@ impl Default for PendingReplies {
 }
 
 impl PendingReplies {
-    /// How many messages may wait by default.
+    /// Default capacity, in messages.
     pub const CAPACITY: usize = 1024;
 
-    /// A table for at most `capacity` messages.
+    /// Creates a table for at most `capacity` messages.
     pub fn with_capacity(capacity: usize) -> Self {
         Self {
             waiting: Arc::default(),
@@ -51,11 +51,11 @@ impl PendingReplies {
         }
     }
 
-    /// Hands over a message whose signature is **verified**. Gives it back if nobody waits for it, or if it
-    /// comes from another nara than the one that was asked.
+    /// Delivers a message whose signature is **verified**. Returns it if no caller awaits it, or if it comes from
+    /// a nara other than the one that was asked.
     ///
     /// # Errors
-    /// The message itself, to be handled as an unsolicited one.
+    /// The message itself, to be handled as unsolicited.
     pub fn resolve(&self, message: RuntimeMessage) -> Result<(), Box<RuntimeMessage>> {
         let mut waiting = self.lock();
         let expected = waiting
@@ -70,17 +70,17 @@ impl PendingReplies {
         }
     }
 
-    /// How many messages wait.
+    /// Returns the number of messages that await replies.
     pub fn len(&self) -> usize {
         self.lock().len()
     }
 
-    /// Whether none waits.
+    /// Returns whether no message awaits a reply.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Waits for the reply to `message` from the nara with id `from_id`; empty: from any.
+    /// Registers a wait for the reply to `message` from the nara with id `from_id`; empty for any.
     pub(super) fn wait_for(&self, message: &RuntimeMessage, from_id: &str) -> Result<PendingReply, Problem> {
         let mut waiting = self.lock();
         if waiting.len() >= self.capacity {
@@ -105,14 +105,14 @@ impl PendingReplies {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Waiting>> {
-        // No method leaves the table half changed.
+        // Every change is complete when it could panic.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for PendingReply {
     fn drop(&mut self) {
-        // Once resolved, the id may wait again for another caller: that entry is not ours.
+        // Once resolved, another caller may use the id again: that entry is not ours.
         self.reply.close();
         let mut waiting = self.table.lock();
         if waiting.get(&self.id).is_some_and(|entry| entry.reply.is_closed()) {

@@ -1,4 +1,4 @@
-//! Answers as they come, before anything of them is verified.
+//! Answers before verification.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use super::refusal::{AskedToWait, Asking, StatusAnswer};
 use super::sign::SentSignatures;
 use crate::tls::SecureChannel;
 
-/// The head of an answer with any status, not verified.
+/// The unverified head of an answer with any status.
 #[derive(Debug)]
 pub(super) struct ReplyHead {
-    /// Where it came from.
+    /// The address it came from.
     pub(super) address: SocketAddr,
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    /// Between which readings of our clock it was made, once it was read.
+    /// The interval, by our clock, in which it was made; complete once it is read.
     pub(super) asked: Asked,
     /// How long the peer asks not to be called.
     pub(super) retry_after: Option<Duration>,
@@ -33,13 +33,14 @@ pub(super) struct ReplyHead {
 }
 
 impl ReplyHead {
-    /// Whether it claims to be proven. What a server refuses before it knows who asks is not signed.
+    /// Returns whether it claims to be proven. A server does not sign refusals sent before it has authenticated
+    /// the request.
     pub(super) fn claims_proof(&self) -> bool {
         self.sent.are_answered_by(&self.headers)
     }
 }
 
-/// An answer with any status, not verified and not decoded.
+/// An answer with any status, neither verified nor decoded.
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) head: Box<ReplyHead>,
@@ -53,7 +54,7 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    /// This answer as a problem, because its status is not 200.
+    /// Converts an answer with a status other than 200 into a problem.
     pub(super) fn into_problem(self, verified: bool) -> Problem {
         let answer = StatusAnswer {
             status: self.head.status,
@@ -70,10 +71,10 @@ impl Reply {
     }
 }
 
-/// An answer whose body is still to come. Dropping it closes its connection.
+/// An answer whose body is still arriving. Dropping it closes its connection.
 #[derive(Debug)]
 pub(super) struct OpenReply {
-    /// On the heap, because it goes up through all positions of the call.
+    /// Boxed, because it is moved through all stages of the call.
     pub(super) head: Box<ReplyHead>,
     pub(super) body: Incoming,
     pub(super) lease: Lease,

@@ -1,4 +1,4 @@
-//! Requests that are not yet signed.
+//! Unsigned requests.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -18,28 +18,28 @@ use super::error::Problem;
 use super::request_problem::RequestProblem;
 use crate::registry::KeyEnd;
 
-/// A body that is sent while it is made.
+/// A body that is produced while it is sent.
 pub(super) type StreamedBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 
-/// A request of any endpoint, not yet signed.
+/// An unsigned request to any endpoint.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) method: Method,
     pub(super) target: PathAndQuery,
     pub(super) body: Option<Bytes>,
     pub(super) authentication: Authentication,
-    /// The type of the body, unless `headers` say it.
+    /// The content type of the body, unless `headers` has it.
     pub(super) content_type: Option<&'static str>,
     pub(super) idempotent: bool,
     pub(super) max_answer: usize,
-    /// Headers beside those of the protocol.
+    /// Headers in addition to those of the protocol.
     pub(super) headers: HeaderMap,
-    /// Whether every proven answer is an answer, whatever its status. A pause that such an answer asks for is the
-    /// matter of who reads it.
+    /// Whether every proven answer is returned, whatever its status. The caller then handles a pause that such an
+    /// answer asks for.
     pub(super) any_status: bool,
-    /// Whether the body of the answer may be a stream of which only the head is signed.
+    /// Whether the body of the answer may be a stream whose head alone is signed.
     pub(super) accepts_stream: bool,
-    /// Whether it needs a signature of its own also where the handshake would prove it.
+    /// Whether it must be signed even where the handshake would suffice.
     pub(super) needs_signature: bool,
 }
 
@@ -65,15 +65,15 @@ impl Outgoing {
     }
 }
 
-/// The body of a request on its connection.
+/// The body of a request in transit.
 #[derive(Debug)]
 pub(super) enum RequestBody {
     Whole(Full<Bytes>),
     Streamed {
         body: StreamedBody,
-        /// When the last piece was taken.
+        /// When the last chunk was taken.
         progress: watch::Sender<Instant>,
-        /// The key of who receives it: nothing more is sent behind its end.
+        /// The key of the recipient: sending stops when it is replaced.
         key_end: KeyEnd,
     },
 }
@@ -96,7 +96,7 @@ impl Body for RequestBody {
                 progress,
                 key_end,
             } => {
-                // Also where there is nothing to send.
+                // Checked first, so that it also applies while the body is idle.
                 if key_end.has_come(cx) {
                     return Poll::Ready(Some(Err(Problem::KeyReplaced.into())));
                 }

@@ -2,7 +2,7 @@ use std::error::Error;
 
 use http::HeaderName;
 
-/// Why a request cannot be sent.
+/// The reason why a request cannot be sent.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RequestProblem {
     #[error("its body failed")]
@@ -13,7 +13,7 @@ pub(super) enum RequestProblem {
     Connect,
     #[error("it is malformed")]
     Form(#[source] http::Error),
-    #[error("the answers of {0} are never signed, so nothing would prove this one")]
+    #[error("answers of {0} are never signed, so they cannot be verified")]
     NeverSigned(&'static str),
     #[error("it sets the header {0}, which belongs to the connection or to the signature")]
     Header(HeaderName),

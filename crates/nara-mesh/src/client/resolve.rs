@@ -1,4 +1,4 @@
-//! How a caller names a peer, and where its address comes from.
+//! Resolves how a caller names a peer to an address.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -14,10 +14,10 @@ use nara_proto::v2::Recipient;
 use super::verified::DiscoveredKey;
 use crate::registry::{Peer, PeerInfo, PeerRegistry, with_other_port};
 
-/// How to find a peer: by id, by name or by address.
+/// A reference to a peer: by id, by name or by address.
 ///
-/// The client takes whatever converts to it, so that `&id`, `&name`, a `SocketAddr` and a text such as `"alice"` can be
-/// passed as they are. A text is what a person types: an address, an id or key id, or else a name.
+/// The client accepts everything that converts to it: `&id`, `&name`, a `SocketAddr`, or a text such as
+/// `"alice"`. A text is parsed as an address, an id or key id, or else as a name.
 ///
 /// ```
 /// use nara_mesh::client::PeerRef;
@@ -31,11 +31,11 @@ use crate::registry::{Peer, PeerInfo, PeerRegistry, with_other_port};
 pub enum PeerRef {
     /// The peer at this mesh address and port, registered or not.
     Address(SocketAddr),
-    /// The peer with this id, or else the one whose key has this text as its key id.
+    /// The peer with this id, or else the peer whose key has this key id.
     Id(NaraId),
-    /// The peer at this mesh address: the one that is registered there, else the nara that answers at the mesh port.
+    /// The peer at this mesh address: the registered one, or else the nara that answers at the mesh port.
     Ip(IpAddr),
-    /// A peer that was found in the registry already.
+    /// A peer that was already looked up in the registry.
     Known(Arc<Peer>),
     /// The peer with this name.
     Name(NaraName),
@@ -65,13 +65,13 @@ impl From<&Self> for PeerRef {
     }
 }
 
-/// A text that names no peer: it is neither an address nor an id, and cannot be a name.
+/// A text that does not identify a peer: neither an address nor an id nor a valid name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} names no peer")]
 pub struct InvalidPeerRef {
     /// The text.
     pub text: String,
-    /// Why it is not a name.
+    /// Why it is not a valid name.
     #[source]
     pub reason: InvalidName,
 }
@@ -138,8 +138,8 @@ impl fmt::Display for PeerRef {
     }
 }
 
-/// Test mode (mesh client specification, section 3): ids with the address to which their traffic goes
-/// instead.
+/// Address overrides of the test mode (mesh client specification, section 3): redirects the traffic to an id to
+/// another address.
 ///
 /// ```
 /// use nara_mesh::client::AddressOverrides;
@@ -156,7 +156,7 @@ impl fmt::Display for PeerRef {
 pub struct AddressOverrides(HashMap<NaraId, SocketAddr>);
 
 impl AddressOverrides {
-    /// No overrides.
+    /// Creates an empty set of overrides.
     pub fn new() -> Self {
         Self::default()
     }
@@ -168,11 +168,11 @@ impl AddressOverrides {
         self
     }
 
-    /// Adds an address in the form of a base URL: `http://127.0.0.1:1234`, without path. Names of hosts are
-    /// not resolved.
+    /// Adds an address in the form of a base URL: `http://127.0.0.1:1234`, without path. Host names are not
+    /// resolved.
     ///
     /// # Errors
-    /// What is expected, for every other form.
+    /// A description of the expected form, if `base_url` has another one.
     pub fn with_url(self, id: NaraId, base_url: &str) -> Result<Self, &'static str> {
         let expected = "expected http://, an IP address, a colon and a port";
         let address = parse_base_url(base_url).ok_or(expected)?;
@@ -192,20 +192,20 @@ impl FromIterator<(NaraId, SocketAddr)> for AddressOverrides {
     }
 }
 
-/// Where a call goes, and whom it expects there.
+/// The destination of a call, and the nara expected there.
 #[derive(Clone, Debug)]
 pub(super) struct Route {
     pub(super) peer: Arc<Peer>,
     pub(super) address: SocketAddr,
-    /// The other address to try, where the port is a guess.
+    /// The other address to try, if the port is a guess.
     pub(super) alternative: Option<SocketAddr>,
     pub(super) expected: Arc<PeerInfo>,
-    /// How the nara at the address introduced itself, where nothing else is known.
+    /// How the nara at the address introduced itself, if nothing else is known.
     pub(super) introduction: Option<Box<DiscoveredKey>>,
 }
 
 impl Route {
-    /// The route to an address where no particular nara is expected; no breaker remembers it.
+    /// Returns the route to an address where no particular nara is expected; its breaker state is not kept.
     pub(super) fn to_stranger(registry: &PeerRegistry, address: SocketAddr) -> Self {
         let peer = registry.stranger(address);
         Self {
@@ -217,13 +217,13 @@ impl Route {
         }
     }
 
-    /// Notes at which address the peer answered.
+    /// Records the address at which the peer answered.
     pub(super) fn answered_at(&mut self, address: SocketAddr) {
         self.address = address;
         self.alternative = None;
     }
 
-    /// For whom a request is; `None`: not known.
+    /// Returns the recipient of a request; `None` if unknown.
     pub(super) fn recipient(&self) -> Option<Recipient> {
         let by_id = self.expected.id.clone().map(Recipient::Id);
         let by_name = || self.expected.name.clone().map(Recipient::Name);
@@ -234,7 +234,7 @@ impl Route {
         by_id.or_else(by_name).or_else(by_introduction)
     }
 
-    /// Whether the peer has proven that it speaks v2.
+    /// Returns whether the peer has proven that it speaks v2.
     pub(super) fn speaks_v2(&self, registry: &PeerRegistry) -> bool {
         self.peer.protocol().v2
             || self.introduction.as_ref().is_some_and(|introduction| {
@@ -254,18 +254,18 @@ impl fmt::Display for Route {
     }
 }
 
-/// Finds the routes of peers: overrides first, then the registry.
+/// Resolves the routes of peers: overrides first, then the registry.
 #[derive(Debug)]
 pub(super) struct Resolver {
     pub(super) registry: PeerRegistry,
     pub(super) overrides: AddressOverrides,
     pub(super) mesh_port: u16,
-    /// Peers that are called by an address that nobody registered; they too have circuit breakers.
+    /// Peers at unregistered addresses; they have circuit breakers as well.
     pub(super) strangers: Strangers,
 }
 
 impl Resolver {
-    /// The route to a peer; `None`: it is not known, or its address is not.
+    /// Returns the route to a peer; `None` if the peer or its address is unknown.
     pub(super) fn route(&self, peer: &PeerRef) -> Option<Route> {
         let peer = match peer {
             PeerRef::Known(peer) => peer.clone(),
@@ -294,7 +294,7 @@ impl Resolver {
         })
     }
 
-    /// Whether an address is known for this id.
+    /// Returns whether an address is known for this id.
     pub(super) fn has(&self, id: &NaraId) -> bool {
         let registered = || Some(self.registry.by_id(id)?.info().address.is_some());
         self.overridden(id).is_some() || registered() == Some(true)
@@ -304,8 +304,7 @@ impl Resolver {
         self.overrides.0.get(id).copied()
     }
 
-    /// Takes a peer into the registry of which only an override is known: it needs a place for its key and
-    /// its breaker.
+    /// Registers a peer that is only known by an override: it needs an entry for its key and its breaker.
     fn introduce(&self, id: &NaraId) -> Option<Arc<Peer>> {
         let info = PeerInfo {
             id: Some(id.clone()),
@@ -322,7 +321,7 @@ impl Resolver {
 }
 
 impl PeerRegistry {
-    /// The peer that is meant, if it is registered: for calls, and for decisions about it.
+    /// Returns the registered peer for a reference, if there is one.
     pub fn peer(&self, peer: &PeerRef) -> Option<Arc<Peer>> {
         match peer {
             PeerRef::Known(peer) => Some(peer.clone()),
@@ -346,19 +345,19 @@ impl PeerRegistry {
     }
 }
 
-/// Peers at addresses that nobody registered.
+/// Peers at unregistered addresses.
 #[derive(Debug, Default)]
 pub(super) struct Strangers(std::sync::Mutex<HashMap<SocketAddr, Arc<Peer>>>);
 
 impl Strangers {
-    /// Beyond this the table starts anew: what is lost are the breakers of peers that are not registered.
+    /// When full, the table is cleared: only breakers of unregistered peers are lost.
     const MAX: usize = 1024;
 
     fn at(&self, address: SocketAddr, registry: &PeerRegistry) -> Arc<Peer> {
         self.get(address, || registry.stranger(address))
     }
 
-    /// The stranger at an address of which the port is a guess.
+    /// Returns the stranger at an IP address with unknown port.
     fn at_ip(&self, ip: IpAddr, port: u16, registry: &PeerRegistry) -> Arc<Peer> {
         self.get(SocketAddr::new(ip, 0), || {
             registry.stranger_on_either_port(SocketAddr::new(ip, port))

@@ -8,9 +8,9 @@ use nara_proto::time::UnixMillis;
 
 use crate::defaults;
 
-/// How long an answer asks to wait before the next call, if it does: any with status 429, and one with status 503
-/// that says how long. Never more than 5 minutes. `now` is our clock, for answers that name a
-/// time and do not say what time it is.
+/// Returns how long an answer asks to wait before the next call, if it does: any answer with status 429, and one
+/// with status 503 that gives a duration. At most 5 minutes. `now` is our clock, for answers that give a time but
+/// no `Date`.
 pub(super) fn asked_to_wait(
     status: StatusCode,
     headers: &HeaderMap,
@@ -27,17 +27,17 @@ pub(super) fn asked_to_wait(
 fn read(headers: &HeaderMap, now: UnixMillis) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More digits than fit are more than anybody waits.
+        // A number that overflows is longer than any accepted pause.
         return Some(text.parse().map_or(Duration::MAX, Duration::from_secs));
     }
     let at = httpdate::parse_http_date(text).ok()?;
-    // By the clock of the peer, if it tells it: what it means is how long.
+    // Relative to the clock of the peer, if it sends it: the peer means a duration.
     let ours = || UNIX_EPOCH + Duration::from_millis(u64::try_from(now.get()).unwrap_or(0));
     let now = date(headers, DATE).unwrap_or_else(ours);
     Some(at.duration_since(now).unwrap_or_default())
 }
 
-/// A header with an HTTP date, which is in whole seconds.
+/// Returns a header with an HTTP date, which has a resolution of one second.
 pub(super) fn date(headers: &HeaderMap, name: HeaderName) -> Option<SystemTime> {
     httpdate::parse_http_date(headers.get(name)?.to_str().ok()?).ok()
 }

@@ -12,28 +12,28 @@ use super::error::ClientError;
 use super::handle::PeerHandle;
 use super::open_request::OpenRequest;
 
-/// A peer as a [`tower::Service`]: each request is signed and sent to it, each answer is verified.
+/// A peer as a [`tower::Service`]: signs and sends each request, verifies each answer.
 ///
-/// Any stack of tower works on top. The URI of a request begins with the path, and header fields of the connection or of
-/// the protocol are refused, as by [`PeerHandle::request`]. What is proven about an answer is in its extensions, as
-/// [`Verification`](super::Verification).
+/// Any tower stack works on top. The URI of a request begins with the path, and header fields of the connection
+/// or the protocol are refused, as by [`PeerHandle::request`]. The verification of an answer is in its
+/// extensions, as [`Verification`](super::Verification).
 ///
 /// # Bodies
 ///
-/// The body of an answer is given out as it arrives. Over a secure connection to the holder of the pinned key every
-/// byte is proven. On a plain connection its end may show that it was changed, or only its head is proven: see
-/// [`AnswerBody::proof`]. The answer of a v1 peer is held in memory and verified first.
+/// The body of an answer is streamed. Over a secure connection to the holder of the pinned key every byte is
+/// authenticated. On a plain connection, tampering may show only at the end, or only the head is authenticated:
+/// see [`AnswerBody::proof`]. The answer of a v1 peer is buffered and verified first.
 ///
-/// The body of a request is sent as it is made to a peer that says that it takes streams, over a secure connection that
-/// is trusted. Otherwise it is held in memory and signed as a whole, up to a [limit](PeerHandle::with_body_limits).
+/// The body of a request is streamed if the peer says that it accepts streams and the connection is secure and
+/// trusted. Otherwise it is buffered and signed as a whole, up to a [limit](PeerHandle::with_body_limits).
 ///
-/// The time limit of calls covers the way to the head of the answer, and begins anew with each piece of a request that
-/// is sent while it is made.
+/// The time limit of calls applies up to the head of the answer, and restarts with each chunk of a streamed
+/// request.
 #[derive(Clone, Debug)]
 pub struct PeerService(PeerHandle);
 
 impl PeerHandle {
-    /// The peer as a [`tower::Service`].
+    /// Returns the peer as a [`tower::Service`].
     pub fn service(&self) -> PeerService {
         PeerService(self.clone())
     }

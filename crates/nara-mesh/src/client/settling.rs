@@ -1,4 +1,4 @@
-//! What is noted in the registry of who answered.
+//! Records in the registry what an answer proved about its responder.
 
 use nara_proto::identity::NaraName;
 use nara_proto::time::UnixMillis;
@@ -10,7 +10,7 @@ use super::verifier::{AnswerVerifier, Responder};
 use crate::registry::{KeyConflict, KeySource, PeerInfo, PeerProtocol, PinnedKey};
 
 impl AnswerVerifier {
-    /// Notes what is known of the responder, now that it has proven that it holds its key.
+    /// Records what is known of the responder, now that it has proven its key.
     pub(super) fn settle(&self, route: &Route, responder: Responder, by_v2: bool) -> Result<(), Problem> {
         let name = responder.pinned.name.clone();
         if responder.is_new || route.expected.name.is_none() || route.expected.key.is_none() {
@@ -28,11 +28,11 @@ impl AnswerVerifier {
         Ok(())
     }
 
-    /// Id, name and key of a responder belong together from now on.
+    /// Binds id, name and key of a responder.
     fn pin(&self, route: &Route, pinned: PinnedKey) -> Result<(), Problem> {
         self.check_own_name(&pinned)?;
-        // An address is noted for a nara that has none. To replace the one it has takes more than an answer
-        // from elsewhere, which anybody can pass on.
+        // Record an address only for a nara without one. An answer from another address does not replace it,
+        // because anyone can relay answers.
         let is_stranger = route.expected.id.is_none() && route.expected.name.is_none();
         let known = self.registry.by_name(pinned.name.as_str());
         let has_address = known.is_some_and(|peer| peer.info().address.is_some());
@@ -46,8 +46,8 @@ impl AnswerVerifier {
         self.registry.register(info).map(drop).map_err(Problem::from)
     }
 
-    /// A signature that does not verify may mean that the nara has a new key. Asking it does not change what is
-    /// pinned, but then the error can name both keys, and subscribers of the registry are told.
+    /// Checks whether an invalid signature is due to a new key of the nara. Asking does not change the pinned
+    /// key, but lets the error name both keys, and informs subscribers of the registry.
     pub(super) async fn look_for_conflict(
         &self,
         route: &Route,
@@ -68,8 +68,8 @@ impl AnswerVerifier {
         self.report_key(&offered)
     }
 
-    /// What a connection to the holder of another key means for the pinned one: a conflict, of which subscribers of
-    /// the registry are told.
+    /// Reports a connection to the holder of a key other than the pinned one as a conflict, also to subscribers
+    /// of the registry.
     pub(super) fn explain_other_key(&self, route: &Route, problem: Problem) -> Problem {
         let (Problem::OtherKey(mismatch), Some(pinned)) = (&problem, &route.expected.key) else {
             return problem;
@@ -83,14 +83,14 @@ impl AnswerVerifier {
         self.report_key(&offered).err().unwrap_or(problem)
     }
 
-    /// Compares a key with what is known. Nothing is pinned.
+    /// Compares a key with the known ones. Nothing is pinned.
     pub(super) fn report_key(&self, offered: &PinnedKey) -> Result<(), Problem> {
         self.check_own_name(offered)?;
         let reported = self.registry.report_key(offered);
         reported.map_err(|conflict| Problem::Identity(conflict.into()))
     }
 
-    /// Our own name belongs to our own key.
+    /// Refuses any key but ours for our own name.
     fn check_own_name(&self, pinned: &PinnedKey) -> Result<(), Problem> {
         let local = &self.local;
         if pinned.name != *local.name() || pinned.key == local.public_key() {

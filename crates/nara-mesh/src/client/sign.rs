@@ -1,4 +1,4 @@
-//! Requests as they are sent, signed now.
+//! Signs requests at the moment of sending.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -26,10 +26,11 @@ use crate::registry::PeerRegistry;
 use crate::tls::{ChannelTrust, SecureChannel};
 use crate::trace;
 
-/// As many headers as most requests have: their table is made once. Larger ones are not in the cache of the allocator.
+/// Initial capacity of the header map, sufficient for most requests. Larger maps are not served from the
+/// allocator's cache.
 const HEADERS: usize = 12;
 
-/// The same without a signature.
+/// The same for requests without a signature.
 const HEADERS_UNSIGNED: usize = 6;
 
 /// Signs the requests of one nara.
@@ -40,35 +41,35 @@ pub(super) struct RequestSigner {
     pub(super) clocks: Arc<PeerClocks>,
     pub(super) signatures: Signatures,
     pub(super) channel_trust: ChannelTrust,
-    /// The statements that made the key of this nara the one of its name, for peers that know another one.
+    /// The succession statements that lead to the current key of this nara, for peers that know an earlier one.
     pub(super) succession: Option<HeaderValue>,
-    /// What the server of this nara says of it, once it listens.
+    /// The announcement of this nara's server, once it listens.
     pub(super) announcement: RwLock<Option<Arc<Announcement>>>,
 }
 
-/// The signatures with which a request went out: an answer of profile v2 is bound to them.
+/// The signatures of a sent request: a v2 answer is bound to them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct SentSignatures {
     pub(super) v1: Option<Signature>,
     pub(super) v2: Option<Signature>,
-    /// Whether the connection is proof enough for the answer.
+    /// Whether the connection alone authenticates the answer.
     pub(super) trusts_channel: bool,
 }
 
 impl SentSignatures {
-    /// Those of a request that its connection alone proves.
+    /// A request that its connection alone authenticates.
     const HANDSHAKE: Self = Self {
         v1: None,
         v2: None,
         trusts_channel: true,
     };
 
-    /// Whether the request went out without a signature, because its connection proves it.
+    /// Returns whether the request was sent without a signature, because its connection authenticates it.
     pub(super) fn are_replaced_by_the_handshake(&self) -> bool {
         self.trusts_channel && self.v1.is_none() && self.v2.is_none()
     }
 
-    /// Whether an answer with these headers claims to be proven.
+    /// Returns whether an answer with these headers claims to be proven.
     pub(super) fn are_answered_by(&self, headers: &HeaderMap) -> bool {
         v2::is_claimed(headers)
             || headers.contains_key(SIGNATURE_HEADER)
@@ -77,8 +78,8 @@ impl SentSignatures {
 }
 
 impl RequestSigner {
-    /// The head of a request as it is sent, signed now, for the host and the connection to which it will be sent. A
-    /// streamed body is not covered by it.
+    /// Builds and signs the head of a request for the host and the connection to which it will be sent. A
+    /// streamed body is not covered by the signature.
     pub(super) fn sign(
         &self,
         route: &Route,
@@ -123,7 +124,7 @@ impl RequestSigner {
             if let Some(statements) = &self.succession {
                 headers.insert(SUCCESSION_HEADER, statements.clone());
             }
-            // A peer that speaks v2 accepts nothing less, so it needs no second signature.
+            // A peer that speaks v2 refuses v1 signatures, so no second one is needed.
             if sent.v2.is_none() || !route.speaks_v2(&self.registry) {
                 sent.v1 = Some(self.sign_v1(outgoing, now, headers));
             }
@@ -139,7 +140,7 @@ impl RequestSigner {
         (request, sent)
     }
 
-    /// Where this nara listens, if a stranger would not find it otherwise.
+    /// Returns the announcement of this nara's address, if strangers could not find it otherwise.
     fn announced(&self) -> Option<HeaderValue> {
         let announcement = self.announcement.read().unwrap_or_else(PoisonError::into_inner);
         announcement
@@ -152,12 +153,13 @@ impl RequestSigner {
         *announced = Some(announcement);
     }
 
-    /// Whether this nara leaves signatures out where the peer does, too.
+    /// Returns whether this nara omits signatures if the peer agrees.
     pub(super) fn prefers_handshake(&self) -> bool {
         self.channel_trust == ChannelTrust::Handshake && self.signatures == Signatures::V2AndV1
     }
 
-    /// Whether the handshake of its connection proves a request, and both ends have said that this is enough.
+    /// Returns whether the handshake of the connection authenticates a request, and both ends have said that it
+    /// suffices.
     fn may_leave_out(
         &self,
         route: &Route,
@@ -172,13 +174,13 @@ impl RequestSigner {
             && self.trusts(route, channel)
     }
 
-    /// Whether a connection proves all that comes over it.
+    /// Returns whether a connection authenticates everything sent over it.
     pub(super) fn trusts(&self, route: &Route, channel: Option<&SecureChannel>) -> bool {
         self.channel_trust != ChannelTrust::VerifyAlways
             && channel.is_some_and(|channel| route.peer.key() == Some(channel.peer_key))
     }
 
-    /// Whether a connection to a peer will prove all that goes over it, if it comes about.
+    /// Returns whether a future connection to a peer would authenticate everything sent over it.
     pub(super) fn will_trust(&self, route: &Route) -> bool {
         self.channel_trust != ChannelTrust::VerifyAlways
             && self.signatures == Signatures::V2AndV1
@@ -194,7 +196,7 @@ impl RequestSigner {
         *auth.signature()
     }
 
-    /// Signs with profile v2, unless this nara does not, or it is not known for whom the request is.
+    /// Signs with v2, unless this nara does not use v2 or the recipient is unknown.
     fn sign_v2(
         &self,
         route: &Route,

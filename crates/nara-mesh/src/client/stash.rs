@@ -1,4 +1,5 @@
-//! What this nara leaves with a confidant, sealed for itself alone (docs/protocol/v1.md, sections 1.3 and 12.2).
+//! Data that this nara stores with a confidant, sealed for itself alone (docs/protocol/v1.md, sections 1.3 and
+//! 12.2).
 
 use nara_proto::go_json::Timestamp;
 use nara_proto::identity::SealKey;
@@ -9,11 +10,13 @@ use super::handle::PeerHandle;
 use crate::random::random;
 
 impl PeerHandle {
-    /// Seals data with the key of this nara and leaves it with the peer, in place of what it left there before. Only this
-    /// nara can read it. The acknowledgement comes as a request of the peer: see [`call_runtime`](Self::call_runtime).
+    /// Seals data with the key of this nara and stores it with the peer, replacing what it stored there before.
+    /// Only this nara can read it. The acknowledgement arrives as a request of the peer: see
+    /// [`call_runtime`](Self::call_runtime).
     ///
     /// # Errors
-    /// [`ClientError`], also if the peer does not keep it: it is too large, or the peer keeps enough for others.
+    /// [`ClientError`], also if the peer refuses to keep it: too large, or the peer's capacity for others is used
+    /// up.
     pub async fn put_stash(&self, data: &[u8]) -> Result<(), ClientError> {
         let local = &self.exchange.local;
         let nonce: [u8; SealKey::NONCE_LEN] = random();
@@ -31,11 +34,11 @@ impl PeerHandle {
         }
     }
 
-    /// Fetches what this nara left with the peer, and opens it; `None` if the peer has nothing. The reply comes as a request
-    /// of the peer: see [`call_runtime`](Self::call_runtime).
+    /// Fetches and opens what this nara stored with the peer; `None` if the peer has nothing. The reply arrives
+    /// as a request of the peer: see [`call_runtime`](Self::call_runtime).
     ///
     /// # Errors
-    /// [`ClientError`], also if what the peer has cannot be opened: it was changed, or never ours.
+    /// [`ClientError`], also if the returned data cannot be opened: it was modified, or is not ours.
     pub async fn get_stash(&self) -> Result<Option<Vec<u8>>, ClientError> {
         let local = &self.exchange.local;
         let request = MessagePayload::StashRequest(StashRequest {

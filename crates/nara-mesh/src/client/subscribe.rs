@@ -48,29 +48,30 @@ use super::handle::PeerHandle;
 use crate::ledger::Insertion;
 use run::Runner;
 
-/// Items that wait for the reader of a [`Subscription`]; when there are so many, the peer waits, too.
+/// Maximum number of unread items of a [`Subscription`]; beyond that, backpressure reaches the peer.
 const WAITING_ITEMS: usize = 64;
 
-/// An accepted event of a stream, and how far to trust it.
+/// An accepted event of a stream, and the trust in it.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct VerifiedEvent {
-    /// The event. Its id follows from its content.
+    /// The event. Its id matches its content.
     pub event: SyncEvent,
-    /// How far to trust it.
+    /// The trust in the event.
     pub trust: EventTrust,
-    /// Where to resume behind it; `None`: the peer has no streams, and the event was [polled](SubscribeOptions::poll).
+    /// The cursor after it, for resuming; `None` if the peer has no streams and the event was
+    /// [polled](SubscribeOptions::poll).
     pub cursor: Option<ArrivalCursor>,
     /// The outcome in the ledger of [`SubscribeOptions::into_ledger`].
     pub insertion: Option<Insertion>,
 }
 
-/// The live events of one peer, across reconnects, without gap and without duplicate.
+/// The live events of one peer, across reconnects, without gaps or duplicates.
 ///
 /// An item is an event or an error; only a [final](StreamError::is_final) error ends the subscription. A broken
-/// connection is not an item: it shows in [`Subscription::state`]. Dropping it closes the stream.
+/// connection is not an item: see [`Subscription::state`]. Dropping the subscription closes the stream.
 ///
-/// An event repeats only if the process ended before its place was stored; the ledger then knows it by its id.
+/// An event repeats only if the process ended before the cursor was stored; the ledger then recognizes its id.
 #[derive(Debug)]
 pub struct Subscription {
     items: mpsc::Receiver<Result<VerifiedEvent, StreamError>>,
@@ -81,17 +82,18 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// The current state, and its changes.
+    /// Returns a receiver of the current state and its changes.
     pub fn state(&self) -> watch::Receiver<StreamState> {
         self.state.clone()
     }
 
-    /// Where the first stream starts; `None` until the peer says so. A program that saw no event yet resumes here.
+    /// Returns a receiver of the position at which the first stream starts; `None` until the peer says so. A
+    /// program that has not seen an event yet resumes there.
     pub fn start(&self) -> watch::Receiver<Option<ArrivalCursor>> {
         self.start.clone()
     }
 
-    /// The number of events refused so far. Each is also an item.
+    /// Returns the number of events refused so far. Each is also an item.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
@@ -106,8 +108,8 @@ impl Stream for Subscription {
 }
 
 impl PeerHandle {
-    /// Subscribes to the events of the peer as they arrive there. It connects in the background, now and after
-    /// every cut; needs the runtime of tokio.
+    /// Subscribes to the events of the peer as they arrive there. Connects in the background, and reconnects
+    /// after every interruption; needs the tokio runtime.
     ///
     /// The time limit of calls applies only to opening the stream.
     pub fn subscribe(&self, options: SubscribeOptions) -> Subscription {

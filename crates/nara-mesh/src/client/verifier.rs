@@ -1,4 +1,4 @@
-//! Who answered, and can it be proven?
+//! Determines who answered, and verifies the proof.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,14 +30,13 @@ use crate::seldom::warn_seldom;
 use crate::tls::{KeyMismatch, SecureChannel};
 use crate::{Signatures, defaults};
 
-/// Bodies beyond this are hashed and decoded off the threads that serve everyone.
+/// Larger bodies are hashed and decoded off the runtime's worker threads.
 const OFFLOAD_BYTES: usize = 64 << 10;
 
-/// What a server answers that looks for the v1 signature only, to a request with another one (docs/protocol/v1.md,
-/// section 4.3).
+/// The refusal of a server that looks only for a v1 signature (docs/protocol/v1.md, section 4.3).
 const LOOKS_FOR_V1: &[u8] = b"Authentication failed: missing auth headers";
 
-/// Decides which answers are believed: keys, trust, proofs, first contact and conflicts.
+/// Decides which answers to trust: keys, trust, proofs, first contact and conflicts.
 #[derive(Debug)]
 pub(super) struct AnswerVerifier {
     pub(super) local: LocalNara,
@@ -48,13 +47,13 @@ pub(super) struct AnswerVerifier {
     pub(super) accept_unverified: bool,
 }
 
-/// Who answers.
+/// The nara that answered.
 #[derive(Debug)]
 pub(super) struct Responder {
     pub(super) pinned: PinnedKey,
     /// Whether its key is not pinned yet.
     pub(super) is_new: bool,
-    /// What it says, signed with its key, that it can do.
+    /// The capability that it claims, signed with its key.
     pub(super) protocol: PeerProtocol,
 }
 
@@ -90,8 +89,8 @@ impl AnswerVerifier {
         }
     }
 
-    /// Verifies the head of an answer, and gives the digest that its body must have. `None`: it can only be verified
-    /// together with its body.
+    /// Verifies the head of an answer, and returns the digest that its body must have. `None`: it can only be
+    /// verified together with its body.
     pub(super) async fn verify_head(
         &self,
         route: &Route,
@@ -115,7 +114,7 @@ impl AnswerVerifier {
         self.believe(route, head, deadline, false, check).await.map(Some)
     }
 
-    /// Finds out who answered, and whether that is proven.
+    /// Identifies the responder and verifies its proof.
     async fn believe<T: Send + 'static>(
         &self,
         route: &Route,
@@ -131,7 +130,7 @@ impl AnswerVerifier {
         self.check_trusted(&name, &route.peer)?;
         let responder = self.responder(route, &name, deadline).await?;
         check_channel(head.channel.as_ref(), &responder.pinned.key)?;
-        // Behind what may take seconds, so that it is the time at which freshness is judged.
+        // Read the clock after steps that may take seconds: freshness is judged by this time.
         let now = if responder.is_new {
             self.clocks.clock().now_millis()
         } else {
@@ -164,7 +163,7 @@ impl AnswerVerifier {
         Ok((value, verification))
     }
 
-    /// Notes whether the peer counts our key as ours, so that our operator learns it if not.
+    /// Records whether the peer accepts our key as ours, so that our operator learns if it does not.
     fn note_own_key(&self, route: &Route, head: &ReplyHead, proven: bool) {
         let refused = matches!(head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         match refused.then(|| known_key(&head.headers)).flatten() {
@@ -180,7 +179,7 @@ impl AnswerVerifier {
         }
     }
 
-    /// Decodes an answer that nothing proves.
+    /// Decodes an answer of an open endpoint.
     pub(super) fn decode_open<T: Send + 'static>(
         &self,
         reply: Reply,
@@ -193,7 +192,7 @@ impl AnswerVerifier {
         })
     }
 
-    /// The problem of an answer of a signed endpoint that refuses the request.
+    /// Returns the problem of a refusal by a signed endpoint.
     pub(super) fn refused(&self, route: &Route, reply: Reply) -> Problem {
         let head = &reply.head;
         let only_v2 = head.sent.v2.is_some() && head.sent.v1.is_none();
@@ -210,14 +209,14 @@ impl AnswerVerifier {
         self.status_problem(route, reply, verified)
     }
 
-    /// The problem of an answer with another status than 200.
+    /// Returns the problem of an answer with a status other than 200.
     pub(super) fn status_problem(&self, route: &Route, reply: Reply, verified: bool) -> Problem {
         let (headers, asked) = (reply.head.headers.clone(), reply.head.asked);
         let problem = reply.into_problem(verified);
         self.clocks.explain_refusal(&route.peer, problem, &headers, asked)
     }
 
-    /// Refuses a nara that the operator does not trust.
+    /// Refuses a nara that the operator banned.
     pub(super) fn check_trusted(&self, name: &NaraName, likely: &Arc<Peer>) -> Result<(), Problem> {
         let peer = self.registry.named(name, likely);
         if peer.is_some_and(|peer| peer.is_untrusted()) {
@@ -226,7 +225,7 @@ impl AnswerVerifier {
         Ok(())
     }
 
-    /// The signature of an answer, if it is no less than the peer has proven that it can do.
+    /// Reads the proof of an answer, and refuses one weaker than the peer has proven before.
     fn read_proof(&self, route: &Route, reply: &ReplyHead) -> Result<AnswerProof, Problem> {
         let proof = AnswerProof::read(reply, route.expected.name.as_ref());
         match &proof {
@@ -245,8 +244,8 @@ impl AnswerVerifier {
         proof
     }
 
-    /// Refuses an answer by v1 to a request with v2, if the responder has proven v2. A peer that was called by its
-    /// address alone is known by the name with which it answers.
+    /// Refuses a v1 answer to a v2 request if the responder has proven v2. A peer called by address alone is
+    /// identified by the name in its answer.
     pub(super) fn check_downgrade(&self, responder: &NaraName, asked_by_v2: bool) -> Result<(), Problem> {
         let known = self.registry.by_name(responder.as_str());
         match known.filter(|peer| asked_by_v2 && peer.protocol().v2) {
@@ -258,7 +257,7 @@ impl AnswerVerifier {
         }
     }
 
-    /// Whether an error answer carries a valid signature of the peer. No key is learned for it.
+    /// Returns whether an error answer carries a valid signature of the peer. No key is learned for it.
     fn is_signed_by_known_key(&self, route: &Route, reply: &Reply) -> bool {
         let now = self.clocks.clock().now_millis();
         self.with_known_key(route, &reply.head)
@@ -272,7 +271,7 @@ impl AnswerVerifier {
         Some((proof, pinned))
     }
 
-    /// The pinned key of the peer that was called, else of the name that answered.
+    /// Returns the pinned key of the called peer, or else of the name that answered.
     fn known_key(&self, route: &Route, responder: &NaraName) -> Option<PinnedKey> {
         let of_peer = route.peer.with_info(|info| {
             let pinned = info.key.as_ref();
@@ -285,10 +284,10 @@ impl AnswerVerifier {
     }
 }
 
-/// First contact: who is at an address, and with which key?
+/// First contact: finds the name and key of the nara at an address.
 impl AnswerVerifier {
-    /// Finds out who is at an address of which nothing is known, so that a signed request can say for whom it is.
-    /// Without a usable answer the request goes out without, as v1 peers send theirs.
+    /// Asks an unknown address for its name, so that a signed request can name its recipient. Without a usable
+    /// answer, the request goes out without recipient, as that of a v1 peer.
     pub(super) async fn introduce(&self, route: &mut Route, deadline: Instant) -> Result<(), Problem> {
         if self.signatures == Signatures::V1Only || self.accept_unverified || route.recipient().is_some() {
             return Ok(());
@@ -325,7 +324,8 @@ impl AnswerVerifier {
         deadline: Instant,
     ) -> Result<DiscoveredKey, ClientError> {
         let deadline = deadline.min(Instant::now() + defaults::DISCOVERY_TIMEOUT);
-        // A request may claim to come from anywhere, so the breaker of a peer at this address is left alone.
+        // The source address of a request may be forged, so this call must not affect the breaker of a peer
+        // there.
         let route = Route::to_stranger(&self.registry, address);
         let fail = |problem| ClientError::new(address, problem);
         let ping = Outgoing::new::<Ping>(&()).map_err(fail)?;
@@ -336,7 +336,7 @@ impl AnswerVerifier {
         self.read_introduction(&reply, expected).map_err(fail)
     }
 
-    /// What a `/ping` answer with status 200 says about the nara that gave it.
+    /// Reads the name, key and capability in a `/ping` answer with status 200.
     fn read_introduction(
         &self,
         reply: &Reply,
@@ -353,7 +353,7 @@ impl AnswerVerifier {
         })
     }
 
-    /// A capability, if it was signed just now by the nara with this name and key.
+    /// Returns a capability if it was freshly signed by the nara with this name and key.
     pub(super) fn believed_capability(
         &self,
         capability: Option<SignedCapability>,
@@ -370,7 +370,7 @@ impl AnswerVerifier {
         }
     }
 
-    /// Asks a peer what it can do, unless that is known: for what no other message tells. Failing changes nothing.
+    /// Asks a peer for its capability, unless that is known. Best effort.
     pub(super) async fn ask_for_capability(&self, route: &Route, deadline: Instant) {
         let Some(pinned) = route.peer.info().key else {
             return;
@@ -386,17 +386,17 @@ impl AnswerVerifier {
         }
     }
 
-    /// Finds out whether the handshake alone proves requests to a peer, if this nara would leave signatures out. It is
-    /// asked once.
+    /// Finds out whether the handshake alone authenticates requests to a peer, if this nara would omit
+    /// signatures. Asks once.
     pub(super) async fn ask_for_handshake(&self, route: &Route, deadline: Instant) {
         if self.caller.may_leave_out_signatures(route) && route.peer.takes_handshake().is_none() {
-            // What it does not say now it may say later, in any answer to a ping.
+            // A later `/ping` answer may still say so.
             route.peer.note_handshake(false);
             Box::pin(self.ping_for_capability(route, deadline)).await;
         }
     }
 
-    /// Learns what a peer says of itself on a connection as every call to it takes one. Failing changes nothing.
+    /// Learns the capability of a peer over a connection like that of any call. Best effort.
     async fn ping_for_capability(&self, route: &Route, deadline: Instant) {
         let (Some(pinned), Ok(ping)) = (route.peer.info().key, Outgoing::new::<Ping>(&())) else {
             return;
@@ -411,14 +411,14 @@ impl AnswerVerifier {
         }
     }
 
-    /// Notes what a peer can do, by its own words, signed with its pinned key.
+    /// Records the capability of a peer, signed with its pinned key.
     pub(super) fn learn_capability(&self, peer: &Peer, capability: &Capability) {
         self.registry.learn_protocol(peer, capability.into());
         peer.note_streams(capability.streams);
         peer.note_handshake(capability.handshake);
     }
 
-    /// The key of the responder: known, or asked for now.
+    /// Returns the key of the responder: the known one, or one fetched now.
     pub(super) async fn responder(
         &self,
         route: &Route,
@@ -432,12 +432,12 @@ impl AnswerVerifier {
                 protocol: PeerProtocol::default(),
             });
         }
-        // On the heap, as it is rare and large.
+        // Boxed, as it is rare and large.
         Box::pin(self.learn_key(route, name, deadline)).await
     }
 
-    /// Asks for the key of a responder that is met for the first time. It is asked where the call went, since
-    /// that is where trust on first use points to.
+    /// Asks a responder on first contact for its key, at the address of the call, to which trust on first use
+    /// refers.
     async fn learn_key(
         &self,
         route: &Route,
@@ -486,7 +486,7 @@ fn read_key(
     Ok((name, key))
 }
 
-/// Another nara than the one that was called must not answer for it.
+/// Refuses an answer of a nara other than the one called.
 pub(super) fn check_responder(route: &Route, responder: &NaraName) -> Result<(), Problem> {
     match &route.expected.name {
         Some(expected) if expected != responder => {
@@ -499,7 +499,7 @@ pub(super) fn check_responder(route: &Route, responder: &NaraName) -> Result<(),
     }
 }
 
-/// A nara that passes on the answers of another one over its own secure connection must not be taken for it.
+/// Refuses a nara that relays the answers of another one over its own secure connection.
 fn check_channel(channel: Option<&SecureChannel>, key: &PublicKey) -> Result<(), Problem> {
     match channel {
         Some(channel) if channel.peer_key != *key => Err(Problem::OtherKey(KeyMismatch {

@@ -299,7 +299,7 @@ async fn an_answer_outside_of_the_window_says_how_far_and_counts_for_nothing() {
         "{error}"
     );
     assert!(
-        error.to_string().contains("somebody replayed an old answer"),
+        error.to_string().contains("an old answer was replayed"),
         "{error}"
     );
     assert!(std::error::Error::source(&error).is_some());

@@ -1,13 +1,13 @@
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $name:literal,)*) => {
-        /// What went wrong with a call: for a program to decide on, where [`ClientError`](super::ClientError)
-        /// itself is for people.
+        /// The kind of a failed call: for programs, where [`ClientError`](super::ClientError) itself is for
+        /// people.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum ClientErrorKind { $($(#[$doc])* $kind,)* }
 
         impl ClientErrorKind {
-            /// A name in snake case, as metrics and traces have it.
+            /// Returns the kind in snake case, as used in metrics and traces.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$kind => $name,)* }
             }
@@ -24,70 +24,70 @@ kinds! {
     CircuitOpen = "circuit_open",
     /// The clocks of both sides are too far apart.
     ClockSkew = "clock_skew",
-    /// The body of the answer is not what the endpoint answers.
+    /// The body of the answer does not have the format of the endpoint.
     Decode = "decode",
-    /// No connection came about.
+    /// No connection was established.
     Dial = "dial",
-    /// No connection came about within the limit of dialling.
+    /// No connection was established within the limit of dialling.
     DialTimeout = "dial_timeout",
-    /// `/ping` does not tell a name and a key, or those of another nara.
+    /// `/ping` gives no name and key, or those of another nara.
     Discovery = "discovery",
-    /// The answer does less than the peer has proven that it can.
+    /// The answer proves less than the peer has proven before.
     Downgrade = "downgrade",
-    /// A runtime message with the same id waits for its reply already.
+    /// A runtime message with the same id already awaits its reply.
     DuplicateMessage = "duplicate_message",
-    /// The opening of a stream does not prove who serves it.
+    /// The opening of a stream does not prove the identity of its server.
     Hello = "hello",
     /// The key or id of the responder contradicts what the registry knows, or the registry is full.
     Identity = "identity",
     /// The signature inside the body of the answer does not verify.
     InnerSignature = "inner_signature",
-    /// The text that was given for a peer names none.
+    /// The text does not identify a peer.
     InvalidPeer = "invalid_peer",
-    /// The request cannot be sent as it is.
+    /// The request is invalid.
     InvalidRequest = "invalid_request",
-    /// The trust policy does not believe the key of the responder.
+    /// The trust policy does not accept the key of the responder.
     KeyRefused = "key_refused",
-    /// The key of the peer was replaced or removed while its answer came.
+    /// The key of the peer was replaced or removed during the call.
     KeyReplaced = "key_replaced",
     /// No peer that answered knows the nara that was searched for.
     NobodyKnows = "nobody_knows",
     /// The reply to a runtime message did not come in time.
     NoReply = "no_reply",
-    /// What answers is not HTTP.
+    /// The other end does not speak HTTP.
     NotHttp = "not_http",
-    /// Whoever answers at the address of a peer holds another key than the pinned one.
+    /// The other end holds a key other than the pinned one.
     OtherKey = "other_key",
-    /// The reply to a runtime message is of another kind than was asked for.
+    /// The reply to a runtime message is not of the requested kind.
     OtherReply = "other_reply",
-    /// The peer breaks the rules of paging.
+    /// The peer violates the paging protocol.
     Page = "page",
-    /// The peer breaks the rules of reconciliation.
+    /// The peer violates the reconciliation protocol.
     Reconcile = "reconcile",
     /// The v2 signature of the answer does not verify.
     Signature = "signature",
-    /// The stash that a peer gives back cannot be opened.
+    /// The stash that a peer returns cannot be opened.
     Stash = "stash",
-    /// The peer does not keep the stash that it was given.
+    /// The peer refused to keep the stash.
     StashRefused = "stash_refused",
     /// The answer has another status than 200: see [`ClientError::status`](super::ClientError::status).
     Status = "status",
     /// The deadline of the call passed.
     Timeout = "timeout",
-    /// No TLS connection came about.
+    /// No TLS connection was established.
     Tls = "tls",
-    /// No TLS connection came about with a peer that has proven TLS, and without one it is not called.
+    /// No TLS connection was established with a peer that has proven TLS; it is not called without.
     TlsGone = "tls_gone",
     /// The answer is larger than its limit.
     TooLarge = "too_large",
-    /// Too many runtime messages wait for their replies.
+    /// Too many runtime messages await their replies.
     TooManyPending = "too_many_pending",
     /// The v1 signature of the answer does not verify, or is missing.
     Unauthenticated = "unauthenticated",
-    /// The responder is not known, and its key cannot be learned.
+    /// The responder is unknown, and its key cannot be learned.
     UnknownKey = "unknown_key",
-    /// The registry does not have the peer, or not its address.
+    /// The registry lacks the peer or its address.
     UnknownPeer = "unknown_peer",
-    /// The operator does not trust the peer.
+    /// The operator banned the peer.
     Untrusted = "untrusted",
 }

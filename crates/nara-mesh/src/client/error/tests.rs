@@ -28,7 +28,7 @@ fn a_message_names_the_peer_and_what_happened_and_a_hint_says_what_to_do() {
     );
 }
 
-/// Every kind that can be made without a connection.
+/// Returns every kind that can be constructed without a connection.
 fn all_kinds() -> Vec<Problem> {
     let name: NaraName = "carol".parse().unwrap();
     let discovery = Problem::Discovery(DiscoveryProblem::NoKey);

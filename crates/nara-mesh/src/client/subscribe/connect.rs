@@ -1,4 +1,4 @@
-//! Opening a stream: the request, and the `hello` that proves who answers.
+//! Opens a stream: the request, and the `hello` that authenticates the server.
 
 use http::HeaderName;
 use http::HeaderValue;
@@ -22,20 +22,20 @@ use crate::registry::KeyLease;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// An open stream whose server is known.
+/// An open stream with a known server.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) frames: Frames,
     pub(super) _connection: Lease,
     pub(super) hello: Hello,
     pub(super) server: NaraName,
-    /// The pinned key with which it has proven who it is; `None`: nothing is verified.
+    /// The pinned key with which the server authenticated; `None` if verification is disabled.
     pub(super) lease: Option<KeyLease>,
-    /// What the `hello` asked for with `retry:`, in milliseconds.
+    /// The `retry:` of the `hello`, in milliseconds.
     pub(super) retry: Option<u64>,
 }
 
-/// Why a stream is not open.
+/// The reason why a stream could not be opened.
 #[derive(Debug)]
 pub(super) enum OpenError {
     Call(ClientError),
@@ -49,7 +49,7 @@ impl From<ClientError> for OpenError {
 }
 
 impl PeerHandle {
-    /// Opens a stream behind `cursor`.
+    /// Opens a stream that starts after `cursor`.
     pub(super) async fn open_stream(
         &self,
         request: &StreamRequest,
@@ -121,7 +121,7 @@ impl PeerHandle {
     }
 }
 
-/// Verifies who made a `hello`, and that it is for this request.
+/// Verifies the server of a `hello`, and that it is for this request.
 async fn verify_hello(
     verifier: &AnswerVerifier,
     route: &Route,
@@ -151,7 +151,7 @@ async fn verify_hello(
         };
         hello.verify(opening, &responder.pinned.key)
     };
-    // A server that speaks v2 answers the better of the two signatures.
+    // A server that speaks v2 answers the v2 signature.
     let by_v2 = verify(sent.v2).is_ok();
     if !by_v2 {
         if let Err(error) = verify(sent.v1) {
@@ -161,7 +161,7 @@ async fn verify_hello(
             }
             return Err(Problem::Hello(error));
         }
-        // A `hello` for the v1 signature of a request with both comes from a server that does not speak v2.
+        // If the request had both signatures, a `hello` for v1 comes from a server that does not speak v2.
         verifier.check_downgrade(&server, sent.v2.is_some())?;
     }
     let key = responder.pinned.key;

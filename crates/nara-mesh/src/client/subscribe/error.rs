@@ -11,41 +11,41 @@ use crate::ledger::LedgerError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {
-    /// The peer sent an event that must not be stored; the stream continues.
-    #[error("{peer}: event {} refused: {}; it was left out", short(&event.id), event.problem)]
+    /// The peer sent an event that was refused; the stream continues.
+    #[error("{peer}: event {} refused: {}", short(&event.id), event.problem)]
     Refused {
-        /// Who sent it.
+        /// The peer that sent it.
         peer: String,
-        /// The event, and what is wrong with it.
+        /// The event and its problem.
         event: Box<RefusedEvent>,
     },
-    /// The peer has a new ledger, so our cursor is void. Its events come from `start` on, known ones again.
+    /// The peer has a new ledger, so our cursor is void. Its events follow from `start` on, including known ones.
     #[error("{peer} has a new ledger; its stream starts over behind {start}")]
     LedgerReplaced {
         /// The peer.
         peer: String,
-        /// Where its stream begins now.
+        /// The position at which its stream starts now.
         start: ArrivalCursor,
     },
-    /// The peer violated the stream protocol. The stream was closed and is opened again after a pause.
+    /// The peer violated the stream protocol. The stream was closed and is reopened after a pause.
     #[error("{peer} violated the stream protocol: {problem}")]
     Protocol {
         /// The peer.
         peer: String,
-        /// What it did.
+        /// The violation.
         #[source]
         problem: StreamProblem,
     },
-    /// The stream could not be opened because one side could not authenticate the other. It is tried again after a
+    /// The stream could not be opened because one side could not authenticate the other. It is retried after a
     /// pause.
     #[error("the stream cannot be opened")]
     Unauthenticated(#[source] ClientError),
-    /// Our own ledger failed. The stream is opened again after a pause, behind what is stored.
+    /// Our own ledger failed. The stream is reopened after a pause, after the last stored event.
     #[error("events of {peer} cannot be stored")]
     Ledger {
         /// The peer.
         peer: String,
-        /// What failed.
+        /// The cause.
         #[source]
         source: LedgerError,
     },
@@ -54,10 +54,10 @@ pub enum StreamError {
     Unsupported {
         /// The peer.
         peer: String,
-        /// What it answered.
+        /// Its answer.
         status: StatusCode,
     },
-    /// The peer cannot be called, and that does not change by waiting. Final.
+    /// The peer cannot be called, and waiting does not help. Final.
     #[error("the stream cannot be opened")]
     Call(#[source] ClientError),
 }
@@ -66,12 +66,12 @@ pub enum StreamError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamProblem {
-    /// The cursor of a message belongs to another ledger than the `hello`.
+    /// The cursor of a message belongs to a ledger other than that of the `hello`.
     #[error("a message has a cursor of another ledger ({got} instead of {expected})")]
     ForeignCursor {
         /// The epoch of the `hello`.
         expected: String,
-        /// That of the message.
+        /// The epoch of the message.
         got: String,
     },
     /// A message is malformed.
@@ -80,40 +80,40 @@ pub enum StreamProblem {
     /// The first message is not a `hello`.
     #[error("the stream does not begin with a hello")]
     NoHello,
-    /// The place of a message is not behind the previous one.
+    /// The position of a message is not after the previous one.
     #[error("positions out of order: {got} after {last}")]
     Order {
-        /// The place before.
+        /// The previous position.
         last: i64,
-        /// The place of the message.
+        /// The position of the message.
         got: i64,
     },
-    /// There is a second `hello`.
+    /// The stream contains a second `hello`.
     #[error("the stream has a second hello")]
     SecondHello,
     /// A line or a message is too long.
     #[error("a message is larger than {0} bytes")]
     TooLarge(usize),
-    /// Not the bytes of server-sent events.
+    /// The bytes are not server-sent events.
     #[error("the stream is not server-sent events: {0}")]
     Framing(String),
     /// The answer is not a stream.
     #[error("the answer has the content type {0:?}")]
     ContentType(String),
-    /// The stream does not begin where we asked it to.
+    /// The stream does not start where we asked.
     #[error("the stream starts behind {got} instead of {expected}")]
     WrongStart {
         /// Our cursor.
         expected: ArrivalCursor,
-        /// Where it begins.
+        /// The start of the stream.
         got: ArrivalCursor,
     },
-    /// It does not say how often its keep-alives come, or nonsense.
+    /// The `hello` announces no keep-alive interval, or an invalid one.
     #[error("the hello announces a keep-alive of {0} ms")]
     KeepAlive(i64),
 }
 
-/// Why a connection ended that is opened again without an item.
+/// The reason why a connection ended that is reopened without an item.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Cut {
     #[error("the connection broke")]
@@ -131,12 +131,12 @@ pub(super) enum Cut {
 }
 
 impl StreamError {
-    /// Whether this is the last item of the subscription.
+    /// Returns whether this is the last item of the subscription.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Unsupported { .. } | Self::Call(_))
     }
 
-    /// The problem of the event that was refused, if that is what this is.
+    /// Returns the problem of the refused event, if this is one.
     pub fn refused(&self) -> Option<&EventProblem> {
         match self {
             Self::Refused { event, .. } => Some(&event.problem),

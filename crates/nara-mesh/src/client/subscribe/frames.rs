@@ -1,4 +1,4 @@
-//! The bytes of a stream, cut into messages within bounds.
+//! Splits the bytes of a stream into messages of bounded size.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -12,7 +12,7 @@ use sse_stream::{Sse, SseByteStream};
 
 use super::error::{Cut, StreamProblem};
 
-/// Why there is no further message.
+/// The reason why there is no further message.
 #[derive(Debug)]
 pub(super) enum FrameError {
     Cut(Cut),
@@ -36,7 +36,7 @@ impl Frames {
         }))
     }
 
-    /// The next block. Cancel safe.
+    /// Returns the next block. Cancel safe.
     pub(super) async fn next(&mut self) -> Result<Sse, FrameError> {
         match self.0.next().await {
             Some(Ok(block)) => Ok(block),
@@ -45,7 +45,7 @@ impl Frames {
         }
     }
 
-    /// The next block if it is there already.
+    /// Returns the next block if it has already arrived.
     pub(super) fn next_if_ready(&mut self) -> Option<Result<Sse, FrameError>> {
         self.next().now_or_never()
     }
@@ -73,7 +73,7 @@ enum GuardError {
     TooLarge,
 }
 
-/// A body that ends with an error before a message in it becomes too large. The decoder has no such limit.
+/// A body that fails before a message in it becomes too large. The decoder has no such limit.
 struct Guarded {
     body: BodyDataStream<Incoming>,
     guard: Guard,
@@ -92,11 +92,11 @@ impl Stream for Guarded {
     }
 }
 
-/// Counts the bytes since the last empty line, comments included.
+/// Counts the bytes since the last empty line, including comments.
 #[derive(Debug, Default)]
 struct Guard {
     message: usize,
-    /// Whether the line so far is empty.
+    /// Whether the current line has bytes.
     line_has_bytes: bool,
     after_cr: bool,
 }

@@ -1,14 +1,14 @@
-//! How long to wait before a stream is opened again.
+//! The backoff between attempts to open a stream.
 
 use std::time::Duration;
 
 use crate::defaults;
 
-/// A stream that lasted this long was a good one: the next pause is short again. Shorter ones may be those of a
-/// peer that closes every stream at once.
+/// A stream that lasted this long resets the backoff. Shorter ones may come from a peer that closes every stream
+/// at once.
 const GOOD: Duration = Duration::from_secs(10);
 
-/// Failures for which a broken rule counts: whoever broke one will break it again.
+/// Number of failures that a protocol violation counts for: it is likely to repeat.
 const RULE_BROKEN: u32 = 6;
 
 /// The shortest and the longest pause.
@@ -27,12 +27,12 @@ impl Default for Bounds {
     }
 }
 
-/// The pauses of one subscription.
+/// The backoff of one subscription.
 #[derive(Debug)]
 pub(super) struct Pauses {
     bounds: Bounds,
     failures: u32,
-    /// What the peer asked for.
+    /// The pause that the peer asked for.
     wish: Duration,
 }
 
@@ -45,25 +45,25 @@ impl Pauses {
         }
     }
 
-    /// A stream ended that had been open for so long.
+    /// Records how long a stream was open.
     pub(super) fn lasted(&mut self, open: Duration) {
         if open >= GOOD {
             self.failures = 0;
         }
     }
 
-    /// The peer broke a rule.
+    /// Records a protocol violation.
     pub(super) fn rule_broken(&mut self) {
         self.failures = self.failures.max(RULE_BROKEN);
     }
 
-    /// The peer asked for pauses of this length, in **milliseconds**.
+    /// Records the pause that the peer asked for, in **milliseconds**.
     pub(super) fn wish(&mut self, retry_ms: u64) {
         self.wish = Duration::from_millis(retry_ms).min(self.bounds.max);
     }
 
-    /// The next pause: at least `least`, within the bounds. `random` spreads it over the upper half of
-    /// its length, so that the subscribers of a returning nara do not all come in one instant.
+    /// Returns the next pause: at least `least`, within the bounds. `random` spreads it over the upper half of
+    /// its length, so that the subscribers of a returning nara do not all reconnect at once.
     pub(super) fn next(&mut self, least: Duration, random: u32) -> Duration {
         let Bounds { min, max } = self.bounds;
         let full = min.saturating_mul(1 << self.failures.min(16)).min(max);

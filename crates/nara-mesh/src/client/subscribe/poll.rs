@@ -1,4 +1,4 @@
-//! The newest events of a peer that has no streams.
+//! Polls the newest events of a peer without streams.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,11 +24,11 @@ pub(super) struct Poller<'a> {
     pub(super) refused: &'a AtomicU64,
 }
 
-/// Nobody reads the subscription any more.
+/// The subscription was dropped.
 struct Dropped;
 
 impl Poller<'_> {
-    /// Polls until nobody reads the subscription any more, or the peer cannot be called; then the last item.
+    /// Polls until the subscription is dropped or the peer cannot be called; returns the last item.
     pub(super) async fn run(self) -> Option<StreamError> {
         let every = self.options.poll.unwrap_or(defaults::POLL_INTERVAL);
         let mut seen = Seen::default();
@@ -76,7 +76,7 @@ impl Poller<'_> {
         request
     }
 
-    /// The events that did not come before, oldest first.
+    /// Returns the events that are new, oldest first.
     fn news(&self, mut events: CheckedEvents, seen: &mut Seen, is_first: bool) -> CheckedEvents {
         let since = self.options.request.since;
         events.accepted.retain(|checked| {
@@ -142,7 +142,7 @@ impl Poller<'_> {
     }
 }
 
-/// The ids of the events that came last.
+/// The ids of the most recent events.
 #[derive(Debug, Default)]
 struct Seen {
     ids: HashSet<String>,
@@ -150,7 +150,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Several answers, so that what is in the next one is remembered for certain.
+    /// Several answers, so that the events of the next one are certainly remembered.
     const MAX: usize = 4 * defaults::POLL_EVENTS;
 
     fn is_new(&mut self, id: &str) -> bool {

@@ -4,20 +4,21 @@ use nara_proto::stream::{ArrivalCursor, LedgerEpoch};
 
 use super::error::StreamProblem;
 
-/// Where in a stream its reader is.
+/// The position of a reader in a stream.
 #[derive(Debug)]
 pub(super) struct Reader {
     pub(super) server: NaraName,
     pub(super) epoch: LedgerEpoch,
     pub(super) last: i64,
-    /// The stream has caught up when it is at this place.
+    /// The position at which the stream has caught up.
     pub(super) caught_up_at: i64,
     pub(super) batch: Vec<(ArrivalCursor, SyncEvent)>,
     pub(super) bytes: usize,
 }
 
 impl Reader {
-    /// Notes the place of a message. Places of events rise, those of other messages do not fall.
+    /// Advances to the position of a message. Positions of events strictly increase, those of other messages do
+    /// not decrease.
     pub(super) fn advance(&mut self, cursor: ArrivalCursor, rising: bool) -> Result<(), StreamProblem> {
         if cursor.epoch != self.epoch {
             return Err(StreamProblem::ForeignCursor {

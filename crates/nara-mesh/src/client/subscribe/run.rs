@@ -1,4 +1,4 @@
-//! The life of a subscription: open, read, pause, again.
+//! The loop of a subscription: open, read, pause, repeat.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,16 +28,16 @@ use crate::ledger::{CheckedEvent, Insertion};
 use crate::offload::{are_many, offload};
 use crate::registry::{PeerEvent, PeerInfo};
 
-/// Events that are verified and stored together, if so many are there.
+/// Maximum number of events verified and stored in one batch.
 const BATCH_EVENTS: usize = 256;
 
-/// Bytes of events that are verified and stored together.
+/// Maximum size of a batch in bytes.
 const BATCH_BYTES: usize = 4 * MAX_STREAM_MESSAGE;
 
-/// What a peer may promise about its keep-alives. Beyond that we would not notice for minutes that it is gone.
+/// Accepted range of the keep-alive interval. With a longer one, a dead peer would go unnoticed for minutes.
 const KEEP_ALIVE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 
-/// Opens the stream of one peer again and again.
+/// Opens the stream of one peer repeatedly.
 #[derive(Debug)]
 pub(super) struct Runner {
     peer: PeerHandle,
@@ -51,9 +51,9 @@ pub(super) struct Runner {
     unsaved: Unsaved,
 }
 
-/// Why a stream is not read any further.
+/// The reason why reading a stream stopped.
 enum Stop {
-    /// Nobody reads the subscription any more.
+    /// The subscription was dropped.
     Dropped,
     Cut(Cut),
     Error(StreamError),
@@ -84,12 +84,12 @@ impl Runner {
         let last = self.follow().await;
         self.state.send_replace(StreamState::Ended);
         if let Some(error) = last {
-            // Nobody reads it any more: then nobody needs it.
+            // An error means that the subscription was dropped.
             let _ = self.items.send(Err(error)).await;
         }
     }
 
-    /// Follows the peer until nobody reads the subscription any more, or it cannot go on; then the last item.
+    /// Follows the peer until the subscription is dropped or cannot continue; returns the last item.
     async fn follow(&mut self) -> Option<StreamError> {
         let mut changes = self.peer.exchange.registry.subscribe();
         if let Err(error) = self.recall().await {
@@ -146,7 +146,7 @@ impl Runner {
         }
     }
 
-    /// Polls a peer that has no streams, until nobody reads the subscription any more, or it cannot go on.
+    /// Polls a peer without streams, until the subscription is dropped or cannot continue.
     async fn poll(&self) -> Option<StreamError> {
         let poller = Poller {
             peer: &self.peer,
@@ -158,13 +158,13 @@ impl Runner {
         poller.run().await
     }
 
-    /// An error of opening as an item, or else why to wait.
+    /// Classifies an error of opening: an item, or else the reason for a pause.
     fn classify(&self, error: ClientError) -> Result<StreamError, String> {
         if error.is_unknown_peer() || matches!(error.problem(), Problem::InvalidRequest(_)) {
             return Ok(StreamError::Call(error));
         }
         match error.status() {
-            // What older naras answer to a path or a method that they do not know.
+            // The answer of older versions to an unknown path or method.
             Some(status @ (http::StatusCode::NOT_FOUND | http::StatusCode::METHOD_NOT_ALLOWED)) => {
                 Ok(StreamError::Unsupported {
                     peer: error.peer().to_owned(),
@@ -182,10 +182,10 @@ impl Runner {
         least: Duration,
         changes: &mut tokio::sync::broadcast::Receiver<PeerEvent>,
     ) {
-        // Without randomness all subscribers come after the longest pause.
+        // Without randomness, use the longest pause.
         let retry_in = self.pauses.next(least, getrandom::u32().unwrap_or(u32::MAX));
         self.set_state(StreamState::Waiting { retry_in, why });
-        // Nothing that happened until now is news.
+        // Skip changes from before the pause.
         *changes = changes.resubscribe();
         let sleep = sleep(retry_in);
         tokio::pin!(sleep);
@@ -197,7 +197,7 @@ impl Runner {
                     Ok(PeerEvent::BreakerClosed(info) | PeerEvent::AddressChanged(info))
                         if self.is_about_peer(&info) => return,
                     Ok(_) | Err(RecvError::Lagged(_)) => {}
-                    // Not while we hold the registry.
+                    // Unreachable while we hold the registry.
                     Err(RecvError::Closed) => {
                         sleep.await;
                         return;
@@ -214,7 +214,7 @@ impl Runner {
         })
     }
 
-    /// Takes up the cursor that the ledger remembers.
+    /// Loads the cursor from the ledger.
     async fn recall(&mut self) -> Result<(), StreamError> {
         if self.cursor.is_some() || self.options.forget {
             return Ok(());
@@ -279,7 +279,7 @@ impl Runner {
         loop {
             let server = self.peer.exchange.registry.by_name(reader.server.as_str());
             if server.is_some_and(|server| server.is_untrusted()) {
-                // It is refused when it is opened again.
+                // Reopening it fails with the proper error.
                 return Stop::Cut(Cut::Untrusted);
             }
             if lease.as_ref().is_some_and(|lease| !lease.is_valid()) {
@@ -304,7 +304,7 @@ impl Runner {
             };
             heard = Instant::now();
             self.peer.exchange.registry.showed_life(&reader.server);
-            // All that is there already is verified and stored together.
+            // Verify and store everything that has already arrived in one batch.
             let mut block = Some(block);
             while let Some(next) = block.take() {
                 let next = match next {
@@ -337,13 +337,13 @@ impl Runner {
         }
     }
 
-    /// Checks where a stream begins.
+    /// Checks the start of a stream.
     async fn begin(
         &mut self,
         hello: &nara_proto::stream::Hello,
         server: &NaraName,
     ) -> Result<ArrivalCursor, Stop> {
-        // They were checked when the hello was verified.
+        // Both were checked when the hello was verified.
         let (Ok(start), Ok(reason)) = (hello.start(), hello.reason()) else {
             return Err(Stop::Error(self.protocol(StreamProblem::NoHello)));
         };
@@ -373,7 +373,7 @@ impl Runner {
         Ok(start)
     }
 
-    /// Takes one block; `Some` if it is the last.
+    /// Handles one block; returns `Some` to stop.
     async fn take(&mut self, reader: &mut Reader, block: Sse) -> Option<Stop> {
         if let Some(retry) = block.retry {
             self.pauses.wish(retry);
@@ -415,13 +415,13 @@ impl Runner {
             StreamMessage::Hello(_) => {
                 return Some(self.broken_rule(reader, StreamProblem::SecondHello).await);
             }
-            // A later version says more than this one understands.
+            // A message of a later version.
             _ => {}
         }
         None
     }
 
-    /// The stream has come to a place without an event for us.
+    /// Advances to a position without an event for us.
     async fn place(&mut self, reader: &mut Reader, cursor: ArrivalCursor) -> Result<(), Stop> {
         self.flush(reader).await?;
         if let Err(problem) = reader.advance(cursor, false) {
@@ -434,7 +434,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Ends a stream whose peer broke a rule, behind what came before.
+    /// Stops after a protocol violation, once earlier events are flushed.
     async fn broken_rule(&mut self, reader: &mut Reader, problem: StreamProblem) -> Stop {
         match self.flush(reader).await {
             Ok(()) => Stop::Error(self.protocol(problem)),
@@ -442,7 +442,7 @@ impl Runner {
         }
     }
 
-    /// Verifies, stores and gives out the events that have come.
+    /// Verifies, stores and returns the received events.
     async fn flush(&mut self, reader: &mut Reader) -> Result<(), Stop> {
         reader.bytes = 0;
         let (cursors, events): (Vec<_>, Vec<_>) = std::mem::take(&mut reader.batch).into_iter().unzip();
@@ -491,7 +491,7 @@ impl Runner {
         .await
     }
 
-    /// Stores the events that were not refused; their outcomes, if there is a ledger.
+    /// Stores the accepted events; returns their outcomes, if there is a ledger.
     async fn store(
         &self,
         server: &NaraName,
@@ -534,7 +534,7 @@ impl Runner {
         self.save_as(&name).await
     }
 
-    /// Writes down how far the stream was read.
+    /// Stores the cursor of the stream.
     async fn save_as(&mut self, server: &NaraName) -> Result<(), crate::ledger::LedgerError> {
         if !self.unsaved.is_any() {
             return Ok(());
@@ -573,7 +573,7 @@ impl Runner {
     }
 }
 
-/// Under which name a ledger remembers how far a stream was read: another filter is another stream.
+/// Returns the key under which a ledger stores the cursor of a stream: each filter has its own.
 fn cursor_place(peer: &NaraName, filter: &EventFilter) -> String {
     if filter.is_empty() {
         peer.to_string()

@@ -11,18 +11,18 @@ pub enum StreamState {
     Connecting,
     /// Ended: see the last item.
     Ended,
-    /// We were too slow: events come from the ledger of the peer until the stream has caught up.
+    /// We were too slow: events come from the ledger of the peer until the stream catches up.
     Lagged,
     /// Events come as they arrive.
     Live,
-    /// The peer has no streams: its newest events are fetched again and again.
+    /// The peer has no streams: its newest events are polled.
     Polling {
-        /// How often.
+        /// The polling interval.
         every: Duration,
     },
     /// Waiting before a reconnect.
     Waiting {
-        /// How long.
+        /// The pause.
         retry_in: Duration,
         /// Why the last stream ended or could not be opened.
         why: String,

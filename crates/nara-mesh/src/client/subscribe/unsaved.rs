@@ -2,11 +2,11 @@ use tokio::time::Instant;
 
 use crate::defaults;
 
-/// How far the cursor that is written to the ledger is behind what was read.
+/// How far the stored cursor lags behind what was read.
 #[derive(Debug, Default)]
 pub(super) struct Unsaved {
     events: usize,
-    /// Since when, if anything is unsaved.
+    /// When the first unsaved change happened, if any.
     since: Option<Instant>,
 }
 
