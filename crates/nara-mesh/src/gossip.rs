@@ -1,8 +1,8 @@
 //! Gossip: every event reaches every nara of a connected mesh within a few hops.
 //!
-//! A [`GossipService`] subscribes to a few peers, and verifies and stores every new event that they send, with its
-//! origin. The server of this nara passes it on to its own subscribers, except to the origin. Peers without streams
-//! get a zine now and then. [`nara_proto::gossip`] decides whom to subscribe to.
+//! A [`GossipService`] subscribes to a few peers, and verifies and stores every new event that they send, with
+//! its origin. The server of this nara forwards it to its own subscribers, except to the origin. Peers without
+//! streams get a zine now and then. [`nara_proto::gossip`] decides which peers to subscribe to.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -43,7 +43,7 @@ use crate::defaults;
 use crate::ledger::Ledger;
 use driver::Driver;
 
-/// The gossip of one nara, running. It ends when it is dropped.
+/// The running gossip of one nara. Stops when dropped.
 #[derive(Debug)]
 pub struct GossipService {
     status: watch::Receiver<GossipStatus>,
@@ -52,12 +52,13 @@ pub struct GossipService {
 }
 
 impl GossipService {
-    /// How far back the first subscription to a peer begins, usually: an hour.
+    /// How far back the first subscription to a peer usually starts: an hour.
     pub const CATCH_UP: Duration = defaults::GOSSIP_CATCH_UP;
 
-    /// Starts the gossip of the nara that `client` acts as, among the peers of its registry and by its clock. Received
-    /// events go into `ledger`; pass the ledger of this nara's server, so that others hear of them. The first
-    /// subscription to a peer begins `catch_up` ago, later ones resume where the last one ended. Needs a tokio runtime.
+    /// Starts gossip for the nara that `client` acts as, among the peers of its registry and by its clock.
+    /// Received events go into `ledger`; pass the ledger of this nara's server, so that they spread further. The
+    /// first subscription to a peer starts `catch_up` ago, later ones resume where the last one ended. Needs a
+    /// tokio runtime.
     pub fn start(
         client: MeshClient,
         ledger: Arc<dyn Ledger>,
@@ -75,12 +76,12 @@ impl GossipService {
         }
     }
 
-    /// The current status. A change of a peer shows at once, counts within 250 ms.
+    /// Returns a receiver of the status. It reflects a change of a peer at once, counts within 250 ms.
     pub fn status(&self) -> watch::Receiver<GossipStatus> {
         self.status.clone()
     }
 
-    /// Ends all subscriptions and exchanges of zines, and waits until they have ended.
+    /// Ends all subscriptions and zine exchanges, and waits until they have ended.
     pub async fn stop(self) {
         self.stopping.cancel();
         // A panic of the task was reported when it happened.

@@ -12,25 +12,25 @@ use crate::clock::monotonic_now;
 use crate::ledger::Standing;
 use crate::registry::{Peer, PeerInfo, PinnedKey, standing};
 
-/// What a peer is called here: its name, or its id while the name is not known. Names are what everybody agrees
-/// on, so that the ring is the same for all.
+/// The label of a peer: its name, or its id while the name is unknown. All naras agree on names, so the ring is
+/// the same for all.
 pub(crate) type Label = Arc<str>;
 
-/// The peers that can be called, as a ring.
+/// The peers that can be called, arranged as a ring.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
     pub(super) ring: Ring<Label>,
     peers: BTreeMap<Label, Arc<Peer>>,
-    /// Whether there are unproven peers without a place.
+    /// Whether unproven peers wait for a slot.
     pub(super) has_waiting: bool,
 }
 
 impl Directory {
-    /// The peers of the registry that have an address and are not untrusted, without this nara itself.
+    /// Collects the peers of the registry that have an address and are not banned, except this nara itself.
     ///
-    /// A peer that nobody configured and that has proven nothing at its address may be made up, with an address of an
-    /// attacker's choice. Such peers have a bounded share, and so has each nara that introduced some; they take
-    /// [turns](TURN). Many peers at one address may be one attacker: they have a bounded share, too, except on loopback.
+    /// A peer that is not configured and has proven nothing at its address may be made up, with an address of an
+    /// attacker's choice. Such peers get a bounded share, also per introducing nara, and take [turns](TURN). Many
+    /// peers at one address may be one attacker, so their share is bounded, too, except on loopback.
     pub(crate) fn new(client: &MeshClient) -> Self {
         let local = client.local();
         let mut peers = BTreeMap::new();
@@ -81,7 +81,7 @@ impl Directory {
         directory
     }
 
-    /// Looks up anew how far the peers are.
+    /// Updates the distances of the peers.
     pub(super) fn measure(&mut self, client: &MeshClient) {
         let known = self.peers.iter().filter_map(|(label, peer)| {
             let distance = client.registry().distance(peer)?;
@@ -102,30 +102,30 @@ impl Directory {
     }
 }
 
-/// Peers that have proven nothing yet and are called all the same; a quarter of the proven ones, if that is more.
+/// Minimum number of slots for unproven peers; a quarter of the proven ones, if that is more.
 const UNPROVEN: usize = 4;
 
-/// Of these, those that one nara introduced.
+/// Maximum number of them per introducing nara.
 const UNPROVEN_OF_ONE_TELLER: usize = 2;
 
-/// How long an unproven peer has its place before others get it: enough for some calls. Without turns, two peers that
-/// accept connections and prove nothing would keep out everyone else whom their teller introduced.
+/// How long an unproven peer keeps its slot: enough for some calls. Without turns, two peers that accept
+/// connections and prove nothing would exclude all others that the same nara introduced.
 pub(super) const TURN: Duration = Duration::from_secs(60);
 
-/// Peers at one address that nobody configured; a quarter of all, if that is more.
+/// Minimum number of slots for unconfigured peers at one address; a quarter of all, if that is more.
 const AT_ONE_ADDRESS: usize = 4;
 
 fn is_configured(info: &PeerInfo) -> bool {
     info.configured_at.is_some() || standing(info) == Standing::Configured
 }
 
-/// Whether it is at its address as far as anybody knows.
+/// Returns whether nothing suggests that it is not at its address.
 fn is_proven(peer: &Peer, info: &PeerInfo) -> bool {
     let introduced = |key: &PinnedKey| key.source.introducer().is_some();
     peer.is_at_its_address() || !info.key.as_ref().is_some_and(introduced)
 }
 
-/// The next ones on the ring: so each of many at one address is chosen by those before it.
+/// Returns the next peers on the ring, so that each of many at one address is chosen by those before it.
 fn next_behind(
     own: RingPosition,
     peers: Vec<(Label, Arc<Peer>)>,
@@ -136,7 +136,7 @@ fn next_behind(
     peers.into_iter().filter(move |(label, _)| next.contains(label))
 }
 
-/// As many as there is room for: peers that were not found to be down before others, then those whose turn it is, then
+/// Selects up to `room` peers: reachable ones before those known to be down, then those whose turn it is, then
 /// those whose last turn was longest ago.
 fn chosen(
     mut unproven: Vec<(Label, Arc<Peer>, PeerInfo)>,
@@ -226,12 +226,12 @@ mod tests {
             (on_ring("friend"), on_ring("ghost") + on_ring("puppet")),
             (6, UNPROVEN)
         );
-        // One that calls from elsewhere may have named the address of somebody else.
+        // A peer that calls from elsewhere may have claimed another nara's address.
         let seen = client.registry().by_name("ghost-39").unwrap();
         client.registry().sign_of_life(&seen);
         client.registry().seen_at(&seen, [100, 64, 9, 9].into());
         assert_eq!(on_ring("ghost-39"), 0);
-        // One that is at its address is one of the others, and one that is down makes way.
+        // A peer proven at its address counts as proven; one that is down loses its slot.
         client.registry().seen_at(&seen, [100, 64, 0, 9].into());
         assert_eq!(on_ring("ghost-39"), 1);
         let down = Directory::new(&client).peer(&Label::from("ghost-0")).unwrap();
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(on_ring("ghost-0"), 0);
     }
 
-    /// Two puppets that are known longest, and 20 others, as they are after a restart.
+    /// Two puppets that are known longest, and 20 others, as after a restart.
     fn restarted(are_seen: bool) -> MeshClient {
         let client = MeshClient::builder(nara("alice")).build();
         for n in 0..22 {
@@ -279,12 +279,12 @@ mod tests {
     fn after_a_restart_peers_that_were_seen_have_their_places() {
         let client = restarted(true);
         assert_eq!(count_on_ring(&client, "friend"), 20);
-        // Peers that answer without a proof, or do not answer, are unproven from then on.
+        // Peers that answer without proof, or do not answer, are unproven from then on.
         for peer in client.registry().peers() {
             peer.proved_nothing();
         }
         assert_eq!(Directory::new(&client).ring.len(), UNPROVEN_OF_ONE_TELLER);
-        // One that proves it has its place again.
+        // A peer that proves itself regains its slot.
         let friend = client.registry().by_name("friend-21").unwrap();
         client.registry().seen_at(&friend, [100, 64, 2, 21].into());
         assert_eq!(count_on_ring(&client, "friend-21"), 1);
@@ -299,7 +299,7 @@ mod tests {
             assert!(directory.has_waiting);
             assert_eq!(directory.ring.len(), UNPROVEN_OF_ONE_TELLER);
             called.extend(directory.ring.iter().cloned());
-            // A turn lasts.
+            // The choice is stable during a turn.
             tokio::time::advance(TURN / 2).await;
             let later = Directory::new(&client);
             assert!(later.ring.iter().eq(directory.ring.iter()));
@@ -317,7 +317,7 @@ mod tests {
             client.registry().seen_at(&puppet, [100, 64, 0, 9].into());
         }
         assert_eq!(on_ring("puppet"), AT_ONE_ADDRESS);
-        // Those that somebody configured there are not counted.
+        // Configured peers there do not count.
         for n in 0..6 {
             let friend = nara(&format!("friend-{n}"));
             let address = ([100, 64, 0, 9], 9_000 + n).into();

@@ -24,16 +24,16 @@ use crate::random::random;
 use crate::registry::PeerEvent;
 use crate::{defaults, metrics};
 
-/// How soon a change of the registry is looked at: a burst of changes costs one look at all peers.
+/// Delay before a change of the registry is processed, so that a burst of changes costs one scan of all peers.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Rounds of zines that may overlap; more are skipped.
+/// Maximum number of overlapping zine rounds; further ones are skipped.
 const ZINE_ROUNDS: usize = 2;
 
-/// Failures that the status shows.
+/// Maximum number of failures in the status.
 const MAX_FAILURES: usize = 64;
 
-/// Carries out what [`Gossip`] decides, and tells it what happens.
+/// Performs the actions that [`Gossip`] decides on, and feeds it with events.
 pub(super) struct Driver {
     client: MeshClient,
     ledger: Arc<dyn Ledger>,
@@ -46,23 +46,23 @@ pub(super) struct Driver {
     subscriptions: StreamMap<Label, Items>,
     states: StreamMap<Label, WatchStream<StreamState>>,
     links: BTreeMap<Label, Link>,
-    /// Why the last attempts failed, of peers that are not listened to.
+    /// Why the last attempts failed, for peers without a subscription.
     failures: BTreeMap<Label, String>,
     zines: JoinSet<(Label, Result<EventCounts, ZineError>)>,
     status: watch::Sender<GossipStatus>,
     total: EventCounts,
     exchanged: u64,
     failed: u64,
-    /// When the status is published next, if it has changed.
+    /// When to publish the status, if it has changed.
     publish_at: Option<Instant>,
-    /// When the registry is looked at next, if it has changed.
+    /// When to scan the registry, if it has changed.
     look_at: Option<Instant>,
 }
 
 /// The items of a subscription, and `None` at its end.
 type Items = BoxStream<'static, Option<Result<VerifiedEvent, StreamError>>>;
 
-/// A subscription, as the status shows it.
+/// A subscription, as shown in the status.
 #[derive(Debug)]
 struct Link {
     state: StreamState,
@@ -111,7 +111,7 @@ impl Driver {
                 () = stopping.cancelled() => break,
                 Some((label, item)) = self.subscriptions.next() => match item {
                     Some(item) => self.received(label, item),
-                    // Why was said by the item before.
+                    // The previous item gave the reason.
                     None => self.tell(Input::Refused(label)),
                 },
                 Some((label, state)) = self.states.next() => self.changed(label, state),
@@ -125,11 +125,11 @@ impl Driver {
                 }
             }
         }
-        // Subscriptions end when they are dropped.
+        // Subscriptions end when dropped.
         self.zines.shutdown().await;
     }
 
-    /// Hands the core what happened, and does what it says.
+    /// Passes an input to the core, and performs its outputs.
     fn tell(&mut self, input: Input<Label>) {
         let now = self.started.elapsed();
         let outputs = self
@@ -140,7 +140,7 @@ impl Driver {
             match output {
                 Output::Subscribe(label) => self.subscribe(label),
                 Output::Unsubscribe(label) => {
-                    tracing::debug!(peer = %label, "not listened to any more");
+                    tracing::debug!(peer = %label, "unsubscribed");
                     self.subscriptions.remove(&label);
                     self.states.remove(&label);
                     self.links.remove(&label);
@@ -158,7 +158,7 @@ impl Driver {
         let Some(peer) = self.directory.peer(&label) else {
             return;
         };
-        tracing::debug!(peer = %label, "listening");
+        tracing::debug!(peer = %label, "subscribing");
         let options = SubscribeOptions::default()
             .since(self.client.clock().now_nanos().saturating_sub(self.catch_up))
             .into_ledger(self.ledger.clone());
@@ -193,11 +193,11 @@ impl Driver {
             .spawn(async move { (label, zines::exchange(client, ledger, peer, since).await) });
     }
 
-    /// An item of a subscription.
+    /// Handles an item of a subscription.
     fn received(&mut self, label: Label, item: Result<VerifiedEvent, StreamError>) {
         let mut events = EventCounts::default();
         match item {
-            // Without an insertion it could not be stored, and that is an item of its own.
+            // Without an insertion it could not be stored; the failure is a separate item.
             Ok(event) => events.count(event.insertion.unwrap_or(Insertion::NotRetained)),
             Err(error @ StreamError::Refused { .. }) => {
                 tracing::info!(%error, "gossip");
@@ -208,7 +208,7 @@ impl Driver {
                 self.failures.remove(&label);
                 return self.tell(Input::NoStreams(label));
             }
-            // Not the peer's fault: it was removed from the registry, and may be there again.
+            // Not the peer's fault: it was removed from the registry, and may have been added again.
             Err(StreamError::Call(error)) if error.is_unknown_peer() => {
                 self.directory = Directory::new(&self.client);
                 self.tell(Input::Ended(label));
@@ -225,7 +225,7 @@ impl Driver {
                     peer.proved_nothing();
                 }
                 self.tell(Input::Refused(label));
-                // Also if the core had nothing to say to it.
+                // Even if the core had no output.
                 return self.publish();
             }
             Err(error) => {
@@ -241,7 +241,7 @@ impl Driver {
         self.publish_soon();
     }
 
-    /// A subscription does something else than before.
+    /// Handles a new state of a subscription.
     fn changed(&mut self, label: Label, state: StreamState) {
         let input = match &state {
             StreamState::CatchingUp
@@ -252,7 +252,7 @@ impl Driver {
                 Input::Opened(label.clone())
             }
             StreamState::Connecting | StreamState::Waiting { .. } => Input::Lost(label.clone()),
-            // Why is said by its last item, which may still wait to be read.
+            // The last item gives the reason; it may still be unread.
             StreamState::Ended => return,
         };
         if let Some(link) = self.links.get_mut(&label) {
@@ -262,7 +262,7 @@ impl Driver {
         self.publish();
     }
 
-    /// Remembers why the events of a peer do not come.
+    /// Records why no events arrive from a peer.
     fn note_failure(&mut self, label: Label, error: &StreamError) {
         let mut reason = error.to_string();
         let mut source = std::error::Error::source(error);
@@ -303,7 +303,7 @@ impl Driver {
         counter!(metrics::GOSSIP_ZINES, "outcome" => "failed").increment(1);
     }
 
-    /// The registry has changed.
+    /// Handles a change of the registry.
     fn noticed(&mut self, change: Result<PeerEvent, broadcast::error::RecvError>) {
         match change {
             Ok(
@@ -317,16 +317,16 @@ impl Driver {
                 | PeerEvent::KeyRefused(_)
                 | PeerEvent::ProtocolLearned(_),
             ) => {}
-            // A peer came, went, moved or got a name; or we missed what it was.
+            // A peer was added, removed, moved or got a name; or we missed changes.
             Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
                 self.look_within(SETTLE);
             }
-            // Cannot be while the client holds the registry.
+            // Unreachable while the client holds the registry.
             Err(broadcast::error::RecvError::Closed) => {}
         }
     }
 
-    /// Looks at the registry in so long at the latest.
+    /// Scans the registry within `wait`.
     fn look_within(&mut self, wait: Duration) {
         let at = Instant::now() + wait;
         self.look_at = Some(self.look_at.map_or(at, |earlier| earlier.min(at)));
@@ -355,7 +355,7 @@ impl Driver {
             link: GossipLink::Stream(link.state.clone()),
             events: link.events,
         });
-        // One that is asked again for streams is shown with its stream.
+        // A peer that is retried for streams is shown with its stream.
         let others = self
             .gossip
             .without_streams()

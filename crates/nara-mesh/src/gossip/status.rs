@@ -24,7 +24,7 @@ pub struct GossipPeer {
     pub peer: String,
     /// How its events arrive.
     pub link: GossipLink,
-    /// Its events over the present subscription.
+    /// Its events during the present subscription.
     pub events: EventCounts,
 }
 
@@ -36,9 +36,9 @@ pub enum GossipLink {
     Stream(StreamState),
     /// By zines: the peer has no streams.
     Zines,
-    /// They do not arrive: the last attempt failed, and another one follows after a pause.
+    /// Not at all: the last attempt failed; it is retried after a pause.
     Failing {
-        /// Why, for people to read.
+        /// The reason, for people.
         reason: String,
     },
 }
@@ -53,7 +53,7 @@ pub struct EventCounts {
     pub new: u64,
     /// Events that were already stored.
     pub duplicate: u64,
-    /// Verified events that this nara does not keep or was told to forget.
+    /// Verified events that the ledger does not keep or was told to forget.
     pub not_kept: u64,
     /// Refused events: forged, malformed, or not signed by their claimed emitter.
     pub refused: u64,
@@ -74,7 +74,7 @@ impl EventCounts {
         self.refused += 1;
     }
 
-    /// Tells the metrics of events that came just now.
+    /// Adds new events to the metrics.
     pub(super) fn note(&self) {
         for (outcome, count) in [
             ("new", self.new),

@@ -10,10 +10,10 @@ use crate::client::{ClientError, MeshClient};
 use crate::ledger::{Ledger, LedgerError, ReadLimit};
 use crate::registry::Peer;
 
-/// The events of a zine may fill this part of the largest request.
+/// Maximum size of the events in a zine: half of the largest request.
 const MAX_ZINE_BYTES: usize = GossipZine::MAX_REQUEST / 2;
 
-/// A zine that could not be exchanged.
+/// A failed zine exchange.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ZineError {
     #[error(transparent)]
@@ -22,7 +22,7 @@ pub(crate) enum ZineError {
     Ledger(#[from] LedgerError),
 }
 
-/// Hands a peer our recent events and stores its.
+/// Sends our recent events to a peer and stores those of its zine.
 pub(super) async fn exchange(
     client: MeshClient,
     ledger: Arc<dyn Ledger>,
@@ -34,7 +34,7 @@ pub(super) async fn exchange(
     exchange_events(&client, &*ledger, &peer, events).await
 }
 
-/// Hands a peer these events and stores its recent ones.
+/// Sends these events to a peer and stores those of its zine.
 pub(crate) async fn exchange_events(
     client: &MeshClient,
     ledger: &dyn Ledger,
