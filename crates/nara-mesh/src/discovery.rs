@@ -1,10 +1,11 @@
-//! Finding naras among the nodes of a network (mesh client specification, section 5; docs/protocol/v1.md, section 3.1).
+//! Finds naras among the nodes of a network (mesh client specification, section 5; docs/protocol/v1.md, section
+//! 3.1).
 //!
-//! A [`PeerSource`] lists the nodes; a node is a nara if its `/ping` answers. Its name and key come from that
+//! A [`PeerSource`] lists the nodes; a node is a nara if it answers `/ping`. Its name and key come from that
 //! answer, not from the host name, which is neither unique nor stable. They are pinned on first use.
 //!
-//! [`Discovery::run`] follows a network for ever: it asks a node that joins at once, asks a silent node again
-//! later, and opens the circuit breaker of a nara whose node goes offline or leaves, so that no call waits for it.
+//! [`Discovery::run`] follows a network forever: it asks a joining node at once, retries a silent node later, and
+//! opens the circuit breaker of a nara whose node goes offline or leaves, so that no call waits for it.
 
 mod host_name;
 mod owners;
@@ -30,7 +31,7 @@ use crate::mesh_ranges::{self, LOOPBACK, TAILNET};
 use crate::registry::{KeySource, PeerInfo, PinnedKey, RegisterError};
 use crate::transport::{Candidate, PeerSource};
 
-/// Host names that begin like this belong to tools, not to naras (docs/protocol/v1.md, section 3.1).
+/// Prefixes of host names that belong to tools, not to naras (docs/protocol/v1.md, section 3.1).
 const TOOL_PREFIXES: [&str; 1] = ["nara-backup-"];
 
 /// Finds the naras among the nodes of a network and registers them.
@@ -52,25 +53,25 @@ pub enum Found {
     Nara {
         /// What is now known about the peer.
         peer: PeerInfo,
-        /// Whether its host name is its name, with or without the `-xxxx` that v1 peers add.
+        /// Whether the host name is the name of the nara, with or without the `-xxxx` that v1 peers add.
         host_name_fits: bool,
     },
-    /// It does not answer `/ping` on any mesh port. It is asked again.
+    /// The node does not answer `/ping` on any mesh port. It is asked again.
     NoAnswer {
         /// The node.
         candidate: Candidate,
         /// The last error.
         error: ClientError,
     },
-    /// It answers, but contradicts the registry.
+    /// The node answers, but contradicts the registry.
     Refused {
         /// The node.
         candidate: Candidate,
         /// Why it is not registered.
         error: RegisterError,
     },
-    /// It claims the name of another node that answers and is not offline. The other node keeps the name while it
-    /// stays online.
+    /// The node claims the name of another node, which answers and is not offline. The other node keeps the name
+    /// while it stays online.
     Contested {
         /// The node.
         candidate: Candidate,
@@ -79,16 +80,16 @@ pub enum Found {
         /// The address of the nara with this name.
         holder: SocketAddr,
     },
-    /// It claims to be this nara itself.
+    /// The node claims to be this nara itself.
     Namesake {
         /// The node.
         candidate: Candidate,
-        /// Whether it also shows our key: then it is a second instance of this nara, or a lie.
+        /// Whether it also shows our key: either a second instance of this nara, or a forgery.
         same_key: bool,
     },
-    /// The network says that it is offline. The circuit breaker of its nara is open.
+    /// The network reports the node offline. The circuit breaker of its nara is open.
     Offline(Candidate),
-    /// It is no longer in the network. The circuit breaker of its nara is open.
+    /// The node left the network. The circuit breaker of its nara is open.
     Left(Candidate),
     /// Not asked: a tool, or a node without mesh address or host name.
     Skipped(Candidate),
@@ -109,15 +110,15 @@ impl Discovery {
         }
     }
 
-    /// The ports to try, in order; by default 9632 and 7433.
+    /// Sets the ports to try, in order; by default 9632 and 7433.
     #[must_use]
     pub fn ports(mut self, ports: impl IntoIterator<Item = u16>) -> Self {
         self.ports = ports.into_iter().collect();
         self
     }
 
-    /// The mesh ranges: no other addresses are asked. The default is `100.64.0.0/10` and `fd7a:115c:a1e0::/48`, the
-    /// addresses of tailnets.
+    /// Sets the mesh ranges: no other addresses are asked. The default is `100.64.0.0/10` and
+    /// `fd7a:115c:a1e0::/48`, the address ranges of tailnets.
     #[must_use]
     pub fn mesh_ranges(mut self, ranges: impl IntoIterator<Item = IpNet>) -> Self {
         self.ranges = ranges.into_iter().collect();
@@ -138,8 +139,8 @@ impl Discovery {
         self
     }
 
-    /// The same nodes, with confirmed owners: a nara owns the addresses of a node if it answered there and the host
-    /// name is its name. [`PeerSource::owner_of`] is valid for as long as this discovery runs.
+    /// Returns the nodes with confirmed owners: a nara owns the addresses of a node if it answered there and the
+    /// host name is its name. [`PeerSource::owner_of`] is valid while this discovery runs.
     pub fn confirmed_peers(&self) -> Arc<dyn PeerSource> {
         Arc::new(ConfirmedPeers::new(self.source.clone(), self.owners.clone()))
     }
@@ -147,7 +148,7 @@ impl Discovery {
     /// Asks every node once and registers the naras among them.
     ///
     /// # Errors
-    /// If the node source fails; a node that fails is part of the result.
+    /// [`io::Error`] if the node source fails; a node that fails is part of the result.
     pub async fn run_once(&self) -> io::Result<Vec<Found>> {
         let mut roster = Roster::default();
         let mut found = Vec::new();
@@ -187,11 +188,11 @@ impl Discovery {
             tokio::select! {
                 next = changes.next() => {
                     let Some(mut candidates) = next else { return };
-                    // Only the last of several lists counts.
+                    // Only the latest list counts.
                     while let Some(Some(later)) = changes.next().now_or_never() {
                         candidates = later;
                     }
-                    // What is new goes before what did not answer.
+                    // New nodes go before retries.
                     for asked in self.update(&mut roster, candidates, &mut on_found).into_iter().rev() {
                         waiting.push_front(asked);
                     }
@@ -209,14 +210,14 @@ impl Discovery {
         }
     }
 
-    /// Takes over a list of nodes. Returns those that have to be asked.
+    /// Applies a list of nodes. Returns the nodes to ask.
     fn update(
         &self,
         roster: &mut Roster,
         candidates: Vec<Candidate>,
         on_found: &mut impl FnMut(Found),
     ) -> Vec<Asked> {
-        let changes = roster.update(candidates, |candidate| self.is_nobody(candidate));
+        let changes = roster.update(candidates, |candidate| self.is_excluded(candidate));
         for before in &changes.moved {
             self.owners.forget(before);
         }
@@ -236,8 +237,8 @@ impl Discovery {
         changes.ask
     }
 
-    /// Whether a node is none that may be a nara.
-    fn is_nobody(&self, candidate: &Candidate) -> bool {
+    /// Returns whether a node cannot be a nara.
+    fn is_excluded(&self, candidate: &Candidate) -> bool {
         let host_name = &candidate.host_name;
         let is_tool = self
             .tool_prefixes
@@ -257,7 +258,7 @@ impl Discovery {
                 match self.client.discover_key(address, None).await {
                     Ok(found) => return (asked, Ok(self.prefer(silent, address, found).await)),
                     Err(error) => {
-                        // Who says nothing on one port, says nothing on another.
+                        // A node that is silent on one port is silent on all.
                         let is_silent = error.is_timeout();
                         outcome = Err(Some(error));
                         if is_silent {
@@ -271,8 +272,8 @@ impl Discovery {
         (asked, outcome)
     }
 
-    /// An address that was silent is preferred if it answers now: the first packets to a node open the tunnel, and may
-    /// be lost.
+    /// Prefers an address that was silent before if it answers now: the first packets to a node open the tunnel,
+    /// and may be lost.
     async fn prefer(
         &self,
         silent: Option<IpAddr>,
@@ -289,7 +290,7 @@ impl Discovery {
         (address, found)
     }
 
-    /// Registers what a node answered; `None`: it is gone meanwhile, or has changed and is asked again.
+    /// Registers the answer of a node; `None` if the node is gone, or has changed and is asked again.
     fn conclude(&self, roster: &mut Roster, asked: &Asked, answer: Answer) -> Option<Found> {
         let candidate = asked.candidate.clone();
         let answered = answer.as_ref().ok().map(|(_, found)| found.name.clone());
@@ -326,7 +327,7 @@ impl Discovery {
             .filter(|holder| !candidate.addresses.contains(&holder.ip()));
         if let Some(holder) = holder
             && let Some(host_name) = roster.host_of(holder.ip(), &name)
-            // A node that is called like the nara is believed more than one that is not.
+            // A node whose host name matches is more credible.
             && (host_name_fits(host_name, &name) || !fits)
         {
             roster.distrust(key);
@@ -354,7 +355,7 @@ impl Discovery {
                     registry.learn_protocol(&peer, capability.into());
                 }
                 self.owners.confirm(&candidate, fits.then_some(&name));
-                // Whoever else is registered here has gone, or has another name now.
+                // Any other peer registered here has gone, or has another name now.
                 for other in registry.by_ip(address.ip()) {
                     let info = other.info();
                     if info.address == Some(address) && info.name.is_some_and(|known| known != name) {
@@ -373,7 +374,7 @@ impl Discovery {
         }
     }
 
-    /// A node that the network calls offline need not be called to find out.
+    /// Opens the breakers of the naras of a node that the network reports offline.
     fn mark_offline(&self, candidate: &Candidate) {
         for ip in &candidate.addresses {
             for peer in self.client.registry().by_ip(*ip) {
@@ -382,7 +383,7 @@ impl Discovery {
         }
     }
 
-    /// A node that the network calls online again may be called at once.
+    /// Closes the breakers of the naras of a node that the network reports online again.
     fn mark_online(&self, candidate: &Candidate) {
         for ip in &candidate.addresses {
             for peer in self.client.registry().by_ip(*ip) {
@@ -392,7 +393,7 @@ impl Discovery {
     }
 }
 
-/// Where to ask first: IPv4 before IPv6.
+/// Returns the addresses in the order to ask: IPv4 before IPv6.
 fn in_order(addresses: &[IpAddr]) -> Vec<IpAddr> {
     let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = addresses.iter().partition(|ip| ip.is_ipv4());
     v4.into_iter().chain(v6).collect()

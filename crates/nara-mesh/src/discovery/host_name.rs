@@ -3,9 +3,9 @@ use nara_proto::identity::NaraName;
 use crate::transport::Candidate;
 
 impl Candidate {
-    /// The name of the nara for which its host name stands: without the `-xxxx` that v1 peers add
-    /// (docs/protocol/v1.md, section 3.1). Host names are neither unique nor proven, and that of a machine may say nothing
-    /// about its nara: it is a hint.
+    /// Returns the nara name that its host name suggests: without the `-xxxx` that v1 peers add
+    /// (docs/protocol/v1.md, section 3.1). This is only a hint: host names are neither unique nor proven, and may
+    /// be unrelated to the nara.
     pub fn nara_name(&self) -> Option<NaraName> {
         let (name, _) = self
             .host_name
@@ -16,13 +16,13 @@ impl Candidate {
     }
 }
 
-/// Whether a host name is the name of a nara, as it is or with the `-xxxx` that v1 peers add.
+/// Returns whether a host name is the name of a nara, verbatim or with the `-xxxx` that v1 peers add.
 pub(super) fn host_name_fits(host_name: &str, name: &NaraName) -> bool {
     let suffix = host_name.strip_prefix(name.as_str());
     suffix.is_some_and(|suffix| suffix.is_empty() || suffix.strip_prefix('-').is_some_and(is_random_suffix))
 }
 
-/// Whether it is what v1 peers add to their name.
+/// Returns whether it is the suffix that v1 peers add to their name.
 fn is_random_suffix(suffix: &str) -> bool {
     let is_random = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     suffix.len() == 4 && suffix.bytes().all(is_random)

@@ -9,13 +9,13 @@ use nara_proto::identity::NaraName;
 
 use crate::transport::{Candidate, PeerSource};
 
-/// Which nara answered at which address.
+/// The nara that answered at each address.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Owners(Arc<RwLock<HashMap<IpAddr, NaraName>>>);
 
 impl Owners {
-    /// The nara of a node; `None`: its host name does not vouch for the nara that answers there, and others may
-    /// share it.
+    /// Sets the nara of a node; `None` if the host name does not match the nara that answers there, or others may
+    /// share the node.
     pub(super) fn confirm(&self, candidate: &Candidate, name: Option<&NaraName>) {
         let mut owners = self.0.write().unwrap_or_else(PoisonError::into_inner);
         for ip in &candidate.addresses {
@@ -36,7 +36,7 @@ impl Owners {
     }
 }
 
-/// The nodes of a network, with owners that a [`Discovery`](super::Discovery) confirmed.
+/// The nodes of a network, with the owners that a [`Discovery`](super::Discovery) confirmed.
 #[derive(Clone, Debug)]
 pub(super) struct ConfirmedPeers {
     source: Arc<dyn PeerSource>,

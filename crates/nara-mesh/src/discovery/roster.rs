@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::defaults;
 use crate::transport::Candidate;
 
-/// Which node is meant: its first address, or its host name if it has none.
+/// Identifies a node: its first address, or its host name if it has none.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum NodeKey {
     Address(IpAddr),
@@ -24,19 +24,19 @@ impl NodeKey {
     }
 }
 
-/// A node that is asked.
+/// A node to ask.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) key: NodeKey,
     pub(super) candidate: Candidate,
 }
 
-/// The nodes of a network and how far each has been examined.
+/// The nodes of a network, and the progress of asking each.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
     nodes: HashMap<NodeKey, Node>,
     by_address: HashMap<IpAddr, NodeKey>,
-    /// When nodes are asked next.
+    /// When to ask nodes next.
     due: BTreeSet<(Instant, NodeKey)>,
 }
 
@@ -44,24 +44,24 @@ pub(super) struct Roster {
 struct Node {
     candidate: Candidate,
     /// Whether it may be a nara.
-    is_somebody: bool,
-    /// Whether an answer is awaited.
+    is_eligible: bool,
+    /// Whether a request is in progress.
     asking: bool,
-    /// Whether it changed meanwhile.
+    /// Whether it changed since the last request.
     changed: bool,
-    /// How often it did not answer, one time after the other.
+    /// Number of consecutive requests without answer.
     silences: u32,
-    /// The nara that answered there last.
+    /// The nara that last answered there.
     nara: Option<NaraName>,
     due: Option<Instant>,
 }
 
-/// What a new list of nodes brings.
+/// The changes in a new list of nodes.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     pub(super) ask: Vec<Asked>,
     pub(super) left: Vec<Candidate>,
-    /// As they were: they have other addresses now.
+    /// The previous state of nodes whose addresses changed.
     pub(super) moved: Vec<Candidate>,
     pub(super) offline: Vec<Candidate>,
     pub(super) online: Vec<Candidate>,
@@ -69,11 +69,11 @@ pub(super) struct Changes {
 }
 
 impl Roster {
-    /// Takes over a list of nodes.
+    /// Applies a list of nodes.
     pub(super) fn update(
         &mut self,
         candidates: Vec<Candidate>,
-        is_nobody: impl Fn(&Candidate) -> bool,
+        is_excluded: impl Fn(&Candidate) -> bool,
     ) -> Changes {
         let mut changes = Changes::default();
         let mut gone = std::mem::take(&mut self.nodes);
@@ -84,7 +84,7 @@ impl Roster {
                 self.by_address.insert(address, key.clone());
             }
             let before = gone.remove(&key);
-            let mut node = Node::updated(before, candidate, &is_nobody, &mut changes);
+            let mut node = Node::updated(before, candidate, &is_excluded, &mut changes);
             if node.candidate.online == Some(false)
                 && let Some(due) = node.due.take()
             {
@@ -102,7 +102,7 @@ impl Roster {
         changes
     }
 
-    /// The nodes that have to be asked at once.
+    /// Returns the nodes to ask at once.
     fn take_wanted(&mut self) -> Vec<Asked> {
         let mut wanted: Vec<Asked> = Vec::new();
         for (key, node) in &mut self.nodes {
@@ -117,7 +117,7 @@ impl Roster {
         wanted
     }
 
-    /// Notes which nara answered at a node, or that none did. Returns whether that still counts.
+    /// Records which nara answered at a node, if any did. Returns whether the result still applies.
     pub(super) fn concluded(&mut self, key: &NodeKey, nara: Option<NaraName>) -> bool {
         let Some(node) = self.nodes.get_mut(key) else {
             return false;
@@ -142,7 +142,7 @@ impl Roster {
         true
     }
 
-    /// What a node answered is not believed: it is asked again later, and does not hold the name.
+    /// Rejects the answer of a node: it is asked again later, and does not hold the name.
     pub(super) fn distrust(&mut self, key: &NodeKey) {
         if let Some(node) = self.nodes.get_mut(key) {
             node.nara = None;
@@ -150,25 +150,26 @@ impl Roster {
         }
     }
 
-    /// The host name of the node with this address, if this nara answered there and it is not offline.
+    /// Returns the host name of the node with this address, if this nara answered there and the node is not
+    /// offline.
     pub(super) fn host_of(&self, address: IpAddr, name: &NaraName) -> Option<&str> {
         let node = self.nodes.get(self.by_address.get(&address)?)?;
         let holds = node.nara.as_ref() == Some(name) && node.candidate.online != Some(false);
         holds.then_some(node.candidate.host_name.as_str())
     }
 
-    /// A node that changed while it was asked.
+    /// Returns a node that changed while it was asked, to ask it again.
     pub(super) fn ask_again(&mut self, key: &NodeKey) -> Option<Asked> {
         let node = self.nodes.get_mut(key)?;
         (node.changed && !node.asking && node.may_be_asked()).then(|| node.ask(key))
     }
 
-    /// When the next node is asked again.
+    /// Returns when the next node is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.due.first().map(|(due, _)| *due)
     }
 
-    /// The nodes that are asked again now.
+    /// Takes the nodes that are due now.
     pub(super) fn take_due(&mut self) -> Vec<Asked> {
         let now = Instant::now();
         let mut taken = Vec::new();
@@ -188,7 +189,7 @@ impl Roster {
     fn schedule(&mut self, key: &NodeKey, pause: Duration) {
         self.unschedule(key);
         if let Some(node) = self.nodes.get_mut(key) {
-            // What was asked at once is not asked again at once.
+            // Jitter, so that nodes asked together are not retried together.
             let spread = f64::from(getrandom::u32().unwrap_or(u32::MAX / 2)) / f64::from(u32::MAX);
             let due = Instant::now() + pause.mul_f64(0.75 + spread / 2.0);
             node.due = Some(due);
@@ -208,19 +209,19 @@ impl Node {
     fn updated(
         before: Option<Self>,
         candidate: Candidate,
-        is_nobody: &impl Fn(&Candidate) -> bool,
+        is_excluded: &impl Fn(&Candidate) -> bool,
         changes: &mut Changes,
     ) -> Self {
-        let is_somebody = !is_nobody(&candidate);
+        let is_eligible = !is_excluded(&candidate);
         let Some(mut node) = before else {
-            if !is_somebody {
+            if !is_eligible {
                 changes.skipped.push(candidate.clone());
             } else if candidate.online == Some(false) {
                 changes.offline.push(candidate.clone());
             }
             return Self {
                 candidate,
-                is_somebody,
+                is_eligible,
                 asking: false,
                 changed: true,
                 silences: 0,
@@ -238,21 +239,21 @@ impl Node {
         } else if was_offline && !is_offline {
             changes.online.push(candidate.clone());
         }
-        if !is_somebody && node.is_somebody {
+        if !is_eligible && node.is_eligible {
             changes.skipped.push(candidate.clone());
         }
         let before = std::mem::replace(&mut node.candidate, candidate);
         if before.addresses != node.candidate.addresses {
             changes.moved.push(before);
         }
-        node.is_somebody = is_somebody;
+        node.is_eligible = is_eligible;
         node.changed = true;
         node.silences = 0;
         node
     }
 
     fn may_be_asked(&self) -> bool {
-        self.is_somebody && self.candidate.online != Some(false)
+        self.is_eligible && self.candidate.online != Some(false)
     }
 
     fn ask(&mut self, key: &NodeKey) -> Asked {
