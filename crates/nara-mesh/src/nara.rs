@@ -1,8 +1,8 @@
-//! One whole nara: the front door of this library.
+//! A complete nara: the entry point of this library.
 //!
-//! A [`Nara`] owns everything that makes up a nara on a mesh: identity, ledger, registry, client, server, gossip
-//! and discovery. [`Nara::builder`] takes the settings, each once, and [`start`](NaraBuilder::start) starts the
-//! parts in the right order.
+//! A [`Nara`] owns all parts of a nara on a mesh: identity, ledger, registry, client, server, gossip and
+//! discovery. [`Nara::builder`] takes each setting once, and [`start`](NaraBuilder::start) starts the parts in
+//! the right order.
 //!
 //! ```
 //! use nara_mesh::{LocalNara, Nara};
@@ -18,8 +18,8 @@
 //! # }
 //! ```
 //!
-//! The parts stay usable alone: [`MeshClient`], [`MeshServer`](crate::server::MeshServer),
-//! [`GossipService`] and [`Discovery`](crate::discovery::Discovery) have builders of their own.
+//! Each part can also be used alone: [`MeshClient`], [`MeshServer`](crate::server::MeshServer), [`GossipService`]
+//! and [`Discovery`](crate::discovery::Discovery) have their own constructors.
 
 mod builder;
 mod catch_up;
@@ -51,15 +51,15 @@ use crate::server::{RunningServer, SealedStash, ServeError, Shutdown};
 
 /// A running nara.
 ///
-/// [`Nara::shutdown`] ends it in order and waits for it. A dropped handle does the same in the background, with
-/// 1 s for the requests in progress; outside of a tokio runtime it ends everything at once.
+/// [`Nara::shutdown`] stops it in order and waits. A dropped handle does the same in the background, with 1 s for
+/// the requests in progress; outside of a tokio runtime it stops everything at once.
 #[derive(Debug)]
 pub struct Nara {
     local: LocalNara,
     client: MeshClient,
     ledger: Arc<dyn Ledger>,
     recalled: Recalled,
-    /// Taken by whatever ends the nara.
+    /// Taken when the nara ends.
     running: Option<Running>,
 }
 
@@ -71,16 +71,16 @@ struct Running {
     clock: Arc<dyn Clock>,
     client: MeshClient,
     keeper: PeerKeeper,
-    /// `None`: this nara calls others and is not called.
+    /// `None` if this nara does not listen.
     server: Option<Arc<RunningServer>>,
     gossip: Option<GossipService>,
-    /// Discovery, catching up, and what follows the address of the node.
+    /// Tasks: discovery, catch-up, distances, and the address follower.
     following: Vec<AbortOnDropHandle<()>>,
-    /// Where this nara is reached.
+    /// The address at which peers reach this nara.
     address: watch::Receiver<Option<SocketAddr>>,
 }
 
-/// Why a nara cannot start, or cannot be reconfigured.
+/// The reason why a nara cannot start or be reconfigured.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NaraError {
@@ -101,53 +101,53 @@ pub enum NaraError {
 }
 
 impl Nara {
-    /// Configures a nara with this identity.
+    /// Returns a builder for a nara with this identity.
     pub fn builder(local: LocalNara) -> NaraBuilder {
         NaraBuilder::new(local)
     }
 
-    /// The identity.
+    /// Returns the identity.
     pub fn local(&self) -> &LocalNara {
         &self.local
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn name(&self) -> &NaraName {
         self.local.name()
     }
 
-    /// The nara id.
+    /// Returns the nara id.
     pub fn id(&self) -> &NaraId {
         self.local.id()
     }
 
-    /// The entry for the registries of others: id, name and key, and the address if it can be dialled.
+    /// Returns an entry for the registries of others: id, name and key, and the address if it can be dialled.
     pub fn as_peer(&self) -> PeerInfo {
         let address = self.address().filter(|address| !address.ip().is_unspecified());
         self.local.as_peer(address)
     }
 
-    /// The client of this nara.
+    /// Returns the client of this nara.
     pub fn client(&self) -> &MeshClient {
         &self.client
     }
 
-    /// The ledger of this nara.
+    /// Returns the ledger of this nara.
     pub fn ledger(&self) -> &Arc<dyn Ledger> {
         &self.ledger
     }
 
-    /// A peer, on which every call can be made: [`MeshClient::peer`].
+    /// Returns a handle for calls to a peer: [`MeshClient::peer`].
     pub fn peer(&self, peer: impl TryInto<PeerRef, Error: Into<InvalidPeerRef>>) -> PeerHandle {
         self.client.peer(peer)
     }
 
-    /// The peers that this nara knows, and their keys.
+    /// Returns the registry of peers and their keys.
     pub fn registry(&self) -> &PeerRegistry {
         self.client.registry()
     }
 
-    /// Signs an event of this nara and stores it in the ledger; subscribers and gossip pick it up from there.
+    /// Signs an event of this nara and stores it in the ledger, from which subscribers and gossip take it.
     ///
     /// # Errors
     /// [`LedgerError`] if it cannot be stored, or peers would refuse it.
@@ -156,7 +156,7 @@ impl Nara {
         self.publish_signed(event).await
     }
 
-    /// Stores an event that this nara signed, as [`publish`](Self::publish) does. Returns it as it is stored.
+    /// Stores an event that this nara signed, like [`publish`](Self::publish). Returns the stored event.
     ///
     /// # Errors
     /// [`LedgerError`] if it cannot be stored, or peers would refuse it.
@@ -164,21 +164,21 @@ impl Nara {
         self.running().append(event).await
     }
 
-    /// The records loaded from the ledger at the start.
+    /// Returns what was loaded from the ledger at the start.
     pub fn recalled(&self) -> &Recalled {
         &self.recalled
     }
 
-    /// The address at which peers reach this nara; `None` if it does not listen.
+    /// Returns the address at which peers reach this nara; `None` if it does not listen.
     pub fn address(&self) -> Option<SocketAddr> {
         *self.running().address.borrow()
     }
 
-    /// The other address at which peers reach this nara: see [`NaraBuilder::also_listen`].
+    /// Returns the second address at which peers reach this nara: see [`NaraBuilder::also_listen`].
     pub fn other_address(&self) -> Option<SocketAddr> {
         let server = self.running().server.as_ref()?;
         let other = server.other_addr()?;
-        // Both began on one address, and move together.
+        // If both started on one IP address, they move together.
         let now = self.address().filter(|_| other.ip() == server.local_addr().ip());
         Some(SocketAddr::new(
             now.map_or_else(|| other.ip(), |now| now.ip()),
@@ -186,20 +186,20 @@ impl Nara {
         ))
     }
 
-    /// The address at which peers reach this nara, and its changes: the node of a tailnet may get a new one.
+    /// Returns a receiver of the address at which peers reach this nara: the node of a tailnet may get a new one.
     pub fn watch_address(&self) -> watch::Receiver<Option<SocketAddr>> {
         self.running().address.clone()
     }
 
-    /// The status of gossip; `None` if it is off.
+    /// Returns a receiver of the status of gossip; `None` if gossip is off.
     pub fn gossip_status(&self) -> Option<watch::Receiver<GossipStatus>> {
         self.running().gossip.as_ref().map(GossipService::status)
     }
 
-    /// Forgets what a peer left with this nara; see [`RunningServer::forget_stash`].
+    /// Deletes the stash of a peer; see [`RunningServer::forget_stash`].
     ///
     /// # Errors
-    /// If it may still be in the store.
+    /// [`io::Error`] if it may still be in the store.
     pub async fn forget_stash(&self, owner: &NaraId) -> io::Result<bool> {
         match &self.running().server {
             Some(server) => server.forget_stash(owner).await,
@@ -207,19 +207,19 @@ impl Nara {
         }
     }
 
-    /// What peers left with this nara, sealed, by owner.
+    /// Returns the sealed stashes of peers, by owner.
     pub fn stashes(&self) -> Vec<SealedStash> {
         let server = self.running().server.as_ref();
         server.map(|server| server.stashes()).unwrap_or_default()
     }
 
-    /// The peers to which streams go: live events, or an answer of a route. By name.
+    /// Returns the peers that read a stream, of live events or of a route, by name.
     pub fn stream_readers(&self) -> Vec<NaraName> {
         let server = self.running().server.as_ref();
         server.map(|server| server.stream_readers()).unwrap_or_default()
     }
 
-    /// Waits until the listener of the server fails. Without a server it waits forever.
+    /// Waits until the listener of the server fails; forever without a server.
     pub async fn finished(&self) {
         match &self.running().server {
             Some(server) => server.finished().await,
@@ -229,8 +229,8 @@ impl Nara {
 
     /// Applies a new list of configured peers, and the decisions that another process wrote to the ledger.
     ///
-    /// `peers` is the whole list: a peer that was configured before and is missing is removed with its key. Every
-    /// peer that can be applied is applied; the first error is returned afterwards.
+    /// `peers` is the complete list: a formerly configured peer that is missing is removed with its key. Every
+    /// valid entry is applied; the first error is returned afterwards.
     ///
     /// # Errors
     /// [`NaraError`].
@@ -251,13 +251,13 @@ impl Nara {
             }
         }
         let applied = builder::configure(self.registry(), &self.local, peers);
-        // Decisions apply whatever is wrong with the list: a ban must not wait for an unrelated fault.
+        // Decisions apply even if the list has errors: an unrelated error must not delay a ban.
         let recalled = self.running().keeper.reload().await?;
         applied?;
         Ok(recalled)
     }
 
-    /// Applies the decisions that another process wrote to the ledger, and leaves the configured peers as they are.
+    /// Applies the decisions that another process wrote to the ledger; leaves the configured peers unchanged.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
@@ -265,9 +265,9 @@ impl Nara {
         self.running().keeper.reload().await
     }
 
-    /// Ends this nara in order: discovery and gossip stop, peers hear a goodbye, the server finishes the requests in
-    /// progress, and learned peer records are written to the ledger. Goodbye and requests take up to `grace`; peers hear
-    /// it on streams and, if gossip is on, up to 16 of them by zine.
+    /// Stops this nara in order: discovery and gossip stop, peers receive a goodbye, the server finishes the
+    /// requests in progress, and learned peer records are written to the ledger. Goodbye and requests take up to
+    /// `grace`; peers receive the goodbye on streams and, if gossip is on, up to 16 of them by zine.
     pub async fn shutdown(mut self, grace: Duration) -> Shutdown {
         match self.running.take() {
             Some(running) => running.end(grace).await,
@@ -302,7 +302,7 @@ impl Running {
     async fn end(mut self, grace: Duration) -> Shutdown {
         for task in std::mem::take(&mut self.following) {
             task.abort();
-            // Until it has let go of the ledger.
+            // Wait until it has released the ledger.
             let _ = task.await;
         }
         let gossips = self.gossip.is_some();
@@ -311,10 +311,11 @@ impl Running {
         }
         let mut outcome = Shutdown::Graceful;
         if let Some(server) = self.server.take() {
-            // Before the streams end, so that subscribers hear it. Best effort: a full disk must not cut requests.
+            // Before the streams end, so that subscribers receive it. Best effort: a full disk must not cut
+            // requests.
             let goodbye = presence::goodbye(&self.local, self.clock.now_nanos());
             if let Err(error) = self.append(goodbye.clone()).await {
-                tracing::warn!(%error, "the goodbye is not stored, so peers do not hear it");
+                tracing::warn!(%error, "the goodbye cannot be stored, so peers do not receive it");
             }
             let telling = async {
                 if gossips {

@@ -1,4 +1,4 @@
-//! Peer records, as registries hold them and ledgers keep them.
+//! Peer records, as held by registries and stored by ledgers.
 
 mod conflict;
 mod protocol;
@@ -13,10 +13,10 @@ pub use source::KeySource;
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
 
-/// A key trusted for a nara, and why.
+/// A key trusted for a nara, and how it was learned.
 ///
-/// A nara id cannot be derived from a key (docs/protocol/v1.md, section 1.1), so the pair is taken on trust; this
-/// records on whose.
+/// A nara id cannot be derived from a key (docs/protocol/v1.md, section 1.1), so the pair is taken on trust;
+/// `source` records on whose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinnedKey {
     /// The name of the nara.
@@ -27,6 +27,6 @@ pub struct PinnedKey {
     pub key: PublicKey,
     /// How the key was learned.
     pub source: KeySource,
-    /// When, in milliseconds.
+    /// When it was learned, in milliseconds.
     pub learned_at: UnixMillis,
 }

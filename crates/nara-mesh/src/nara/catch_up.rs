@@ -1,9 +1,9 @@
-//! Catching up: what happened while this nara was away, from a few peers and in the background.
+//! Catch-up: fetches what happened while this nara was offline, from a few peers and in the background.
 //!
-//! Each round asks a few peers, one after the other. A sample comes first: it has what matters most, and shows how much
-//! is missing here. The first peer is then asked for everything; the others only if much of their sample was new, so
-//! that not all send the same. A peer that sends without end is left behind a while, and does not count as the first. The
-//! more is known already, the longer is the pause before the next round.
+//! Each round asks a few peers, one after the other. It starts with a sample, which contains the most important
+//! events and shows how much is missing. The first peer is then asked for everything; the others only if much of
+//! their sample was new, so that they do not all send the same. A transfer that exceeds its limits is cut, and
+//! its peer does not count as the first. The less is new, the longer is the pause before the next round.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,45 +24,45 @@ use crate::ledger::{Insertion, Ledger};
 use crate::random::random;
 use crate::registry::{Peer, PeerEvent};
 
-/// Events of a sample.
+/// Size of a sample, in events.
 const SAMPLE: usize = 1000;
 
-/// Events of a page.
+/// Size of a page, in events.
 const PAGE: usize = 1000;
 
-/// If more than one in so many events is new, much is missing.
+/// If more than one in this many events is new, much is missing.
 const MUCH: usize = 50;
 
-/// Of 256 rounds, those in which distances do not matter.
+/// Number of rounds, out of 256, that ignore distances.
 const RANDOM_ROUNDS: u8 = 64;
 
-/// How soon a round follows one in which no peer answered. It doubles each time.
+/// Pause after a round in which no peer answered. Doubles each time.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// The longest pause of these.
+/// Upper bound of this pause.
 const RETRY_MAX: Duration = RETRY.saturating_mul(256);
 
-/// How long a change of the registry is waited for to settle.
+/// Delay after a change of the registry, until it settles.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Catches up until it is dropped.
+/// Catches up until dropped.
 pub(super) struct CatchUp {
     client: MeshClient,
     ledger: Arc<dyn Ledger>,
-    /// When each peer was asked last.
+    /// When each peer was last asked.
     asked: BTreeMap<Label, Instant>,
     pause: Duration,
-    /// Behind rounds in which no peer answered.
+    /// Backoff after rounds in which no peer answered.
     retry: Backoff,
 }
 
-/// What one round, or one peer, brought.
+/// The result of one round, or of one peer.
 #[derive(Clone, Copy, Debug, Default)]
 struct Catch {
     peers: usize,
     received: usize,
     stored: usize,
-    /// Whether a peer was asked for everything, and came to its end.
+    /// Whether a peer was asked for everything, and the transfer completed.
     is_whole: bool,
 }
 
@@ -72,7 +72,7 @@ impl Catch {
         self.stored += stored;
     }
 
-    /// Whether so much was new that more is missing.
+    /// Returns whether enough was new to suggest that more is missing.
     fn is_much(self) -> bool {
         self.stored * MUCH > self.received
     }
@@ -115,16 +115,16 @@ impl CatchUp {
                     round.count(caught.received, caught.stored);
                 }
                 Err(error) => {
-                    tracing::info!(peer = %label, error = &error as &dyn std::error::Error, "not caught up");
+                    tracing::info!(peer = %label, error = &error as &dyn std::error::Error, "catch-up failed");
                 }
             }
         }
         round
     }
 
-    /// Whom to ask, in this order: peers that are there before others, those that were asked longest ago first. They
-    /// are twice as many as needed, since some may not answer. Among these the nearest come first in most rounds: not in
-    /// all, so that nobody is asked less because of what it says about distances.
+    /// Selects the peers to ask: online ones first, then those asked longest ago. Returns twice as many as
+    /// needed, since some may not answer. In most rounds the nearest of them come first; not in all, so that a
+    /// peer cannot avoid or attract requests by what it says about distances.
     fn candidates(&mut self) -> Vec<(Label, Arc<Peer>)> {
         let directory = Directory::new(&self.client);
         self.asked.retain(|label, _| directory.peer(label).is_some());
@@ -183,7 +183,7 @@ impl CatchUp {
         Ok(caught)
     }
 
-    /// How long to wait after a round: longer each time that it brought little.
+    /// Returns the pause after a round: longer each time that little was new.
     fn pause_after(&mut self, round: Catch) -> Duration {
         if round.peers == 0 {
             return spread(self.retry.after_failure(u32::MAX));
@@ -197,7 +197,7 @@ impl CatchUp {
         spread(self.pause)
     }
 
-    /// Waits for the next round. While fewer peers were asked than may be, one that appears is asked at once.
+    /// Waits for the next round. While fewer peers have been asked than allowed, a new one is asked at once.
     async fn wait(&self, pause: Duration, changes: &mut broadcast::Receiver<PeerEvent>) {
         let end = Instant::now() + pause;
         while self.asked.len() < defaults::CATCH_UP_PEERS {
@@ -220,14 +220,14 @@ impl CatchUp {
                     }
                 }
                 Ok(_) => {}
-                // Cannot be while the client holds the registry.
+                // Unreachable while the client holds the registry.
                 Err(broadcast::error::RecvError::Closed) => break,
             }
         }
         tokio::time::sleep_until(end).await;
     }
 
-    /// Whether a peer is there that was never asked.
+    /// Returns whether a peer is known that was never asked.
     fn has_stranger(&self) -> bool {
         let peers = Directory::new(&self.client).peers();
         peers.iter().any(|(label, _)| !self.asked.contains_key(label))
@@ -238,8 +238,8 @@ fn is_away(peer: &Peer) -> bool {
     matches!(peer.presence(), PresenceState::Offline | PresenceState::Missing)
 }
 
-/// Sorts peers that are there before others, and near ones before far ones. Those whose distance is not known come behind
-/// in the order in which they were.
+/// Sorts online peers before others, and near ones before far ones. Peers with unknown distance come last, in
+/// their previous order.
 fn nearest_first<T>(peers: &mut [T], of: impl Fn(&T) -> (bool, Option<Duration>)) {
     peers.sort_by_key(|peer| {
         let (is_away, distance) = of(peer);
@@ -247,7 +247,7 @@ fn nearest_first<T>(peers: &mut [T], of: impl Fn(&T) -> (bool, Option<Duration>)
     });
 }
 
-/// A tenth more or less, so that naras that start together do not ask together.
+/// Adds jitter of 10 %, so that naras that start together do not ask together.
 fn spread(pause: Duration) -> Duration {
     let [chance]: [u8; 1] = random();
     pause.mul_f64(0.9 + 0.2 * f64::from(chance) / 255.0)

@@ -1,4 +1,4 @@
-//! Measures how far peers are, one after the other.
+//! Measures the distances to peers, one after the other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,23 +11,23 @@ use crate::defaults;
 use crate::random::random;
 use crate::registry::Peer;
 
-/// How often the round trip to one of the peers is measured. Coordinates settle after some hundred measurements.
+/// Interval between measurements. Coordinates settle after some hundred of them.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Asks one peer after the other for its coordinates, for as long as the nara runs.
+/// Asks one random peer after another for its coordinates, for as long as the nara runs.
 pub(super) async fn measure(client: MeshClient) {
     loop {
         sleep(INTERVAL).await;
         let Some(peer) = any(&client) else { continue };
         let peer = client.peer(&peer).with_timeout(defaults::DISCOVERY_TIMEOUT);
-        // One that does not answer is the business of its breaker, and one that does not know the endpoint has no place.
+        // A failure is handled by the breaker; a peer without this endpoint has no coordinates.
         if let Err(error) = peer.coordinates().await {
             tracing::debug!(%error, "no coordinates");
         }
     }
 }
 
-/// Any of the peers that can be called.
+/// Returns a random peer that can be called.
 fn any(client: &MeshClient) -> Option<Arc<Peer>> {
     let mut peers = client.registry().peers();
     peers.retain(|peer| {

@@ -1,5 +1,5 @@
-//! The events with which a nara comes and goes, and the zines with which it tells peers at once. Peers that listen to its
-//! stream hear both there; v1 peers have no streams.
+//! The events that announce the start and end of a nara, and the zines that spread them at once. Subscribers
+//! receive both on their stream; v1 peers have no streams.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use crate::identity::LocalNara;
 use crate::ledger::Ledger;
 use crate::registry::{Peer, PeerEvent};
 
-/// How long a change of the registry is waited for to settle.
+/// Delay after a change of the registry, until it settles.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// A signed `hey-there`; `mesh_ip` is empty if the nara cannot be called.
+/// Creates a signed `hey-there`; `mesh_ip` is empty if the nara cannot be called.
 pub(super) fn introduction(local: &LocalNara, mesh_ip: &str, now: UnixNanos) -> SyncEvent {
     let payload = HeyTherePayload {
         from: local.name().as_str().to_owned(),
@@ -34,7 +34,7 @@ pub(super) fn introduction(local: &LocalNara, mesh_ip: &str, now: UnixNanos) -> 
     signed(local, Payload::HeyThere(payload), now)
 }
 
-/// A signed `chau`.
+/// Creates a signed `chau`.
 pub(super) fn goodbye(local: &LocalNara, now: UnixNanos) -> SyncEvent {
     let payload = ChauPayload {
         from: local.name().as_str().to_owned(),
@@ -45,12 +45,12 @@ pub(super) fn goodbye(local: &LocalNara, now: UnixNanos) -> SyncEvent {
     signed(local, Payload::Chau(payload), now)
 }
 
-/// An event of this nara.
+/// Creates a signed event of this nara.
 pub(super) fn signed(local: &LocalNara, payload: Payload, now: UnixNanos) -> SyncEvent {
     SyncEvent::signed(now, payload, local.name().as_str(), local.keypair())
 }
 
-/// Tells peers that this nara has come: those that are known now, and those that are found while that is news.
+/// Announces this nara to the peers known now, and to those found while that is still news.
 pub(super) async fn tell_coming(client: MeshClient, ledger: Arc<dyn Ledger>, introduction: SyncEvent) {
     let mut changes = client.registry().subscribe();
     let mut told = BTreeSet::new();
@@ -80,11 +80,11 @@ pub(super) async fn tell_coming(client: MeshClient, ledger: Arc<dyn Ledger>, int
             sleep(SETTLE).await;
         }
     };
-    // Later it is no news any more.
+    // Later it is not news.
     let _ = timeout(defaults::ZINE_WINDOW, telling).await;
 }
 
-/// Tells peers that are there that this nara goes, for so long at most.
+/// Sends the goodbye of this nara to online peers, within `grace`.
 pub(super) async fn tell_going(
     client: &MeshClient,
     ledger: &dyn Ledger,
@@ -98,11 +98,11 @@ pub(super) async fn tell_going(
         .await
         .is_err()
     {
-        tracing::info!("not all peers heard the goodbye in time");
+        tracing::info!("not all peers received the goodbye in time");
     }
 }
 
-/// Who may be told, in this order: peers without streams before those that may hear it on one.
+/// Returns the peers to inform, those without streams first: the others may receive it on a stream.
 fn hearers(client: &MeshClient) -> Vec<(Label, Arc<Peer>)> {
     let mut peers = Directory::new(client).peers();
     peers.retain(|(_, peer)| peer.breaker_state() == BreakerState::Closed);
@@ -117,7 +117,7 @@ async fn tell(client: &MeshClient, ledger: &dyn Ledger, news: &SyncEvent, peers:
     });
     for (peer, outcome) in told.await {
         if let Err(error) = outcome {
-            tracing::debug!(%peer, error = &error as &dyn std::error::Error, "presence not told");
+            tracing::debug!(%peer, error = &error as &dyn std::error::Error, "presence not sent");
         }
     }
 }

@@ -4,9 +4,10 @@ use nara_proto::identity::{KeyId, NaraName, PublicKey};
 
 use super::{KeySource, PinnedKey};
 
-/// Another key than the pinned one was offered for a name. Nothing was changed.
+/// A key other than the pinned one was offered for a name. Nothing was changed.
 ///
-/// Either somebody impersonates the nara, or it has a new soul: only its operator knows. `Display` names both keys.
+/// Either an attacker impersonates the nara, or it has a new soul: only its operator knows. `Display` names both
+/// keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyConflict {
     /// The name.

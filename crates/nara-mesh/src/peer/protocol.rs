@@ -1,11 +1,11 @@
 use nara_proto::v2::Capability;
 
-/// What a peer has proven that it can do, beyond what every nara can. It only grows: a peer that later does less
-/// is being downgraded by somebody, and is refused.
+/// The capabilities that a peer has proven beyond the base protocol. They only grow: a peer that proves less
+/// later is being downgraded by an attacker, and is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct PeerProtocol {
-    /// It signs with profile v2 (RFC 9421).
+    /// It signs with v2 (RFC 9421).
     pub v2: bool,
     /// It accepts TLS on its mesh port, with a certificate that holds its key.
     pub tls: bool,
@@ -14,7 +14,7 @@ pub struct PeerProtocol {
 }
 
 impl From<&Capability> for PeerProtocol {
-    /// What a nara says that it can do. Only for capabilities that are signed with its pinned key.
+    /// Converts a claimed capability. Only for capabilities signed with the pinned key.
     fn from(capability: &Capability) -> Self {
         Self {
             v2: capability.v2,
@@ -25,14 +25,14 @@ impl From<&Capability> for PeerProtocol {
 }
 
 impl PeerProtocol {
-    /// Signatures of profile v2, and nothing else.
+    /// Only v2 signatures.
     pub(crate) const V2: Self = Self {
         v2: true,
         tls: false,
         raw_public_key: false,
     };
 
-    /// What either of the two can do.
+    /// Returns the capabilities that either of the two has.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self {
@@ -42,7 +42,7 @@ impl PeerProtocol {
         }
     }
 
-    /// What both of the two can do.
+    /// Returns the capabilities that both have.
     #[must_use]
     pub(crate) const fn within(self, other: Self) -> Self {
         Self {
@@ -52,7 +52,7 @@ impl PeerProtocol {
         }
     }
 
-    /// Whether nothing is known.
+    /// Returns whether no capability is known.
     pub const fn is_empty(self) -> bool {
         !self.v2 && !self.tls && !self.raw_public_key
     }

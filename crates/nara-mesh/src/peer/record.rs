@@ -3,41 +3,41 @@ use nara_proto::time::UnixMillis;
 
 use super::{KeyConflict, KeySource, PeerProtocol, PinnedKey};
 
-/// What the operator last decided about a nara.
+/// The last decision of the operator about a nara.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OperatorDecision {
-    /// What.
+    /// The verdict.
     pub verdict: Verdict,
-    /// When, in milliseconds. A later decision has a later time, whatever the clock says.
+    /// When, in milliseconds. A later decision has a later time, even if the clock was set back.
     pub at: UnixMillis,
 }
 
-/// What an operator can decide about a nara.
+/// The possible decisions of an operator about a nara.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// Forgotten: everything learned until then is void, and the nara is a stranger.
+    /// Forgotten: everything learned before is void, and the nara is a stranger.
     Forgotten,
     /// Trusted with its key.
     Trusted,
-    /// Banned: neither its requests nor calls to it are allowed, whatever key it has.
+    /// Banned: neither its requests nor calls to it are allowed, whatever its key.
     Untrusted,
 }
 
-/// What outlives the process about a nara.
+/// The persistent data about a nara.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerRecord {
     /// Its name.
     pub name: NaraName,
     /// Its id, if known.
     pub id: Option<NaraId>,
-    /// Its key, with how, when and from where it was learned.
+    /// Its key, and how, when and from where it was learned.
     pub key: Option<PinnedKey>,
     /// The protocols that the holder of this key has proven.
     pub protocol: PeerProtocol,
     /// The last decision of the operator.
     pub decision: Option<OperatorDecision>,
-    /// Whether it has proven once that it holds this key.
+    /// Whether it has ever proven that it holds this key.
     pub seen: bool,
 }
 
@@ -45,44 +45,44 @@ pub struct PeerRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeerChange {
-    /// Learned data. It never replaces a key, except by a configured one, and never undoes a decision of the
+    /// Adds learned data. Never replaces a key, except by a configured one, and never undoes a decision of the
     /// operator.
     Learn(Box<PeerRecord>),
-    /// The operator trusts it.
+    /// Trusts the nara.
     Trust {
-        /// Its key; `None` for the known key. Without any, a ban is lifted, and nothing else is decided.
+        /// Its key; `None` for the known key. If no key is known either, only a ban is lifted.
         key: Option<PublicKey>,
-        /// Whether to replace another key. The protocols proven with the old key are then void.
+        /// Whether to replace a different key. The protocols proven with the old key are then void.
         replace: bool,
         /// When, in milliseconds.
         at: UnixMillis,
     },
-    /// The operator bans it.
+    /// Bans the nara.
     Untrust {
         /// When, in milliseconds.
         at: UnixMillis,
     },
-    /// The operator forgets it, decisions included.
+    /// Forgets the nara, including decisions.
     Forget {
         /// When, in milliseconds.
         at: UnixMillis,
     },
 }
 
-/// Why a decision of the operator cannot be applied. Nothing was changed.
+/// The reason why a decision of the operator cannot be applied. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerChangeError {
-    /// Another key is known.
+    /// A different key is known.
     #[error(transparent)]
     KeyConflict(#[from] KeyConflict),
-    /// No key is known that could be trusted.
+    /// No key is known or given.
     #[error("no key is known for {0}: give the key to trust")]
     NoKey(NaraName),
 }
 
 impl PeerRecord {
-    /// Nothing but a name.
+    /// Creates a record with a name only.
     pub fn new(name: NaraName) -> Self {
         Self {
             name,
@@ -94,7 +94,7 @@ impl PeerRecord {
         }
     }
 
-    /// Whether it is known only because another nara introduced it, and nothing was decided about it.
+    /// Returns whether it is known only by introduction from another nara, without a decision about it.
     pub fn is_ghost(&self) -> bool {
         !self.seen
             && self.decision.is_none()
@@ -104,10 +104,10 @@ impl PeerRecord {
                 .is_some_and(|key| key.source.introducer().is_some())
     }
 
-    /// Makes a change.
+    /// Applies a change.
     ///
     /// # Errors
-    /// [`PeerChangeError`]; nothing is changed then.
+    /// [`PeerChangeError`]; nothing is changed in that case.
     pub fn apply(&mut self, change: PeerChange) -> Result<(), PeerChangeError> {
         match change {
             PeerChange::Learn(learned) => self.learn(*learned),
@@ -124,12 +124,12 @@ impl PeerRecord {
         Ok(())
     }
 
-    /// Takes over what was learned: see [`PeerChange::Learn`].
+    /// Applies learned data: see [`PeerChange::Learn`].
     pub(crate) fn learn(&mut self, learned: Self) {
         let Some(key) = learned.key else { return };
         match self.decision {
             Some(decision) if decision.verdict == Verdict::Untrusted => return,
-            // Whoever learned it has not heard of the decision yet.
+            // It was learned before the decision.
             Some(decision) if decision.verdict == Verdict::Forgotten && key.learned_at <= decision.at => {
                 return;
             }
@@ -158,7 +158,7 @@ impl PeerRecord {
     ) -> Result<(), PeerChangeError> {
         let known = self.key.as_ref();
         let Some(key) = key.or_else(|| known.map(|known| known.key)) else {
-            // A ban is lifted without a key: what is configured or learned from now on counts.
+            // A ban can be lifted without a key: configured or later learned data then applies.
             if self
                 .decision
                 .is_some_and(|decision| decision.verdict == Verdict::Untrusted)
@@ -198,7 +198,7 @@ impl PeerRecord {
 
     fn decide(&mut self, verdict: Verdict, at: UnixMillis) {
         let at = match self.decision {
-            // A clock that was set back must not make a new decision look like an old one.
+            // If the clock was set back, the new decision must still have a later time.
             Some(before) if at <= before.at => UnixMillis::new(before.at.get().saturating_add(1)),
             _ => at,
         };
@@ -207,10 +207,10 @@ impl PeerRecord {
 }
 
 impl Verdict {
-    /// All of them.
+    /// All verdicts.
     const ALL: [Self; 3] = [Self::Forgotten, Self::Trusted, Self::Untrusted];
 
-    /// Its word: for databases and output.
+    /// Returns the word for databases and output.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Forgotten => "forgotten",
@@ -219,14 +219,14 @@ impl Verdict {
         }
     }
 
-    /// The verdict with this word.
+    /// Returns the verdict with this word.
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|verdict| verdict.as_str() == word)
     }
 }
 
 impl OperatorDecision {
-    /// Whether it was made later than another one.
+    /// Returns whether it was made after another one.
     pub(crate) fn is_newer_than(self, other: Option<Self>) -> bool {
         other.is_none_or(|other| self.at > other.at)
     }
@@ -288,7 +288,7 @@ mod tests {
         assert!(record.protocol.is_empty());
         learn(&mut record, hearsay(1, 3), V2);
         assert_eq!((record.key.clone(), record.protocol), (Some(hearsay(1, 1)), V2));
-        // What is proven stays proven.
+        // Proven protocols stay.
         learn(&mut record, hearsay(1, 4), PeerProtocol::default());
         assert_eq!(record.protocol, V2);
         learn(
@@ -313,7 +313,7 @@ mod tests {
         assert!(matches!(error, PeerChangeError::KeyConflict(_)));
         assert_eq!(record.key, Some(hearsay(1, 1)));
 
-        // To confirm the key keeps what was proven with it; to replace it by itself resets that.
+        // Confirming the key keeps the protocols proven with it; replacing it by itself resets them.
         record.apply(trust(None, false)).unwrap();
         assert_eq!(
             (record.key.clone(), record.protocol),

@@ -4,39 +4,40 @@ use std::str::FromStr;
 
 use nara_proto::identity::NaraName;
 
-/// The source of a key.
+/// How a key was learned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeySource {
-    /// Configured: a peers file, the command line, or a call of the library.
+    /// Configured: in a peers file, on the command line, or by a call of the library.
     Configured,
     /// A verified `hey-there` event of the nara itself.
     HeyThere {
-        /// The nara that passed the event on, if it is known.
+        /// The nara that relayed the event, if known.
         told_by: Option<NaraName>,
     },
-    /// Decided by the operator.
+    /// A decision of the operator.
     Operator,
     /// The unsigned `/ping` answer from this address: trust on first use.
     Ping(SocketAddr),
     /// The unsigned `/peer/query` answer of another nara.
     PeerQuery(NaraName),
-    /// Proven by the other end of a TLS connection with this address.
+    /// Proven by the other end of a TLS connection to this address.
     Tls(SocketAddr),
     /// The key of this nara itself.
     Own,
-    /// A statement of succession that the key before it signed. Never stored: it follows from the statements. It makes
-    /// nobody better known, so it has the source of the first key of the line.
+    /// A statement of succession signed by the previous key. Never stored: it follows from the statements. It
+    /// does not raise the standing of the nara, so it keeps the source of the first key of the line.
     Succession(Box<Self>),
 }
 
 impl KeySource {
-    /// Whether the key was learned from this address.
+    /// Returns whether the key was learned from this address.
     pub(crate) fn is_from(&self, address: SocketAddr) -> bool {
         matches!(self, Self::Ping(from) | Self::Tls(from) if *from == address)
     }
 
-    /// Who introduced the nara, if it was not the nara itself: `Some(None)` if that is not known.
+    /// Returns which other nara introduced this one, if it did not introduce itself: `Some(None)` if that is
+    /// unknown.
     pub(crate) fn introducer(&self) -> Option<Option<&NaraName>> {
         match self {
             Self::HeyThere { told_by } => Some(told_by.as_ref()),
@@ -46,7 +47,7 @@ impl KeySource {
         }
     }
 
-    /// Whether a peer provided the key, and not the operator.
+    /// Returns whether a peer provided the key, and not the operator.
     pub(crate) fn is_hearsay(&self) -> bool {
         match self {
             Self::HeyThere { .. } | Self::Ping(_) | Self::PeerQuery(_) | Self::Tls(_) => true,
@@ -55,7 +56,7 @@ impl KeySource {
         }
     }
 
-    /// The source of the key that succeeds one from this source.
+    /// Returns the source of the key that succeeds one from this source.
     pub(crate) fn succeeded(self) -> Self {
         match self {
             Self::Succession(_) => self,
@@ -83,7 +84,7 @@ impl fmt::Display for KeySource {
 impl FromStr for KeySource {
     type Err = &'static str;
 
-    /// Reads what `Display` writes.
+    /// Parses the output of `Display`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const UNKNOWN: &str = "unknown key source";
         let name = |text| NaraName::new(text).map_err(|_| UNKNOWN);
