@@ -45,26 +45,27 @@ use nara_proto::succession::Succession;
 
 use crate::ledger::ANY_VOTER;
 
-/// What a statement of succession changed.
+/// The effect of a statement of succession.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SuccessionEffect {
-    /// Nothing yet: the trust policy leaves it to the operator, or the operator decided about this key after it was made.
+    /// None yet: the trust policy leaves it to the operator, or the operator decided about this key after the
+    /// statement was made.
     Asked,
-    /// It contradicts another statement: no key of the nara holds until the operator decides.
+    /// It contradicts another statement: no key of the nara is valid until the operator decides.
     Conflict,
-    /// The new key holds, and the old one is refused.
+    /// The new key is valid, and the old one is refused.
     Followed,
-    /// No key of the nara holds any more.
+    /// No key of the nara is valid any more.
     Retired,
 }
 
-/// The naras about whose keys something was learned, as [`TransferStore::forgive`](crate::ledger::TransferStore::forgive)
-/// takes them.
+/// Returns the naras whose keys or ids an event concerns, as
+/// [`TransferStore::forgive`](crate::ledger::TransferStore::forgive) takes them.
 pub(crate) fn learned(event: &PeerEvent) -> Vec<String> {
     match event {
         PeerEvent::KeyPinned(key) => {
             let mut learned = vec![key.name.as_str().to_owned()];
-            // Voters are known by their ids.
+            // Voters are identified by their ids.
             learned.extend(key.id.is_some().then(|| ANY_VOTER.to_owned()));
             learned
         }
@@ -74,23 +75,23 @@ pub(crate) fn learned(event: &PeerEvent) -> Vec<String> {
     }
 }
 
-/// A change of a peer.
+/// A change of a peer, or of what peers say about this nara.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeerEvent {
     /// The address of a peer changed.
     AddressChanged(PeerInfo),
-    /// A request was refused: the network says that its source address belongs to another nara than the claimed
-    /// sender.
+    /// A request was refused: according to the network, its source address belongs to a nara other than the
+    /// claimed sender.
     AddressMismatch {
         /// The name that the request claimed.
         claimed: NaraName,
-        /// The name of the nara to which the address belongs.
+        /// The nara that owns the address.
         owner: NaraName,
         /// The source address.
         address: IpAddr,
     },
-    /// The breaker of a peer closed: it is called again.
+    /// The breaker of a peer closed: calls to it resume.
     BreakerClosed(PeerInfo),
     /// The breaker of a peer opened: the peer is down.
     BreakerOpened(PeerInfo),
@@ -101,66 +102,66 @@ pub enum PeerEvent {
         /// How far its clock is ahead of ours.
         offset: ClockOffset,
     },
-    /// A decision of the operator about a peer takes effect: see [`PeerInfo::decision`].
+    /// A decision of the operator about a peer took effect: see [`PeerInfo::decision`].
     Decided(PeerInfo),
-    /// A message in the name of a peer does less than the peer has proven: it was refused.
+    /// A message in the name of a peer was refused, because it proves less than the peer has proven before.
     Downgrade {
         /// The peer.
         peer: PeerInfo,
         /// The missing proof.
         missing: &'static str,
     },
-    /// The key of a peer was replaced, or taken away: what was opened on it ends.
+    /// The key of a peer was replaced or removed: everything opened under it ends.
     KeyChanged {
         /// The name of the peer.
         name: NaraName,
-        /// Its key until now.
+        /// The key until now.
         old: PublicKey,
-        /// Its key from now on, if there is one.
+        /// The new key, if there is one.
         new: Option<PublicKey>,
     },
-    /// Another key than the pinned one was offered for a name. Nothing was changed.
+    /// A key other than the pinned one was offered for a name. Nothing was changed.
     KeyConflict(KeyConflict),
-    /// The id of a peer became known, after its key.
+    /// The id of a peer became known after its key.
     IdLearned(PeerInfo),
     /// A key was pinned.
     KeyPinned(PinnedKey),
     /// A first key was offered for a nara, and the trust policy refused it.
     KeyRefused(KeyRefused),
-    /// The name of a new peer looks like that of another: a reader may take one for the other.
+    /// The name of a new peer looks like another name: people may confuse them.
     LookAlike {
         /// The new peer.
         peer: PeerInfo,
         /// The other name.
         known: NaraName,
     },
-    /// A peer that refused what this nara signs accepts it again.
+    /// A peer that refused the key of this nara accepts it again.
     OwnKeyAccepted(PeerInfo),
-    /// A peer refuses what this nara signs, because another key, or none, holds there for its name.
+    /// A peer refuses the key of this nara, because it knows another key, or no valid one, for its name.
     OwnKeyRefused {
         /// The peer.
         peer: PeerInfo,
         /// The name and the key of this nara.
         own: (NaraName, PublicKey),
-        /// The key that holds at the peer; `None`: it knows two successors of ours, or that we retired.
+        /// The key that the peer knows; `None` if it knows two successors of ours, or that we retired.
         known: Option<KeyId>,
-        /// Whether the peer has proven that it said so.
+        /// Whether the peer proved its refusal.
         proven: bool,
     },
-    /// A statement of succession, signed with the key of this nara, says that another key or none takes its place.
+    /// A statement of succession, signed with the key of this nara, replaces or retires this key.
     OwnKeyReplaced(Box<Succession>),
-    /// A peer has proven a further protocol.
+    /// A peer has proven another protocol.
     ProtocolLearned(PeerInfo),
     /// A peer was added.
     Registered(PeerInfo),
-    /// A peer that was introduced by another has proven that it holds its key, or that it does so at its address. Until then
-    /// it, or its address, may have been made up.
+    /// A peer that another nara introduced has proven that it holds its key, or that it does so at its address.
+    /// Until then the peer or its address may have been made up.
     Seen(PeerInfo),
-    /// A statement of succession about the key of a peer.
+    /// A statement of succession about the key of a peer was processed.
     Succession {
         /// The statement.
         statement: Box<Succession>,
-        /// What it changed.
+        /// Its effect.
         effect: SuccessionEffect,
     },
     /// A peer was removed.

@@ -10,8 +10,8 @@ use tokio::sync::Semaphore;
 use super::peer_clock::PeerClock;
 use crate::defaults;
 
-/// What calls and requests leave behind about a peer, and the keys that it had before. Made with the first of it: most
-/// peers of a large registry are never called.
+/// The state that calls to and requests from a peer create, and its former keys. Created lazily: most peers of a
+/// large registry are never called.
 #[derive(Debug)]
 pub(super) struct Contact {
     breaker: Mutex<Breaker>,
@@ -21,24 +21,24 @@ pub(super) struct Contact {
     marks: Mutex<Marks>,
 }
 
-/// What is known of the way to a peer.
+/// The distance to a peer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Distance {
-    /// Where the peer says that it is: a hint, whatever it says.
+    /// The coordinates that the peer claims: only a hint.
     pub(super) told: Option<Coordinates>,
     pub(super) measured: Option<Duration>,
 }
 
-/// Plain values about a peer. None is kept beyond the process.
+/// Volatile facts about a peer.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
-    /// It asked not to be called before.
+    /// The end of the pause that it asked for.
     pub(super) not_before: Option<Instant>,
-    /// From where it has proven that it holds its key, if that was its address then.
+    /// The address at which it has proven its key, if that was its address then.
     pub(super) proven_at: Option<IpAddr>,
-    /// When its turn began to be called without a proof that it is at its address.
+    /// When its turn began to be called without proof of its address.
     pub(super) turn: Option<Instant>,
-    /// The keys that were its own before a successor was followed: whoever has the last one had them, too.
+    /// Its keys before a succession was followed: the holder of the last one had them as well.
     pub(super) former_keys: Vec<PublicKey>,
 }
 
@@ -70,7 +70,7 @@ impl Contact {
     }
 }
 
-/// Every method of what is locked leaves it valid, whatever panicked.
+/// Returns every method of the locked values leaves them valid, even after a panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

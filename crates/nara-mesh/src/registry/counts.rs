@@ -1,4 +1,4 @@
-//! What happens to peers, as numbers.
+//! Counts events of peers in the metrics.
 
 use ::metrics::counter;
 

@@ -1,5 +1,5 @@
-//! How far peers are: round trips that were measured, and network coordinates, from which follows an estimate of the
-//! others (`nara_proto::coordinates`).
+//! Distances to peers: measured round trips, and network coordinates, from which the others are estimated
+//! (`nara_proto::coordinates`).
 
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,25 +12,24 @@ use super::table::PeerRegistry;
 use crate::random::random;
 
 impl PeerRegistry {
-    /// The network coordinates of this nara, which follow the round trips that its client measures.
+    /// Returns the network coordinates of this nara, which adapt to the round trips that its client measures.
     pub fn coordinates(&self) -> Coordinates {
         self.own_coordinates().get().clone()
     }
 
-    /// The estimated round trip to a peer; `None` if it has not told its coordinates. A peer may lie about them, so
-    /// nothing but the order of peers may depend on it.
+    /// Returns the estimated round trip to a peer; `None` if it has not sent coordinates. A peer may lie about
+    /// them, so use the estimate only to order peers.
     pub fn estimated_rtt(&self, peer: &Peer) -> Option<Duration> {
         let told = peer.noted_distance()?.told.clone()?;
         estimate(self.own_coordinates().get(), &told)
     }
 
-    /// The round trip to a peer as it was last measured, or else as it is estimated. Only the order of peers may depend on
-    /// it.
+    /// Returns the last measured round trip to a peer, or else the estimate. Use it only to order peers.
     pub(crate) fn distance(&self, peer: &Peer) -> Option<Duration> {
         peer.measured_rtt().or_else(|| self.estimated_rtt(peer))
     }
 
-    /// Takes in a measured round trip to a peer, and the coordinates that it told with it, if it did.
+    /// Records a measured round trip to a peer, and the coordinates that it sent, if any.
     pub(crate) fn learn_distance(&self, peer: &Peer, rtt: Duration, told: Option<&Coordinates>) {
         let told = {
             let mut distance = peer.distance();
@@ -42,24 +41,24 @@ impl PeerRegistry {
         };
         if let Some(told) = told {
             let direction = u32::from_le_bytes(random());
-            // A sample that is of no use changes nothing.
+            // A useless sample changes nothing.
             let _ = self.own_coordinates().observe(&told, rtt, direction);
         }
     }
 
     fn own_coordinates(&self) -> MutexGuard<'_, NetworkCoordinates> {
-        // Every method of coordinates leaves them valid.
+        // Every method leaves it valid.
         self.coordinates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Peer {
-    /// The round trip to it as it was last measured by this process.
+    /// Returns the round trip last measured by this process.
     pub fn measured_rtt(&self) -> Option<Duration> {
         self.noted_distance()?.measured
     }
 
-    /// Where it says that it is in the network. It may lie: see [`PeerRegistry::estimated_rtt`].
+    /// Returns the coordinates that it claims. It may lie: see [`PeerRegistry::estimated_rtt`].
     pub fn told_coordinates(&self) -> Option<Coordinates> {
         self.noted_distance()?.told.clone()
     }

@@ -1,4 +1,4 @@
-//! What others say about the key of this nara: its operator must know when it does not count any more.
+//! What others say about the key of this nara: its operator must learn when the key is no longer accepted.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -8,22 +8,22 @@ use nara_proto::succession::Succession;
 use super::{Peer, PeerEvent, PeerRegistry};
 use crate::identity::LocalNara;
 
-/// The most peers whose refusals are remembered. The operator needs one to know.
+/// Maximum number of remembered peers that refuse our key. One suffices to inform the operator.
 const MAX_REFUSALS: usize = 64;
 
-/// The most statements about the own key that are remembered: one is news, a second one an alarm.
+/// Maximum number of remembered statements about our own key: the first is news, the second an alarm.
 const MAX_STATEMENTS: usize = 2;
 
-/// What a peer that refuses our key says that it knows instead.
+/// The key that a refusing peer knows instead of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KnownKey {
     /// Another key.
     Other(KeyId),
-    /// No key: two statements name two successors, or the nara stated that it retires.
+    /// No valid key: two statements name two successors, or the nara stated that it retires.
     NoneHolds,
 }
 
-/// What is known of the key of this nara.
+/// The state of the key of this nara.
 #[derive(Debug, Default)]
 pub(super) struct OwnKey {
     own: Option<(NaraName, PublicKey)>,
@@ -31,10 +31,10 @@ pub(super) struct OwnKey {
     stated: Vec<Succession>,
 }
 
-/// A peer that refuses our key, and what was told of it.
+/// A peer that refuses our key, and the event emitted for it.
 #[derive(Debug)]
 struct Refusal {
-    /// Not by its name, which may become known only later. Gone: nobody knows the peer any more.
+    /// Identified by pointer, as the name may become known only later. Dead once the peer is removed.
     peer: Weak<Peer>,
     told: PeerEvent,
 }
@@ -50,14 +50,14 @@ impl Refusal {
 }
 
 impl PeerRegistry {
-    /// Says whose registry this is, before statements about keys are taken in.
+    /// Sets the owner of this registry, before statements about keys are applied.
     pub(crate) fn belongs_to(&self, local: &LocalNara) {
         self.own_key().own = Some((local.name().clone(), local.public_key()));
         self.write().looks.add(local.name());
     }
 
-    /// What peers and statements say against the key of this nara since its start: [`PeerEvent::OwnKeyRefused`] of each
-    /// peer that refused it last, and [`PeerEvent::OwnKeyReplaced`].
+    /// Returns the objections of peers and statements to the key of this nara since its start: one
+    /// [`PeerEvent::OwnKeyRefused`] per peer that refused it last, and [`PeerEvent::OwnKeyReplaced`].
     pub fn against_own_key(&self) -> Vec<PeerEvent> {
         let mut own = self.own_key();
         own.forget_strangers();
@@ -67,7 +67,7 @@ impl PeerRegistry {
         stated.chain(refusals).collect()
     }
 
-    /// Notes that a peer refuses what is signed with our key, and tells subscribers if that is news.
+    /// Records that a peer refuses our key, and notifies subscribers if that is news.
     pub(crate) fn own_key_refused(&self, peer: &Arc<Peer>, own: &LocalNara, known: KnownKey, proven: bool) {
         let told = PeerEvent::OwnKeyRefused {
             peer: peer.info(),
@@ -95,8 +95,8 @@ impl PeerRegistry {
         self.emit(told);
     }
 
-    /// Notes that a peer accepted what is signed with our key, or that it knows this key, and tells subscribers if it did not
-    /// before. What is not proven takes nothing back that was.
+    /// Records that a peer accepted our key, or knows it, and notifies subscribers if it refused it before. An
+    /// unproven acceptance does not clear a proven refusal.
     pub(crate) fn own_key_accepted(&self, peer: &Arc<Peer>, proven: bool) {
         let mut own = self.own_key();
         let refusals = &mut own.refusals;
@@ -108,7 +108,7 @@ impl PeerRegistry {
         }
     }
 
-    /// Takes in a statement, if it is about the key of this nara. Returns whether it is.
+    /// Applies a statement if it is about the key of this nara. Returns whether it is.
     pub(super) fn heed_about_us(&self, statement: &Succession) -> bool {
         let mut own = self.own_key();
         let is_ours = own
@@ -126,19 +126,19 @@ impl PeerRegistry {
 
     fn own_key(&self) -> MutexGuard<'_, OwnKey> {
         let own: &Mutex<OwnKey> = &self.own_key;
-        // Each change of it is one insertion or removal.
+        // Each change is one insertion or removal.
         own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl OwnKey {
-    /// Forgets what peers said that nobody knows any more.
+    /// Drops the refusals of removed peers.
     fn forget_strangers(&mut self) {
         self.refusals.retain(|refusal| refusal.peer.strong_count() > 0);
     }
 }
 
-/// Whether two refusals of one peer differ in nothing that the operator should know.
+/// Returns whether two refusals of one peer are equivalent for the operator.
 fn says_the_same(before: &PeerEvent, now: &PeerEvent) -> bool {
     let essence = |event: &PeerEvent| match event {
         PeerEvent::OwnKeyRefused { known, proven, .. } => Some((*known, *proven)),
@@ -212,7 +212,7 @@ mod tests {
         registry.own_key_refused(&bob, &alice(), KnownKey::NoneHolds, true);
         registry.own_key_accepted(&bob, false);
         assert_eq!(registry.against_own_key().len(), 1);
-        // Nor does it become less by being said again without proof.
+        // Repeating it without proof does not weaken it.
         registry.own_key_refused(&bob, &alice(), KnownKey::NoneHolds, false);
         registry.own_key_accepted(&bob, false);
         assert_eq!(registry.against_own_key().len(), 1);
@@ -250,7 +250,7 @@ mod tests {
         let at = UnixMillis::new(1_769_100_000_250);
         let name: NaraName = "alice".parse().unwrap();
         let rotation = |old, new| Succession::rotate(&name, &keypair(old), &keypair(new), at).unwrap();
-        // How the key became ours.
+        // The rotation that made the key ours.
         assert!(!registry.heed(&rotation(7, 1)));
         assert!(!registry.heed(&rotation(7, 8)));
         assert!(events.try_recv().is_err());

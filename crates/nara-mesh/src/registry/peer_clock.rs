@@ -1,4 +1,4 @@
-//! What is known about the clock of one peer.
+//! The clock of one peer.
 
 use std::time::{Duration, Instant};
 
@@ -11,30 +11,30 @@ use crate::clock::{ClockStep, monotonic_now as now};
 use crate::metrics::Counted;
 use crate::{defaults, metrics};
 
-/// What all peers say about the clock of this machine.
+/// What all peers tell about the clock of this machine.
 #[derive(Debug, Default)]
 pub(super) struct Clocks {
     pub(super) mesh: MeshClock<PublicKey>,
-    /// The same, with what peers say that have proven nothing: for metrics.
+    /// Like `mesh`, plus unproven claims of peers: for metrics.
     pub(super) shown: MeshClock<PublicKey>,
-    /// When somebody set it last.
+    /// When it was last set.
     pub(super) step: Option<ClockStep>,
 }
 
 impl Clocks {
-    /// Notes how far the clock of a peer is from ours, as it has proven.
+    /// Records the proven offset of the clock of a peer.
     pub(super) fn record(&mut self, key: PublicKey, nanos: i64, at: Instant) {
         self.mesh.record(key, nanos, at);
         self.shown.record(key, nanos, at);
     }
 
-    /// Forgets the clock of a peer.
+    /// Discards the offset of a peer.
     pub(super) fn forget(&mut self, key: &PublicKey) {
         self.mesh.forget(key);
         self.shown.forget(key);
     }
 
-    /// Forgets what all peers said.
+    /// Discards the offsets of all peers.
     pub(super) fn forget_all(&mut self) {
         self.mesh = MeshClock::default();
         self.shown = MeshClock::default();
@@ -45,20 +45,20 @@ impl Clocks {
 #[derive(Debug, Default)]
 pub(super) struct PeerClock {
     estimate: ClockEstimate,
-    /// Whether the peer compensates; `None`: as the client does.
+    /// Whether to compensate for this peer; `None` for the default of the client.
     compensate: Option<bool>,
-    /// Whether the last request was signed by its clock.
+    /// Whether the last request was signed with the time of the peer.
     compensated: bool,
-    /// Times of requests to this peer that were signed by its clock.
+    /// Timestamps of requests to this peer signed with its time.
     stamp: Stamp,
-    /// As long as it is too far from ours.
+    /// Held while its clock is too far from ours.
     skewed: Option<Counted>,
-    /// The same by what the peer says, while nothing is proven.
+    /// Held while its clock claims to be too far from ours, and no offset is proven.
     said_skewed: Option<Counted>,
 }
 
 impl PeerClock {
-    /// Takes up a sample. Returns the offset, and whether this is the moment to warn of it.
+    /// Records a sample. Returns the offset, and whether to warn about it now.
     pub(super) fn learn(&mut self, sample: ClockSample, at: Instant) -> Option<(ClockOffset, bool)> {
         let offset = self.estimate.record(sample, at)?;
         self.said_skewed = None;
@@ -66,13 +66,13 @@ impl PeerClock {
         if warns {
             self.skewed = Some(Counted::new(metrics::CLOCKS_SKEWED));
         } else if offset.magnitude() < defaults::CLOCK_WARNING / 2 {
-            // Half of it, so that a clock at the border is not warned of again and again.
+            // Hysteresis, so that a clock at the threshold does not cause repeated warnings.
             self.skewed = None;
         }
         Some((offset, warns))
     }
 
-    /// Takes up how far it is from ours by what the peer says. Returns whether that counts: nothing is proven.
+    /// Records a claimed offset. Returns whether it counts, that is, no offset is proven.
     pub(super) fn was_said(&mut self, apart: Duration) -> bool {
         if self.offset().is_some() {
             return false;
@@ -86,7 +86,7 @@ impl PeerClock {
         true
     }
 
-    /// When it is `now` here, the time of a request to the peer; `None`: the same as for all others.
+    /// Returns the timestamp for a request to the peer when it is `now_here` here; `None` for the regular one.
     pub(super) fn signing_time(&mut self, now_here: UnixMillis, by_default: bool) -> Option<UnixMillis> {
         self.compensated = false;
         if !self.compensate.unwrap_or(by_default) {
@@ -98,26 +98,27 @@ impl PeerClock {
         self.compensated.then(|| self.stamp.next(offset.apply(now_here)))
     }
 
-    /// Notes that a request was refused for its time. If that was the peer's time, its clock was set since it was learned.
+    /// Records that a request was refused because of its time. If it had the peer's time, the peer's clock was
+    /// set meanwhile.
     pub(super) fn refused(&mut self) {
         if self.compensated {
             self.forget();
         }
     }
 
-    /// Forgets the offset: the next answer tells it anew.
+    /// Discards the offset; the next answer provides a new one.
     pub(super) fn forget(&mut self) {
         self.estimate = ClockEstimate::default();
         self.skewed = None;
         self.said_skewed = None;
     }
 
-    /// How far it is ahead of ours; `None`: not known.
+    /// Returns how far it is ahead of ours; `None` if unknown.
     pub(super) fn offset(&self) -> Option<ClockOffset> {
         self.estimate.offset(now())
     }
 
-    /// Whether the peer compensates; `None`: as the client does.
+    /// Sets whether to compensate; `None` for the default of the client.
     pub(super) fn set_compensation(&mut self, compensate: Option<bool>) {
         self.compensate = compensate;
     }

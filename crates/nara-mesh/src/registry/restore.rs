@@ -10,12 +10,12 @@ use super::{
 };
 
 impl PeerRegistry {
-    /// Takes over what was remembered of a nara, or what the operator decided meanwhile. Configured keys stay. Returns
-    /// whether a decision of the operator was carried out that the registry did not know yet.
+    /// Applies a stored record of a nara, or a decision that the operator made meanwhile. Configured keys stay.
+    /// Returns whether a decision of the operator took effect that the registry did not know yet.
     ///
     /// # Errors
-    /// [`RegisterError`] if the record is not used: [`RegisterError::KeyConflict`] with a configured key, which counts
-    /// more, or any other reason.
+    /// [`RegisterError`] if the record is not used: [`RegisterError::KeyConflict`] with a configured key, which
+    /// takes precedence, or any other reason.
     pub fn restore(&self, record: PeerRecord) -> Result<bool, RegisterError> {
         let known = self.by_name(record.name.as_str());
         let before = known.as_ref().map(|peer| peer.info()).unwrap_or_default();
@@ -33,7 +33,7 @@ impl PeerRegistry {
                 offered: key.key,
                 offered_by: key.source.clone(),
             };
-            // To trust another key contradicts the configuration; the other decisions do not.
+            // Trusting another key contradicts the configuration; other decisions do not.
             if let Some(news) = news.filter(|news| news.verdict != Verdict::Trusted)
                 && let Err(error) = self.decide(&record, news)
             {
@@ -46,14 +46,14 @@ impl PeerRegistry {
         };
         let outcome = self.decide(&record, news);
         match outcome.and_then(|()| self.recall(record)) {
-            // To refuse a nara needs no key of it.
+            // Refusing a nara needs no key.
             Err(error) if news.verdict == Verdict::Trusted => Err(error),
             _ => Ok(true),
         }
     }
 
-    /// As [`PeerRegistry::register`], but a configured key takes the place of any other: what the operator wrote
-    /// counts, also if it was changed since. What was proven with the old key is void.
+    /// Like [`PeerRegistry::register`], but a configured key replaces any other: the configuration of the
+    /// operator takes precedence, even if it changed. Protocols proven with the old key are void.
     ///
     /// # Errors
     /// As [`PeerRegistry::register`], for every other contradiction.
@@ -71,8 +71,8 @@ impl PeerRegistry {
             {
                 tracing::warn!(
                     peer = name,
-                    "the configured key of {name} was replaced by its holder, and the new one counts: configure it, and \
-                     remove the id, which belongs to the old key"
+                    "the holder of the configured key of {name} has replaced it: configure the new key, and remove the id, \
+                     which belongs to the old key"
                 );
                 return self.register(PeerInfo {
                     key: None,
@@ -96,7 +96,7 @@ impl PeerRegistry {
         self.register(info)
     }
 
-    /// Carries out a decision that is new.
+    /// Applies a new decision.
     fn decide(&self, record: &PeerRecord, news: OperatorDecision) -> Result<(), RegisterError> {
         if news.verdict == Verdict::Forgotten && self.by_name(record.name.as_str()).is_none() {
             return Ok(());
@@ -126,7 +126,7 @@ impl PeerRegistry {
                     }
                 }
                 Verdict::Forgotten => forget(info, news, configured.clone()),
-                // The key is distrusted with the name.
+                // Record the key, so that it is banned along with the name.
                 Verdict::Untrusted if info.key.is_none() => info.key.clone_from(&record.key),
                 _ => {}
             }
@@ -136,7 +136,7 @@ impl PeerRegistry {
             (Verdict::Trusted, Some(key)) => self.settle_succession(&peer, Some(&key)),
             (Verdict::Forgotten, pinned) => {
                 self.settle_succession(&peer, None);
-                // What is stated about it is heeded again, as after a restart.
+                // Statements about it are applied again, as after a restart.
                 if let (Some(_), Some(pinned)) = (configured, pinned) {
                     self.emit(PeerEvent::KeyPinned(pinned));
                 }
@@ -145,18 +145,18 @@ impl PeerRegistry {
         }
         self.decided(&peer);
         self.key_changed(&peer, old);
-        // Calls may have failed because of what was decided now.
+        // Earlier calls may have failed because of the state before the decision.
         self.give_a_chance(&peer);
         Ok(())
     }
 
-    /// Takes over a key of an earlier run, and what was proven with it.
+    /// Restores a key of an earlier run, and the protocols proven with it.
     fn recall(&self, record: PeerRecord) -> Result<(), RegisterError> {
         let Some(mut key) = record.key else { return Ok(()) };
         if let Some(peer) = self.by_name(record.name.as_str())
             && self.is_origin(record.name.as_str(), &key.key)
         {
-            // What is stated about it was heeded already.
+            // Statements about it were already applied.
             self.learn_protocol(&peer, record.protocol);
             return Ok(());
         }
@@ -174,7 +174,7 @@ impl PeerRegistry {
             if key.source != KeySource::Operator
                 && let Err(reason) = self.trust().decide(&offer)
             {
-                // No news: it is so at each start.
+                // Not reported as news: it happens at each start.
                 return Err(RegisterError::KeyRefused(KeyRefused {
                     name: record.name,
                     offered: key.key,
@@ -198,7 +198,7 @@ impl PeerRegistry {
         Ok(())
     }
 
-    /// Tells of a key that is not the one of a peer any more.
+    /// Reports that the key of a peer changed.
     pub(super) fn key_changed(&self, peer: &Peer, old: Option<PublicKey>) {
         let (new, name) = (peer.key(), peer.info().name);
         if let (Some(old), Some(name)) = (old.filter(|old| Some(*old) != new), name) {
@@ -207,7 +207,7 @@ impl PeerRegistry {
         }
     }
 
-    /// Changes what is known about a peer, under whatever id it is known then.
+    /// Changes the facts about a peer, and updates the indexes of the table.
     pub(super) fn relink(&self, peer: &Arc<Peer>, change: impl FnOnce(&mut PeerInfo)) {
         let mut table = self.write();
         let was_there = table.unlink(peer);
@@ -218,7 +218,8 @@ impl PeerRegistry {
     }
 }
 
-/// Voids what was learned of a peer until then: its configured key holds again, `configured` if it was replaced.
+/// Discards what was learned of a peer so far: its configured key applies again (`configured`, if it was
+/// replaced).
 fn forget(info: &mut PeerInfo, decision: OperatorDecision, configured: Option<PinnedKey>) {
     if let Some(configured) = configured
         && info.key.as_ref().map(|key| key.key) != Some(configured.key)
@@ -232,7 +233,7 @@ fn forget(info: &mut PeerInfo, decision: OperatorDecision, configured: Option<Pi
     };
     info.protocol = PeerProtocol::default();
     if key.source == KeySource::Configured {
-        // What is learned of it from now on is not of before.
+        // Data learned from now on counts as learned after the decision.
         key.learned_at = UnixMillis::new(decision.at.get().saturating_add(1));
     } else {
         info.key = None;
@@ -268,7 +269,7 @@ mod tests {
         key(seed, KeySource::HeyThere { told_by: None })
     }
 
-    /// A registry that met bob, and what is remembered of him.
+    /// Returns a registry that met bob, and the record of him.
     fn met(pinned: PinnedKey) -> (PeerRegistry, PeerRecord) {
         let registry = PeerRegistry::default();
         let bob = registry.pin(pinned).unwrap();
@@ -337,7 +338,7 @@ mod tests {
         assert_eq!(registry.restore(untrusted.clone()), Ok(true));
         let bob = registry.by_name("bob").unwrap();
         assert!(bob.is_untrusted() && bob.key().is_none());
-        // One that nobody ever met can be kept out, too.
+        // A nara that was never met can be banned, too.
         let fresh = PeerRegistry::default();
         let nobody = changed(
             PeerRecord::new("bob".parse().unwrap()),

@@ -1,7 +1,7 @@
-//! Keys that change hands: what statements of succession change (docs/protocol/succession.md).
+//! Successions of keys: the effect of statements (docs/protocol/succession.md).
 //!
-//! What is stored of a nara is the key that was pinned, and beside it, as events, the statements. Which key holds
-//! follows from both, at each start anew, so the order in which statements came makes no difference.
+//! The ledger stores the key that was pinned and, as events, the statements. The valid key is derived from both
+//! at each start, so the order in which statements arrive makes no difference.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -11,17 +11,17 @@ use nara_proto::succession::{KeyState, Lineage, Step, Succession};
 
 use super::{KeySource, Peer, PeerEvent, PeerRecord, PeerRegistry, PinnedKey, SuccessionEffect, Verdict};
 
-/// The keys of naras about which there are statements.
+/// The succession lines of the naras about which there are statements.
 #[derive(Debug, Default)]
 pub(super) struct Successions(HashMap<NaraName, Line>);
 
-/// The keys of one nara.
+/// The succession line of one nara.
 #[derive(Clone, Debug)]
 struct Line {
-    /// The key that was pinned, before what is stated about it.
+    /// The key that was pinned, from which the line starts.
     pinned: PinnedKey,
     lineage: Lineage,
-    /// What the operator was asked about.
+    /// The statement that the operator was asked about.
     asked: Option<Succession>,
 }
 
@@ -34,8 +34,8 @@ impl Line {
         }
     }
 
-    /// Whether a statement may change something; `None`: it is not about a key of this line. Most statements change
-    /// nothing, so this copies nothing.
+    /// Returns whether a statement may change something; `None` if it is not about a key of this line. Copies
+    /// nothing, as most statements change nothing.
     fn may_change_by(&self, statement: &Succession) -> Option<bool> {
         let (steps, old) = (self.lineage.steps(), statement.old_key());
         let is_open = self.lineage.state() != KeyState::Conflict;
@@ -52,7 +52,7 @@ impl Line {
         (statement.new_key() == Some(&self.pinned.key)).then_some(true)
     }
 
-    /// Takes in two statements of which the operator was asked to follow one: with the other it is a conflict.
+    /// Records a conflict if a statement contradicts the one that the operator was asked about.
     fn contradicts_what_was_asked(&mut self, statement: &Succession) -> bool {
         let Some(asked) = self.asked.take() else {
             return false;
@@ -68,23 +68,24 @@ impl Line {
     }
 }
 
-/// What became of a statement.
+/// The outcome of processing a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Heeded {
-    /// It is about no key of a known peer, nor about ours.
+    /// It is not about a key of a known peer, nor about ours.
     Unrelated,
-    /// It is about such a key, and none follows from it.
+    /// It is about such a key, but leads to no new key.
     Known,
-    /// This key holds from now on.
+    /// This key is valid from now on.
     Followed(PublicKey),
 }
 
 impl PeerRegistry {
-    /// Takes in statements about keys of peers, in any order. Returns whether any of them is about a key of a known peer,
-    /// or ours.
+    /// Applies statements about keys of peers, in any order. Returns whether any of them is about a key of a
+    /// known peer, or ours.
     pub(crate) fn heed_all(&self, statements: Vec<Succession>) -> bool {
         let mut is_any_of_use = false;
-        // By the key that they replace: a statement may be of use only after another one, which makes its key the last.
+        // Indexed by the key that they replace: a statement may apply only after another one has made its key the
+        // last.
         let mut waiting: HashMap<(NaraName, PublicKey), Vec<Succession>> = HashMap::new();
         let mut next = VecDeque::from(statements);
         while let Some(statement) = next.pop_front() {
@@ -107,15 +108,15 @@ impl PeerRegistry {
         is_any_of_use
     }
 
-    /// The statements about a nara that are followed.
+    /// Returns the followed statements about a nara.
     pub(super) fn followed(&self, name: &str) -> Vec<Succession> {
         let lines = self.successions();
         let steps = lines.0.get(name).map(|line| line.lineage.steps().to_vec());
         steps.unwrap_or_default()
     }
 
-    /// The keys that held for a name after `key` and before the one that holds now, the newest first: none where two
-    /// statements contradict each other, since nobody can tell then who has them.
+    /// Returns the keys that were valid for a name after `key` and before the current one, newest first. Empty if
+    /// two statements contradict each other, since their holder is unknown then.
     pub(super) fn keys_between(&self, name: &str, key: &PublicKey) -> Vec<PublicKey> {
         let lines = self.successions();
         let line = lines.0.get(name);
@@ -126,14 +127,14 @@ impl PeerRegistry {
         behind.iter().rev().map(|step| *step.old_key()).collect()
     }
 
-    /// Takes in a statement about the key of a peer: the new key is pinned and the old one refused, or the operator is
-    /// asked. Returns whether it is about a key of a known peer, or ours.
+    /// Applies a statement about the key of a peer: the new key is pinned and the old one refused, or the
+    /// operator is asked. Returns whether it is about a key of a known peer, or ours.
     pub(crate) fn heed(&self, statement: &Succession) -> bool {
         self.take_in(statement) != Heeded::Unrelated
     }
 
     fn take_in(&self, statement: &Succession) -> Heeded {
-        // One after the other, with what each changes: two that follow each other must not pin their keys in the wrong order.
+        // Serialized with its effects: two consecutive statements must not pin their keys in the wrong order.
         let _turn = self.heeding.lock().unwrap_or_else(PoisonError::into_inner);
         if self.heed_about_us(statement) {
             return Heeded::Known;
@@ -158,7 +159,7 @@ impl PeerRegistry {
         let Ok(step) = line.lineage.observe(statement) else {
             return Heeded::Unrelated;
         };
-        // What the operator decided later counts more.
+        // A later decision of the operator takes precedence.
         let is_decided = |statement: &Succession| {
             decision
                 .is_some_and(|decision| decision.verdict == Verdict::Trusted && statement.at() <= decision.at)
@@ -215,7 +216,8 @@ impl PeerRegistry {
                 };
                 peer.note_former_key(replaced.key);
                 self.relink(peer, |info| {
-                    // Another soul has another id. Whoever has succeeded another speaks v2, as that one did.
+                    // Another soul has another id. The protocols stay: a successor speaks v2, like its
+                    // predecessor.
                     info.id = None;
                     info.key = Some(key.clone());
                 });
@@ -231,18 +233,18 @@ impl PeerRegistry {
         });
     }
 
-    /// Why no key holds for a name, or which one does; `None`: nothing is stated about it.
+    /// Returns the state of the key of a name; `None` if there are no statements about it.
     pub fn key_state(&self, name: &str) -> Option<KeyState> {
         Some(self.successions().0.get(name)?.lineage.state())
     }
 
-    /// Whether a key is or was one of a name about which there are statements, by those that were followed.
+    /// Returns whether a key is or was valid for a name, according to the followed statements.
     pub(super) fn is_in_lineage(&self, name: &str, key: &PublicKey) -> bool {
         let lines = self.successions();
         lines.0.get(name).is_some_and(|line| line.lineage.has(key))
     }
 
-    /// Whether this key was the one of the name and is not any more.
+    /// Returns whether this key was replaced by another key of the name.
     pub(crate) fn is_replaced(&self, name: &str, key: &PublicKey) -> bool {
         let lines = self.successions();
         lines
@@ -251,20 +253,20 @@ impl PeerRegistry {
             .is_some_and(|line| line.lineage.is_replaced(key))
     }
 
-    /// Whether this is the key from which what is stated about a name leads to the one that holds.
+    /// Returns whether this is the pinned key from which the statements lead to the current key of a name.
     pub(super) fn is_origin(&self, name: &str, key: &PublicKey) -> bool {
         let lines = self.successions();
         lines.0.get(name).is_some_and(|line| line.pinned.key == *key)
     }
 
-    /// The configured key of a name, if statements replaced it.
+    /// Returns the configured key of a name, if statements replaced it.
     pub(super) fn configured_origin(&self, name: &str) -> Option<PinnedKey> {
         let lines = self.successions();
         let pinned = &lines.0.get(name)?.pinned;
         (pinned.source == KeySource::Configured).then(|| pinned.clone())
     }
 
-    /// The record of a peer as it is stored: with the key that was pinned.
+    /// Returns the record of a peer for storage: with the key that was pinned.
     pub(super) fn record_of(&self, peer: &Peer) -> Option<PeerRecord> {
         let mut record = peer.info().into_record()?;
         if let Some(line) = self.successions().0.get(&record.name) {
@@ -280,7 +282,7 @@ impl PeerRegistry {
         Some(record)
     }
 
-    /// Lets a decision of the operator count, whatever is stated about the keys.
+    /// Applies a decision of the operator, which overrides the statements.
     pub(super) fn settle_succession(&self, peer: &Peer, pinned: Option<&PinnedKey>) {
         let Some(name) = peer.info().name else { return };
         let mut lines = self.successions();
@@ -307,7 +309,7 @@ impl PeerRegistry {
     }
 
     fn successions(&self) -> MutexGuard<'_, Successions> {
-        // Each change of it is one insertion.
+        // Each change is one insertion.
         self.successions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

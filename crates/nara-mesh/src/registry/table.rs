@@ -23,22 +23,22 @@ use super::{
 use crate::tls::TlsPolicy;
 use crate::{defaults, metrics};
 
-/// Events that a slow subscriber may lag behind before it misses some.
+/// Number of events that a subscriber may lag behind before it misses some.
 const EVENT_BACKLOG: usize = 256;
 
-/// Why a peer cannot be registered.
+/// The reason why a peer cannot be registered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterError {
-    /// The registry is full, or its share for hearsay is.
+    /// The registry, or its share for hearsay, is full.
     #[error("the registry is full ({0} peers): remove peers, or raise the limit")]
     Full(usize),
-    /// Id and name belong to two naras.
+    /// Id and name belong to different naras.
     #[error("{claimed} contradicts {known}, which is registered: correct the wrong one")]
     IdentityConflict {
-        /// Name and id that are known.
+        /// The registered name and id.
         known: Box<PeerInfo>,
-        /// Name and id that were claimed.
+        /// The claimed name and id.
         claimed: Box<PeerInfo>,
     },
     /// The key contradicts the pinned one.
@@ -49,7 +49,7 @@ pub enum RegisterError {
     KeyRefused(#[from] KeyRefused),
 }
 
-/// All peers, by id, by name and by address. Clones share one registry.
+/// All peers, indexed by id, name and address. Clones share one registry.
 #[derive(Clone, Debug)]
 pub struct PeerRegistry {
     table: Arc<RwLock<Table>>,
@@ -60,14 +60,14 @@ pub struct PeerRegistry {
     decisions: Arc<watch::Sender<()>>,
     pub(super) clocks: Arc<Mutex<Clocks>>,
     pub(super) successions: Arc<Mutex<Successions>>,
-    /// Held while a statement of succession is taken in.
+    /// Held while a statement of succession is processed.
     pub(super) heeding: Arc<Mutex<()>>,
     pub(super) own_key: Arc<Mutex<OwnKey>>,
-    /// Where this nara is.
+    /// The coordinates of this nara.
     pub(super) coordinates: Arc<Mutex<NetworkCoordinates>>,
 }
 
-/// Nearly always one.
+/// Usually one.
 type Peers = SmallVec<[Arc<Peer>; 1]>;
 
 #[derive(Debug, Default)]
@@ -75,19 +75,19 @@ pub(super) struct Table {
     by_id: HashMap<NaraId, Arc<Peer>>,
     by_name: HashMap<NaraName, Arc<Peer>>,
     by_ip: HashMap<IpAddr, Peers>,
-    /// Peers of which nothing but the address is known. Apart, because one address may have very many others.
+    /// Peers known by address only. Separate, because one address may have many other peers.
     nameless: HashMap<IpAddr, Peers>,
     by_key: HashMap<PublicKey, Peers>,
-    /// The keys of naras that the operator does not trust, and their names.
+    /// The keys of banned naras, and their names.
     banned: HashMap<PublicKey, BTreeSet<Option<NaraName>>>,
     pub(super) looks: Looks,
-    /// Naras that others introduced and that were never seen themselves.
+    /// Introduced naras that were never seen.
     ghosts: ByTeller,
-    /// Naras that others introduced and that were seen then.
+    /// Introduced naras that were seen since.
     seen: ByTeller,
-    /// Naras that were met, those that were seen among them, and that nobody configured.
+    /// Naras that were met, including those in `seen`, and are not configured.
     met: BTreeSet<NaraName>,
-    /// All peers.
+    /// The number of peers.
     len: usize,
 }
 
@@ -98,7 +98,7 @@ impl Default for PeerRegistry {
 }
 
 impl PeerRegistry {
-    /// An empty registry whose peers get circuit breakers of this kind.
+    /// Creates an empty registry with this configuration of circuit breakers.
     pub fn new(breaker: BreakerConfig) -> Self {
         Self {
             table: Arc::default(),
@@ -115,30 +115,31 @@ impl PeerRegistry {
         }
     }
 
-    /// Sets the trust policy for keys that nobody configured; the default is [`TrustPolicy::FirstUse`].
+    /// Sets the trust policy for keys that are not configured; the default is [`TrustPolicy::FirstUse`].
     #[must_use]
     pub fn with_trust(mut self, policy: TrustPolicy) -> Self {
         self.trust = policy;
         self
     }
 
-    /// The trust policy for keys that nobody configured.
+    /// Returns the trust policy for keys that are not configured.
     pub fn trust(&self) -> &TrustPolicy {
         &self.trust
     }
 
-    /// Limits the number of peers; the default is 200,000. Peers that one nara introduced have 1/128 of it until they are seen,
-    /// and 1/64 after that, but at least 16 places, or half of the places for all introduced peers if that is less.
+    /// Limits the number of peers; the default is 200,000. Peers that one nara introduced may take 1/128 of it
+    /// until they are seen, and 1/64 after that, but at least 16 places, or half of the places for all introduced
+    /// peers if that is less.
     #[must_use]
     pub fn with_max_peers(mut self, max_peers: usize) -> Self {
         self.max_peers = max_peers;
         self
     }
 
-    /// Registers a peer, or adds new facts to a peer with this id or name. A new address closes its breaker.
+    /// Registers a peer, or adds facts to the peer with this id or name. A new address closes its breaker.
     ///
     /// # Errors
-    /// [`RegisterError`] if it contradicts the registry; nothing is changed then.
+    /// [`RegisterError`] if it contradicts the registry; nothing is changed in that case.
     pub fn register(&self, info: PeerInfo) -> Result<Arc<Peer>, RegisterError> {
         self.check_trust(&info)?;
         self.insert(info)
@@ -157,7 +158,7 @@ impl PeerRegistry {
             evicted.extend(table.make_room(&info, self.max_peers)?);
             look_alike = info.name.as_ref().and_then(|name| table.looks.look_alike(name));
         }
-        // Found under its id and under its name, one peer was known in two halves until now.
+        // If id and name match different entries, these are halves of one peer.
         let mut known = known.into_iter();
         let peer = known.next();
         let before = peer.as_ref().map(|peer| peer.info());
@@ -169,14 +170,14 @@ impl PeerRegistry {
         }
         peer.update(|known| {
             let same_ip = known.address.map(|known| known.ip()) == info.address.map(|new| new.ip());
-            // A guess does not replace a port that is known, or has answered.
+            // A guessed port does not replace one that is known or has answered.
             if let Some(address) = info.address.filter(|_| !(info.either_port && same_ip)) {
                 (known.address, known.either_port) = (Some(address), info.either_port);
             }
             known.tls = info.tls.or(known.tls);
             known.configured |= info.configured;
             known.configured_at = info.configured_at.or(known.configured_at);
-            // It was only introduced until now, and answers with that key at an address of its own.
+            // A peer that was only introduced answers with that key at its own address.
             let direct = |key: &PinnedKey| matches!(key.source, KeySource::Ping(_) | KeySource::Tls(_));
             let same_key = known.key.as_ref().map(|key| key.key) == info.key.as_ref().map(|key| key.key);
             known.seen |= same_key && info.key.as_ref().is_some_and(direct);
@@ -214,15 +215,15 @@ impl PeerRegistry {
         true
     }
 
-    /// Removes a peer, with its pinned key.
+    /// Removes a peer and its pinned key.
     pub fn remove(&self, peer: &Arc<Peer>) {
         if self.write().unlink(peer) {
             self.removed(peer);
         }
     }
 
-    /// Removes the naras that were only introduced by others and never seen themselves, and about which nothing was
-    /// decided. Returns their names.
+    /// Removes the naras that were only introduced by others, never seen, and not decided about. Returns their
+    /// names.
     pub fn prune(&self) -> Vec<NaraName> {
         let names = self.read().ghosts.names();
         for peer in names.iter().filter_map(|name| self.by_name(name.as_str())) {
@@ -231,7 +232,7 @@ impl PeerRegistry {
         names
     }
 
-    /// Tells of a peer that was taken out of the table.
+    /// Cleans up after the removal of a peer, and reports it.
     fn removed(&self, peer: &Peer) {
         self.forget_succession(peer);
         self.forget_clock_of(peer);
@@ -239,22 +240,22 @@ impl PeerRegistry {
         self.emit(PeerEvent::Unregistered(peer.info()));
     }
 
-    /// Whether the operator does not trust a nara with this key.
+    /// Returns whether the operator banned a nara with this key.
     pub(super) fn is_banned(&self, key: &PublicKey) -> bool {
         self.read().banned.contains_key(key)
     }
 
-    /// The peer with this id.
+    /// Returns the peer with this id.
     pub fn by_id(&self, id: &NaraId) -> Option<Arc<Peer>> {
         self.read().by_id.get(id).cloned()
     }
 
-    /// The peer with this name.
+    /// Returns the peer with this name.
     pub fn by_name(&self, name: &str) -> Option<Arc<Peer>> {
         self.read().by_name.get(name).cloned()
     }
 
-    /// The nara whose key this is; `None`: nobody's that is known, or that of several names.
+    /// Returns the nara with this key; `None` if no known nara, or several names, have it.
     pub(crate) fn holder(&self, key: &PublicKey) -> Option<Arc<Peer>> {
         match self.read().by_key.get(key).map(Peers::as_slice) {
             Some([only]) => Some(only.clone()),
@@ -262,7 +263,7 @@ impl PeerRegistry {
         }
     }
 
-    /// The peers at this address: several naras may share a machine.
+    /// Returns the peers at this address: several naras may share a machine.
     pub fn by_ip(&self, ip: IpAddr) -> Vec<Arc<Peer>> {
         self.read()
             .by_ip
@@ -270,13 +271,13 @@ impl PeerRegistry {
             .map_or_else(Vec::new, |peers| peers.to_vec())
     }
 
-    /// Whether one more nara at this address may be registered from hearsay.
+    /// Returns whether another nara at this address may be registered from hearsay.
     pub(crate) fn has_room_at(&self, ip: IpAddr) -> bool {
         let at_ip = self.read().by_ip.get(&ip).map_or(0, Peers::len);
         at_ip < defaults::HEARSAY_PER_ADDRESS
     }
 
-    /// All peers, by name and then by id.
+    /// Returns all peers, by name and then by id.
     pub fn peers(&self) -> Vec<Arc<Peer>> {
         let table = self.read();
         let mut peers: Vec<_> = table.by_ip.values().flatten().cloned().collect();
@@ -292,12 +293,12 @@ impl PeerRegistry {
         peers
     }
 
-    /// The number of peers.
+    /// Returns the number of peers.
     pub fn len(&self) -> usize {
         self.read().len
     }
 
-    /// Whether the registry is empty.
+    /// Returns whether the registry is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -315,7 +316,7 @@ impl PeerRegistry {
         })
     }
 
-    /// Records protocols that a peer has proven. Earlier ones stay.
+    /// Records protocols that a peer has proven, in addition to earlier ones.
     pub fn learn_protocol(&self, peer: &Peer, protocol: PeerProtocol) {
         let known = peer.protocol();
         let union = known.union(protocol);
@@ -325,7 +326,7 @@ impl PeerRegistry {
         }
     }
 
-    /// Subscribes to changes of peers. A subscriber that falls behind misses the oldest ones.
+    /// Subscribes to changes of peers. A subscriber that lags misses the oldest ones.
     pub fn subscribe(&self) -> broadcast::Receiver<PeerEvent> {
         self.events.subscribe()
     }
@@ -335,7 +336,7 @@ impl PeerRegistry {
         self.decisions.subscribe()
     }
 
-    /// Notes on which port a peer whose port was a guess has given a **verified** answer.
+    /// Records the port on which a peer with a guessed port has given a **verified** answer.
     pub(crate) fn note_port(&self, peer: &Peer, port: u16) {
         if !peer.with_info(|info| info.either_port) {
             return;
@@ -354,24 +355,24 @@ impl PeerRegistry {
         }
     }
 
-    /// Has everything that runs long look again at what it is allowed to do.
+    /// Makes long-running work check its permissions again.
     pub(super) fn changed(&self) {
         self.decisions.send_replace(());
     }
 
-    /// Tells everybody about a decision of the operator.
+    /// Announces a decision of the operator.
     pub(super) fn decided(&self, peer: &Peer) {
         self.changed();
         self.emit(PeerEvent::Decided(peer.info()));
     }
 
-    /// A peer of this kind that is not in the registry: somebody called its address. Where a registered one must
-    /// not be called without TLS, neither must this one: it may be the same.
+    /// Creates an unregistered peer for an address. If a registered peer there must not be called without TLS,
+    /// neither must this one: it may be the same.
     pub(crate) fn stranger(&self, address: SocketAddr) -> Arc<Peer> {
         self.make_stranger(address, false)
     }
 
-    /// As [`PeerRegistry::stranger`], where the port is a guess.
+    /// Like [`PeerRegistry::stranger`], with a guessed port.
     pub(crate) fn stranger_on_either_port(&self, address: SocketAddr) -> Arc<Peer> {
         self.make_stranger(address, true)
     }
@@ -399,7 +400,7 @@ impl PeerRegistry {
 
     pub(crate) fn emit(&self, event: PeerEvent) {
         count(&event);
-        // An error means that nobody listens, which is fine.
+        // An error means that there are no subscribers.
         let _ = self.events.send(event);
     }
 
@@ -439,13 +440,13 @@ impl PeerRegistry {
         }
     }
 
-    /// The peers that a description may mean: see [`Table::find`].
+    /// Returns the peers that match a description: see [`Table::find`].
     pub(super) fn find(&self, info: &PeerInfo) -> Vec<Arc<Peer>> {
         self.read().find(info)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Table> {
-        // No method panics between two changes of the table.
+        // No method panics between related changes of the table.
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -455,8 +456,8 @@ impl PeerRegistry {
 }
 
 impl Table {
-    /// The peers that have the id or the name, or of which nothing but this address is known: none, one, or
-    /// several that turn out to be one.
+    /// Returns the peers that have the id or the name, or are known only by this address: none, one, or several
+    /// that turn out to be one.
     fn find(&self, info: &PeerInfo) -> Vec<Arc<Peer>> {
         let mut found = Vec::new();
         found.extend(info.id.as_ref().and_then(|id| self.by_id.get(id)).cloned());
@@ -523,7 +524,7 @@ impl Table {
         self.note_len();
     }
 
-    /// Has all peers with a key know whether it is banned.
+    /// Updates the ban flag of all peers with a key.
     fn note_banned(&self, key: &PublicKey) {
         let banned = self.banned.contains_key(key);
         for peer in self.by_key.get(key).into_iter().flatten() {
@@ -535,7 +536,7 @@ impl Table {
         ::metrics::gauge!(metrics::PEERS).set(self.len as f64);
     }
 
-    /// Takes a peer out, if it is there. Returns whether it was.
+    /// Removes a peer, if it is in the table. Returns whether it was.
     pub(super) fn unlink(&mut self, peer: &Arc<Peer>) -> bool {
         if !self.contains(peer) {
             return false;

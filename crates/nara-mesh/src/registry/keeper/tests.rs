@@ -96,7 +96,7 @@ async fn events_that_came_before_the_key_are_verified_when_it_is_learned() {
             target: "eve".to_owned(),
             ..Default::default()
         };
-        // Without an emitter: only its actor tells in whose name it speaks.
+        // Without an emitter, the actor determines in whose name it speaks.
         let unsigned = SyncEvent::new(UnixNanos::new(3), Payload::Social(say));
         let unknown = |event| CheckedEvent::new(event, EventTrust::UnknownKey);
         ledger
@@ -226,7 +226,7 @@ async fn what_was_missed_among_many_events_is_kept_within_a_minute() {
         ..key("alice", KeySource::HeyThere { told_by: None })
     };
     let hearsay = |name: &str| key(name, KeySource::HeyThere { told_by: None });
-    // The keeper does not get to run in between.
+    // The keeper does not run in between.
     for name in ["bob", "carol"] {
         registry.pin(hearsay(name)).unwrap();
         for _ in 0..1000 {
@@ -263,7 +263,7 @@ async fn a_decision_of_another_process_takes_effect_on_reload_and_is_not_undone(
         let at = UnixMillis::new(5);
         let forget = PeerChange::Forget { at };
         ledger.change_peer(name.clone(), forget).await.unwrap().unwrap();
-        // What this process learns of the old key does not bring it back.
+        // What this process learns of the old key does not restore it.
         registry.learn_protocol(&bob, V2);
         let recalled = keeper.reload().await.unwrap();
         assert_eq!(recalled.decided, [name]);
@@ -329,7 +329,7 @@ async fn what_was_told_about_a_ghost_stays_once_the_ghost_was_met() {
             }
             sleep(Duration::from_millis(1)).await;
         }
-        // The keeper hears of the statement before it hears of the ghost.
+        // The keeper receives the statement before the ghost's registration.
         sleep(Duration::from_millis(50)).await;
         registry.sign_of_life(&ghost);
         keeper.finish().await;
