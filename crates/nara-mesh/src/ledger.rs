@@ -126,7 +126,7 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     /// the ledger keeps the set up to date from then on.
     fn items(&self, scope: Scope) -> LedgerFuture<'_, ItemSet>;
 
-    /// Returns those of these events that are stored, in any order, up to `bytes` bytes of JSON.
+    /// Returns the stored events among `items`, in any order, up to `bytes` bytes of JSON.
     fn by_ids(&self, items: Vec<ItemId>, bytes: usize) -> LedgerFuture<'_, Vec<SyncEvent>>;
 
     /// Returns the number of stored events.
@@ -179,7 +179,7 @@ pub trait TransferStore: Debug + Send + Sync + 'static {
     /// Forgets the rejections that awaited the keys of these naras, so that the events are fetched again.
     fn forgive(&self, learned: Vec<String>) -> LedgerFuture<'_, ()>;
 
-    /// Returns those of these events that were rejected from this peer.
+    /// Returns the items that were rejected from this peer.
     fn rejected(&self, peer: String, items: Vec<ItemId>) -> LedgerFuture<'_, Vec<ItemId>>;
 }
 

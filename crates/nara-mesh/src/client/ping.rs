@@ -44,7 +44,7 @@ impl PeerHandle {
     }
 
     /// Returns how far the clock of the peer is ahead of ours: the offset proven within the last ten minutes, or
-    /// else that of an answer that the peer is asked to sign now. `None`: the answer is not signed with the
+    /// else the offset in an answer that the peer is asked to sign now. `None`: the answer is not signed with the
     /// pinned key, or our clock was set back meanwhile.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Connections to peers, kept alive for the next call.
 //!
-//! A custom pool, because that of `hyper-util` can neither drop the idle connections of one peer nor limit their
-//! number over all peers.
+//! A custom pool, because `hyper-util`'s can neither drop the idle connections of one peer nor limit their number
+//! over all peers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -41,8 +41,8 @@ static REUSED: Plain = Plain::new(metrics::POOL_REUSED);
 /// deadline started a moment earlier.
 const DIAL_SLACK: Duration = Duration::from_millis(100);
 
-/// Dials peers and pools their connections, each for as long as the key under which it was opened stays that of
-/// the peer.
+/// Dials peers and pools their connections. A connection is dropped when the key under which it was opened is
+/// replaced or removed.
 #[derive(Debug)]
 pub(super) struct Pool {
     transport: Arc<dyn Transport>,

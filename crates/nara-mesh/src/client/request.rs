@@ -32,7 +32,7 @@ pub(super) struct Outgoing {
     pub(super) content_type: Option<&'static str>,
     pub(super) idempotent: bool,
     pub(super) max_answer: usize,
-    /// Headers in addition to those of the protocol.
+    /// Headers in addition to the protocol's.
     pub(super) headers: HeaderMap,
     /// Whether every proven answer is returned, whatever its status. The caller then handles a pause that such an
     /// answer asks for.

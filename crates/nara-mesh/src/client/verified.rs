@@ -162,8 +162,8 @@ pub struct PingReport {
     /// Duration of the dial, if the call had to dial.
     pub dial: Option<Duration>,
     /// How far the clock of the peer is ahead of ours: the proven offset
-    /// ([`Peer::clock_offset`](crate::registry::Peer::clock_offset)), else that of this answer; `None` if our
-    /// clock was set back meanwhile.
+    /// ([`Peer::clock_offset`](crate::registry::Peer::clock_offset)), else the offset in this answer; `None` if
+    /// our clock was set back meanwhile.
     pub clock_offset: Option<ClockOffset>,
     /// Whether `clock_offset` is proven: by signed answers, or by a TLS connection with the pinned key. Otherwise
     /// a man in the middle may have forged it.

@@ -287,7 +287,7 @@ impl AnswerVerifier {
 /// First contact: finds the name and key of the nara at an address.
 impl AnswerVerifier {
     /// Asks an unknown address for its name, so that a signed request can name its recipient. Without a usable
-    /// answer, the request goes out without recipient, as that of a v1 peer.
+    /// answer, the request has no recipient, as in v1.
     pub(super) async fn introduce(&self, route: &mut Route, deadline: Instant) -> Result<(), Problem> {
         if self.signatures == Signatures::V1Only || self.accept_unverified || route.recipient().is_some() {
             return Ok(());
@@ -396,7 +396,7 @@ impl AnswerVerifier {
         }
     }
 
-    /// Learns the capability of a peer over a connection like that of any call. Best effort.
+    /// Learns the capability of a peer over a regular connection. Best effort.
     async fn ping_for_capability(&self, route: &Route, deadline: Instant) {
         let (Some(pinned), Ok(ping)) = (route.peer.info().key, Outgoing::new::<Ping>(&())) else {
             return;

@@ -136,8 +136,8 @@ fn next_behind(
     peers.into_iter().filter(move |(label, _)| next.contains(label))
 }
 
-/// Selects up to `room` peers: reachable ones before those known to be down, then those whose turn it is, then
-/// those whose last turn was longest ago.
+/// Selects up to `room` peers: reachable ones before peers known to be down, then by turn: current turns first,
+/// then the longest wait.
 fn chosen(
     mut unproven: Vec<(Label, Arc<Peer>, PeerInfo)>,
     room: usize,

@@ -22,7 +22,7 @@ pub(crate) enum ZineError {
     Ledger(#[from] LedgerError),
 }
 
-/// Sends our recent events to a peer and stores those of its zine.
+/// Sends our recent events to a peer and stores the events of its zine.
 pub(super) async fn exchange(
     client: MeshClient,
     ledger: Arc<dyn Ledger>,
@@ -34,7 +34,7 @@ pub(super) async fn exchange(
     exchange_events(&client, &*ledger, &peer, events).await
 }
 
-/// Sends these events to a peer and stores those of its zine.
+/// Sends these events to a peer and stores the events of its zine.
 pub(crate) async fn exchange_events(
     client: &MeshClient,
     ledger: &dyn Ledger,

@@ -500,7 +500,7 @@ impl<S: Shelf> Admission<'_, S> {
     }
 
     /// Unverified events have separate room: per sender, per claimed emitter, and in total. The oldest arrival is
-    /// evicted for a new one, but events from a configured peer are not evicted for those of others.
+    /// evicted for a new one, but an event from a configured peer is never evicted for one from another peer.
     fn make_room_for_unverified(
         &mut self,
         emitter: &str,

@@ -43,7 +43,7 @@ pub struct MemoryLedger {
 
 impl Default for MemoryLedger {
     fn default() -> Self {
-        // The epoch only has to differ from those of other ledgers.
+        // The epoch only has to differ from the epochs of other ledgers.
         let epoch = getrandom::u64().unwrap_or_else(|_| std::process::id().into());
         Self {
             retention: Retention::default(),

@@ -17,7 +17,7 @@ pub enum Standing {
     Met,
     /// The operator gave its key. Events that it signs are evicted last.
     Configured,
-    /// This nara itself. Events that it signs are not evicted for those of others, up to half of the room.
+    /// This nara itself. Its own events are not evicted for events of others, up to half of the room.
     Own,
 }
 
@@ -62,9 +62,9 @@ const UNVERIFIED: usize = 10;
 ///
 /// Verified and unverified events do not compete for room. Each verified event is charged to one account: its
 /// emitter if that nara was met, else the peer that sent it. When the ledger is too large, events are evicted in
-/// this order: events of accounts over their quota, events about strangers, events of the largest accounts, then
-/// by service, oldest first. Events of this nara and of configured peers come last: first those of peers over
-/// their quota, then those of this nara beyond half of the room, then those of the largest peers.
+/// this order: from accounts over their quota, about strangers, from the largest accounts, then by service,
+/// oldest first. Events of this nara and of configured peers come last: first from peers over their quota, then
+/// from this nara beyond half of the room, then from the largest peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetentionPolicy {

@@ -104,8 +104,8 @@ impl NaraBuilder {
     }
 
     /// Sets the mesh address to listen on; port 0 picks a free one. Without it, this nara calls others but cannot
-    /// be called. On a loopback address, strangers on this machine are asked for their key, like those of the
-    /// mesh.
+    /// be called. On a loopback address, strangers on this machine are asked for their key, as strangers on the
+    /// mesh are.
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = Some(address);
         self
@@ -301,7 +301,7 @@ impl NaraBuilder {
         let stash_file = self.ledger.stash_file();
         let opened = self.ledger.open(&self.registry, self.local.name(), self.opening);
         let ledger = opened.await?;
-        // Register configured peers before those of the ledger: they take precedence.
+        // Register configured peers before the records of the ledger: they take precedence.
         configure(&self.registry, &self.local, self.peers)?;
         self.registry.belongs_to(&self.local);
         let (keeper, recalled) = PeerKeeper::start(self.registry.clone(), ledger.clone()).await?;

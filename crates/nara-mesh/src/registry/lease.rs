@@ -43,7 +43,7 @@ impl PeerRegistry {
 }
 
 impl KeyLease {
-    /// Returns whether the key is still that of the nara.
+    /// Returns whether the key still belongs to the nara.
     pub(crate) fn is_valid(&self) -> bool {
         let key = match &self.peer {
             Some(peer) => self.registry.named(&self.name, peer).and_then(|peer| peer.key()),
@@ -52,7 +52,7 @@ impl KeyLease {
         key == Some(self.key)
     }
 
-    /// Waits until the key is no longer that of the nara. Cancel safe.
+    /// Waits until the key no longer belongs to the nara. Cancel safe.
     pub(crate) async fn ended(&mut self) {
         loop {
             self.changes.mark_unchanged();

@@ -30,7 +30,7 @@ kinds! {
     Dial = "dial",
     /// No connection was established within the limit of dialling.
     DialTimeout = "dial_timeout",
-    /// `/ping` gives no name and key, or those of another nara.
+    /// `/ping` gives no name and key, or another nara's.
     Discovery = "discovery",
     /// The answer proves less than the peer has proven before.
     Downgrade = "downgrade",

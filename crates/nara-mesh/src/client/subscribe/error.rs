@@ -66,7 +66,7 @@ pub enum StreamError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamProblem {
-    /// The cursor of a message belongs to a ledger other than that of the `hello`.
+    /// The cursor of a message and the `hello` belong to different ledgers.
     #[error("a message has a cursor of another ledger ({got} instead of {expected})")]
     ForeignCursor {
         /// The epoch of the `hello`.

@@ -17,8 +17,8 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Advances to the position of a message. Positions of events strictly increase, those of other messages do
-    /// not decrease.
+    /// Advances to the position of a message. Positions of events strictly increase; positions of other messages
+    /// do not decrease.
     pub(super) fn advance(&mut self, cursor: ArrivalCursor, rising: bool) -> Result<(), StreamProblem> {
         if cursor.epoch != self.epoch {
             return Err(StreamProblem::ForeignCursor {

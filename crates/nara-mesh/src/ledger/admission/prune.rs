@@ -8,8 +8,8 @@ use super::{Account, Admission, PRUNE_BATCH, Shelf};
 use crate::ledger::rank::{Priority, Rank};
 use crate::ledger::retention::{Size, Standing};
 
-/// Part of the ledger pruned at once from accounts over their quota: the search for their events passes over
-/// those of others.
+/// Part of the ledger pruned at once from accounts over their quota: the search also has to skip the events of
+/// other accounts.
 const PRUNE_ACCOUNTS: usize = 20;
 
 /// The owners whose events are pruned.
@@ -58,7 +58,7 @@ impl<S: Shelf> Admission<'_, S> {
     }
 
     /// Removes the excess, from this rank on, from this nara and from configured peers, without touching what
-    /// another one is guaranteed. Events of this nara are never evicted for those of a peer, up to half of the
+    /// another one is guaranteed. An event of this nara is never evicted for one of a peer, up to half of the
     /// room.
     pub(super) fn prune_configured(
         &mut self,

@@ -203,7 +203,7 @@ impl MemoryShelf {
         self.inventory.keep(set)
     }
 
-    /// Returns those of these events that are stored.
+    /// Returns the stored events among `items`.
     pub(super) fn by_ids(&self, items: &[ItemId]) -> impl Iterator<Item = &Entry> {
         let places = items.iter().filter_map(|item| self.ids.get(&*item.event_id()));
         places.filter_map(|place| self.get(place))

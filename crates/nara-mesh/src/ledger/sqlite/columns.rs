@@ -19,8 +19,8 @@ use crate::ledger::held::Place;
 
 /// The id of an event: its hash of 16 bytes.
 ///
-/// Bytes sort like their lower-case hex digits. Any other text is stored as is, with a mark appended if its
-/// length equals that of a hash.
+/// Bytes sort like their lower-case hex digits. Any other text is stored as is, with a mark appended if it is as
+/// long as a hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum IdKey {
     Hash([u8; HASH]),

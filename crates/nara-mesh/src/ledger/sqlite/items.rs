@@ -112,7 +112,7 @@ pub(super) fn forgive(transaction: &Transaction<'_>, learned: &[String]) -> rusq
     Ok(())
 }
 
-/// Returns those of the items that were rejected.
+/// Returns the rejected items.
 pub(super) fn rejected(
     snapshot: &Transaction<'_>,
     peer: &str,

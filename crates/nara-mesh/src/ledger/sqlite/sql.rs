@@ -9,7 +9,7 @@ macro_rules! place {
     };
 }
 
-/// The columns that [`event`](super::columns::event) reads, and those that decide whether it is loaded and
+/// The columns that [`event`](super::columns::event) reads, and the columns that decide whether it is loaded and
 /// trusted.
 macro_rules! event {
     () => {

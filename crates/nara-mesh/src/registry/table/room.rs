@@ -103,7 +103,7 @@ impl PeerRegistry {
 /// Minimum quota of one introducer in a small registry, unless half of the quota of all introducers is less.
 const FEW: usize = 16;
 
-/// Returns the quota of one introducer within that of all.
+/// Returns the quota of one introducer, given the total for all introducers.
 fn of_one_teller(share: usize, all: usize) -> usize {
     share.max(FEW.min(all / 2))
 }

@@ -50,7 +50,7 @@ fn a_small_registry_has_room_for_those_that_one_nara_introduces() {
             .pin(told_by("bootstrap", 1, &format!("nara-{n}")))
             .unwrap();
     }
-    assert_eq!(registry.len(), 13 / 2, "half of those of all tellers");
+    assert_eq!(registry.len(), 13 / 2, "half of the quota of all tellers");
     let seen = (0..40).filter(|n| {
         let peer = registry
             .pin(told_by("bootstrap", 1, &format!("nara-{n}")))

@@ -180,7 +180,7 @@ async fn damage_is_noticed_at_the_start() {
     SqliteLedger::restore(&path, &sound).unwrap_err();
     assert_eq!(daemon(&sound).count().await.unwrap(), BATCH);
     // Not a database at all.
-    fs::write(&path, b"a text file that somebody put here by mistake").unwrap();
+    fs::write(&path, b"a text file that ended up here by mistake").unwrap();
     assert!(SqliteLedger::open_locked(&path, "alice").is_err());
 }
 

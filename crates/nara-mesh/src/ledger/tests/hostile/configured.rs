@@ -153,7 +153,7 @@ async fn one_nara_has_a_bounded_number_of_statements(ledger: &dyn Ledger) {
 
 async fn a_statement_beyond_the_bound_is_charged_to_its_nara_once_that_tells_it(ledger: &dyn Ledger) {
     sign(ledger, "met-dora", (0..16).map(|n| stated(n, "met-dora", n))).await;
-    // One more has the same rank whoever sends it.
+    // One more has the same rank regardless of its sender.
     let more = stated(20, "met-dora", 20);
     for (teller, outcome) in [
         ("met-eve", Insertion::Stored),

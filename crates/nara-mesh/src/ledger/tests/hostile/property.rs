@@ -3,8 +3,8 @@ use proptest::prelude::*;
 use super::statements::{note, stated};
 use super::*;
 
-/// Events that honest naras send: each account stays within its quota of ten events, with times between those of
-/// hostile events.
+/// Events that honest naras send: each account stays within its quota of ten events, and their times interleave
+/// with hostile events.
 fn honest() -> Vec<(&'static str, CheckedEvent)> {
     let of = |emitter: &str, n: i64| {
         let ts = n * 47;
