@@ -203,7 +203,7 @@ impl Discovery {
                     }
                     waiting.extend(roster.ask_again(&asked.key));
                 }
-                () = async { sleep_until(due.expect("a branch with a guard")).await }, if due.is_some() => {
+                () = async { sleep_until(due.expect("guarded by the condition below")).await }, if due.is_some() => {
                     waiting.extend(roster.take_due());
                 }
             }

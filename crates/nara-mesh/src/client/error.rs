@@ -68,7 +68,7 @@ pub(super) enum Problem {
     Handshake(#[source] io::Error),
     #[error("the connection was closed before the TLS handshake was complete")]
     HandshakeCut(#[source] io::Error),
-    #[error("the hello of the stream does not prove who serves it")]
+    #[error("the hello of the stream does not authenticate its server")]
     Hello(#[source] HelloError),
     #[error("its key contradicts the pinned key")]
     Identity(#[source] RegisterError),
@@ -98,9 +98,9 @@ pub(super) enum Problem {
     NoReply(Duration),
     #[error("the peer at this address does not speak HTTP")]
     NotHttp(#[source] hyper::Error),
-    #[error("the connection does not prove enough for a streamed body")]
+    #[error("the connection is not secure enough for a streamed body")]
     NotStreamable,
-    #[error("the peer at this address holds another key than the pinned one")]
+    #[error("the peer at this address holds a key other than the pinned one")]
     OtherKey(#[source] KeyMismatch),
     #[error("the message was answered by a {0}, which was not requested")]
     OtherReply(&'static str),

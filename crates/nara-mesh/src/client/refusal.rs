@@ -103,7 +103,7 @@ impl fmt::Display for AskedToWait {
             Asking::Answer(answer) => answer.fmt(f),
             Asking::Before => f.write_str("not called, because it asked us to wait"),
             Asking::Alert => f.write_str(
-                "it has too many connections from our address, and ended this one before the TLS handshake (not verified)",
+                "it has too many connections from our address, and closed this one before the TLS handshake (not verified)",
             ),
         }
     }

@@ -423,7 +423,7 @@ impl LedgerPlace {
 
     #[cfg_attr(
         not(feature = "sqlite"),
-        expect(clippy::unused_async, reason = "opening a file waits")
+        expect(clippy::unused_async, reason = "opening a file is asynchronous")
     )]
     async fn open(
         self,

@@ -20,7 +20,7 @@ pub enum StreamError {
         event: Box<RefusedEvent>,
     },
     /// The peer has a new ledger, so our cursor is void. Its events follow from `start` on, including known ones.
-    #[error("{peer} has a new ledger; its stream starts over behind {start}")]
+    #[error("{peer} has a new ledger; its stream starts over after {start}")]
     LedgerReplaced {
         /// The peer.
         peer: String,
@@ -67,7 +67,7 @@ pub enum StreamError {
 #[non_exhaustive]
 pub enum StreamProblem {
     /// The cursor of a message and the `hello` belong to different ledgers.
-    #[error("a message has a cursor of another ledger ({got} instead of {expected})")]
+    #[error("a message has a cursor for another ledger ({got} instead of {expected})")]
     ForeignCursor {
         /// The epoch of the `hello`.
         expected: String,
@@ -101,7 +101,7 @@ pub enum StreamProblem {
     #[error("the answer has the content type {0:?}")]
     ContentType(String),
     /// The stream does not start where we asked.
-    #[error("the stream starts behind {got} instead of {expected}")]
+    #[error("the stream starts after {got} instead of {expected}")]
     WrongStart {
         /// Our cursor.
         expected: ArrivalCursor,
