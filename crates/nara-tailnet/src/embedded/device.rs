@@ -47,7 +47,7 @@ impl Device {
         true
     }
 
-    /// Waits for packets from the stack and returns them, at least one. Cancel safe.
+    /// The packets that the stack has sent, at least one. Cancel safe.
     pub(super) async fn take(&self) -> Vec<PacketMut> {
         loop {
             let ready = self.down_ready.notified();

@@ -45,7 +45,7 @@ async fn the_error_names_what_is_wrong_with_an_answer() {
             "500 Internal Server Error: [2Jboo",
         ),
         (Fault::HalfJson, "the answer to whois?addr=100.64.0.7%3A1"),
-        (Fault::Oversized, "more than 33554432 bytes"),
+        (Fault::Oversized, "exceeds 33554432 bytes"),
     ] {
         daemon.state().faults.insert("whois", fault);
         let error = node
