@@ -156,9 +156,11 @@ pub(crate) fn not_ready(error: NotReady) -> Failure {
 pub(crate) fn node_hint(reason: &NotReadyReason) -> Option<Cow<'static, str>> {
     match reason {
         NotReadyReason::ControlUnreachable { .. } => Some("check --control-url and the network".into()),
-        NotReadyReason::DaemonNotRunning { .. } => Some("start it, or choose another --network".into()),
+        NotReadyReason::DaemonNotRunning { .. } => {
+            Some("start tailscaled, or choose another --network".into())
+        }
         NotReadyReason::SocketNotPermitted { .. } => {
-            Some("run as a user who may, or use --network managed".into())
+            Some("run as a user with access to it, or use --network managed".into())
         }
         reason => reason.hint(),
     }

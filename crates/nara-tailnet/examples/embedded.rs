@@ -1,8 +1,8 @@
-//! A nara on a tailnet, with nothing installed:
+//! A nara with an embedded tailnet node; needs no installed Tailscale:
 //! `cargo run --features embedded --example embedded -- alice https://headscale.example AUTH-KEY`
 //!
-//! It joins, serves, and prints the naras that it finds until ctrl-C.
-#![expect(clippy::print_stdout, reason = "it is what the example does")]
+//! Joins the tailnet, serves, and prints the naras that it finds, until ctrl-C.
+#![expect(clippy::print_stdout, reason = "the example prints its findings")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     settings.auth_key = Some(AuthKey::new(auth_key, "the command line")?);
     settings.ephemeral = true;
     if settings.control_url.host_str() == Some("127.0.0.1") {
-        // Only a control server on this machine does without TLS.
+        // Plain HTTP is acceptable only to a control server on this machine.
         settings.danger_allow_plain_control();
     }
     let node = Arc::new(EmbeddedNode::start(settings)?);

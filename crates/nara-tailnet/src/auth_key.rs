@@ -4,17 +4,17 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-/// The most bytes of an auth key; keys of Tailscale and Headscale have fewer than 100.
+/// The maximum length of an auth key in bytes; keys of Tailscale and Headscale have fewer than 100.
 const MAX_LEN: usize = 4096;
 
-/// The key with which a node joins a tailnet without a browser.
+/// A key with which a node joins a tailnet without a browser.
 ///
-/// Its holder can join too: it is wiped from memory when dropped and never shown. It comes from a file, the
-/// environment or a configuration, never from a command line, which every user of the machine can read.
+/// The key is a secret: it is wiped from memory on drop and never printed. Take it from a file, the environment or a
+/// configuration, not from the command line, which every user of the machine can read.
 #[derive(Clone)]
 pub struct AuthKey(Zeroizing<String>);
 
-/// Why an auth key cannot be used.
+/// The error for an unusable auth key.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthKeyError {
@@ -23,24 +23,24 @@ pub enum AuthKeyError {
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Not a key: empty, too long, or not one word of printable ASCII.
+    /// The text is not a key: empty, too long, or not one word of printable ASCII.
     #[error(
-        "{origin} holds no auth key: one word of at most {MAX_LEN} printable ASCII characters is expected"
+        "{origin} does not contain an auth key: expected one word of at most {MAX_LEN} printable ASCII characters"
     )]
     Malformed {
-        /// Its origin.
+        /// The origin of the text, such as a path or a variable.
         origin: String,
     },
 }
 
 impl AuthKey {
-    /// A key from `origin`, which errors name. Surrounding white space is ignored.
+    /// Creates a key from text. Errors name its `origin`. Surrounding white space is ignored.
     ///
     /// # Errors
-    /// [`AuthKeyError::Malformed`] if it cannot be a key.
+    /// [`AuthKeyError::Malformed`] if the text is not a key.
     pub fn new(key: &str, origin: &str) -> Result<Self, AuthKeyError> {
         let key = key.trim();
         let is_word = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic());
@@ -52,7 +52,7 @@ impl AuthKey {
         Ok(Self(Zeroizing::new(key.to_owned())))
     }
 
-    /// Reads a key from a file that holds nothing else.
+    /// Reads a key from a file that contains nothing else.
     ///
     /// # Errors
     /// If the file cannot be read or does not contain a key.
@@ -63,7 +63,7 @@ impl AuthKey {
         };
         let file = std::fs::File::open(path).map_err(failed)?;
         let mut text = Zeroizing::new(String::with_capacity(MAX_LEN + 2));
-        // A wrong file, such as a device, must not be read for ever.
+        // Bounds the read of a wrong file, such as an endless device.
         io::Read::read_to_string(&mut io::Read::take(file, MAX_LEN as u64 + 2), &mut text).map_err(failed)?;
         Self::new(&text, &path.display().to_string())
     }
@@ -83,7 +83,7 @@ impl AuthKey {
         }
     }
 
-    /// The key itself. Do not log it, and do not keep it longer than needed.
+    /// Returns the key as text. Do not log it, and do not keep it longer than needed.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -100,14 +100,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_does_not_show_itself() {
+    fn the_debug_output_of_a_key_does_not_contain_it() {
         let key = AuthKey::new(" tskey-auth-secret\n", "test").unwrap();
         assert_eq!(key.reveal(), "tskey-auth-secret");
         assert!(!format!("{key:?}").contains("secret"));
     }
 
     #[test]
-    fn what_is_no_key_is_refused_without_showing_it() {
+    fn an_invalid_key_is_refused_without_showing_it() {
         for wrong in ["", " \n", "two words", "kéy"] {
             let error = AuthKey::new(wrong, "KEY_FILE").unwrap_err().to_string();
             assert!(error.contains("KEY_FILE"), "{error}");

@@ -1,15 +1,15 @@
 //! Naras on a tailnet.
 //!
-//! There are several ways to be a node of a tailnet; each is a [`MeshNode`]: a
+//! A nara can join a tailnet in three ways. Each is a [`MeshNode`]: a
 //! [`Transport`](nara_mesh::transport::Transport) that dials and listens, a
-//! [`PeerSource`](nara_mesh::transport::PeerSource) that lists the other nodes, and what only a tailnet knows: the
-//! [`status`] of the node, the owner of a source address, and the path to a peer.
+//! [`PeerSource`](nara_mesh::transport::PeerSource) that lists the other nodes, and a source of facts about the
+//! tailnet: the [`status`] of the node, the owner of a source address, and the path to a peer.
 //!
-//! | module | the node is | for |
+//! | module | the node runs in | for |
 //! |---|---|---|
-//! | [`tailscaled`] | the machine's `tailscaled`, through its LocalAPI | a machine that is on the tailnet already |
-//! | `embedded` (feature of the same name) | inside the process | nothing to install |
-//! | [`managed`] | a `tailscaled` of our own, in userspace mode | no root, several naras on a machine |
+//! | [`tailscaled`] | the machine's `tailscaled`, through its LocalAPI | a machine that is already on the tailnet |
+//! | `embedded` (feature of the same name) | this process | nothing to install |
+//! | [`managed`] | a child `tailscaled`, in userspace mode | no root, several naras on a machine |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 

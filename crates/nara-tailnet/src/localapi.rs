@@ -1,7 +1,7 @@
 //! The LocalAPI of `tailscaled`: HTTP/1.1 over its unix socket.
 //!
-//! What is used of it was seen with version 1.92.4. Every call has a deadline, every body a limit: the daemon is
-//! trusted to say who is who, not to be free of mistakes.
+//! Written against version 1.92.4. Every call has a deadline and every body a limit: the daemon is trusted to
+//! identify nodes, not to be free of bugs.
 
 mod bus;
 mod dial;
@@ -26,43 +26,43 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-/// The only host for which the daemon answers, so that no web page can reach it.
+/// The only `Host` that the daemon accepts; this keeps web pages out.
 const HOST: &str = "local-tailscaled.sock";
 
-/// How long an answer may take. The daemon answers within milliseconds, but a machine may be busy.
+/// The timeout of a call. The daemon answers within milliseconds, but a machine may be busy.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The most bytes of an answer: a status takes about 1.5 KiB for each peer.
+/// The maximum size of an answer in bytes: a status takes about 1.5 KiB per peer.
 pub(crate) const MAX_BODY: usize = 32 << 20;
 
-/// The most bytes of an error that are read: they are one line.
+/// The maximum number of bytes read of an error, which is one line.
 const MAX_ERROR_BODY: usize = 4 << 10;
 
-/// A daemon's LocalAPI.
+/// A client of a daemon's LocalAPI.
 #[derive(Clone, Debug)]
 pub(crate) struct LocalApi {
     socket: PathBuf,
 }
 
 impl LocalApi {
-    /// The LocalAPI at a unix socket. Every call opens it anew, so a daemon that restarts is found again.
+    /// Creates a client for a unix socket. Every call opens a new connection, so a restart of the daemon does no harm.
     pub(crate) fn new(socket: impl Into<PathBuf>) -> Self {
         Self {
             socket: socket.into(),
         }
     }
 
-    /// The socket.
+    /// Returns the path of the socket.
     pub(crate) fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// The state of the node and of all its peers.
+    /// Returns the state of the node and of all its peers.
     pub(crate) async fn status(&self) -> Result<Status, LocalApiError> {
         self.read("status").await
     }
 
-    /// The node to which a source address belongs; `None`: it is none of this tailnet.
+    /// Returns the node that owns a source address; `None` for an address outside this tailnet.
     pub(crate) async fn whois(&self, source: &str) -> Result<Option<WhoIs>, LocalApiError> {
         let query = form_urlencoded::Serializer::new(String::new())
             .append_pair("addr", source)
@@ -77,32 +77,32 @@ impl LocalApi {
         }
     }
 
-    /// The settings of the node, as far as they are needed.
+    /// Returns the settings of the node that are needed here.
     pub(crate) async fn prefs(&self) -> Result<Prefs, LocalApiError> {
         self.read("prefs").await
     }
 
-    /// Starts the node with settings, and with an auth key in case it has to log in.
+    /// Starts the node with settings, and with an auth key for a login.
     pub(crate) async fn start(&self, options: &StartOptions<'_>) -> Result<(), LocalApiError> {
         self.write("start", options).await
     }
 
-    /// Logs in: with the auth key that was given to `start`, else through a page that the status names then.
+    /// Logs in with the auth key passed to `start`, or else through a page whose URL the status then contains.
     pub(crate) async fn login(&self) -> Result<(), LocalApiError> {
         self.write("login-interactive", &()).await
     }
 
-    /// Logs out: the control server forgets an ephemeral node at once, others need a new login.
+    /// Logs out: the control server removes an ephemeral node at once; other nodes need a new login.
     pub(crate) async fn logout(&self) -> Result<(), LocalApiError> {
         self.write("logout", &()).await
     }
 
-    /// Sets what the daemon does with connections to ports of the node.
+    /// Configures how the daemon forwards connections to ports of the node.
     pub(crate) async fn forward(&self, forwarding: &Forwarding) -> Result<(), LocalApiError> {
         self.write("serve-config", forwarding).await
     }
 
-    /// Follows the changes of the node and of its peers, beginning with a message about how things are.
+    /// Subscribes to changes of the node and of its peers; the first message reports the current state.
     pub(crate) async fn watch(&self) -> Result<Bus, LocalApiError> {
         let open = async {
             let request = request(Method::GET, bus::CALL).body(Full::new(Bytes::new()))?;
@@ -138,13 +138,13 @@ impl LocalApi {
         timeout(CALL_TIMEOUT, exchange).await?
     }
 
-    /// A connection for one request.
+    /// Opens a connection for one request.
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, LocalApiError> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|source| LocalApiError::connect(&self.socket, source))?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // It ends with the request, or when the answer is dropped.
+        // The connection closes after the request, or when the answer is dropped.
         tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "LocalAPI connection");
@@ -161,7 +161,7 @@ fn request(method: Method, call: &str) -> http::request::Builder {
         .header(header::HOST, HOST)
 }
 
-/// Turns an answer that is no success into an error with what the daemon said.
+/// Turns an unsuccessful answer into an error with the message of the daemon.
 async fn refuse_errors(response: Response<Incoming>) -> Result<Response<Incoming>, LocalApiError> {
     let status = response.status();
     if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {

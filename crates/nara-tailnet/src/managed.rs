@@ -1,9 +1,9 @@
-//! A `tailscaled` of our own as a node: in userspace mode, supervised, with its own socket and state.
+//! A node run by a managed `tailscaled`: a supervised child process in userspace mode, with its own socket and state.
 //!
-//! It needs no root and touches nothing of the machine; several of them can run beside each other and beside the
-//! machine's. The daemon ends with us, also if we crash: a shell that runs it kills it when our end of a pipe
-//! closes. Then only its state remains, by design, and an ephemeral node that the control server forgets after a
-//! while.
+//! It needs no root and changes nothing on the machine; several managed daemons can run beside each other and beside
+//! the machine's own. The daemon ends with this process, even after a crash: a shell runs it and kills it when our end
+//! of a pipe closes. After a crash its state remains, by design, and an ephemeral node stays on the tailnet until the
+//! control server removes it.
 
 mod child;
 mod config;
@@ -35,22 +35,22 @@ use crate::node::{MeshNode, NodeIdentity, addresses, wait_until_ready};
 use crate::status::{NodeHealth, NodeState, NodeStatus, NotReady, NotReadyReason, PathKind};
 use crate::tailscaled::{Announced, ForwardedListener, TailscaledNode};
 
-/// The most bytes of the path of a unix socket, on the strictest system.
+/// The maximum length in bytes of the path of a unix socket, on the strictest system.
 const MAX_SOCKET_PATH: usize = 100;
 
-/// The socket in the folder of a daemon.
+/// The file name of the socket in the folder of a daemon.
 const SOCKET: &str = "tailscaled.sock";
 
-/// The file in that folder that says where the socket is instead.
+/// The file in that folder with the path of the socket, if the socket is elsewhere.
 const SOCKET_NOTE: &str = "socket-path";
 
-/// How long the control server may take to forget an ephemeral node.
+/// The timeout for the removal of an ephemeral node by the control server.
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a control server may take to accept a key that it refused just now.
+/// How long to wait for the control server to accept a key that it has just refused.
 const KEY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A node run by a `tailscaled` of our own. Clones share one node; the daemon ends with the last clone.
+/// A node run by a managed `tailscaled`. Clones share one node; the daemon ends with the last clone.
 #[derive(Clone, Debug)]
 pub struct ManagedNode {
     shared: Arc<Shared>,
@@ -61,17 +61,17 @@ struct Shared {
     node: TailscaledNode,
     api: LocalApi,
     ephemeral: bool,
-    /// Which ports of the node the daemon was told to forward, and whereto.
+    /// The ports of the node that the daemon was configured to forward, with their targets.
     ports: Mutex<Forwarding>,
     end: CancellationToken,
     _supervisor: AbortOnDropHandle<()>,
-    /// Where the socket is if the path of the folder is too long for one.
+    /// The folder of the socket, if the path of the state folder is too long for a socket.
     _short_folder: Option<tempfile::TempDir>,
 }
 
 impl ManagedNode {
     /// Starts a daemon and keeps it running in the background; needs a tokio runtime. [`MeshNode::ready`] waits
-    /// until it is ready, or says why it is not.
+    /// until the node is ready, or reports why it is not.
     ///
     /// # Errors
     /// If its folder cannot be created.
@@ -114,8 +114,8 @@ impl ManagedNode {
         })
     }
 
-    /// The socket of the daemon whose state is in this folder. If the path of the folder is too long for a socket,
-    /// the last started daemon recorded its place there.
+    /// Returns the path of the socket of the daemon with its state in this folder. If the path of the folder is too
+    /// long for a socket, the last started daemon recorded the path of its socket there.
     pub fn socket_in(folder: &Path) -> PathBuf {
         match std::fs::read(folder.join(SOCKET_NOTE)) {
             Ok(noted) if !noted.is_empty() => OsString::from_vec(noted).into(),
@@ -123,7 +123,7 @@ impl ManagedNode {
         }
     }
 
-    /// The socket of the daemon, for `tailscale --socket`.
+    /// Returns the path of the daemon's socket, for `tailscale --socket`.
     pub fn socket(&self) -> &Path {
         self.shared.api.socket()
     }
@@ -147,10 +147,11 @@ impl Transport for ManagedNode {
     fn listen(&self, local: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn MeshListener>>> {
         Box::pin(async move {
             let api = &self.shared.api;
-            // The daemon takes all ports at once; held until it has them, so that none is lost to another listener.
+            // The daemon is configured with all ports at once; the lock keeps concurrent listeners from dropping a
+            // port.
             let mut ports = self.shared.ports.lock().await;
             let listener = match self.shared.node.listen(local).await {
-                // Another nara of this machine has the port to which daemons forward by default.
+                // Another nara on this machine uses the loopback port to which daemons forward by default.
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
                     let mut with_this = ports.clone();
@@ -163,9 +164,9 @@ impl Transport for ManagedNode {
                 other => other?,
             };
             ports.remove(listener.local_addr().port());
-            // What an earlier start may have set is stored in the state of the daemon.
+            // The daemon stores its configuration: an earlier run may have left another one.
             if let Err(error) = api.forward(&ports).await {
-                tracing::debug!(%error, "tailscaled does not take a configuration for ports");
+                tracing::debug!(%error, "tailscaled refused the configuration of forwarded ports");
             }
             Ok(listener)
         })
@@ -200,7 +201,7 @@ impl MeshNode for ManagedNode {
             if !is_refused(&outcome) {
                 return outcome;
             }
-            // A daemon with state begins without the key, and may be refused until it gets it.
+            // A daemon with state starts without the key, so the control server may refuse it until it gets the key.
             let accepted = async {
                 let mut status = self.watch_status();
                 let accepted = status.wait_for(|status| status.is_running()).await;
@@ -232,21 +233,21 @@ impl MeshNode for ManagedNode {
     fn leave(&self) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(async move {
             let shared = &self.shared;
-            let mut told = Ok(());
+            let mut notified = Ok(());
             if shared.ephemeral && self.status().state != NodeState::Left {
                 let logout = timeout(LOGOUT_TIMEOUT, shared.api.logout()).await;
-                told = match logout {
+                notified = match logout {
                     Ok(outcome) => outcome.map_err(io::Error::from),
                     Err(elapsed) => Err(elapsed.into()),
                 };
             }
             shared.end.cancel();
-            // An error means that nobody follows the daemon any more.
+            // An error means that the follower has ended.
             let _ = self
                 .watch_status()
                 .wait_for(|status| status.state == NodeState::Left)
                 .await;
-            told
+            notified
         })
     }
 }

@@ -12,22 +12,22 @@ use tokio_stream::wrappers::WatchStream;
 
 use crate::status::{NodeHealth, NodeState, NodeStatus, NotReady, NotReadyReason, PathKind};
 
-/// The owner of an address: the control server vouches for it, and WireGuard enforces it.
+/// The node that owns an address, as asserted by the control server and enforced by WireGuard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NodeIdentity {
     /// The host name that was granted to the node, without the domain of the tailnet.
     pub host_name: String,
-    /// Its full name in the tailnet's DNS, without the final dot; empty without one.
+    /// The full name in the tailnet's DNS, without the final dot; empty if it has none.
     pub dns_name: String,
-    /// Its addresses, IPv4 before IPv6.
+    /// The addresses of the node, IPv4 before IPv6.
     pub addresses: Vec<IpAddr>,
     /// The public WireGuard key of the node, as text such as `nodekey:…`; empty if unknown.
     pub node_key: String,
 }
 
 impl NodeIdentity {
-    /// A node with a host name and addresses.
+    /// Creates an identity with a host name and addresses; the other fields are empty.
     pub fn new(host_name: impl Into<String>, addresses: Vec<IpAddr>) -> Self {
         Self {
             host_name: host_name.into(),
@@ -38,56 +38,56 @@ impl NodeIdentity {
     }
 }
 
-/// A node of a tailnet, whatever runs it.
+/// A node of a tailnet, independent of its implementation.
 ///
-/// It dials and listens ([`Transport`]) and knows its peers ([`PeerSource`]). It runs by itself: while its control
-/// server or its daemon is away, [`MeshNode::status`] says so. No failure is final.
+/// It dials and listens ([`Transport`]) and knows its peers ([`PeerSource`]). It runs in the background and recovers
+/// from every failure; [`MeshNode::status`] reports when its control server or its daemon is unavailable.
 pub trait MeshNode: Transport + PeerSource {
-    /// Waits until the node has an address and can reach peers, at most this long.
+    /// Waits until the node has an address and can reach peers, for at most `within`.
     ///
     /// # Errors
-    /// [`NotReady`] with the reason, after the time is over, or at once if waiting is useless. The node continues
-    /// to try, and may become ready later.
+    /// [`NotReady`] with the reason, on timeout, or at once if waiting cannot help. The node keeps trying and may
+    /// become ready later.
     fn ready(&self, within: Duration) -> BoxFuture<'_, Result<NodeStatus, NotReady>>;
 
-    /// The current status. Never waits.
+    /// Returns the current status without waiting.
     fn status(&self) -> NodeStatus {
         self.watch_status().borrow().clone()
     }
 
-    /// The status, and its changes.
+    /// Returns a receiver of the status and its changes.
     fn watch_status(&self) -> watch::Receiver<NodeStatus>;
 
-    /// The current diagnosis of the node's connections.
+    /// Returns a diagnosis of the node's connections.
     fn health(&self) -> BoxFuture<'_, NodeHealth> {
         Box::pin(std::future::ready(NodeHealth::default()))
     }
 
-    /// The node that owns the source address of a connection; `None` for an address outside this tailnet.
+    /// Returns the node that owns the source address of a connection; `None` for an address outside this tailnet.
     ///
     /// # Errors
-    /// If the owner cannot be determined now. A caller that must know has to refuse.
+    /// If the owner cannot be determined now. A caller that needs the owner must refuse the connection.
     fn whois(&self, source: SocketAddr) -> BoxFuture<'_, io::Result<Option<NodeIdentity>>>;
 
-    /// The current path of packets to a peer.
+    /// Returns the current path of packets to a peer.
     fn path_to(&self, peer: IpAddr) -> BoxFuture<'_, PathKind>;
 
-    /// Leaves gracefully: connections of the node end, and an ephemeral node is removed from the tailnet. A shared
-    /// node, such as the machine's daemon, keeps running.
+    /// Leaves the tailnet gracefully: closes the node's connections, and removes an ephemeral node from the tailnet. A
+    /// shared node, such as the machine's daemon, keeps running.
     ///
     /// # Errors
-    /// If the control server could not be notified; the node has ended all the same.
+    /// If the control server could not be notified; the node has ended regardless.
     fn leave(&self) -> BoxFuture<'_, io::Result<()>>;
 }
 
-/// The addresses of a node whenever they change.
+/// Returns a stream of the addresses of a node, one item per change.
 pub(crate) fn addresses(status: watch::Receiver<NodeStatus>) -> BoxStream<'static, Vec<IpAddr>> {
     let running = WatchStream::from_changes(status)
         .filter_map(|status| std::future::ready(status.is_running().then_some(status.addresses)));
     Box::pin(running)
 }
 
-/// Waits until the node runs, waiting is useless, or the time is over.
+/// Waits until the node runs, waiting cannot help, or the timeout expires.
 pub(crate) async fn wait_until_ready(
     mut status: watch::Receiver<NodeStatus>,
     within: Duration,
@@ -99,7 +99,7 @@ pub(crate) async fn wait_until_ready(
         NodeState::Starting => false,
         NodeState::Left => true,
     };
-    // However the wait ends, the status then says how things are.
+    // The outcome of the wait does not matter: the status is read below.
     let _ = timeout(within, status.wait_for(is_settled)).await;
     let now = status.borrow().clone();
     let reason = match now.state {
@@ -108,7 +108,7 @@ pub(crate) async fn wait_until_ready(
         NodeState::Waiting(reason) => reason,
         NodeState::Starting => NotReadyReason::Connecting,
         NodeState::Left => NotReadyReason::Other {
-            detail: "it has left the tailnet".to_owned(),
+            detail: "the node has left the tailnet".to_owned(),
         },
     };
     Err(NotReady {

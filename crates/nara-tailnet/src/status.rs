@@ -1,4 +1,4 @@
-//! The [`NodeStatus`] of a node, and why it is [`NotReady`].
+//! The status of a node ([`NodeStatus`]), and the reasons for which it is [`NotReady`].
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,9 +9,9 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NodeStatus {
-    /// Its state.
+    /// The state of the node.
     pub state: NodeState,
-    /// Its mesh addresses, IPv4 before IPv6; they are kept while the node is away from control.
+    /// The addresses on the tailnet, IPv4 before IPv6; they are kept while the control server is unreachable.
     pub addresses: Vec<IpAddr>,
     /// The host name that the control server granted, without the domain of the tailnet: the requested one, with a
     /// suffix if it was taken.
@@ -23,7 +23,7 @@ pub struct NodeStatus {
 }
 
 impl NodeStatus {
-    /// Whether peers can be reached.
+    /// Returns whether peers can be reached.
     pub fn is_running(&self) -> bool {
         self.state == NodeState::Running && !self.addresses.is_empty()
     }
@@ -33,45 +33,45 @@ impl NodeStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NodeState {
-    /// It is starting, or connecting to its control server.
+    /// The node is starting, or connecting to its control server.
     #[default]
     Starting,
-    /// It is on the tailnet.
+    /// The node is on the tailnet.
     Running,
-    /// It is not on the tailnet, or has lost its control server. It continues to try.
+    /// The node is not on the tailnet, or has lost its control server. It keeps trying.
     Waiting(NotReadyReason),
-    /// It has left.
+    /// The node has left the tailnet.
     Left,
 }
 
-/// The node is not ready.
+/// The error of a wait for a node that did not become ready.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the node did not join the tailnet within {:.1} s: {reason}", waited.as_secs_f64())]
 pub struct NotReady {
-    /// Why.
+    /// The reason.
     pub reason: NotReadyReason,
     /// How long the caller waited.
     pub waited: Duration,
 }
 
-/// Why a node is not ready. The text says what happened, [`hint`](Self::hint) what to do.
+/// The reason for which a node is not ready. [`hint`](Self::hint) returns what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotReadyReason {
-    /// It is connecting; nothing has gone wrong.
-    #[error("it is still connecting")]
+    /// The node is connecting; no error has occurred.
+    #[error("the node is still connecting")]
     Connecting,
-    /// A login with a browser is needed.
-    #[error("it waits for a login")]
+    /// A login with a browser is required.
+    #[error("a login is required")]
     NeedsLogin {
-        /// The page, if it is known.
+        /// The login page, if known.
         url: Option<String>,
     },
     /// An administrator of the tailnet must approve the node.
-    #[error("an administrator must approve it")]
+    #[error("an administrator must approve the node")]
     NeedsApproval,
     /// The control server cannot be reached.
-    #[error("its control server cannot be reached ({detail})")]
+    #[error("the control server cannot be reached ({detail})")]
     ControlUnreachable {
         /// The error of the attempt.
         detail: String,
@@ -79,7 +79,7 @@ pub enum NotReadyReason {
     /// The control server refused the auth key.
     #[error("the control server refuses the auth key ({detail})")]
     KeyRefused {
-        /// What the control server said.
+        /// The error text of the control server.
         detail: String,
     },
     /// The key of the node has expired.
@@ -88,24 +88,24 @@ pub enum NotReadyReason {
     /// No daemon answers.
     #[error("no tailscaled answers at {socket} ({detail})")]
     DaemonNotRunning {
-        /// Its socket.
+        /// The path of its socket.
         socket: String,
         /// The error of the attempt.
         detail: String,
     },
-    /// The socket of the daemon may not be opened.
-    #[error("this user may not open {socket} of tailscaled")]
+    /// This user has no permission to open the socket of the daemon.
+    #[error("no permission to open the tailscaled socket {socket}")]
     SocketNotPermitted {
-        /// The socket.
+        /// The path of the socket.
         socket: String,
     },
-    /// The daemon answers, but not like a supported tailscaled.
-    #[error("tailscaled does not answer as expected ({detail})")]
+    /// The answers of the daemon differ from the answers of supported versions.
+    #[error("tailscaled gave an unexpected answer ({detail})")]
     DaemonMisbehaves {
-        /// What was wrong.
+        /// What is wrong with the answer.
         detail: String,
     },
-    /// The node is turned off.
+    /// The node is switched off.
     #[error("the node is stopped")]
     Stopped,
     /// The node has no address yet.
@@ -119,16 +119,16 @@ pub enum NotReadyReason {
         /// The error of the attempt.
         detail: String,
     },
-    /// Something else.
+    /// Another reason.
     #[error("{detail}")]
     Other {
-        /// What.
+        /// The reason.
         detail: String,
     },
 }
 
 impl NotReadyReason {
-    /// Whether waiting may help, without a restart of the node.
+    /// Returns whether waiting may help, without a restart of the node.
     pub const fn may_pass(&self) -> bool {
         !matches!(
             self,
@@ -136,22 +136,24 @@ impl NotReadyReason {
         )
     }
 
-    /// What to do about it; `None` where nothing is known to help.
+    /// Returns what to do about it; `None` if no remedy is known.
     pub fn hint(&self) -> Option<Cow<'static, str>> {
         let hint = match self {
             Self::Connecting | Self::NoAddress => "allow more time",
             Self::NeedsLogin { url: Some(url) } => {
-                return Some(format!("open {url}, or give an auth key").into());
+                return Some(format!("open {url}, or provide an auth key").into());
             }
             Self::NeedsLogin { url: None } => {
-                "open the login page of the control server, or give an auth key"
+                "open the login page of the control server, or provide an auth key"
             }
-            Self::NeedsApproval => "approve it in the machine list of the control server",
+            Self::NeedsApproval => "approve the node in the machine list of the control server",
             Self::ControlUnreachable { .. } => "check the address of the control server, and the network",
-            Self::KeyRefused { .. } => "make a new key, and check that it is for this server",
-            Self::KeyExpired => "log in again, or start it with a new auth key",
-            Self::DaemonNotRunning { .. } => "start it, or join the tailnet in another way",
-            Self::SocketNotPermitted { .. } => "run as a user who may, or join the tailnet in another way",
+            Self::KeyRefused { .. } => "make a new key, and check that it belongs to this server",
+            Self::KeyExpired => "log in again, or start the node with a new auth key",
+            Self::DaemonNotRunning { .. } => "start tailscaled, or join the tailnet in another way",
+            Self::SocketNotPermitted { .. } => {
+                "run as a user with access to it, or join the tailnet in another way"
+            }
             Self::DaemonMisbehaves { .. } => "check the version of tailscaled: it may be too old or too new",
             Self::Stopped => "run `tailscale up`",
             Self::ProgramMissing { .. } => "install Tailscale, or name the program in the settings",
@@ -165,44 +167,44 @@ impl NotReadyReason {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NodeHealth {
-    /// Whether it is connected to its control server, if known.
+    /// Whether the node is connected to its control server, if known.
     pub control_connected: Option<bool>,
     /// The region of its home relay, if any.
     pub home_relay: Option<String>,
-    /// Whether it runs in userspace: then it cannot connect to itself, so its own port cannot be tried.
+    /// Whether the node runs in userspace: then it cannot connect to itself, so its own port cannot be tested.
     pub userspace: bool,
-    /// Its health warnings, in its own words.
+    /// The health warnings of the node, verbatim.
     pub problems: Vec<String>,
-    /// Where it tells peers to reach it, outside the tailnet; empty if it does not report that.
+    /// The addresses outside the tailnet that it advertises to peers; empty if it does not report them.
     pub endpoints: Vec<NodeEndpoint>,
-    /// What its router says about a port for it.
+    /// The state of its port mapping.
     pub port_mapping: PortMapping,
 }
 
-/// An address at which a node can be reached outside the tailnet, perhaps.
+/// A possible address of a node outside the tailnet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct NodeEndpoint {
     /// The address.
     pub address: SocketAddr,
-    /// How it is known.
+    /// How the address was found.
     pub kind: EndpointKind,
 }
 
 impl NodeEndpoint {
-    /// An address, and how it is known.
+    /// Creates an endpoint.
     pub const fn new(address: SocketAddr, kind: EndpointKind) -> Self {
         Self { address, kind }
     }
 }
 
-/// How an endpoint is known. `Display` says it in a word or two.
+/// How an endpoint was found. `Display` prints a few words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EndpointKind {
-    /// An interface of the machine has it.
+    /// It is the address of an interface of the machine.
     Local,
-    /// A STUN server sees packets come from it.
+    /// A STUN server reported it as the source of packets.
     Seen,
     /// The router maps it to the node.
     Mapped,
@@ -218,34 +220,35 @@ impl fmt::Display for EndpointKind {
     }
 }
 
-/// The state of a port mapping (PCP, NAT-PMP, UPnP): a port of the router that leads to the node. `Display` says it in a clause.
+/// The state of a port mapping (PCP, NAT-PMP, UPnP): a port of the router that is forwarded to the node. `Display`
+/// prints a clause.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PortMapping {
-    /// It is switched off, or the node does not report it.
+    /// Port mapping is switched off, or the node does not report it.
     #[default]
     Off,
-    /// No router stands between the node and the internet, or none that can be asked.
+    /// There is no router between the node and the internet, or none that accepts requests.
     NoRouter,
-    /// The router was asked, and has not answered yet.
+    /// A request was sent to the router, which has not answered yet.
     Asking {
         /// The router.
         router: IpAddr,
     },
-    /// The router maps no port. It is asked again later.
+    /// The router maps no port. The request is repeated later.
     Refused {
         /// The router.
         router: IpAddr,
-        /// Why.
+        /// The reason.
         detail: String,
     },
     /// The router maps a port.
     Mapped {
         /// The router.
         router: IpAddr,
-        /// How it was asked, such as `PCP`.
+        /// The protocol of the mapping, such as `PCP`.
         protocol: &'static str,
-        /// The outside address that leads to the node.
+        /// The external address that is forwarded to the node.
         external: SocketAddr,
     },
 }
@@ -253,10 +256,15 @@ pub enum PortMapping {
 impl fmt::Display for PortMapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Off => f.write_str("no router is asked for a port"),
-            Self::NoRouter => f.write_str("there is no router to ask for a port"),
-            Self::Asking { router } => write!(f, "the router {router} is asked for a port"),
-            Self::Refused { router, detail } => write!(f, "the router {router} maps no port: {detail}"),
+            Self::Off => f.write_str("port mapping is off or not reported"),
+            Self::NoRouter => f.write_str("no router for a port mapping was found"),
+            Self::Asking { router } => write!(
+                f,
+                "the router {router} has not answered the request for a port yet"
+            ),
+            Self::Refused { router, detail } => {
+                write!(f, "the router {router} does not map a port: {detail}")
+            }
             Self::Mapped {
                 router,
                 protocol,
@@ -272,7 +280,7 @@ impl fmt::Display for PortMapping {
 pub enum PathKind {
     /// Directly to the peer, over UDP.
     Direct {
-        /// Its address outside the tailnet.
+        /// The address of the peer outside the tailnet.
         endpoint: Option<SocketAddr>,
     },
     /// Through a relay (DERP).
@@ -282,7 +290,7 @@ pub enum PathKind {
     },
     /// Within this machine.
     Local,
-    /// Unknown: nothing was sent lately, or the node does not report it.
+    /// Unknown: no packet was sent recently, or the node does not report the path.
     #[default]
     Unknown,
 }

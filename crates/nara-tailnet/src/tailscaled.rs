@@ -1,8 +1,8 @@
-//! The machine's `tailscaled` as a node, through its LocalAPI.
+//! A node run by the machine's `tailscaled`, through its LocalAPI.
 //!
-//! The daemon carries the tailnet as a network device, and then sockets of the operating system are used, or in
-//! userspace, and then the daemon opens connections and forwards incoming ones to the loopback address. A
-//! [`TailscaledNode`] detects which. It follows the daemon across restarts.
+//! The daemon provides the tailnet in one of two ways. As a network device: sockets of the operating system are used.
+//! In userspace: the daemon opens outgoing connections and forwards incoming ones to the loopback address. A
+//! [`TailscaledNode`] detects the mode, and follows the daemon across restarts.
 
 mod follow;
 mod forwarded;
@@ -40,7 +40,7 @@ pub const DEFAULT_SOCKET: &str = if cfg!(target_os = "macos") {
     "/var/run/tailscale/tailscaled.sock"
 };
 
-/// How old what is known about the path to a peer may be.
+/// The maximum age of a snapshot for paths, health and candidates.
 const PATH_AGE: Duration = Duration::from_secs(1);
 
 /// A node run by a `tailscaled`. Clones share one node.
@@ -60,14 +60,15 @@ struct Shared {
 }
 
 impl TailscaledNode {
-    /// The node of the daemon with this socket, usually [`DEFAULT_SOCKET`]. Follows the daemon in the background;
-    /// needs a tokio runtime.
+    /// Creates the node of the daemon with this socket, usually [`DEFAULT_SOCKET`]. Follows the daemon in the
+    /// background; needs a tokio runtime.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         let (_, no_problem) = watch::channel(None);
         Self::of_daemon(LocalApi::new(socket), no_problem)
     }
 
-    /// The node of a daemon that somebody else runs, who knows better why it does not answer.
+    /// Creates the node of a supervised daemon. `problem` is its state, as the supervisor knows it, while it does not
+    /// answer.
     pub(crate) fn of_daemon(api: LocalApi, problem: watch::Receiver<Option<NodeState>>) -> Self {
         let (follower, outputs) = Follower::new(api.clone(), problem);
         Self {
@@ -82,7 +83,7 @@ impl TailscaledNode {
         }
     }
 
-    /// Whether a daemon answers at a socket and is on a tailnet.
+    /// Returns whether a daemon answers at a socket and is on a tailnet.
     pub async fn is_running_at(socket: impl Into<PathBuf>) -> bool {
         let status = LocalApi::new(socket).status().await;
         status.is_ok_and(|status| status.backend_state == "Running")
@@ -104,9 +105,9 @@ impl Transport for TailscaledNode {
         })
     }
 
-    /// Listens on an address of the node, and follows it when the node gets another one. In userspace mode that is
-    /// a port of the loopback address to which the daemon forwards; only connections whose node the daemon knows
-    /// are accepted, with the address of that node as source.
+    /// Listens on an address of the node, and moves the listener when the address changes. In userspace mode the
+    /// listener uses a loopback port to which the daemon forwards; it accepts only connections of nodes known to the
+    /// daemon, with the address of the node as source.
     fn listen(&self, local: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn MeshListener>>> {
         Box::pin(async move {
             let snapshot = self.snapshot();
@@ -120,8 +121,8 @@ impl Transport for TailscaledNode {
             if snapshot.daemon_has_device() {
                 return Err(io::Error::new(
                     io::ErrorKind::AddrNotAvailable,
-                    "the address of the node is on a network device that this process does not see: it runs in \
-                     another network namespace than tailscaled",
+                    "the address of the node is on a network device that this process cannot see: tailscaled runs in \
+                    another network namespace",
                 ));
             }
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, local.port())).await?;
@@ -146,7 +147,7 @@ impl PeerSource for TailscaledNode {
     }
 
     fn watch(&self) -> BoxStream<'static, Vec<Candidate>> {
-        // The stream keeps the node alive: whoever watches wants it to be followed.
+        // The stream keeps the node alive, and with it the follower that feeds the stream.
         let node = self.clone();
         let changes = WatchStream::from_changes(self.shared.candidates.clone());
         changes
@@ -157,7 +158,8 @@ impl PeerSource for TailscaledNode {
             .boxed()
     }
 
-    /// The name that the host name of the node suggests. Nodes choose their host names, so this is only a hint.
+    /// Returns the nara name derived from the host name of the node. Nodes choose their host names, so this is only a
+    /// hint.
     fn owner_of(&self, address: IpAddr) -> BoxFuture<'_, Option<NaraName>> {
         Box::pin(async move {
             let snapshot = self.snapshot();
@@ -201,7 +203,7 @@ impl MeshNode for TailscaledNode {
     }
 
     fn leave(&self) -> BoxFuture<'_, io::Result<()>> {
-        // The daemon is the machine's.
+        // The daemon belongs to the machine.
         Box::pin(async { Ok(()) })
     }
 }

@@ -1,4 +1,4 @@
-//! The `tailscaled` of a machine, with a network device, as whoever runs the machine starts it.
+//! The `tailscaled` of a machine, with a network device, started as an administrator would.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -10,7 +10,7 @@ use crate::network::Network;
 
 const READY: Duration = Duration::from_secs(30);
 
-/// See the module. It is killed when this is dropped.
+/// A running `tailscaled`. Killed on drop.
 #[derive(Debug)]
 pub(crate) struct Daemon {
     socket: PathBuf,
@@ -18,7 +18,7 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts one, or starts it again on the state that it had.
+    /// Starts a daemon, with the state of an earlier one of this name.
     pub(crate) async fn start(network: &Network, name: &str) -> Result<Self, String> {
         let folder = network.folder_of(&format!("daemon-{name}"));
         std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
@@ -29,7 +29,7 @@ impl Daemon {
             .arg(format!("--statedir={}", folder.display()))
             .arg(format!("--socket={}", socket.display()))
             .args(["--port=0", "--no-logs-no-support"])
-            // Its own packets must not go into its device, and there is no firewall to tell.
+            // Keeps the daemon's own packets out of its device: the lab has no firewall whose mode it could detect.
             .env("TS_DEBUG_FIREWALL_MODE", "nftables")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -53,7 +53,7 @@ impl Daemon {
         self.socket.clone()
     }
 
-    /// `tailscale up`, as `docs/tailnet.md` says.
+    /// Runs `tailscale up` as documented in `docs/tailnet.md`.
     pub(crate) async fn log_in(&self, network: &Network, host_name: &str) -> Result<(), String> {
         let output = Command::new(network.programs.join("tailscale"))
             .arg(format!("--socket={}", self.socket.display()))
@@ -61,7 +61,7 @@ impl Daemon {
             .arg(format!("--login-server={}", network.control_url()))
             .arg(format!("--auth-key={}", network.auth_key()))
             .arg(format!("--hostname={host_name}"))
-            // There is nothing to write rules with, and no name server.
+            // The lab has neither a firewall tool nor a name server.
             .args(["--netfilter-mode=off", "--accept-dns=false", "--timeout=30s"])
             .stdin(Stdio::null())
             .kill_on_drop(true)

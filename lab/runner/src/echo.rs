@@ -1,4 +1,4 @@
-//! A listener that sends back what it gets, for what HTTP would hide.
+//! An echo server, for faults of streams that HTTP would hide.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use nara_mesh::transport::{BoxMeshStream, Transport};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
-/// Serves until it is dropped.
+/// An echo server that runs until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Echo {
     pub(crate) address: SocketAddr,
@@ -38,11 +38,11 @@ impl Echo {
 
 async fn answer(stream: BoxMeshStream) {
     let (mut reader, mut writer) = tokio::io::split(stream);
-    // A client that goes away is no error here.
+    // A client may disconnect at any time.
     let _ = tokio::io::copy(&mut reader, &mut writer).await;
 }
 
-/// Sends bytes to an echo and checks that the same come back.
+/// Sends bytes to an echo server and checks that the same bytes return.
 pub(crate) async fn exchange(
     transport: &dyn Transport,
     address: SocketAddr,

@@ -1,4 +1,4 @@
-//! Programs that the lab starts and ends.
+//! Child processes of the lab.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -11,12 +11,12 @@ use tokio::time::timeout;
 
 use crate::space::Space;
 
-/// How long a program may take to say that it is ready.
+/// The timeout for a process to report that it is ready.
 const READY: Duration = Duration::from_secs(75);
-/// How long it may take to answer a command.
+/// The timeout for the answer to a command.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// A program that talks in lines. It is killed when this is dropped.
+/// A process with a line-based protocol on its standard streams. Killed on drop.
 #[derive(Debug)]
 pub(crate) struct Process {
     name: String,
@@ -30,7 +30,7 @@ impl Process {
         Self::spawn(None, program, args, &[])
     }
 
-    /// With more variables in its environment.
+    /// Starts a process with additional environment variables.
     pub(crate) fn start_with(
         program: &Path,
         args: &[&str],
@@ -39,7 +39,7 @@ impl Process {
         Self::spawn(None, program, args, environment)
     }
 
-    /// In another network namespace than ours.
+    /// Starts a process in another network namespace.
     pub(crate) fn start_in(space: Option<&Space>, program: &Path, args: &[&str]) -> Result<Self, String> {
         Self::spawn(space, program, args, &[])
     }
@@ -62,7 +62,7 @@ impl Process {
         let mut child = command
             .args(args)
             .env("TS_NO_LOGS_NO_SUPPORT", "true")
-            // Go nodes wait for a network to come up that is not loopback.
+            // Otherwise Go nodes wait for a network interface other than loopback.
             .env("TS_ASSUME_NETWORK_UP_FOR_TEST", "1")
             .envs(environment.iter().copied())
             .stdin(Stdio::piped())
@@ -82,20 +82,20 @@ impl Process {
         })
     }
 
-    /// The line with which it says that it is ready.
+    /// Reads the line with which the process reports that it is ready.
     pub(crate) async fn ready(&mut self) -> Result<String, String> {
         self.line(READY).await
     }
 
-    /// The same, as JSON.
+    /// Reads the line with which the process reports that it is ready, as JSON.
     pub(crate) async fn ready_json<T: DeserializeOwned>(&mut self) -> Result<T, String> {
         self.json(READY).await
     }
 
-    /// The next line, which is JSON and comes within this time.
+    /// Reads the next line as JSON, within this time.
     pub(crate) async fn json<T: DeserializeOwned>(&mut self, limit: Duration) -> Result<T, String> {
         let line = self.line(limit).await?;
-        serde_json::from_str(&line).map_err(|error| format!("{} says {line:?}: {error}", self.name))
+        serde_json::from_str(&line).map_err(|error| format!("{} printed {line:?}: {error}", self.name))
     }
 
     async fn line(&mut self, limit: Duration) -> Result<String, String> {
@@ -107,7 +107,7 @@ impl Process {
         }
     }
 
-    /// Gives it a command, which it answers with the same line.
+    /// Sends a command, which the process confirms with the same line.
     pub(crate) async fn command(&mut self, command: &str) -> Result<(), String> {
         self.send(command).await?;
         let answer = self.line(ANSWER).await?;
@@ -118,7 +118,7 @@ impl Process {
         }
     }
 
-    /// Gives it a command, which it answers with JSON.
+    /// Sends a command, which the process answers with JSON.
     pub(crate) async fn ask<T: DeserializeOwned>(
         &mut self,
         command: &str,
@@ -134,12 +134,12 @@ impl Process {
         written.map_err(|error| format!("{}: {error}", self.name))
     }
 
-    /// Its number, as long as it runs.
+    /// Returns the pid, or 0 after the exit.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id().unwrap_or_default()
     }
 
-    /// Kills it at once, without a goodbye, and waits until it is gone.
+    /// Kills the process with SIGKILL and waits for its exit.
     pub(crate) async fn kill(mut self) -> Result<(), String> {
         self.child
             .kill()
@@ -148,7 +148,7 @@ impl Process {
     }
 }
 
-/// The resident memory of a process, in MB.
+/// Returns the resident memory of a process, in MB.
 pub(crate) fn memory_mb(pid: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

@@ -1,4 +1,4 @@
-//! The program `nara-mesh`, used as the documentation says.
+//! The program `nara-mesh`, used as documented.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -9,15 +9,15 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
-/// How long it may say nothing that is waited for.
+/// The timeout for a command, and for an expected line.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The program with a home of its own, so that nothing of this machine's user is read or written.
+/// The program with its own home folder, isolated from the files of this user.
 #[derive(Debug)]
 pub(crate) struct Program {
     file: PathBuf,
     home: PathBuf,
-    /// Where tailscaled is.
+    /// The folder of tailscaled.
     path: PathBuf,
 }
 
@@ -32,12 +32,12 @@ impl Program {
         })
     }
 
-    /// The home folder.
+    /// Returns the home folder.
     pub(crate) fn home(&self) -> &Path {
         &self.home
     }
 
-    /// The folder for the sockets of the programs that run.
+    /// Returns the folder for the sockets of running programs.
     pub(crate) fn runtime_folder(&self) -> PathBuf {
         self.home.join("run")
     }
@@ -60,11 +60,11 @@ impl Program {
         command
     }
 
-    /// Runs a command to its end, which must be a success, and returns what it prints.
+    /// Runs a command, which must succeed, and returns its output.
     pub(crate) async fn run(&self, args: &[&str]) -> Result<Value, String> {
         let output = timeout(LIMIT, self.command(args).output())
             .await
-            .map_err(|_| format!("{args:?} does not end"))?
+            .map_err(|_| format!("{args:?} does not exit"))?
             .map_err(|error| format!("{args:?}: {error}"))?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if !output.status.success() {
@@ -75,14 +75,14 @@ impl Program {
         serde_json::from_str(&said).map_err(|error| format!("{args:?} says {said:?}: {error}"))
     }
 
-    /// Starts a command that runs on.
+    /// Starts a command in the background.
     pub(crate) fn start(&self, args: &[&str]) -> Result<Running, String> {
         let mut child = self
             .command(args)
             .stderr(Stdio::null())
             .spawn()
             .map_err(|error| format!("cannot start {}: {error}", self.file.display()))?;
-        let output = child.stdout.take().ok_or("it has no standard output")?;
+        let output = child.stdout.take().ok_or("the command has no standard output")?;
         Ok(Running {
             child,
             lines: BufReader::new(output).lines(),
@@ -90,7 +90,7 @@ impl Program {
     }
 }
 
-/// A command that runs, and its lines. It is killed when this is dropped.
+/// A running command and its output lines. Killed on drop.
 #[derive(Debug)]
 pub(crate) struct Running {
     child: Child,
@@ -98,7 +98,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// The next line that has these fields; others are read over.
+    /// Reads up to the next line with these fields, and returns it.
     pub(crate) async fn until(&mut self, wanted: &[(&str, &str)]) -> Result<Value, String> {
         let find = async {
             while let Ok(Some(line)) = self.lines.next_line().await {
@@ -108,7 +108,7 @@ impl Running {
                     return Ok(line);
                 }
             }
-            Err(format!("it ended before {wanted:?}"))
+            Err(format!("the output ended before {wanted:?}"))
         };
         match timeout(LIMIT, find).await {
             Ok(found) => found,
@@ -116,20 +116,24 @@ impl Running {
         }
     }
 
-    /// Ends it as ctrl-C does.
+    /// Ends the command with SIGINT.
     pub(crate) async fn end(mut self) -> Result<(), String> {
-        let id = self.child.id().ok_or("it has ended already")?.to_string();
+        let id = self
+            .child
+            .id()
+            .ok_or("the command has already exited")?
+            .to_string();
         let told = Command::new("kill").args(["-INT", &id]).status().await;
         if !told.is_ok_and(|status| status.success()) {
-            return Err("it cannot be told to end".to_owned());
+            return Err("cannot send SIGINT".to_owned());
         }
         let status = timeout(LIMIT, self.child.wait())
             .await
-            .map_err(|_| "it does not end".to_owned())?
+            .map_err(|_| "the command does not exit after SIGINT".to_owned())?
             .map_err(|error| error.to_string())?;
         match status.success() {
             true => Ok(()),
-            false => Err(format!("it ends with {status}")),
+            false => Err(format!("the command exited with {status}")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is tried, and what must come out.
+//! The scenarios of the lab.
 
 mod crowd;
 mod daemon;
@@ -24,13 +24,13 @@ use crate::kind::Kind;
 use crate::network::{ControlKind, Network};
 use crate::table::Table;
 
-/// What can be run alone with `--only`.
+/// The parts that `--only` can select.
 const PARTS: [&str; 11] = [
     "pairs", "up", "start", "machine", "refused", "relay", "crowd", "line", "example", "service", "amnesia",
 ];
 
-/// Runs all scenarios and prints the table. `--kinds a,b` limits the kinds, `--only a,b` the parts, `--control headscale`
-/// takes another control server, `--file PATH` writes the table too.
+/// Runs all scenarios and prints the table. `--kinds a,b` limits the kinds, `--only a,b` limits the parts,
+/// `--control headscale` selects another control server, and `--file PATH` also writes the table to a file.
 pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> {
     let mut kinds = Kind::ALL.to_vec();
     let mut parts = PARTS.to_vec();
@@ -48,7 +48,7 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
         }
     }
     let mut table = Table::default();
-    // What changes the whole network, or needs it empty, has one of its own.
+    // Parts that change the whole network, or need an empty one, create their own.
     for part in parts {
         match part {
             "pairs" => pairs(programs, control, &kinds, &mut table).await?,
@@ -60,7 +60,7 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
             "relay" => path::relay_only(programs, control, &mut table).await?,
             "crowd" => crowd::run(programs, control, &mut table).await?,
             "line" if control == ControlKind::Test => line::run(programs, &mut table).await,
-            // The line does not change with the control server.
+            // The control server does not affect the line.
             "line" => {}
             "example" => example::run(programs, control, &mut table).await?,
             "service" => service::run(programs, control, &mut table).await?,
@@ -79,7 +79,7 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
     table.into_outcome()
 }
 
-/// Two naras of each kind on one tailnet, through all that they do with each other.
+/// Runs all scenarios between two naras of each kind on one tailnet.
 async fn pairs(
     programs: &Path,
     control: ControlKind,

@@ -1,4 +1,4 @@
-//! What was run, and what came out.
+//! The table of checks and their outcomes.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -8,13 +8,13 @@ use tokio::time::timeout;
 
 use crate::kind::Kind;
 
-/// Between the two kinds of a pair.
+/// The separator of the two kinds of a pair.
 pub(crate) const TO: &str = " → ";
 
-/// What one check measured, or why it failed.
+/// The measurement of a check, or the reason for its failure.
 pub(crate) type Outcome = Result<String, String>;
 
-/// Rows are scenarios, columns are kinds or pairs of kinds.
+/// A table of outcomes: rows are scenarios, columns are kinds or pairs of kinds.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     rows: Vec<String>,
@@ -33,7 +33,7 @@ pub(crate) async fn within(limit: Duration, check: impl Future<Output = Outcome>
 }
 
 impl Table {
-    /// Runs one check within its time limit and notes it.
+    /// Runs one check within its time limit and records its outcome.
     pub(crate) async fn check(
         &mut self,
         row: &str,
@@ -47,7 +47,7 @@ impl Table {
         self.note(row, column, outcome);
     }
 
-    /// Notes a check, and says how it went.
+    /// Records and prints the outcome of a check.
     pub(crate) fn note(&mut self, row: &str, column: &str, outcome: Outcome) {
         let text = match outcome {
             Ok(measured) => {
@@ -74,13 +74,14 @@ impl Table {
         self.cells.insert((at, column.to_owned()), text);
     }
 
-    /// Notes that a scenario is not run, and why.
+    /// Records that a scenario is not run, with the reason.
     pub(crate) fn left_out(&mut self, row: &str, why: &str) {
         println!("left out  {row}: {why}");
         self.left_out.push((row.to_owned(), why.to_owned()));
     }
 
-    /// Tables as Markdown: one of pairs, one of pairs with the daemon of a machine, one of kinds; and what was left out.
+    /// Formats the tables as Markdown: pairs, pairs with the daemon of a machine, kinds; and lists the scenarios left
+    /// out.
     pub(crate) fn markdown(&self) -> String {
         let machine = Kind::Tailscaled.to_string();
         let (pairs, kinds): (Vec<_>, Vec<_>) = self.columns.iter().partition(|column| column.contains(TO));

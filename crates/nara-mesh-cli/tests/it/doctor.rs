@@ -125,7 +125,7 @@ fn what_is_wrong_is_said_with_the_next_step_and_code_1() {
     );
     let shown = text(&output.stdout);
     assert!(
-        shown.contains("why:  ") && shown.contains("next: start it, or choose another --network"),
+        shown.contains("why:  ") && shown.contains("next: start tailscaled, or choose another --network"),
         "{shown}"
     );
 }

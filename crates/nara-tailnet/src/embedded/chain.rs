@@ -1,6 +1,6 @@
 use std::error::Error;
 
-/// An error and its causes on one line.
+/// Formats an error and its causes on one line.
 pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,6 +1,6 @@
-//! The control server: connected to for as long as the node lives, however often it goes away.
+//! The client of the control server: reconnects for as long as the node lives.
 //!
-//! What it said last stays in force while it is away: packets go on.
+//! While the control server is unreachable, the last map stays in force and packets keep flowing.
 
 mod apply;
 mod connection;
@@ -35,29 +35,29 @@ use crate::random::random;
 use crate::status::NotReadyReason;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// A session that lasted this long was a good one: the next pause is short.
+/// The session length after which the pause is reset to the minimum.
 const GOOD: Duration = Duration::from_secs(10);
-/// Somebody logs in with a browser.
+/// The timeout for a login with a browser.
 const LOGIN: Duration = Duration::from_secs(600);
-/// The control server says something at least every 60 s or so.
+/// The read timeout of the map stream. The control server sends a message about every 60 s.
 const SILENCE: Duration = Duration::from_secs(150);
-/// Saying goodbye.
+/// The timeout of a logout.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// Whether we are in touch with the control server.
+/// The state of the connection to the control server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum ControlState {
-    /// Not yet.
+    /// Not connected yet.
     #[default]
     Connecting,
     Online,
-    /// Not now, for this reason.
+    /// Disconnected, for this reason.
     Away(NotReadyReason),
-    /// We have left.
+    /// The node has left the tailnet.
     Left,
 }
 
-/// Asks the control task to leave; it answers when it has.
+/// A request to leave the tailnet; the control task answers when it has left.
 pub(super) type Leave = oneshot::Sender<std::io::Result<()>>;
 
 /// The task that talks to the control server.
@@ -68,15 +68,15 @@ pub(super) struct Control {
     netmap: Netmap,
     parts: Parts,
     registered: bool,
-    /// The map said that our key has expired.
+    /// Whether the map reported that our key has expired.
     expired: bool,
     state: watch::Sender<ControlState>,
 }
 
-/// Why a session ended without an error.
+/// The reason for the end of a session without an error.
 enum End {
     Leave(Leave),
-    /// The node is dropped.
+    /// The node was dropped.
     Dropped,
 }
 
@@ -108,7 +108,7 @@ impl Control {
             let session = std::panic::AssertUnwindSafe(self.session(&mut leave)).catch_unwind();
             let session = tokio::select! {
                 session = session => session,
-                // The server has closed the connection, or forgotten it.
+                // After a sleep the server has closed or dropped the connection.
                 () = slept(&mut sleeps) => {
                     backoff.reset();
                     continue;
@@ -118,7 +118,7 @@ impl Control {
                 Ok(Ok(End::Dropped)) => return,
                 Ok(Ok(End::Leave(done))) => return self.leave(done).await,
                 Ok(Err(error)) => error,
-                // The libraries parse what comes from outside; the node outlives what they missed.
+                // The libraries parse input of the server: a panic in them must not end the node.
                 Err(_) => ControlError::Protocol {
                     step: "session",
                     detail: "a library panicked".to_owned(),
@@ -128,7 +128,11 @@ impl Control {
                 backoff.reset();
             }
             let pause = backoff.after_failure(random());
-            tracing::info!(error = chain(&error), ?pause, "away from the control server");
+            tracing::info!(
+                error = chain(&error),
+                ?pause,
+                "disconnected from the control server"
+            );
             self.state.send_replace(ControlState::Away(error.reason()));
             tokio::select! {
                 () = sleep(pause) => {}
@@ -141,7 +145,7 @@ impl Control {
         }
     }
 
-    /// One connection, until it ends.
+    /// Runs one connection until it ends.
     async fn session(&mut self, leave: &mut mpsc::Receiver<Leave>) -> Result<End, ControlError> {
         let connection = tokio::select! {
             connection = within("connect", ANSWER, self.dialer.connect(self.keys.state())) => connection?,
@@ -161,7 +165,7 @@ impl Control {
         let mut stream = match stream {
             Ok(stream) => stream,
             Err(error) => {
-                // A control server that forgot us refuses the map: register again next time.
+                // A control server that no longer knows us refuses the map: register again on the next attempt.
                 self.registered = false;
                 return Err(error);
             }
@@ -200,7 +204,7 @@ impl Control {
         }
     }
 
-    /// Makes the node known, with a new key if the old one has expired.
+    /// Registers the node, with a new key if the old one has expired.
     async fn register(&mut self, connection: &HttpConn) -> Result<(), ControlError> {
         if std::mem::take(&mut self.expired) {
             self.renew_key()?;
@@ -219,7 +223,7 @@ impl Control {
                     self.state.send_replace(ControlState::Away(error.reason()));
                     followup = Some(url);
                 }
-                // An expired key does not come back, and only who may join may have another one.
+                // An expired key stays expired, and a new key needs an auth key or a login.
                 Registered::Expired if renewed => return Err(ControlError::KeyExpired),
                 Registered::Expired => {
                     self.renew_key()?;
@@ -232,7 +236,7 @@ impl Control {
         Ok(())
     }
 
-    /// Takes a new key, unless there is one already that the control server has not accepted yet.
+    /// Rotates the node key, unless a new key is already waiting for the control server to accept it.
     fn renew_key(&mut self) -> Result<(), ControlError> {
         if self.keys.previous().is_none() {
             self.keys.rotate()?;
@@ -241,7 +245,7 @@ impl Control {
         Ok(())
     }
 
-    /// Asks for the map, or only says where our home is and where we can be reached.
+    /// Requests the map, or only reports our home region and our endpoints.
     async fn map(
         &self,
         connection: &HttpConn,
@@ -267,7 +271,7 @@ impl Control {
         self.dialer.map(connection, &request).await
     }
 
-    /// Says goodbye if the control server is to forget us.
+    /// Logs out an ephemeral node, so that the control server removes it.
     async fn leave(self, done: Leave) {
         let result = if self.settings.ephemeral && self.registered {
             let goodbye = async {
@@ -281,7 +285,7 @@ impl Control {
             Ok(())
         };
         self.state.send_replace(ControlState::Left);
-        // Nobody may wait for the answer.
+        // The requester may have given up.
         drop(done.send(result));
     }
 }
@@ -297,7 +301,7 @@ async fn within<T>(
     }
 }
 
-/// The time of day. What is behind the last time that can be written counts as the last.
+/// Returns the time of day, clamped to the maximum timestamp.
 fn now() -> Timestamp {
     Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::MAX)
 }

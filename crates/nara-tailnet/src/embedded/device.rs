@@ -1,4 +1,4 @@
-//! The wire between the network stack of the node and its data plane: two bounded queues.
+//! The virtual device between the network stack of the node and its data plane: two bounded queues.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -12,18 +12,18 @@ use ts_netstack_smoltcp::netcore::smoltcp::phy::{self, DeviceCapabilities, Mediu
 use ts_netstack_smoltcp::netcore::smoltcp::time::Instant;
 use ts_packet::PacketMut;
 
-/// The largest packet, in bytes: what fits into WireGuard everywhere.
+/// The maximum packet size in bytes: fits into WireGuard on any path.
 pub(super) const MTU: usize = 1280;
 
-/// What WireGuard adds to a packet, in bytes: padding, its header and its authentication code.
+/// The WireGuard overhead in bytes: padding, header and authentication tag.
 const SEAL: usize = 3 * 16;
 
-/// Packets on their way to the stack; more are dropped.
+/// The capacity of the queue to the stack, in packets; more are dropped.
 const UP: usize = 2048;
-/// Packets on their way down. When they are this many, the stack waits.
+/// The capacity of the queue from the stack, in packets; the stack waits while it is full.
 const DOWN: usize = 512;
 
-/// Both queues.
+/// The device: one queue per direction.
 #[derive(Default)]
 pub(super) struct Device {
     up: Mutex<VecDeque<PacketMut>>,
@@ -34,7 +34,7 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// Puts a packet for the stack. `false`: the stack does not keep up, and the packet is dropped.
+    /// Queues a packet for the stack. Returns `false` and drops the packet if the queue is full.
     pub(super) fn put(&self, packet: PacketMut) -> bool {
         {
             let mut up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,7 +69,7 @@ impl Device {
         self.down.lock().unwrap_or_else(PoisonError::into_inner).len() < DOWN
     }
 
-    /// Takes all packets for the stack away, and says how many there were.
+    /// Removes all packets for the stack, and returns their number.
     #[cfg(test)]
     pub(super) fn clear(&self) -> usize {
         self.up
@@ -84,10 +84,10 @@ impl Device {
     }
 }
 
-/// The end of the wire that the stack holds.
+/// The stack's end of the device.
 pub(super) struct StackEnd {
     device: Arc<Device>,
-    /// Packets were taken, and the stack has not been told yet that there are no more.
+    /// Whether packets were received since the stack last found the queue empty.
     taken: bool,
 }
 
@@ -99,15 +99,15 @@ impl StackEnd {
 
 impl AsyncWakeDevice for StackEnd {
     fn poll_rx(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        // Registered before looking, so that a packet in between is not missed.
+        // Wakers are registered before the check, so that no packet is missed in between.
         self.device.up_ready.register(cx.waker());
         self.device.down_room.register(cx.waker());
         if self.device.has_packet() && self.device.has_room() {
             self.taken = true;
             return Poll::Ready(());
         }
-        // The stack looks after readers and writers when `receive` finds nothing, not when this is pending. If it
-        // did not, it would remove a connection that was reset while a reader of it still waits, and panic.
+        // The stack serves readers and writers only after `receive` has returned nothing, not when this is pending.
+        // Without that step it would remove a reset connection while a reader still waits for it, and panic.
         if std::mem::take(&mut self.taken) {
             return Poll::Ready(());
         }
@@ -162,7 +162,7 @@ impl phy::RxToken for Received {
     }
 }
 
-/// Room for a packet of the stack.
+/// A token to send one packet of the stack.
 pub(super) struct Sending<'a>(&'a Device);
 
 impl phy::TxToken for Sending<'_> {
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stack_that_does_not_keep_up_loses_packets_instead_of_memory() {
+    fn packets_to_a_slow_stack_are_dropped_and_memory_stays_bounded() {
         let device = Device::default();
         for n in 0..UP + 5 {
             assert_eq!(device.put(PacketMut::new(40)), n < UP);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_stack_waits_while_the_way_down_is_full() {
+    async fn the_stack_waits_while_the_queue_from_it_is_full() {
         let device = Arc::new(Device::default());
         let mut end = StackEnd::new(Arc::clone(&device));
         for n in 0..DOWN {

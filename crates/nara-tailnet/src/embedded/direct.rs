@@ -1,15 +1,15 @@
-//! Paths to peers that lead through no relay: UDP from address to address.
+//! Direct paths to peers: UDP without a relay.
 //!
-//! | file | is |
+//! | file | content |
 //! |---|---|
-//! | `session` | which path to one peer, without I/O |
-//! | `engine` | all peers, what they send, and what is answered, without I/O |
-//! | `disco`, `stun`, `packet`, `address` | the formats, and what is let in |
-//! | `endpoints` | where we can be reached |
-//! | `portmap` | a port of the router that leads to us |
-//! | `sockets` | UDP |
+//! | `session` | path selection for one peer, without I/O |
+//! | `engine` | the sessions of all peers, without I/O |
+//! | `disco`, `stun`, `packet`, `address` | message formats and input checks |
+//! | `endpoints` | discovery of our own endpoints |
+//! | `portmap` | port mapping at the router |
+//! | `sockets` | UDP sockets |
 //!
-//! Until a path has been found, and when it dies, packets go through the relays. Nothing waits for a path.
+//! Packets use the relays until a path is found, and again after it fails. Nothing waits for a path.
 
 mod address;
 mod disco;
@@ -51,14 +51,14 @@ use super::sleep::{Sleeps, slept};
 use super::underlay::DirectHost;
 use crate::status::PortMapping;
 
-/// Packets that wait for the task. What comes on top is dropped: peers ping again.
+/// The capacity of the queues to the task, in packets. More are dropped: peers repeat their pings.
 const QUEUE: usize = 256;
-/// Without anything else to do, the task looks around this often.
+/// The maximum interval between two timeouts of the engine.
 const IDLE: Duration = Duration::from_secs(30);
-/// After a socket that cannot be read.
+/// The pause after a failed read of a socket.
 const BROKEN: Duration = Duration::from_millis(200);
 
-/// What the rest of the node needs of direct paths.
+/// The interface of direct paths for the data plane.
 #[derive(Debug)]
 pub(super) struct Port {
     pub(super) sockets: Arc<Sockets>,
@@ -68,12 +68,12 @@ pub(super) struct Port {
 }
 
 impl Port {
-    /// Takes a disco packet that came through a relay. `false`: there is no room, and it is dropped.
+    /// Queues a disco packet that arrived through a relay. Returns `false` and drops the packet if the queue is full.
     pub(super) fn relayed(&self, from: NodePublicKey, packet: PacketMut) -> bool {
         self.relayed.try_send((from, packet)).is_ok()
     }
 
-    /// Packets go to more peers than before.
+    /// Notifies the task that further peers have traffic.
     pub(super) fn more_active(&self) {
         self.activity.notify_one();
     }
@@ -86,7 +86,7 @@ impl Port {
     }
 }
 
-/// What the control session tells, and is told.
+/// The interface of direct paths for the control session.
 pub(super) struct Direct {
     peers: watch::Sender<Vec<DirectPeer>>,
     servers: watch::Sender<Vec<StunServer>>,
@@ -96,7 +96,7 @@ pub(super) struct Direct {
 }
 
 impl Direct {
-    /// Without any direct path.
+    /// Creates the interface of a node without direct paths.
     pub(super) fn none(node: NodePublicKey) -> Self {
         Self {
             peers: watch::Sender::default(),
@@ -107,27 +107,27 @@ impl Direct {
         }
     }
 
-    /// The peers are these now.
+    /// Sets the peers.
     pub(super) fn set_peers(&self, peers: Vec<DirectPeer>) {
         replace(&self.peers, peers);
     }
 
-    /// The STUN servers to ask are these now.
+    /// Sets the STUN servers.
     pub(super) fn set_servers(&self, servers: Vec<StunServer>) {
         replace(&self.servers, servers);
     }
 
-    /// Our WireGuard key has changed.
+    /// Sets our WireGuard key.
     pub(super) fn set_node(&self, node: NodePublicKey) {
         replace(&self.node, node);
     }
 
-    /// Where we can be reached.
+    /// Returns a receiver of our endpoints.
     pub(super) fn own(&self) -> watch::Receiver<Vec<Endpoint>> {
         self.own.clone()
     }
 
-    /// What the router says about a port for us.
+    /// Returns a receiver of the state of our port mapping.
     pub(super) fn mapping(&self) -> watch::Receiver<PortMapping> {
         self.mapping.clone()
     }
@@ -141,7 +141,7 @@ fn replace<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
     });
 }
 
-/// The part that runs.
+/// The task of direct paths.
 pub(super) struct Runner {
     sockets: Arc<Sockets>,
     policy: Policy,
@@ -156,7 +156,7 @@ pub(super) struct Runner {
     mapper: Option<Mapper>,
 }
 
-/// Opens the sockets; 0 is any port.
+/// Opens the sockets on this port, or on any port for 0.
 ///
 /// Must be called within a tokio runtime.
 pub(super) fn open(port: u16, policy: Policy, node: NodePublicKey) -> io::Result<(Port, Direct, Runner)> {
@@ -196,7 +196,7 @@ pub(super) fn open(port: u16, policy: Policy, node: NodePublicKey) -> io::Result
 }
 
 impl Runner {
-    /// Has the router asked to map our port for as long as this runs. `None`: there is no IPv4.
+    /// Enables port mapping for as long as the task runs. Returns `None` without IPv4.
     pub(super) fn map_port(&mut self) -> Option<Release> {
         let port = self.sockets.port_for((Ipv4Addr::UNSPECIFIED, 0).into())?;
         let (mapper, release) = Mapper::new(NonZeroU16::new(port)?, self.mapping.clone());
@@ -204,7 +204,7 @@ impl Runner {
         Some(release)
     }
 
-    /// Runs until the node ends.
+    /// Runs until the control session is dropped.
     pub(super) async fn run(
         mut self,
         keys: DiscoKeyPair,
@@ -215,10 +215,10 @@ impl Runner {
         let (disco, mut packets) = mpsc::channel(QUEUE);
         let (stun, answers) = mpsc::channel(QUEUE);
         for socket in self.sockets.all() {
-            // Before that nothing can be sent without waiting.
+            // A socket must have been writable once before `try_send` succeeds.
             socket.writable().await;
         }
-        // All of them end with this one.
+        // The set aborts its tasks on drop.
         let mut tasks = JoinSet::new();
         for n in 0..self.sockets.all().count() {
             let reader = Reader {
@@ -292,7 +292,7 @@ impl Runner {
                 Action::Known(address, peer) => host.set_known(address, peer),
             }
         }
-        // What was refused leads back to relays: that is all there can be.
+        // Refused packets only produce routes back to relays.
         for action in engine.actions() {
             if let Action::Route(peer, path) = action {
                 host.set_path(peer, path);
@@ -305,17 +305,17 @@ fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
-/// Gives a packet to the engine. Should a library panic on it, that packet is lost and no more.
+/// Passes a packet to the engine. If a library panics, only this packet is lost.
 fn take(engine: &mut Engine, mut packet: PacketMut, via: Via) {
     let taken = std::panic::catch_unwind(AssertUnwindSafe(|| {
         engine.received(packet.as_mut(), via, now());
     }));
     if taken.is_err() {
-        tracing::error!("a disco packet made a library panic; it was dropped");
+        tracing::error!("a library panicked on a disco packet, which was dropped");
     }
 }
 
-/// Reads a socket and tells apart what comes.
+/// A task that reads a socket and dispatches packets by kind.
 struct Reader {
     sockets: Arc<Sockets>,
     host: Arc<dyn DirectHost>,
@@ -324,7 +324,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// Never ends.
+    /// Runs until it is aborted.
     async fn run(self, n: usize) {
         let Some(socket) = self.sockets.all().nth(n) else {
             return;
@@ -333,12 +333,12 @@ impl Reader {
         let mut batch = Vec::new();
         loop {
             if let Err(error) = socket.receive(&mut buffers, &mut batch).await {
-                tracing::debug!(%error, "a UDP socket cannot be read");
+                tracing::debug!(%error, "cannot read from a UDP socket");
                 sleep(BROKEN).await;
             }
             let mut wireguard = Vec::with_capacity(batch.len());
             for (from, packet) in batch.drain(..) {
-                // What finds no room is dropped: peers and we ask again.
+                // Packets are dropped if a queue is full: both sides repeat their requests.
                 match packet::kind(packet.as_ref()) {
                     Kind::WireGuard => wireguard.push((from, packet)),
                     Kind::Disco => drop(self.disco.try_send((from, packet))),

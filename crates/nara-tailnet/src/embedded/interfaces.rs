@@ -1,4 +1,4 @@
-//! The addresses of this machine, and when they change: networks are joined and left while connections are open.
+//! The addresses of this machine and their changes: a machine may change networks while connections are open.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, UdpSocket};
@@ -7,14 +7,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// The addresses are read this often, which takes some microseconds: a connection that moves is quiet for so long.
+/// The polling interval: the maximum delay before a change of network is noticed. One poll takes some microseconds.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Empty until they were read for the first time.
+/// A receiver of the addresses; empty until the first poll.
 pub(super) type Addresses = watch::Receiver<BTreeSet<IpAddr>>;
 
-/// Keeps them up to date. Addresses of one link only are left out: each container brings one, and no relay and no peer is
-/// reached from them. Never ends.
+/// Keeps the addresses up to date. Skips link-local addresses: each container has one, and neither relays nor peers
+/// are reachable from them. Never returns.
 pub(super) async fn run(addresses: watch::Sender<BTreeSet<IpAddr>>) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -33,14 +33,14 @@ pub(super) async fn run(addresses: watch::Sender<BTreeSet<IpAddr>>) {
                     differs
                 });
             }
-            Err(error) => tracing::debug!(%error, "the addresses of this machine cannot be read"),
+            Err(error) => tracing::debug!(%error, "cannot read the addresses of this machine"),
         }
     }
 }
 
-/// The addresses from which this machine reaches other networks, one of each family at most.
+/// Returns the source addresses of the default routes, at most one per family.
 pub(super) fn outward() -> Vec<IpAddr> {
-    // Of documentation (RFC 5737, RFC 3849). Nothing is sent there: the system only says which way it would take.
+    // Documentation addresses (RFC 5737, RFC 3849). Connecting a UDP socket sends nothing; it only selects a route.
     const ELSEWHERE: [(&str, &str); 2] = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
     let address = |(any, elsewhere): (&str, &str)| {
         let socket = UdpSocket::bind(any)?;
@@ -51,8 +51,8 @@ pub(super) fn outward() -> Vec<IpAddr> {
     found.map(|address| address.ip()).collect()
 }
 
-/// Waits until this machine no longer has an address. `was_known`: it was listed a moment ago. Where it is never listed,
-/// as in some sandboxes, it is not lost either.
+/// Waits until this machine no longer has an address. `was_known` states that the address was listed before. An address
+/// that is never listed, as in some sandboxes, is never lost.
 pub(super) async fn lost(addresses: &mut Addresses, address: IpAddr, was_known: bool) {
     let is_known = was_known || addresses.wait_for(|known| known.contains(&address)).await.is_ok();
     if !is_known
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_address_is_lost_when_it_was_listed_and_is_no_longer() {
+    async fn an_address_is_lost_once_it_is_no_longer_listed() {
         let [ours, other] = [1, 2].map(|n| IpAddr::from([192, 0, 2, n]));
         let addresses = watch::Sender::default();
         let mut known = addresses.subscribe();

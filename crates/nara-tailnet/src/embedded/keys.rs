@@ -1,4 +1,4 @@
-//! The keys of a node: made once, kept in a file that only its owner can read.
+//! The keys of a node: generated once and stored in a file that only its owner can read.
 
 use std::fs;
 use std::io::{self, Write};
@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use ts_keys::{ExportableKey, NodeKeyPair, NodeState, PersistState};
 use zeroize::Zeroizing;
 
-/// The most bytes of a key file.
+/// The maximum size of a key file in bytes.
 const MAX_LEN: u64 = 16 * 1024;
 
-/// The keys of a node cannot be read or kept.
+/// The error for a key file that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyFileError {
@@ -20,18 +20,18 @@ pub enum KeyFileError {
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The file holds something else.
-    #[error("{} does not contain node keys; move it away to become a new node", path.display())]
+    /// The file does not contain node keys.
+    #[error("{} does not contain node keys; move the file away to register a new node", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
     },
 }
 
-/// What the file holds.
+/// The content of the file.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     schema: String,
@@ -40,7 +40,7 @@ struct Stored {
 
 const SCHEMA: &str = "nara-mesh/node-keys/1";
 
-/// The keys of a node, and where they are kept.
+/// The keys of a node, and the path of their file.
 #[derive(Debug)]
 pub(super) struct Keys {
     path: Option<PathBuf>,
@@ -49,7 +49,8 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// Reads the keys, or makes and keeps new ones if there is no file yet.
+    /// Reads the keys, or generates and stores new ones if the file does not exist. Without a path, they are not
+    /// stored.
     pub(super) fn open(path: Option<&Path>) -> Result<Self, KeyFileError> {
         let Some(path) = path else {
             return Ok(Self {
@@ -93,12 +94,12 @@ impl Keys {
         &self.state
     }
 
-    /// The key that the present one replaces, until [`Keys::rotated`].
+    /// Returns the key that the current one replaces, until [`Keys::rotated`].
     pub(super) fn previous(&self) -> Option<ts_keys::NodePublicKey> {
         self.previous
     }
 
-    /// Replaces the key of the node, which has expired. The machine stays the same.
+    /// Replaces the expired node key. The machine key stays the same.
     pub(super) fn rotate(&mut self) -> Result<(), KeyFileError> {
         let mut next = self.state.clone();
         next.node_keys = NodeKeyPair::random();
@@ -110,7 +111,7 @@ impl Keys {
         Ok(())
     }
 
-    /// The control server knows the present key.
+    /// Records that the control server has accepted the current key.
     pub(super) fn rotated(&mut self) {
         self.previous = None;
     }
@@ -122,7 +123,7 @@ fn read(path: &Path) -> io::Result<Zeroizing<String>> {
     Ok(text)
 }
 
-/// Writes the keys beside the file and renames: a crash leaves the old keys or the new ones, never half of them.
+/// Writes the keys to a temporary file and renames it: a crash leaves the old keys or the new ones, never a mixture.
 fn store(path: &Path, state: &NodeState) -> Result<(), KeyFileError> {
     let failed = |source| KeyFileError::File {
         path: path.to_owned(),
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rotated_key_is_kept_and_names_the_one_before() {
+    fn a_rotated_key_is_stored_and_the_previous_one_is_known() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("node.json");
         let mut keys = Keys::open(Some(&path)).unwrap();
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_something_else_is_refused_and_kept() {
+    fn a_file_without_keys_is_refused_and_kept() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("node.json");
         for text in ["", "{}", "not keys", r#"{"schema":"other","keys":{}}"#] {
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn secret_keys_do_not_show_themselves() {
+    fn the_debug_output_contains_no_secret_keys() {
         let keys = Keys::open(None).unwrap();
         let shown = format!("{keys:?}");
         let secret = keys.state().node_keys.export().to_string();

@@ -1,4 +1,4 @@
-//! Who is on the tailnet, folded from what the control server sends piece by piece.
+//! The state of the tailnet, folded from the incremental messages of the control server.
 
 mod wire;
 
@@ -20,20 +20,20 @@ use crate::NodeIdentity;
 /// A node of the tailnet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Node {
-    /// The host name that was granted, without the domain.
+    /// The granted host name, without the domain.
     pub(super) host_name: String,
     pub(super) dns_name: String,
     pub(super) key: NodePublicKey,
     pub(super) key_expiry: Option<Timestamp>,
     pub(super) expired: bool,
-    /// IPv4 before IPv6. Its own addresses only: routes to networks behind it are not used.
+    /// The addresses of the node, IPv4 before IPv6. Routes to networks behind the node are not used.
     pub(super) addresses: Vec<IpAddr>,
     pub(super) online: Option<bool>,
-    /// Its home relay.
+    /// The region of its home relay.
     pub(super) region: Option<RegionId>,
-    /// The key with which it looks for direct paths, if it does.
+    /// The key for the discovery of direct paths, if the node supports it.
     pub(super) disco: Option<DiscoPublicKey>,
-    /// UDP addresses at which it may be reached.
+    /// The advertised UDP addresses.
     pub(super) endpoints: Vec<SocketAddr>,
 }
 
@@ -51,20 +51,20 @@ impl Node {
         identity
     }
 
-    /// Whether its key is no longer valid at this time.
+    /// Returns whether the key of the node has expired at this time.
     pub(super) fn is_expired(&self, now: Timestamp) -> bool {
         self.expired || self.key_expiry.is_some_and(|expiry| expiry <= now)
     }
 }
 
-/// What is known and published: our own node and the peers.
+/// The published part of the map: our own node and its peers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct View {
     pub(super) own: Option<Node>,
     pub(super) peers: Arc<[Node]>,
 }
 
-/// All that is known.
+/// The current map.
 #[derive(Default)]
 pub(super) struct Netmap {
     pub(super) own: Option<Node>,
@@ -73,21 +73,21 @@ pub(super) struct Netmap {
     pub(super) relays: Option<RelayMap>,
 }
 
-/// The name under which Tailscale's protocol knows the one filter that is not named.
+/// The name that Tailscale's protocol gives to the unnamed filter.
 const UNNAMED_FILTER: &str = "base";
-/// Addresses of a node that are kept; a longer list is cut.
+/// The maximum number of endpoints per node; the rest is dropped.
 const MAX_ENDPOINTS: usize = 64;
-/// The key that clears all named filters.
+/// The filter name that clears all named filters.
 const CLEAR: &str = "*";
 
 impl Netmap {
-    /// Takes a message in.
+    /// Applies a message.
     pub(super) fn fold(&mut self, message: MapMessage) {
         if let Some(own) = message.own {
             self.own = Some(own.into());
         }
         if let Some(relays) = message.relays {
-            // An empty map says "none known", not "none left".
+            // An empty relay map means that the server knows no relays, not that they were removed.
             if !relays.0.is_empty() {
                 self.relays = Some(relays);
             }
@@ -131,7 +131,7 @@ impl Netmap {
         }
     }
 
-    /// The peers, in a stable order.
+    /// Returns the peers in a stable order.
     pub(super) fn peers(&self) -> Arc<[Node]> {
         let own = self.own.as_ref().map(|own| own.key);
         self.nodes
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_come_change_and_go() {
+    fn peers_are_added_changed_and_removed() {
         let mut map = Netmap::default();
         map.fold(message(&format!(
             r#"{{"Peers":[{},{}]}}"#,
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_with_one_family_and_one_without_addresses_are_peers_too() {
+    fn nodes_with_one_address_family_or_without_addresses_are_peers() {
         let mut map = Netmap::default();
         map.fold(message(&format!(
             r#"{{"Peers":[{{"ID":1,"Name":"six","Key":"{}","Addresses":["fd7a::1/128"]}},
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_behind_a_node_is_no_address_of_it() {
+    fn a_network_behind_a_node_is_not_one_of_its_addresses() {
         let mut map = Netmap::default();
         map.fold(message(&format!(
             r#"{{"Peers":[{{"ID":1,"Name":"a","Key":"{}","Addresses":["100.64.0.1/32","10.0.0.0/8"]}}]}}"#,
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_cannot_be_understood_does_not_hide_the_others() {
+    fn a_malformed_peer_does_not_hide_the_others() {
         let mut map = Netmap::default();
         map.fold(message(&format!(
             r#"{{"Peers":[{{"ID":1,"Key":"nonsense"}},{},17]}}"#,
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn we_are_no_peer_of_ours() {
+    fn our_own_node_is_not_a_peer() {
         let mut map = Netmap::default();
         map.fold(message(&format!(
             r#"{{"Node":{},"Peers":[{},{}]}}"#,
@@ -319,7 +319,7 @@ mod tests {
         let own = map.own.clone().unwrap();
         assert!(own.is_expired("2026-01-02T03:04:05Z".parse().unwrap()));
         assert!(!own.is_expired("2026-01-02T03:04:04Z".parse().unwrap()));
-        // The zero time of Go means that a key does not expire.
+        // Go's zero time means that the key does not expire.
         map.fold(message(&format!(
             r#"{{"Node":{}}}"#,
             node(1, r#","KeyExpiry":"0001-01-01T00:00:00Z""#)
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_that_cannot_be_understood_allows_nothing() {
+    fn a_malformed_rule_allows_nothing() {
         let mut map = Netmap::default();
         map.fold(message(&format!(
             r#"{{"PacketFilter":[{{"SrcIPs":["not an address"]}},{}]}}"#,

@@ -1,4 +1,4 @@
-//! The settings of an embedded node, and the defaults with their reasons.
+//! The settings of an embedded node, and their defaults with the reasons.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,34 +8,36 @@ use url::Url;
 use super::keys::KeyFileError;
 use crate::AuthKey;
 
-/// The control server of Tailscale itself.
+/// The control server of Tailscale.
 pub const TAILSCALE_CONTROL: &str = "https://controlplane.tailscale.com";
 
-/// The send and the receive buffer of a TCP connection, in bytes: its largest window. It is enough for 100 Mbit/s at
-/// 20 ms.
+/// The size of the send and of the receive buffer of a TCP connection, in bytes, which is its maximum window.
+/// Sufficient
+/// for 100 Mbit/s at 20 ms.
 ///
-/// Memory is used only for what waits in a buffer.
+/// Only buffered data uses memory.
 pub const TCP_BUFFER: usize = 256 * 1024;
 
-/// The window with which a TCP connection begins, in bytes, and the smallest one on a direct path.
+/// The initial window of a TCP connection, in bytes, and the minimum window on a direct path.
 ///
 /// A stock relay queues 32 packets per receiver and drops the rest; 32 KiB are 27 packets.
 pub const FIRST_WINDOW: usize = 32 * 1024;
 
-/// Packets to one peer that may follow each other at once on a relay: fewer than the 32 that it queues.
+/// The maximum burst of packets to one peer through a relay: fewer than the 32 packets that the relay queues.
 pub const RELAY_BURST: u32 = 24;
 
-/// Packets per second to one peer on a relay, after the burst. 12,000 are about 13 MB/s and leave the relay's queue
-/// room for eight transfers at once.
+/// The sustained rate to one peer through a relay, in packets per second. 12,000 are about 13 MB/s and leave room in
+/// the
+/// relay's queue for eight concurrent transfers.
 pub const RELAY_RATE: u32 = 12_000;
 
-/// A TCP connection whose peer acknowledges nothing for this long is reset.
+/// The TCP user timeout: a connection without an acknowledgement for this long is reset.
 ///
-/// The network stack of the node has no such limit of its own and would wait for ever.
+/// The network stack of the node has no such limit and would wait for ever.
 pub const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The longest pause between two attempts to reach the control server. A pause is random between half of it and all of
-/// it, so that the nodes of a mesh do not come back at the same moment.
+/// The maximum pause between two attempts to reach the control server. Each pause is a random value from half of its
+/// length to its full length, so that the nodes of a mesh do not reconnect at the same moment.
 pub const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// The settings of an embedded node.
@@ -46,33 +48,33 @@ pub struct EmbeddedSettings {
     pub host_name: String,
     /// The control server: [`TAILSCALE_CONTROL`], or a Headscale.
     pub control_url: Url,
-    /// The auth key. Without one, a login with a browser is needed.
+    /// The auth key. Without one, a login with a browser is required.
     pub auth_key: Option<AuthKey>,
-    /// The file that keeps the keys of the node, so that it is the same node after a restart. `None`: a new node each
-    /// time.
+    /// The file with the keys of the node, which make it the same node after a restart. With `None`, each start
+    /// creates a new node.
     pub key_file: Option<PathBuf>,
-    /// Whether the control server forgets the node soon after it has left.
+    /// Whether the node is ephemeral: the control server removes it soon after it has left.
     pub ephemeral: bool,
-    /// Files with certificates (PEM) of authorities to trust beside those of the system, for the control server and
-    /// for relays.
+    /// PEM files with additional root certificates, for the control server and for relays. The roots of the system are
+    /// trusted as well.
     pub root_certificates: Vec<PathBuf>,
-    /// See [`USER_TIMEOUT`].
+    /// The TCP user timeout; see [`USER_TIMEOUT`].
     pub user_timeout: Duration,
-    /// See [`MAX_BACKOFF`].
+    /// The maximum pause between connection attempts; see [`MAX_BACKOFF`].
     pub max_backoff: Duration,
-    /// See [`RELAY_RATE`]; 0: no limit.
+    /// The packet rate through relays; see [`RELAY_RATE`]. 0 disables the limit.
     pub relay_rate: u32,
-    /// Whether packets may go directly to peers over UDP, and not only through relays.
+    /// Whether packets may be sent directly to peers over UDP, in addition to relays.
     pub direct: bool,
     /// The UDP port for direct paths; 0 for any. A fixed port can be opened in a firewall.
     pub udp_port: u16,
-    /// Whether the router of this machine is asked to map a port to the UDP port (PCP, NAT-PMP, UPnP).
+    /// Whether to request a port mapping from the router (PCP, NAT-PMP, UPnP).
     pub port_mapping: bool,
     plain_control: bool,
 }
 
 impl EmbeddedSettings {
-    /// Settings with this host name and control server, and the defaults of this module.
+    /// Creates settings with this host name and control server, and the defaults of this module.
     pub fn new(host_name: impl Into<String>, control_url: Url) -> Self {
         Self {
             host_name: host_name.into(),
@@ -91,13 +93,13 @@ impl EmbeddedSettings {
         }
     }
 
-    /// Accepts a control server on `http://`. For labs only: an attacker on the path can impersonate the control
-    /// server and add nodes to the tailnet.
+    /// Accepts a control server on `http://`. For labs only: a man in the middle can impersonate the control server
+    /// and add nodes to the tailnet.
     pub fn danger_allow_plain_control(&mut self) {
         self.plain_control = true;
     }
 
-    /// What is wrong with the control URL, if anything.
+    /// Validates the control URL.
     pub(super) fn validate(&self) -> Result<(), EmbeddedError> {
         let plain = match self.control_url.scheme() {
             "https" => false,
@@ -122,29 +124,29 @@ impl EmbeddedSettings {
     }
 }
 
-/// Why an embedded node cannot start. Network failures are not among the reasons: the node starts and waits.
+/// The error of starting an embedded node. Network failures are not errors: the node starts and retries.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmbeddedError {
-    /// A root certificate cannot be used.
+    /// A file of root certificates cannot be used.
     #[error("the certificates in {} cannot be used: {detail}", path.display())]
     Certificates {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         detail: String,
     },
     /// The control URL is malformed.
-    #[error("{url} is no address of a control server; it begins with https://")]
+    #[error("{url} is not a valid control server URL; expected an https:// URL")]
     ControlUrl {
         /// The URL.
         url: String,
     },
-    /// The keys of the node cannot be read or kept.
+    /// The keys of the node cannot be read or stored.
     #[error("the node keys cannot be read or stored")]
     KeyFile(#[from] KeyFileError),
     /// The control URL is not https.
-    #[error("{url} has no TLS, and whoever is on the way could pose as the control server; use https://")]
+    #[error("{url} does not use TLS: a man in the middle could impersonate the control server; use https://")]
     PlainControl {
         /// The URL.
         url: String,
@@ -154,7 +156,7 @@ pub enum EmbeddedError {
     UdpPort {
         /// The port.
         port: u16,
-        /// What the system says.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// TLS cannot be set up.
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn only_http_is_a_control_server() {
+    fn a_control_url_must_be_http() {
         for url in ["ftp://example.com", "unix:/socket", "data:text/plain,x"] {
             let mut settings = EmbeddedSettings::new("a", url.parse().unwrap());
             settings.danger_allow_plain_control();

@@ -1,4 +1,4 @@
-//! Two nodes in this process that talk over their whole stack: through a relay in memory, and over UDP on loopback.
+//! End-to-end tests of two nodes in this process: through a relay in memory, and over UDP on loopback.
 
 use std::net::Ipv4Addr;
 
@@ -31,7 +31,7 @@ struct Side {
     tap: Arc<Tap>,
     key: NodePublicKey,
     address: IpAddr,
-    /// Where it takes packets from direct paths.
+    /// The address for packets over direct paths.
     udp: SocketAddr,
     _direct: Direct,
     tasks: JoinSet<()>,
@@ -104,7 +104,8 @@ async fn pair() -> (Side, Side) {
     (a, b)
 }
 
-/// Sends bytes from one to the other, changes the path after half of them, and returns the windows of the sender.
+/// Sends bytes from one node to the other, changes the path after half of them, and returns the sender's largest window
+/// before the change and at the end.
 async fn transfer(from: &Side, to: &Side, begins_direct: bool, ends_direct: bool) -> (usize, usize) {
     let bytes: Vec<u8> = (0..2_000_000_u32).map(|n| (n % 251) as u8).collect();
     let set_direct = |is_direct| {
@@ -146,7 +147,7 @@ async fn the_window_grows_on_either_path() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transfer_survives_both_changes_of_its_path() {
+async fn a_transfer_survives_a_change_of_path_in_both_directions() {
     let (a, b) = pair().await;
     timeout(LONG, transfer(&a, &b, true, false)).await.unwrap();
     let (c, d) = pair().await;
@@ -154,19 +155,22 @@ async fn a_transfer_survives_both_changes_of_its_path() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_sleep_a_peer_that_forgot_us_is_reached_and_old_connections_end() {
+async fn after_a_sleep_a_peer_without_our_session_is_reached_and_old_connections_end() {
     let (a, b) = pair().await;
     let local = SocketAddr::new(b.address, PORT);
     let mut listener = Listener::open(Arc::clone(&b.stack), local).await.unwrap();
     let (old, accepted) = tokio::join!(a.stack.dial(local, b.key), listener.accept());
     let (mut old, _accepted) = (old.unwrap(), accepted.unwrap());
 
-    // While A slept, B dropped its session, and the path came to lead nowhere.
+    // While A slept, B dropped its session, and the path broke.
     b.driver.greet_again(&a.key);
     a.driver.set_path(b.key, Some((Ipv4Addr::LOCALHOST, 9).into()));
     let mut sleeps = a.driver.sleeps();
     a.driver.beat(sleep::now() + Duration::from_secs(600));
-    assert!(sleeps.has_changed().unwrap(), "relays and control are not told");
+    assert!(
+        sleeps.has_changed().unwrap(),
+        "relays and control are not notified"
+    );
     sleeps.mark_unchanged();
 
     let call = async {

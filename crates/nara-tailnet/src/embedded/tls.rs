@@ -1,5 +1,5 @@
-//! Whom TLS trusts: the authorities of the system and those of the settings, and relays whose certificate the control
-//! server has pinned.
+//! The TLS client: trusts the root certificates of the system and of the settings, and relay certificates that the
+//! control server has pinned.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -21,22 +21,22 @@ use tokio_rustls::rustls::{
 
 use super::settings::{EmbeddedError, EmbeddedSettings};
 
-/// The TLS of a node, as a client.
+/// The TLS client of a node.
 #[derive(Clone, Debug)]
 pub(super) struct Tls {
     provider: Arc<CryptoProvider>,
     trusted: Arc<ClientConfig>,
 }
 
-/// The SHA-256 of a certificate, which must then be that one and no other.
+/// The SHA-256 of the only accepted certificate.
 pub(super) type Pin = [u8; 32];
 
 impl Tls {
-    /// Trusts what the system trusts and the authorities of the settings.
+    /// Creates a client that trusts the root certificates of the system and of the settings.
     ///
-    /// A system without any authorities (a bare container) gets those of the Mozilla list that is compiled in.
+    /// On a system without root certificates, such as a bare container, the compiled-in Mozilla list replaces them.
     pub(super) fn new(settings: &EmbeddedSettings) -> Result<Self, EmbeddedError> {
-        // Read once: it takes a while, and a process may have many nodes.
+        // Loaded once: loading is slow, and a process may run many nodes.
         static SYSTEM: OnceLock<RootCertStore> = OnceLock::new();
         let mut roots = SYSTEM.get_or_init(system_roots).clone();
         for path in &settings.root_certificates {
@@ -55,7 +55,7 @@ impl Tls {
                 found = true;
             }
             if !found {
-                return Err(failed("there is none".to_owned()));
+                return Err(failed("the file contains no certificate".to_owned()));
             }
         }
         let provider = Arc::new(aws_lc_rs::default_provider());
@@ -73,7 +73,7 @@ impl Tls {
         })
     }
 
-    /// Speaks TLS with the server of that name, or with the one that has the pinned certificate.
+    /// Performs a handshake with the server of this name, or with a server that presents the pinned certificate.
     pub(super) async fn connect<S>(&self, name: &str, pin: Option<Pin>, stream: S) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -106,7 +106,8 @@ fn system_roots() -> RootCertStore {
     roots
 }
 
-/// Accepts one certificate, whoever signed it and whatever name it has: the control server says which.
+/// A verifier that accepts exactly one certificate, regardless of issuer and name: the pin comes from the control
+/// server.
 #[derive(Debug)]
 struct Pinned {
     pin: Pin,

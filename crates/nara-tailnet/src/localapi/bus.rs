@@ -4,14 +4,14 @@ use hyper::body::Incoming;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-/// The call that opens the bus. The bit asks for the state of the node as the first message.
+/// The call that opens the bus. The mask bit requests the state of the node as the first message.
 pub(super) const CALL: &str = "watch-ipn-bus?mask=2";
 
-/// Messages up to this are read. Longer ones are maps of the whole tailnet: that one came is all that counts, for
-/// the status says the same in fewer bytes.
+/// The maximum size of a parsed message in bytes. Longer messages are maps of the whole tailnet: only their arrival
+/// matters, because the status contains the same in fewer bytes.
 const MAX_MESSAGE: usize = 64 << 10;
 
-/// The endless answer of `watch-ipn-bus`: one message for each change.
+/// The endless answer of `watch-ipn-bus`: one message per change.
 #[derive(Debug)]
 pub(crate) struct Bus {
     body: Incoming,
@@ -19,12 +19,12 @@ pub(crate) struct Bus {
     chunk: Bytes,
 }
 
-/// What one message says.
+/// The relevant content of one message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BusEvent {
-    /// Something that the user should know: an error of the control server.
+    /// An error of the control server, for the user.
     pub(crate) error: Option<String>,
-    /// The settings have changed.
+    /// Whether the settings have changed.
     pub(crate) prefs: bool,
 }
 
@@ -45,7 +45,7 @@ impl Bus {
         }
     }
 
-    /// Waits for the next message; `None`: the daemon has ended. Cancel safe.
+    /// Waits for the next message; `None` if the daemon has exited. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<BusEvent> {
         loop {
             if let Some(event) = self.line.take(&mut self.chunk) {
@@ -54,7 +54,7 @@ impl Bus {
             match self.body.frame().await {
                 Some(Ok(frame)) => self.chunk = frame.into_data().unwrap_or_default(),
                 Some(Err(error)) => {
-                    tracing::debug!(%error, "the bus of tailscaled broke");
+                    tracing::debug!(%error, "the connection to the bus of tailscaled broke");
                     return None;
                 }
                 None => return None,
@@ -63,7 +63,7 @@ impl Bus {
     }
 }
 
-/// A message that is still coming in.
+/// A partially received message.
 #[derive(Debug, Default)]
 struct Line {
     begun: BytesMut,
@@ -71,7 +71,7 @@ struct Line {
 }
 
 impl Line {
-    /// Takes bytes up to the end of a message, or all.
+    /// Consumes bytes of a chunk until a message is complete or the chunk is empty.
     fn take(&mut self, chunk: &mut Bytes) -> Option<BusEvent> {
         while !chunk.is_empty() {
             let end = chunk.iter().position(|&byte| byte == b'\n');
@@ -106,7 +106,7 @@ impl BusEvent {
                 prefs: message.prefs.is_some(),
             },
             Err(error) => {
-                tracing::debug!(%error, "a message of tailscaled's bus is not understood");
+                tracing::debug!(%error, "cannot parse a message on the bus of tailscaled");
                 Self::default()
             }
         }
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_cut_at_line_ends_however_they_arrive() {
+    fn messages_are_split_at_line_ends_however_they_are_chunked() {
         let whole = b"{\"State\":6}\n\n{\"ErrMessage\":\"invalid key\",\"Prefs\":{}}\n{\"Sta";
         let expected = [
             BusEvent::default(),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_too_long_or_broken_still_says_that_something_changed() {
+    fn a_message_that_is_too_long_or_malformed_still_counts_as_a_change() {
         let mut long = vec![b'x'; MAX_MESSAGE + 1];
         long.push(b'\n');
         assert_eq!(

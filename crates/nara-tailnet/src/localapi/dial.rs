@@ -10,9 +10,9 @@ use nara_mesh::transport::BoxMeshStream;
 use super::{LocalApi, LocalApiError, refuse_errors, request};
 
 impl LocalApi {
-    /// Opens a TCP connection to a node of the tailnet through the daemon. The end of one direction ends both.
+    /// Opens a TCP connection to a node of the tailnet through the daemon. Closing one direction closes both.
     ///
-    /// The caller limits how long it may take; dropping it gives up.
+    /// There is no timeout; dropping the future cancels the dial.
     pub(crate) async fn dial(&self, peer: SocketAddr) -> io::Result<BoxMeshStream> {
         let request = request(Method::POST, "dial")
             .header(header::CONNECTION, "upgrade")
@@ -29,7 +29,7 @@ impl LocalApi {
             Err(error) => return Err(dial_error(error)),
         };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            let detail = format!("dial is answered with {}", response.status());
+            let detail = format!("unexpected status of dial: {}", response.status());
             return Err(LocalApiError::Malformed { detail }.into());
         }
         let upgraded = hyper::upgrade::on(response).await.map_err(LocalApiError::from)?;
@@ -37,7 +37,7 @@ impl LocalApi {
     }
 }
 
-/// What the daemon's text says about the peer: the daemon has one status for all.
+/// Derives the kind of a dial error from the text, because the daemon uses one status for all.
 fn dial_error(error: LocalApiError) -> io::Error {
     let kind = match &error {
         LocalApiError::Refused {
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_daemon_says_about_a_peer_becomes_the_kind_of_the_error() {
+    fn the_text_of_a_dial_failure_determines_the_kind_of_the_error() {
         for (message, kind) in [
             (
                 "dial failure: connect tcp 100.64.0.1:9999: connection was refused",

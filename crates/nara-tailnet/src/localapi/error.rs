@@ -5,27 +5,27 @@ use http::StatusCode;
 
 use crate::status::NotReadyReason;
 
-/// Why a call of the LocalAPI failed.
+/// The error of a LocalAPI call.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LocalApiError {
     /// The socket cannot be reached.
     #[error("{} cannot be reached: {source}", socket.display())]
     Connect {
-        /// The socket.
+        /// The path of the socket.
         socket: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The daemon refused.
-    #[error("tailscaled answers {status}: {message}")]
+    /// The daemon answered with an error status.
+    #[error("tailscaled answered {status}: {message}")]
     Refused {
         /// The status.
         status: StatusCode,
-        /// The first line of its message.
+        /// The first line of the message.
         message: String,
     },
     /// The answer is too large.
-    #[error("the answer of tailscaled has more than {limit} bytes")]
+    #[error("the answer of tailscaled exceeds {limit} bytes")]
     TooLarge {
         /// The limit in bytes.
         limit: usize,
@@ -36,8 +36,8 @@ pub(crate) enum LocalApiError {
         /// What is wrong.
         detail: String,
     },
-    /// The answer did not come in time.
-    #[error("tailscaled does not answer in time")]
+    /// The answer did not arrive in time.
+    #[error("tailscaled did not answer in time")]
     Timeout,
 }
 
@@ -49,7 +49,7 @@ impl LocalApiError {
         }
     }
 
-    /// The reason for which the node is not ready, according to this error.
+    /// Converts the error to the reason for which the node is not ready.
     pub(crate) fn reason(&self) -> NotReadyReason {
         match self {
             Self::Connect { socket, source } if source.kind() == io::ErrorKind::PermissionDenied => {

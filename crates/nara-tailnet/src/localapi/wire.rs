@@ -1,4 +1,4 @@
-//! The parts of the LocalAPI's JSON that are used. Go encodes an empty list as `null`.
+//! The JSON types of the LocalAPI, with the fields used here. Go encodes an empty list as `null`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct Status {
     pub(crate) version: String,
-    /// Whether the tailnet is a network device of the machine where the daemon runs.
+    /// Whether the daemon provides the tailnet as a network device of its machine.
     #[serde(rename = "TUN")]
     pub(crate) tun: bool,
     pub(crate) backend_state: String,
@@ -34,23 +34,23 @@ pub(crate) struct PeerStatus {
     pub(crate) dns_name: String,
     #[serde(rename = "TailscaleIPs", deserialize_with = "addresses")]
     pub(crate) addresses: Vec<IpAddr>,
-    /// The address outside the tailnet that is used now; empty: none.
+    /// The address outside the tailnet in current use; empty if none.
     pub(crate) cur_addr: String,
-    /// The code of the region of its relay.
+    /// The region code of its relay.
     pub(crate) relay: String,
-    /// The peer that relays, if one does.
+    /// The peer that acts as relay, if any.
     pub(crate) peer_relay: String,
     pub(crate) online: bool,
-    /// When control saw it last; set for nodes that are offline.
+    /// When the control server last saw the node; set for offline nodes.
     pub(crate) last_seen: String,
-    /// Whether something was sent to it within the last two minutes.
+    /// Whether packets were sent to the node within the last two minutes.
     pub(crate) active: bool,
     pub(crate) expired: bool,
 }
 
 impl PeerStatus {
-    /// Whether it is online, if the control server says so. A server that never says leaves the node offline
-    /// without a time at which it was seen.
+    /// Returns whether the node is online, if the control server reports it. If it does not, the node is offline
+    /// without a last-seen time.
     pub(crate) fn online(&self) -> Option<bool> {
         // The zero time of Go.
         let seen = !self.last_seen.is_empty() && !self.last_seen.starts_with("0001-");
@@ -60,7 +60,7 @@ impl PeerStatus {
         }
     }
 
-    /// The host name that the control server granted: the first label of the DNS name.
+    /// Returns the host name that the control server granted: the first label of the DNS name.
     pub(crate) fn granted_name(&self) -> &str {
         let label = self.dns_name.split('.').next().unwrap_or_default();
         if label.is_empty() { &self.host_name } else { label }
@@ -78,16 +78,16 @@ pub(crate) struct WhoIs {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct WhoIsNode {
-    /// Its name in DNS.
+    /// The DNS name of the node.
     pub(crate) name: String,
     pub(crate) key: String,
-    /// Its addresses as networks of one address.
+    /// The addresses of the node, on the wire as networks of one address.
     #[serde(deserialize_with = "networks")]
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) hostinfo: HostInfo,
 }
 
-/// What a node says about itself.
+/// The host information that a node reports about itself.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct HostInfo {
@@ -112,7 +112,7 @@ pub(crate) struct StartOptions<'a> {
     pub(crate) auth_key: &'a str,
 }
 
-/// The settings of a node of our own: reachable, but it changes nothing on the machine.
+/// The settings of a managed node: reachable, without changes to the machine.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct UpdatePrefs<'a> {
@@ -125,7 +125,7 @@ pub(crate) struct UpdatePrefs<'a> {
     pub(crate) route_all: bool,
 }
 
-/// `POST serve-config`: connections to ports of the node go to these addresses of the machine.
+/// `POST serve-config`: maps ports of the node to addresses of the machine.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Forwarding {
     #[serde(rename = "TCP", skip_serializing_if = "BTreeMap::is_empty")]
@@ -133,7 +133,7 @@ pub(crate) struct Forwarding {
 }
 
 impl Forwarding {
-    /// From now on, connections to a port of the node go to an address of the machine, each with a PROXY header.
+    /// Forwards connections to a port of the node to an address of the machine, each with a PROXY header.
     pub(crate) fn insert(&mut self, port: u16, to: SocketAddr) {
         let to = ForwardTcp {
             to,
@@ -142,13 +142,13 @@ impl Forwarding {
         self.tcp.insert(port, to);
     }
 
-    /// From now on, connections to a port of the node go where the daemon has them by default.
+    /// Restores the daemon's default forwarding of a port of the node.
     pub(crate) fn remove(&mut self, port: u16) {
         self.tcp.remove(&port);
     }
 }
 
-/// Where the connections of a port go.
+/// The target of a forwarded port.
 #[derive(Clone, Debug, Serialize)]
 struct ForwardTcp {
     #[serde(rename = "TCPForward")]
@@ -158,12 +158,12 @@ struct ForwardTcp {
     proxy_protocol: u8,
 }
 
-/// Addresses, IPv4 before IPv6; what is none is left out.
+/// Parses addresses, IPv4 before IPv6; malformed entries are skipped.
 fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {
     parsed(deserializer, |text| text.parse().ok())
 }
 
-/// The addresses of networks such as `100.64.0.1/32`.
+/// Parses the addresses of networks such as `100.64.0.1/32`.
 fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {
     parsed(deserializer, |text| text.split('/').next()?.parse().ok())
 }
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_offline_only_if_control_says_when_it_was_seen() {
+    fn a_node_is_offline_only_if_it_has_a_last_seen_time() {
         let peer = |online, last_seen: &str| PeerStatus {
             online,
             last_seen: last_seen.to_owned(),

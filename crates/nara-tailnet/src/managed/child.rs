@@ -12,11 +12,10 @@ use tokio_util::codec::{FramedRead, LinesCodec};
 use super::config::ManagedConfig;
 use crate::localapi::LocalApi;
 
-/// Runs its arguments as a child, and ends it when the standard input closes: that happens when we end, however we
-/// do. (The system can tell a child that its parent died, but to ask for that takes unsafe code.)
+/// Runs its arguments as a child and terminates it when standard input closes, which happens on every exit of this
+/// process. (A parent-death signal would need unsafe code.)
 ///
-/// A second process waits for the end of the input; it is gone before the number of the child can be given to another
-/// process.
+/// A second process waits for the end of the input; it ends before the pid of the child can be reused.
 const RUN_UNTIL_STDIN_CLOSES: &str = r#"
 exec 3<&0
 "$@" 3<&- </dev/null &
@@ -33,8 +32,8 @@ exit "$code"
 /// The exit codes of a shell for a program that it cannot run.
 const CANNOT_RUN: [i32; 2] = [126, 127];
 
-/// What the daemon learns of our environment: the ways to the system and to the network. Souls and auth keys are not for
-/// it, and anybody of the same user could read them there.
+/// Returns whether the daemon inherits an environment variable: paths, locale and network settings. Souls and auth
+/// keys are not passed on, because other processes of this user can read the environment of the daemon.
 fn is_passed_on(name: &OsStr) -> bool {
     const PASSED_ON: [&str; 9] = [
         "PATH",
@@ -55,17 +54,17 @@ fn is_passed_on(name: &OsStr) -> bool {
     })
 }
 
-/// How long the daemon may take to end before the shell is left to it.
+/// How long to wait for the daemon to exit.
 const END_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// The most bytes of a line of its log that are forwarded.
+/// The maximum length in bytes of a forwarded log line.
 const MAX_LOG_LINE: usize = 4 << 10;
 
-/// A daemon that runs.
+/// A running daemon.
 #[derive(Debug)]
 pub(super) struct Daemon {
     shell: Child,
-    /// While it is open, the daemon runs.
+    /// The daemon runs for as long as this pipe is open.
     stdin: Option<ChildStdin>,
     last_line: Arc<Mutex<String>>,
 }
@@ -84,9 +83,9 @@ impl Daemon {
             .arg("--tun=userspace-networking")
             .arg(with_path("--statedir=", &config.folder))
             .arg(with_path("--socket=", api.socket()))
-            // Any UDP port: several daemons may run on the machine.
+            // Port 0: several daemons may run on the machine.
             .arg("--port=0")
-            // Its log comes to us and goes to nobody else.
+            // Disables the upload of logs; they are forwarded to ours.
             .arg("--no-logs-no-support");
         if config.ephemeral {
             command.arg("--state=mem:");
@@ -97,7 +96,7 @@ impl Daemon {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            // Ctrl-C is for us; we end the daemon in our own time.
+            // Keeps Ctrl-C from the daemon, which is ended during our shutdown.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
@@ -113,12 +112,12 @@ impl Daemon {
         })
     }
 
-    /// Waits until it ends. Cancel safe.
+    /// Waits until the daemon exits. Cancel safe.
     pub(super) async fn ended(&mut self) -> io::Result<ExitStatus> {
         self.shell.wait().await
     }
 
-    /// Ends it.
+    /// Terminates the daemon.
     pub(super) async fn end(mut self) {
         self.stdin = None;
         match timeout(END_TIMEOUT, self.shell.wait()).await {
@@ -128,7 +127,7 @@ impl Daemon {
         }
     }
 
-    /// What it said last.
+    /// Returns the last line of its log.
     pub(super) fn last_line(&self) -> String {
         self.last_line
             .lock()
@@ -137,7 +136,7 @@ impl Daemon {
     }
 }
 
-/// Whether the program could not be run at all.
+/// Returns whether the program could not be executed.
 pub(super) fn cannot_run(status: ExitStatus) -> bool {
     status.code().is_some_and(|code| CANNOT_RUN.contains(&code))
 }
@@ -167,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_daemon_learns_no_secret_from_the_environment() {
+    fn the_daemon_inherits_no_secret_from_the_environment() {
         for name in [
             "PATH",
             "HOME",

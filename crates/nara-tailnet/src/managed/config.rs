@@ -2,27 +2,27 @@ use std::path::PathBuf;
 
 use crate::auth_key::AuthKey;
 
-/// How to run a daemon of our own.
+/// The configuration of a managed daemon.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ManagedConfig {
-    /// The program; by default `tailscaled` on the path.
+    /// The program; by default `tailscaled`, looked up in `PATH`.
     pub program: PathBuf,
-    /// The folder for the state of the node, of this node alone. It is made if it does not exist, and closed to other
-    /// users: who can open the socket in it, can be the node.
+    /// The folder for the state of the node; not shared with other nodes. It is created if missing, and made private
+    /// to this user, because access to the socket in it gives control over the node.
     pub folder: PathBuf,
-    /// The host name to ask for.
+    /// The host name to request.
     pub host_name: String,
-    /// The control server; `None`: the one of Tailscale.
+    /// The URL of the control server; `None` for Tailscale's.
     pub control_url: Option<String>,
-    /// The key to join with, the first time; without it somebody has to log in with a browser.
+    /// The key for the first login; without it a user must log in with a browser.
     pub auth_key: Option<AuthKey>,
-    /// Whether the node is forgotten when it ends: its keys are never stored, and each start is a new node.
+    /// Whether the node is ephemeral: its keys are never stored, and each start creates a new node.
     pub ephemeral: bool,
 }
 
 impl ManagedConfig {
-    /// A daemon with its state in this folder, for a node with this host name.
+    /// Creates the configuration of a daemon with its state in this folder, for a node with this host name.
     pub fn new(folder: impl Into<PathBuf>, host_name: impl Into<String>) -> Self {
         Self {
             program: PathBuf::from("tailscaled"),

@@ -10,27 +10,27 @@ use crate::localapi::{LocalApi, LocalApiError, StartOptions, UpdatePrefs};
 use crate::random::random;
 use crate::status::{NodeState, NodeStatus, NotReadyReason};
 
-/// How often a daemon that was just started is tried.
+/// The interval of connection attempts to a daemon that was just started.
 const POLL: Duration = Duration::from_millis(50);
 
-/// The shortest pause before a login is tried again.
+/// The minimum pause between logins.
 const RETRY_MIN: Duration = Duration::from_secs(5);
 
-/// The longest one: a control server does not want to be asked more often with a key that it refuses.
+/// The maximum pause between logins: bounds the load on a control server that refuses the key.
 const RETRY_MAX: Duration = Duration::from_secs(600);
 
-/// Logs the node in, and again whenever it has to be.
+/// Logs the node in, and repeats that whenever the daemon needs a login.
 pub(super) async fn keep_logged_in(
     config: &ManagedConfig,
     api: &LocalApi,
     mut status: watch::Receiver<NodeStatus>,
 ) -> Infallible {
     while let Err(error) = log_in(config, api).await {
-        // Until its socket is there, that is no news.
+        // Expected until the daemon has created its socket.
         if matches!(error, LocalApiError::Connect { .. }) {
             sleep(POLL).await;
         } else {
-            tracing::warn!(%error, "tailscaled cannot be told to join");
+            tracing::warn!(%error, "cannot make tailscaled join the tailnet");
             sleep(spread(RETRY_MIN, random())).await;
         }
     }
@@ -40,7 +40,7 @@ pub(super) async fn keep_logged_in(
             .wait_for(|status| status.is_running() || needs_login(&status.state))
             .await;
         let Ok(running) = outcome.map(|status| status.is_running()) else {
-            // The node is gone, and we will be.
+            // The node is gone, and this task will be cancelled.
             return std::future::pending().await;
         };
         if running {
@@ -51,11 +51,11 @@ pub(super) async fn keep_logged_in(
             continue;
         }
         sleep(backoff.after_failure(random())).await;
-        // A page to log in at would change with every try.
+        // Without a key, each attempt would change the URL of the login page.
         if config.auth_key.is_some() && needs_login(&status.borrow().state) {
             tracing::info!("logging in again");
             if let Err(error) = log_in(config, api).await {
-                tracing::warn!(%error, "tailscaled cannot be told to log in");
+                tracing::warn!(%error, "cannot make tailscaled log in");
             }
         }
     }
@@ -84,7 +84,7 @@ async fn log_in(config: &ManagedConfig, api: &LocalApi) -> Result<(), LocalApiEr
         auth_key: config.auth_key.as_ref().map_or("", |key| key.reveal()),
     };
     api.start(&options).await?;
-    // A node that has a key already goes on with it.
+    // A node that already has a key needs no login.
     if api.status().await?.backend_state == "NeedsLogin" {
         api.login().await?;
     }

@@ -14,22 +14,22 @@ use crate::localapi::LocalApi;
 use crate::random::random;
 use crate::status::{NodeState, NodeStatus, NotReadyReason};
 
-/// The shortest pause before a daemon that ended is started again.
+/// The minimum pause before a restart of the daemon.
 const RESTART_MIN: Duration = Duration::from_millis(500);
 
-/// The longest one.
+/// The maximum pause before a restart.
 const RESTART_MAX: Duration = Duration::from_secs(60);
 
-/// A daemon that ran this long was fine: the next pause is the shortest again.
+/// The run time after which the pause is reset to the minimum.
 const RAN_WELL: Duration = Duration::from_secs(60);
 
-/// Keeps a daemon running until it is told to end.
+/// Keeps a daemon running until `end` is cancelled.
 #[derive(Debug)]
 pub(super) struct Supervisor {
     pub(super) config: ManagedConfig,
     pub(super) api: LocalApi,
     pub(super) status: watch::Receiver<NodeStatus>,
-    /// How things are while the daemon does not answer.
+    /// The state of the node while the daemon does not answer.
     pub(super) problem: watch::Sender<Option<NodeState>>,
     pub(super) end: CancellationToken,
 }
@@ -47,7 +47,7 @@ impl Supervisor {
                 backoff.reset();
             }
             let reason = self.explain(outcome);
-            tracing::warn!(%reason, "our tailscaled has exited");
+            tracing::warn!(%reason, "the managed tailscaled has exited");
             self.problem.send_replace(Some(NodeState::Waiting(reason)));
             tokio::select! {
                 () = sleep(backoff.after_failure(random())) => {}
@@ -57,7 +57,7 @@ impl Supervisor {
         self.problem.send_replace(Some(NodeState::Left));
     }
 
-    /// Runs the daemon until it ends, or until it is told to.
+    /// Runs the daemon until it exits, or until `end` is cancelled.
     async fn run_once(&self) -> io::Result<(ExitStatus, String)> {
         let mut daemon = Daemon::start(&self.config, &self.api)?;
         let status = tokio::select! {

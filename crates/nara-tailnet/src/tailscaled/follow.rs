@@ -13,43 +13,42 @@ use crate::localapi::{Bus, LocalApi};
 use crate::random::random;
 use crate::status::{NodeState, NodeStatus, NotReadyReason};
 
-/// Changes within this time are taken together: a tailnet with a thousand nodes may change a thousand times while
-/// they join.
+/// Debounces changes: a tailnet of a thousand nodes may change a thousand times while they join.
 const SETTLE: Duration = Duration::from_millis(250);
 
-/// How often the daemon is asked in any case: what it does not announce is known this late.
+/// The interval of unconditional queries: the maximum delay of changes that the bus does not announce.
 const POLL: Duration = Duration::from_secs(30);
 
-/// The shortest pause before a daemon is tried again that does not answer.
+/// The minimum pause before the next attempt to reach a daemon that does not answer.
 const RETRY_MIN: Duration = Duration::from_millis(200);
 
-/// The longest one: a daemon that comes back shall be noticed soon, and asking costs nothing.
+/// The maximum pause: an attempt is cheap, and a daemon that comes back should be noticed soon.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// Requests for a fresh snapshot that may wait.
+/// The capacity of the queue of requests for a fresh snapshot.
 const REQUESTS: usize = 64;
 
-/// How long a fresh snapshot may take.
+/// The timeout for a fresh snapshot.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(6);
 
 type Answer = oneshot::Sender<Result<(), NotReadyReason>>;
 
-/// Follows a daemon: through its bus, and by asking now and then.
+/// Follows a daemon through its bus, and by polling.
 #[derive(Debug)]
 pub(super) struct Follower {
     api: LocalApi,
-    /// How things are while the daemon does not answer, if whoever runs it knows.
+    /// The state while the daemon does not answer, if a supervisor reports it.
     problem: watch::Receiver<Option<NodeState>>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     status: watch::Sender<NodeStatus>,
     candidates: watch::Sender<Vec<Candidate>>,
     requests: mpsc::Receiver<Answer>,
     control_url: Option<String>,
-    /// What the daemon said last about its control server.
+    /// The last error of the control server that the daemon reported.
     error: Option<String>,
 }
 
-/// What a follower tells.
+/// The outputs of a [`Follower`].
 #[derive(Debug)]
 pub(super) struct Outputs {
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -58,12 +57,12 @@ pub(super) struct Outputs {
     pub(super) refresh: Refresh,
 }
 
-/// Asks a follower to ask the daemon.
+/// A handle that requests fresh snapshots from a follower.
 #[derive(Debug)]
 pub(super) struct Refresh(mpsc::Sender<Answer>);
 
 impl Refresh {
-    /// The snapshot, asked for anew unless it is younger than `age`.
+    /// Returns the snapshot, refreshed unless it is younger than `age`.
     ///
     /// # Errors
     /// If the daemon does not answer.
@@ -115,7 +114,7 @@ impl Follower {
         (follower, outputs)
     }
 
-    /// Follows until whoever runs the daemon says that the node has left.
+    /// Follows the daemon until its supervisor reports that the node has left.
     pub(super) async fn run(mut self) {
         let mut problem = self.problem.clone();
         let left = async {
@@ -124,7 +123,7 @@ impl Follower {
                 .await
                 .is_err()
             {
-                // The daemon is not ours: nobody will say so.
+                // The daemon has no supervisor.
                 std::future::pending::<()>().await;
             }
         };
@@ -149,7 +148,7 @@ impl Follower {
         }
     }
 
-    /// Opens the bus, and asks for everything once.
+    /// Opens the bus, and queries settings and status once.
     async fn connect(&mut self) -> Result<Bus, NotReadyReason> {
         let bus = self.api.watch().await.map_err(|error| error.reason())?;
         self.error = None;
@@ -161,7 +160,7 @@ impl Follower {
 
     /// Follows one bus until it ends.
     async fn follow(&mut self, mut bus: Bus) {
-        // When the daemon is asked next.
+        // The time of the next query.
         let mut due = Instant::now() + POLL;
         let mut waiting: Vec<Answer> = Vec::new();
         loop {
@@ -189,7 +188,7 @@ impl Follower {
                 () = tokio::time::sleep_until(due) => {
                     let outcome = self.ask().await;
                     for answer in waiting.drain(..) {
-                        // Whoever asked may have given up.
+                        // The requester may have given up.
                         let _ = answer.send(outcome.clone());
                     }
                     if let Err(reason) = outcome {
@@ -201,7 +200,7 @@ impl Follower {
         }
     }
 
-    /// Waits before the next try. Whoever wants to know something is told why not.
+    /// Waits before the next attempt. Answers requests for snapshots with the reason for the failure.
     async fn wait(&mut self, pause: Duration) {
         let mut pause = std::pin::pin!(sleep(pause));
         loop {
@@ -223,7 +222,7 @@ impl Follower {
             Ok(prefs) => {
                 self.control_url = Some(prefs.control_url).filter(|url| !url.is_empty());
             }
-            Err(error) => tracing::debug!(%error, "tailscaled does not report its settings"),
+            Err(error) => tracing::debug!(%error, "cannot read the settings of tailscaled"),
         }
     }
 
@@ -235,9 +234,9 @@ impl Follower {
         let now = node_status(&status, self.error.as_deref(), self.control_url.clone());
         let is_running = status.backend_state == "Running";
         let snapshot = Snapshot::new(status);
-        // The peers first: whoever sees that the node runs may ask for them.
+        // Peers are published before the status: a reader that sees a running node may list them at once.
         let candidates = snapshot.candidates();
-        // A daemon that is starting knows nobody; that says nothing about peers.
+        // A starting daemon knows no peers yet: keep the known ones.
         if is_running || !candidates.is_empty() {
             self.snapshots.send_replace(Arc::new(snapshot));
             self.candidates
@@ -252,7 +251,7 @@ impl Follower {
         Ok(())
     }
 
-    /// The daemon does not answer. What was known about peers stays: nobody said that they are gone.
+    /// Records that the daemon does not answer. Peers are kept: they are not known to be gone.
     fn unreachable(&self, reason: NotReadyReason) {
         let state = self
             .problem
@@ -268,7 +267,7 @@ impl Follower {
     }
 }
 
-/// Replaces a value and says whether it changed.
+/// Replaces a value and returns whether it changed.
 fn replace<T: PartialEq>(known: &mut T, now: T) -> bool {
     let changed = *known != now;
     *known = now;

@@ -14,39 +14,40 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::localapi::LocalApi;
 
-/// Connections that wait to be accepted.
+/// The number of connections that can wait to be accepted.
 const BACKLOG: usize = 128;
 
-/// Connections whose node is being asked for at once.
+/// The number of concurrent owner look-ups.
 const CHECKS: usize = 64;
 
-/// When the daemon is asked again about a connection that it does not know: it opens it first and notes whose it is
-/// a moment later.
+/// The pauses before the look-up of an unknown connection is repeated: the daemon opens a connection first and
+/// records its owner a moment later.
 const RETRIES: [Duration; 3] = [
     Duration::from_millis(5),
     Duration::from_millis(30),
     Duration::from_millis(150),
 ];
 
-/// How long all of that may take.
+/// The timeout for the whole look-up.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long to wait when a connection cannot be accepted.
+/// The pause after a failed accept.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// How to know whose a forwarded connection is.
+/// How the owner of a forwarded connection is determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Announced {
-    /// The daemon knows the connection by its source.
+    /// By its source address, which the daemon knows.
     BySource,
-    /// The connection begins with a PROXY header. That can be forged: it is believed only of a process of this user.
+    /// By the PROXY header at its beginning. A header can be forged, so it is accepted only from processes of this
+    /// user.
     ByHeader,
 }
 
-/// Accepts what a daemon in userspace mode forwards to a port of the loopback address.
+/// A listener for connections that a daemon in userspace mode forwards to a loopback port.
 ///
-/// Every process of the machine can connect there. The daemon is asked whose each connection is, and one that it did
-/// not open is refused.
+/// Every process of the machine can connect to this port, so the owner of each connection is looked up in the daemon;
+/// connections that the daemon did not open are refused.
 #[derive(Debug)]
 pub(crate) struct ForwardedListener {
     accepted: mpsc::Receiver<(BoxMeshStreamDebug, SocketAddr)>,
@@ -54,7 +55,7 @@ pub(crate) struct ForwardedListener {
     _task: AbortOnDropHandle<()>,
 }
 
-/// `Debug` for a boxed stream, so that channels of them have it.
+/// Implements `Debug` for a boxed stream, as the channel needs it.
 struct BoxMeshStreamDebug(BoxMeshStream);
 
 impl std::fmt::Debug for BoxMeshStreamDebug {
@@ -64,7 +65,7 @@ impl std::fmt::Debug for BoxMeshStreamDebug {
 }
 
 impl ForwardedListener {
-    /// Accepts from a listener on the loopback address, which peers know as `address`.
+    /// Accepts connections of a loopback listener, which peers know as `address`.
     pub(crate) fn new(
         listener: TcpListener,
         address: SocketAddr,
@@ -120,12 +121,12 @@ async fn accept(
             let peer = match timeout(CHECK_TIMEOUT, check(&api, &mut stream, source, announced)).await {
                 Ok(peer) => peer,
                 Err(_) => {
-                    tracing::warn!(%source, "the owner of a connection could not be determined in time: refused");
+                    tracing::warn!(%source, "connection refused: timed out looking up its owner");
                     None
                 }
             };
             if let Some(peer) = peer {
-                // An error means that nobody listens any more.
+                // An error means that the listener was dropped.
                 let _ = accepted.send((BoxMeshStreamDebug(Box::new(stream)), peer)).await;
             }
             drop(permit);
@@ -133,16 +134,16 @@ async fn accept(
     }
 }
 
-/// The tailnet address from which a connection comes; `None`: it is refused.
+/// Returns the source address of a connection on the tailnet; `None` if the connection is refused.
 async fn check(
     api: &LocalApi,
     stream: &mut TcpStream,
     source: SocketAddr,
     announced: Announced,
 ) -> Option<SocketAddr> {
-    // Requests are small and wait for answers: Nagle's algorithm would only delay them.
+    // Nagle's algorithm would delay small requests.
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%source, %error, "a connection ended at once");
+        tracing::debug!(%source, %error, "connection closed at once");
         return None;
     }
     let claimed = match announced {
@@ -150,7 +151,7 @@ async fn check(
         Announced::ByHeader => match proxy::announced_source(stream, source).await {
             Ok(claimed) => claimed,
             Err(error) => {
-                tracing::warn!(%source, %error, "a connection that tailscaled did not open: refused");
+                tracing::warn!(%source, %error, "connection refused: tailscaled did not open it");
                 return None;
             }
         },
@@ -160,7 +161,7 @@ async fn check(
         match api.whois(&claimed.to_string()).await {
             Ok(Some(found)) => {
                 let addresses = &found.node.addresses;
-                // With a header it is known which of its addresses the node used.
+                // Only the header tells which of its addresses the node used.
                 let ip = match announced {
                     Announced::BySource => addresses.first().copied(),
                     Announced::ByHeader => Some(claimed.ip()),
@@ -173,12 +174,12 @@ async fn check(
             Ok(None) => match retries.next() {
                 Some(pause) => sleep(pause).await,
                 None => {
-                    tracing::warn!(%source, "a connection from this machine, not from the tailnet: refused");
+                    tracing::warn!(%source, "connection refused: it comes from this machine, not from the tailnet");
                     return None;
                 }
             },
             Err(error) => {
-                tracing::warn!(%source, %error, "tailscaled does not report the owner of a connection: refused");
+                tracing::warn!(%source, %error, "connection refused: tailscaled does not report its owner");
                 return None;
             }
         }

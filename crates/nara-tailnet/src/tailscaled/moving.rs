@@ -12,21 +12,21 @@ use tokio::time::{Instant, sleep};
 
 use super::snapshot::Snapshot;
 
-/// How long to wait until binding to a new address is tried again: the daemon tells it before its device has it.
+/// The pause before a failed bind is retried: the daemon reports a new address before its device has it.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// How long the device may take to get an address that the daemon has told.
+/// The timeout for the device to get an address that the daemon has reported.
 const DEVICE: Duration = Duration::from_secs(30);
 
-/// Binds to an address that the device may get only now.
+/// Binds to an address that the device may not have yet.
 async fn bind_soon(local: SocketAddr) -> io::Result<Box<dyn MeshListener>> {
     let until = Instant::now() + DEVICE;
-    let mut told = false;
+    let mut logged = false;
     loop {
         match TcpTransport.listen(local).await {
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && Instant::now() < until => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%local, "waiting: no network device has the address of the node yet");
+                if !std::mem::replace(&mut logged, true) {
+                    tracing::warn!(%local, "waiting for a network device with the address of the node");
                 }
                 sleep(RETRY).await;
             }
@@ -35,13 +35,14 @@ async fn bind_soon(local: SocketAddr) -> io::Result<Box<dyn MeshListener>> {
     }
 }
 
-/// See the module. A socket on an address that the device no longer has would not fail, and never hear of anybody.
+/// A listener that moves to the current address of the node. A socket on an address that the device has lost does
+/// not fail, but never accepts a connection.
 #[derive(Debug)]
 pub(super) struct MovingListener {
     listener: Box<dyn MeshListener>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    /// Whether the last attempt to move was said to have failed.
-    told: bool,
+    /// Whether the failure of the current move was logged.
+    logged: bool,
 }
 
 impl MovingListener {
@@ -52,11 +53,11 @@ impl MovingListener {
         Ok(Self {
             listener: bind_soon(local).await?,
             snapshots,
-            told: false,
+            logged: false,
         })
     }
 
-    /// Moves to the address that the node has now. `false`: that was not possible yet.
+    /// Moves to the current address of the node. Returns `false` if that was not possible yet.
     async fn keep_up(&mut self) -> bool {
         let local = self.listener.local_addr();
         let Some(ip) = self.snapshots.borrow_and_update().moved_from(local.ip()) else {
@@ -67,13 +68,13 @@ impl MovingListener {
             Ok(listener) => {
                 tracing::info!(from = %local, %to, "the node has a new address: the listener moved");
                 self.listener = listener;
-                self.told = false;
+                self.logged = false;
                 true
             }
             Err(error) => {
-                if !self.told {
-                    tracing::warn!(%to, %error, "the node has a new address, which cannot be bound yet");
-                    self.told = true;
+                if !self.logged {
+                    tracing::warn!(%to, %error, "cannot bind to the new address of the node yet");
+                    self.logged = true;
                 }
                 false
             }
@@ -92,7 +93,7 @@ impl MeshListener for MovingListener {
                 let is_settled = self.keep_up().await;
                 tokio::select! {
                     accepted = self.listener.accept() => return accepted,
-                    // Nobody follows the daemon any more once that is an error: the listener stays where it is.
+                    // An error means that the follower has ended: the listener keeps its address.
                     Ok(()) = self.snapshots.changed() => {}
                     () = sleep(RETRY), if !is_settled => {}
                 }
@@ -102,7 +103,8 @@ impl MeshListener for MovingListener {
 }
 
 impl Snapshot {
-    /// The address of the node that takes the place of one that it had; `None`: it still has that one, or none.
+    /// Returns the address that replaces an earlier address of the node; `None` if the node still has the earlier one,
+    /// or no address at all.
     fn moved_from(&self, address: IpAddr) -> Option<IpAddr> {
         let own = self.own();
         if own.contains(&address) {
@@ -118,9 +120,9 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_device_gets_time_to_have_the_address_of_the_node_but_not_for_ever() {
+    async fn a_bind_waits_for_the_device_to_get_the_address_but_not_for_ever() {
         let begun = Instant::now();
-        // Of the documentation range: no device has it.
+        // No device has an address of the documentation range.
         let outcome = bind_soon("192.0.2.7:0".parse().unwrap()).await;
         assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
         assert!(begun.elapsed() >= DEVICE);

@@ -9,18 +9,18 @@ use crate::localapi::{PeerStatus, Status, WhoIs};
 use crate::node::NodeIdentity;
 use crate::status::{NodeHealth, NodeState, NodeStatus, NotReadyReason, PathKind};
 
-/// What the daemon said last, in the form in which it is asked for.
+/// The last status of the daemon, indexed by address.
 #[derive(Debug, Default)]
 pub(super) struct Snapshot {
-    /// When; `None`: it never answered.
+    /// The time of the snapshot; `None` if the daemon has never answered.
     pub(super) taken: Option<Instant>,
     pub(super) health: NodeHealth,
     own: Vec<IpAddr>,
-    /// Whether the daemon carries the tailnet as a network device.
+    /// Whether the daemon provides the tailnet as a network device.
     daemon_has_device: bool,
-    /// Whether that device is in our network namespace.
+    /// Whether this device is in our network namespace.
     device: bool,
-    /// Whether the control server says who is online: some do not.
+    /// Whether the control server reports which nodes are online; some do not.
     tells_online: bool,
     peers: Vec<Peer>,
     by_address: HashMap<IpAddr, usize>,
@@ -33,7 +33,7 @@ pub(super) struct Peer(PeerStatus);
 impl Snapshot {
     pub(super) fn new(status: Status) -> Self {
         let mut peers: Vec<Peer> = status.peer.unwrap_or_default().into_values().map(Peer).collect();
-        // The daemon's order is random; ours shall change with the peers alone.
+        // The daemon's order is random; a stable order avoids spurious changes.
         peers.sort_by(|a, b| a.0.public_key.cmp(&b.0.public_key));
         let by_address = peers
             .iter()
@@ -61,12 +61,12 @@ impl Snapshot {
         }
     }
 
-    /// Whether sockets of the operating system reach the tailnet.
+    /// Returns whether sockets of the operating system reach the tailnet.
     pub(super) fn has_device(&self) -> bool {
         self.device
     }
 
-    /// The addresses of the node itself.
+    /// Returns the addresses of the node itself.
     pub(super) fn own(&self) -> &[IpAddr] {
         &self.own
     }
@@ -82,7 +82,7 @@ impl Snapshot {
     pub(super) fn candidates(&self) -> Vec<Candidate> {
         let mut candidates: Vec<_> = self.peers.iter().map(Peer::candidate).collect();
         if self.tells_online {
-            // A Headscale does not say when it saw those that are not.
+            // Headscale reports no last-seen time for offline nodes.
             for candidate in &mut candidates {
                 candidate.online.get_or_insert(false);
             }
@@ -143,7 +143,7 @@ impl Peer {
     }
 }
 
-/// The identity in the answer of `whois`.
+/// Returns the identity in an answer of `whois`.
 pub(super) fn identity_of(found: &WhoIs) -> NodeIdentity {
     let node = &found.node;
     let dns_name = node.name.trim_end_matches('.');
@@ -161,15 +161,15 @@ pub(super) fn identity_of(found: &WhoIs) -> NodeIdentity {
     }
 }
 
-/// Whether an address is on a network interface that we see: then one can bind to it.
+/// Returns whether an address is on a network interface of our namespace, by binding to it.
 fn is_ours(address: IpAddr) -> bool {
     std::net::UdpSocket::bind((address, 0)).is_ok()
 }
 
-/// The status of the node that the daemon describes. `error` is what it said last about its control server.
+/// Returns the status of the daemon's node. `error` is the last error of the control server.
 pub(super) fn node_status(status: &Status, error: Option<&str>, control_url: Option<String>) -> NodeStatus {
     let own = status.own.as_ref();
-    // Before it has joined, the daemon tells the name of the machine.
+    // Before the node has joined, the daemon reports the name of the machine.
     let joined = !status.addresses.is_empty();
     let granted = own
         .map(PeerStatus::granted_name)
@@ -205,14 +205,14 @@ fn node_state(status: &Status, error: Option<&str>) -> NodeState {
         "Stopped" => NotReadyReason::Stopped,
         "" | "NoState" | "Starting" => complaint().unwrap_or(NotReadyReason::Connecting),
         other => NotReadyReason::Other {
-            detail: format!("tailscaled is in the state {other:?}"),
+            detail: format!("tailscaled is in the unknown state {other:?}"),
         },
     })
 }
 
-/// What a message of the daemon says about its control server, if it is about it.
+/// Classifies a message of the daemon; `None` if it does not concern the control server.
 fn complaint_about_control(message: &str) -> Option<NotReadyReason> {
-    // The text comes from the control server: it is shown to people.
+    // The text comes from the control server and is printed: strip control characters and bound its length.
     let detail: String = message
         .chars()
         .filter(|character| !character.is_control())

@@ -1,4 +1,4 @@
-//! A `tailscaled` that is none: its LocalAPI on a unix socket, with answers as version 1.92.4 gave them, and faults.
+//! A fake `tailscaled`: a LocalAPI on a unix socket with the answers of version 1.92.4, and injected faults.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -22,13 +22,13 @@ use tokio_util::sync::CancellationToken;
 
 type Body = BoxBody<Bytes, Infallible>;
 
-/// A peer of the fake's node.
+/// A peer of the fake node.
 #[derive(Clone, Debug)]
 pub(crate) struct FakePeer {
     pub(crate) host_name: String,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) online: bool,
-    /// Whether the control server says when it saw an offline peer.
+    /// Whether the control server reports when it last saw an offline peer.
     pub(crate) last_seen: bool,
     pub(crate) cur_addr: String,
     pub(crate) relay: String,
@@ -88,20 +88,20 @@ impl FakePeer {
     }
 }
 
-/// How a call goes wrong.
+/// An injected fault of a call.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
-    /// This status and text.
+    /// Answers with this status and text.
     Status(u16, &'static str),
-    /// Valid JSON, but more of it than anybody needs.
+    /// Answers with more JSON than the limit.
     Oversized,
-    /// JSON that ends in its middle.
+    /// Answers with truncated JSON.
     HalfJson,
-    /// No answer.
+    /// Does not answer.
     Silent,
 }
 
-/// What the fake is and was told.
+/// The state of the fake, and the calls that it received.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) backend_state: &'static str,
@@ -112,12 +112,12 @@ pub(crate) struct State {
     pub(crate) dns_name: &'static str,
     pub(crate) control_url: &'static str,
     pub(crate) peers: Vec<FakePeer>,
-    /// Whose a loopback connection is, by its source.
+    /// The owners of loopback connections, by source address.
     pub(crate) forwarded: HashMap<SocketAddr, IpAddr>,
-    /// Where the addresses of the tailnet are really.
+    /// The real addresses behind addresses of the tailnet.
     pub(crate) reachable: HashMap<SocketAddr, SocketAddr>,
     pub(crate) faults: HashMap<&'static str, Fault>,
-    /// What a login brings.
+    /// The state that a login leads to.
     pub(crate) state_after_login: Option<&'static str>,
     /// Every call with its body, in order.
     pub(crate) calls: Vec<(String, String)>,
@@ -164,7 +164,7 @@ pub(crate) struct FakeDaemon {
 }
 
 impl FakeDaemon {
-    /// A daemon that is on a tailnet, alone, in userspace mode.
+    /// Starts a daemon that is on a tailnet without peers, in userspace mode.
     pub(crate) fn start(folder: &Path) -> Self {
         let state = State {
             backend_state: "Running",
@@ -202,7 +202,7 @@ impl FakeDaemon {
         self.state.lock().unwrap()
     }
 
-    /// Changes something and says so on the bus.
+    /// Changes the state and announces the change on the bus.
     pub(crate) fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state());
         self.say(
@@ -210,30 +210,30 @@ impl FakeDaemon {
         );
     }
 
-    /// Says a line on the bus.
+    /// Sends a line on the bus.
     pub(crate) fn say(&self, message: &str) {
         self.say_raw(format!("{message}\n"));
     }
 
     pub(crate) fn say_raw(&self, bytes: impl Into<Bytes>) {
-        // Nobody may be listening.
+        // An error means that there is no subscriber.
         let _ = self.bus.send(bytes.into());
     }
 
-    /// Waits until somebody follows the bus.
+    /// Waits until a client follows the bus.
     pub(crate) async fn followed(&self) {
         while self.bus.receiver_count() == 0 {
             tokio::task::yield_now().await;
         }
     }
 
-    /// Ends: every connection breaks, and the socket is gone.
+    /// Stops the daemon: every connection breaks, and the socket is removed.
     pub(crate) fn stop(&self) {
         self.running.cancel();
         std::fs::remove_file(&self.socket).unwrap();
     }
 
-    /// Is there again, as it was.
+    /// Starts the daemon, with its state unchanged.
     pub(crate) fn listen(&mut self) {
         self.running = CancellationToken::new();
         let listener = UnixListener::bind(&self.socket).unwrap();
@@ -257,7 +257,7 @@ impl FakeDaemon {
                     .with_upgrades();
                 tokio::spawn(async move {
                     tokio::select! {
-                        // A client may leave whenever it likes.
+                        // A client may disconnect at any time.
                         _ = connection => {}
                         () = ended.cancelled() => {}
                     }
@@ -266,7 +266,7 @@ impl FakeDaemon {
         });
     }
 
-    /// Connects to a port as the daemon does when a peer called it. `announce`: when it is known whose it is.
+    /// Connects to a port as the daemon does for a connection of a peer. `announce` is when its owner becomes known.
     pub(crate) async fn forward_from(&self, peer: IpAddr, port: u16, announce: Announce) -> TcpStream {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -295,11 +295,11 @@ impl Drop for FakeDaemon {
     }
 }
 
-/// When the daemon knows whose a connection is that it opened.
+/// When the daemon knows the owner of a connection that it opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Announce {
     AtOnce,
-    /// After it was asked for the first time: it opens the connection first.
+    /// After the first look-up: the daemon opens the connection first.
     WhenAsked,
 }
 
@@ -397,7 +397,7 @@ async fn answer(
             tokio::spawn(async move {
                 let mut stream = TokioIo::new(upgrade.await.unwrap());
                 tokio::select! {
-                    // However it ends.
+                    // The outcome of the copy does not matter.
                     _ = tokio::io::copy_bidirectional(&mut stream, &mut target) => {}
                     () = running.cancelled() => {}
                 }

@@ -63,10 +63,10 @@ async fn a_dial_that_fails_says_what_the_peer_did() {
     assert_eq!(kind(node.dial(peer).await), io::ErrorKind::NotFound);
 }
 
-/// Whether the other side closed the connection without a byte.
+/// Returns whether the other side closed the connection without sending a byte.
 async fn is_refused(mut stream: TcpStream) -> bool {
     let mut bytes = Vec::new();
-    // A reset is a refusal as well.
+    // A reset counts as a refusal.
     let read = tokio::time::timeout(LONG, stream.read_to_end(&mut bytes))
         .await
         .unwrap();
@@ -125,7 +125,7 @@ async fn who_cannot_be_looked_up_is_refused() {
         Fault::Status(403, "whois access denied"),
         Fault::HalfJson,
         Fault::Oversized,
-        // A node without an address is nobody either.
+        // A node without an address cannot be identified.
         Fault::Status(200, "{\"Node\":{\"Addresses\":null}}"),
     ] {
         daemon.state().faults.insert("whois", fault);
@@ -137,7 +137,7 @@ async fn who_cannot_be_looked_up_is_refused() {
     drop(listener);
 }
 
-/// The whole of 127/8 is this machine on Linux alone.
+/// Only on Linux is all of 127/8 local.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_listener_on_the_device_follows_the_address_of_the_node() {
@@ -162,7 +162,7 @@ async fn a_listener_on_the_device_follows_the_address_of_the_node() {
     daemon.change(|state| state.addresses = vec!["127.0.0.3".parse().unwrap()]);
     is_at([127, 0, 0, 3]).await;
     let new = SocketAddr::from(([127, 0, 0, 3], old.port()));
-    // The listener moves while somebody accepts.
+    // The listener moves during an accept.
     let accepting = tokio::spawn(async move {
         let (_, source) = accept(&mut *listener).await;
         (source, listener)
@@ -201,7 +201,7 @@ async fn a_port_in_use_and_another_namespace_are_told_apart() {
         loop {
             match node.listen("100.64.0.1:0".parse().unwrap()).await {
                 Err(error) => return error,
-                // Not seen yet.
+                // The node has not seen the change yet.
                 Ok(_) => tokio::task::yield_now().await,
             }
         }

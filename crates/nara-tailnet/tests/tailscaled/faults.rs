@@ -33,7 +33,7 @@ async fn a_daemon_that_misbehaves_is_the_reason_and_can_recover() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_an_answer_is_said() {
+async fn the_error_names_what_is_wrong_with_an_answer() {
     let (_folder, daemon, node) = running().await;
     for (fault, said) in [
         (
@@ -45,7 +45,7 @@ async fn what_is_wrong_with_an_answer_is_said() {
             "500 Internal Server Error: [2Jboo",
         ),
         (Fault::HalfJson, "the answer to whois?addr=100.64.0.7%3A1"),
-        (Fault::Oversized, "more than 33554432 bytes"),
+        (Fault::Oversized, "exceeds 33554432 bytes"),
     ] {
         daemon.state().faults.insert("whois", fault);
         let error = node
@@ -58,10 +58,10 @@ async fn what_is_wrong_with_an_answer_is_said() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_does_not_answer_is_given_up() {
+async fn a_call_to_a_daemon_that_does_not_answer_times_out() {
     let (_folder, daemon, node) = running().await;
     daemon.state().faults.insert("whois", Fault::Silent);
-    // The clock goes on by itself when nothing else happens.
+    // The paused clock advances by itself when the runtime is idle.
     tokio::time::pause();
     let error = node.whois("100.64.0.7:1".parse().unwrap()).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);

@@ -1,6 +1,6 @@
-//! The node of a `tailscaled`, against a fake one.
+//! Tests nodes run by `tailscaled` against a fake daemon.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod connections;
 mod faults;
@@ -15,10 +15,10 @@ use std::time::Duration;
 use nara_tailnet::tailscaled::TailscaledNode;
 use support::FakeDaemon;
 
-/// Longer than anything here takes: a test that waits for ever fails instead.
+/// A timeout that fails a test which would wait for ever.
 const LONG: Duration = Duration::from_secs(30);
 
-/// A daemon that runs and the node that follows it.
+/// Starts a running daemon and the node that follows it.
 async fn running() -> (tempfile::TempDir, FakeDaemon, TailscaledNode) {
     let folder = tempfile::tempdir().unwrap();
     let daemon = FakeDaemon::start(folder.path());

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::LONG;
 use crate::support::{FakeDaemon, FakePeer};
 
-/// A program in the place of tailscaled: it notes its arguments and number, and runs until it is told to end.
+/// A stand-in for tailscaled that records its arguments and pid, and runs until SIGTERM.
 const PROGRAM: &str = r#"#!/bin/sh
 cd "$(dirname "$0")"
 echo "$@" > arguments
@@ -65,7 +65,7 @@ impl Place {
 }
 
 fn is_alive(pid: &str) -> bool {
-    // A zombie has ended.
+    // A zombie has exited.
     let status = std::process::Command::new("ps")
         .args(["-o", "stat=", "-p", pid])
         .output()
@@ -84,13 +84,14 @@ fn kill(pid: &str) {
     );
 }
 
-/// The same of the last call.
+/// Returns the body of the last such call.
 fn last_body(daemon: &FakeDaemon, call: &str) -> Value {
     let state = daemon.state();
     let (_, body) = state.calls.iter().rev().find(|(path, _)| path == call).unwrap();
     serde_json::from_str(body).unwrap()
 }
 
+/// Returns the body of the first such call.
 fn body(daemon: &FakeDaemon, call: &str) -> Value {
     let state = daemon.state();
     let (_, body) = state.calls.iter().find(|(path, _)| path == call).unwrap();
@@ -98,7 +99,7 @@ fn body(daemon: &FakeDaemon, call: &str) -> Value {
 }
 
 #[tokio::test]
-async fn the_daemon_gets_the_ways_to_the_system_and_nothing_else_of_our_environment() {
+async fn the_daemon_inherits_only_paths_and_network_settings_from_our_environment() {
     let place = Place::new(PROGRAM);
     let node = ManagedNode::start(place.config()).unwrap();
     place.until(|place| !place.pids().is_empty()).await;
@@ -109,7 +110,7 @@ async fn the_daemon_gets_the_ways_to_the_system_and_nothing_else_of_our_environm
         .filter_map(|line| line.split_once('='))
         .map(|(name, _)| name)
         .collect();
-    // Cargo gives us these, so they stand for what is not to be passed on.
+    // Cargo sets these variables; they stand for variables that must not be passed on.
     assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
     assert!(
         names.contains(&"PATH") && !names.iter().any(|name| name.starts_with("CARGO")),
@@ -126,7 +127,7 @@ async fn the_socket_of_a_folder_is_found_however_deep_the_folder_is() {
     assert_eq!(ManagedNode::socket_in(&shallow), node.socket());
     node.leave().await.unwrap();
 
-    // The path of a unix socket has room for about a hundred bytes.
+    // The path of a unix socket is limited to about a hundred bytes.
     config.folder = shallow.join("x".repeat(60)).join("y".repeat(60));
     let deep = config.folder.clone();
     for _ in 0..2 {
@@ -174,7 +175,7 @@ async fn a_node_that_has_joined_before_does_not_log_in_again() {
     place.until(|_| daemon.state().count("start") == 1).await;
     node.leave().await.unwrap();
     assert_eq!(daemon.state().count("login-interactive"), 0);
-    // It stays a node of the tailnet.
+    // The node stays on the tailnet.
     assert_eq!(daemon.state().count("logout"), 0);
 }
 
@@ -268,7 +269,7 @@ async fn a_second_nara_of_the_machine_gets_a_port_of_its_own_forwarded() {
     assert_eq!(forward["ProxyProtocol"], 1);
     let connect = || tokio::net::TcpStream::connect(forward["TCPForward"].as_str().unwrap().to_owned());
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    // Somebody who is no peer, and something that is no header.
+    // A source that is no peer, and bytes that are no header.
     for forged in [
         "PROXY TCP4 100.64.0.9 100.64.0.1 59722 9632\r\n",
         "GET /ping HTTP/1.1\r\n\r\n",
@@ -295,7 +296,7 @@ async fn a_second_nara_of_the_machine_gets_a_port_of_its_own_forwarded() {
     accepted.read_exact(&mut bytes).await.unwrap();
     assert_eq!(&bytes, b"hello");
 
-    // Another port of the node, whether forwarded by default or not, takes nothing away from this one.
+    // Another port of the node, forwarded by default or not, leaves this port configured.
     let free = node.listen("100.64.0.1:0".parse().unwrap()).await.unwrap();
     assert_eq!(last_body(&daemon, "serve-config"), config);
     let also_taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -11,7 +11,7 @@ use crate::{LONG, running};
 
 type Changes = Pin<Box<dyn Stream<Item = Vec<Candidate>> + Send>>;
 
-/// Waits until the watched list is as expected.
+/// Waits until the watched list matches.
 async fn seen(changes: &mut Changes, expected: impl Fn(&[Candidate]) -> bool) -> Vec<Candidate> {
     let wait = async {
         loop {
@@ -38,10 +38,10 @@ async fn joining_leaving_going_offline_and_moving_are_seen() {
 
     daemon.change(|state| state.peers[0].online = false);
     seen(&mut changes, |peers| peers[0].online == Some(false)).await;
-    // A control server that never says who is online.
+    // A control server that never reports which nodes are online.
     daemon.change(|state| state.peers[0].last_seen = false);
     seen(&mut changes, |peers| peers[0].online.is_none()).await;
-    // A Headscale says who is online, but not when it saw the others.
+    // Headscale reports which nodes are online, but no last-seen time for the others.
     daemon.change(|state| state.peers.push(FakePeer::new("carol-q2x7", "100.64.0.3")));
     seen(&mut changes, |peers| {
         let online = |host_name: &str| peers.iter().find(|peer| peer.host_name == host_name)?.online;
@@ -80,7 +80,7 @@ async fn a_restart_of_the_daemon_is_survived_and_peers_are_kept_meanwhile() {
     assert!(node.owner_of(address).await.is_some());
     assert_eq!(node.status().addresses.len(), 2);
 
-    // It starts without knowing anybody, and that is not taken for news.
+    // A starting daemon knows no peers; the known ones are kept.
     let peers = std::mem::take(&mut daemon.state().peers);
     daemon.state().backend_state = "Starting";
     daemon.listen();
@@ -117,7 +117,7 @@ async fn a_thousand_peers_that_join_at_once_are_asked_for_together() {
         candidates.iter().filter(|peer| peer.online == Some(true)).count(),
         1000
     );
-    // Each change would have been one.
+    // Without debouncing, each change would cause a query.
     let asked = daemon.state().count("status") - before;
     assert!(asked < 100, "{asked}");
 }
@@ -167,9 +167,9 @@ async fn the_path_to_a_peer_is_told() {
 }
 
 #[tokio::test]
-async fn whois_tells_whose_an_address_is() {
+async fn whois_returns_the_owner_of_an_address() {
     let (_folder, daemon, node) = running().await;
-    // Not announced on the bus: the daemon is asked.
+    // Not announced on the bus, so the daemon is queried.
     daemon.state().peers.push(FakePeer::new("bob-x7q2", "100.64.0.2"));
     let found = node
         .whois("100.64.0.2:1234".parse().unwrap())

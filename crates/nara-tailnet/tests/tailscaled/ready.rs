@@ -6,7 +6,7 @@ use crate::support::{FakeDaemon, State};
 use crate::{LONG, running};
 
 #[tokio::test]
-async fn a_node_that_runs_tells_its_addresses_and_the_granted_name() {
+async fn a_running_node_reports_its_addresses_and_the_granted_name() {
     let (_folder, _daemon, node) = running().await;
     let status = node.status();
     let addresses: Vec<String> = status.addresses.iter().map(ToString::to_string).collect();
@@ -17,7 +17,7 @@ async fn a_node_that_runs_tells_its_addresses_and_the_granted_name() {
 }
 
 #[tokio::test]
-async fn a_node_that_does_not_run_says_why() {
+async fn a_node_that_does_not_run_reports_why() {
     const REFUSED: &str = "You are logged out. The last login error was: invalid authkey";
     const UNREACHABLE: &str = "You are logged out. The last login error was: fetch control key: Get \
                                \"http://127.0.0.1:18090/key?v=131\": dial tcp 127.0.0.1:18090: connect: \
@@ -85,7 +85,7 @@ async fn a_refused_key_ends_the_wait_at_once() {
     daemon.state().backend_state = "NeedsLogin";
     daemon.state().health = vec!["The last login error was: invalid key: not found".to_owned()];
     let node = TailscaledNode::new(daemon.socket());
-    // Longer than the test may take.
+    // The wait must end early.
     let not_ready = node.ready(10 * LONG).await.unwrap_err();
     assert!(!not_ready.reason.may_pass());
     assert!(

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-/// What one round of one pair gives. `lab/go/peer` prints the same.
+/// The measurements of one round of one pair. `lab/go/peer` prints the same fields.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(super) struct Figures {
     pub(super) ready_ms: f64,

@@ -1,4 +1,4 @@
-//! The HTTP of the bench, as in `lab/go/peer`.
+//! The HTTP client and server of the bench, equivalent to `lab/go/peer`.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,12 +16,12 @@ use nara_mesh::transport::{MeshListener, Transport};
 use super::figures::Figures;
 use super::signed::{body_hash, key, sign, verify};
 
-/// The body with which throughput is measured, in bytes.
+/// The size of the body for throughput measurements, in bytes.
 const BLOB: usize = 8 << 20;
-/// A client gets no larger one.
+/// The maximum size of a requested blob, in bytes.
 const MAX_BLOB: usize = 64 << 20;
 
-/// Answers small signed requests, sends a blob and swallows one.
+/// Serves small signed requests, and uploads and downloads of blobs.
 pub(super) async fn serve(mut listener: Box<dyn MeshListener>) {
     loop {
         match listener.accept().await {
@@ -29,7 +29,7 @@ pub(super) async fn serve(mut listener: Box<dyn MeshListener>) {
                 tokio::spawn(async move {
                     let connection = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service_fn(answer));
-                    // A client that goes away is no error here.
+                    // A client may disconnect at any time.
                     let _ = connection.await;
                 });
             }
@@ -67,7 +67,7 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
     Ok(response)
 }
 
-/// Sends requests one after the other on one connection, then a blob each way.
+/// Sends sequential requests on one connection, then transfers a blob in each direction.
 pub(super) async fn load(
     transport: &dyn Transport,
     address: SocketAddr,
@@ -95,12 +95,12 @@ pub(super) async fn load(
     Ok(figures)
 }
 
-/// That of times in ascending order.
+/// Returns a percentile of times in ascending order.
 pub(super) fn percentile(taken: &[Duration], share: usize) -> Duration {
     taken.get(taken.len() * share / 100).copied().unwrap_or_default()
 }
 
-/// One connection to a server.
+/// A connection to a server.
 #[derive(Debug)]
 pub(super) struct Client(SendRequest<Full<Bytes>>);
 
@@ -114,7 +114,7 @@ impl Client {
         Ok(Self(sender))
     }
 
-    /// One small signed request with its signed answer.
+    /// Sends one small signed request and verifies its signed answer.
     pub(super) async fn message(&mut self) -> Result<(), String> {
         let body = Bytes::from_static(br#"{"text":"hello"}"#);
         let (headers, answer) = self.send(Method::POST, "/dm", body).await?;
@@ -125,7 +125,7 @@ impl Client {
         }
     }
 
-    /// Gets a blob and returns its MB/s.
+    /// Downloads a blob and returns the rate in MB/s.
     pub(super) async fn download(&mut self, size: usize) -> Result<f64, String> {
         let begin = Instant::now();
         let (_, blob) = self
@@ -134,7 +134,7 @@ impl Client {
         Ok(blob.len() as f64 / 1e6 / begin.elapsed().as_secs_f64())
     }
 
-    /// Sends a blob and returns its MB/s.
+    /// Uploads a blob and returns the rate in MB/s.
     pub(super) async fn upload(&mut self, size: usize) -> Result<f64, String> {
         let begin = Instant::now();
         self.send(Method::POST, "/blob", vec![0; size].into()).await?;
@@ -162,7 +162,7 @@ impl Client {
         let body = body.collect().await.map_err(failed)?.to_bytes();
         match parts.status {
             StatusCode::OK => Ok((parts.headers, body)),
-            status => Err(format!("the server answers {status}")),
+            status => Err(format!("the server answered {status}")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a client finds on a line. `lab/go/peer/line.go` does the same.
+//! The measurements of a client over an emulated line, equivalent to `lab/go/peer/line.go`.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -12,18 +12,18 @@ use tokio::time::timeout;
 
 use super::http::{Client, percentile};
 
-/// Connections that send requests at the same time.
+/// The number of connections with concurrent requests.
 const CONNECTIONS: usize = 4;
-/// For how long they do so.
+/// The duration of the concurrent requests.
 const REQUESTS: Duration = Duration::from_secs(8);
-/// Transfers at the same time, with requests beside them.
+/// The number of concurrent transfers, with requests beside them.
 const TRANSFERS: usize = 8;
-/// How long a direct path is waited for.
+/// The timeout for a direct path.
 const SEARCH: Duration = Duration::from_secs(10);
-/// How long a blob may take.
+/// The timeout of a blob.
 const TRANSFER: Duration = Duration::from_secs(45);
 
-/// `None` is what did not come about in time.
+/// The measurements over one line. `None` stands for a timeout.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct LineFigures {
     pub(crate) first_ms: f64,
@@ -37,7 +37,7 @@ pub(crate) struct LineFigures {
     pub(crate) beside_p99_ms: f64,
 }
 
-/// Sends requests, a blob of this size each way, and gets as much in parts at the same time.
+/// Sends requests, transfers a blob of this size in each direction, and downloads as much in concurrent parts.
 pub(super) async fn measure(
     node: &dyn MeshNode,
     address: SocketAddr,
@@ -61,7 +61,7 @@ pub(super) async fn measure(
     taken.sort_unstable();
     let down_mb_s = timeout(TRANSFER, client.download(blob)).await;
     if down_mb_s.is_err() {
-        // What still comes on that connection is of no use.
+        // The rest of the blob blocks that connection.
         client = Client::connect(node, address).await?;
     }
     let up_mb_s = timeout(TRANSFER, client.upload(blob)).await;
@@ -80,7 +80,7 @@ pub(super) async fn measure(
     })
 }
 
-/// The rate of some transfers at once, and how long requests beside them take.
+/// Returns the total rate of concurrent transfers, and the latencies of requests beside them.
 async fn together(
     node: &dyn MeshNode,
     address: SocketAddr,
@@ -107,7 +107,7 @@ async fn together(
     Ok((rate, taken))
 }
 
-/// How long requests take that follow each other on a connection.
+/// Returns the latencies of sequential requests on one connection.
 async fn requests(node: &dyn MeshNode, address: SocketAddr) -> Result<Vec<Duration>, String> {
     let mut client = Client::connect(node, address).await?;
     client.message().await?;

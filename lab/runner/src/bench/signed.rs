@@ -1,4 +1,4 @@
-//! The signatures of the bench: the same work as that of a nara's headers, with one key for both ends.
+//! The signatures of the bench: the same cost as a nara's headers, with one key for both ends.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,7 +8,7 @@ use ed25519_dalek::{Signature, Signer as _, SigningKey};
 use http::{HeaderMap, HeaderValue};
 use sha2::{Digest as _, Sha256};
 
-/// The same seed as in `lab/go/peer`.
+/// Returns the key of the bench, with the same seed as in `lab/go/peer`.
 pub(super) fn key() -> SigningKey {
     SigningKey::from_bytes(&[7; 32])
 }
@@ -32,7 +32,7 @@ pub(super) fn sign(key: &SigningKey, headers: &mut HeaderMap, suffix: &str) {
     set("x-nara-signature", STANDARD.encode(signature.to_bytes()));
 }
 
-/// Whether the headers are signed for this suffix.
+/// Returns whether the headers are signed for this suffix.
 pub(super) fn verify(key: &SigningKey, headers: &HeaderMap, suffix: &str) -> bool {
     let text = |name: &str| {
         headers
@@ -52,7 +52,7 @@ pub(super) fn verify(key: &SigningKey, headers: &HeaderMap, suffix: &str) -> boo
         })
 }
 
-/// The hash of a body, as it is signed.
+/// Returns the hash of a body, in the signed encoding.
 pub(super) fn body_hash(body: &[u8]) -> String {
     STANDARD.encode(Sha256::digest(body))
 }

@@ -1,4 +1,4 @@
-//! Two network devices with an emulated line between them.
+//! A pair of network devices connected by an emulated line.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,33 +9,33 @@ use tokio_tun::Tun;
 
 use super::line::{Line, Quality};
 
-/// The largest packet of a device, in bytes.
+/// The maximum packet size of a device, in bytes.
 const LARGEST: usize = 65_536;
-/// Timers are no finer than a millisecond, so a packet may arrive by half of that too early.
+/// The tolerance for early arrivals: timers have a resolution of one millisecond.
 const TOO_EARLY: Duration = Duration::from_micros(500);
-/// A device that is down cannot be read.
+/// The pause after a failed read: a device that is down cannot be read.
 const BROKEN: Duration = Duration::from_millis(5);
-/// Packets that are read before others are written.
+/// The maximum number of packets read before arrived ones are written.
 const AT_ONCE: usize = 64;
 
-/// See the module. The devices exist as long as this does.
+/// A pair of connected devices. They are removed on drop.
 #[derive(Debug)]
 pub(super) struct Emulator {
     tasks: JoinSet<()>,
 }
 
 impl Emulator {
-    /// Makes devices of these names in our namespace, with a line of this quality in each direction.
+    /// Creates devices with these names in our namespace, with a line of this quality in each direction.
     pub(super) fn start(names: [&str; 2], quality: Quality, seed: u64) -> Result<Self, String> {
         let [near, far] = names.map(|name| {
-            let failed = |error: String| format!("the device {name} cannot be made: {error}");
+            let failed = |error: String| format!("cannot create the device {name}: {error}");
             let mtu = i32::try_from(quality.mtu).map_err(|error| failed(error.to_string()))?;
             let made = Tun::builder().name(name).mtu(mtu).build();
             let made = made.map_err(|error| failed(error.to_string()))?;
             let device = made.into_iter().next();
             device
                 .map(Arc::new)
-                .ok_or_else(|| failed("there is none".to_owned()))
+                .ok_or_else(|| failed("no device was returned".to_owned()))
         });
         let (near, far) = (near?, far?);
         let mut tasks = JoinSet::new();
@@ -54,7 +54,7 @@ impl Emulator {
     }
 }
 
-/// Carries packets in one direction. Ends with the devices.
+/// Forwards packets in one direction. Runs until it is aborted.
 async fn carry(from: Arc<Tun>, to: Arc<Tun>, mut line: Line) {
     let begin = Instant::now();
     let mut buffer = vec![0; LARGEST];
@@ -80,7 +80,7 @@ async fn carry(from: Arc<Tun>, to: Arc<Tun>, mut line: Line) {
             } => {}
         }
         while let Some(packet) = line.pop(begin.elapsed() + TOO_EARLY) {
-            // Nobody listens there yet, or any more.
+            // The device may be down.
             let _ = to.send(&packet).await;
         }
     }

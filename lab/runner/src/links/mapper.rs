@@ -1,4 +1,4 @@
-//! The program that maps ports on a router of the lab: Debian's `miniupnpd`, which speaks PCP, NAT-PMP and UPnP.
+//! The port mapping daemon of a lab router: Debian's `miniupnpd`, which supports PCP, NAT-PMP and UPnP.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -11,12 +11,12 @@ use tokio::time::sleep;
 use crate::space::Space;
 
 const PROGRAM: &str = "miniupnpd";
-/// How long it may take to listen.
+/// The timeout for the daemon to listen.
 const READY: Duration = Duration::from_secs(5);
-/// The port of PCP and NAT-PMP, as `/proc/net/udp` writes it.
+/// The port of PCP and NAT-PMP, in the notation of `/proc/net/udp`.
 const PORT: &str = ":14E7 ";
 
-/// It runs as long as this exists.
+/// A running daemon. Killed on drop.
 #[derive(Debug)]
 pub(super) struct Mapper {
     process: Child,
@@ -24,9 +24,9 @@ pub(super) struct Mapper {
 }
 
 impl Mapper {
-    /// On the router whose rules are those of [`Nat::Mapping`](super::grade::Nat::Mapping).
+    /// Starts the daemon on a router with the rules of [`Nat::Mapping`](super::grade::Nat::Mapping).
     pub(super) async fn start(router: &Space) -> Result<Self, String> {
-        let failed = |error: std::io::Error| format!("{PROGRAM} cannot be run: {error}");
+        let failed = |error: std::io::Error| format!("cannot run {PROGRAM}: {error}");
         let folder = TempDir::new().map_err(failed)?;
         let config = folder.path().join("miniupnpd.conf");
         std::fs::write(
@@ -83,10 +83,10 @@ deny 0-65535 0.0.0.0/0 0-65535
     }
 }
 
-/// Why it cannot be run here, if it cannot.
+/// Checks that the daemon can be run here.
 pub(super) fn usable() -> Result<(), String> {
     let found = std::process::Command::new(PROGRAM).arg("--version").output();
     found
         .map(drop)
-        .map_err(|error| format!("the program `{PROGRAM}` cannot be run: {error}"))
+        .map_err(|error| format!("cannot run the program `{PROGRAM}`: {error}"))
 }

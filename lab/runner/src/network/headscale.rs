@@ -1,4 +1,4 @@
-//! A Headscale with its configuration, database and relay map in a folder of its own.
+//! A Headscale with its configuration, database and relay map in its own folder.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -9,12 +9,12 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-/// How long it may take to listen, or to answer its command line.
+/// The timeout for the server to listen, and for its command line.
 const READY: Duration = Duration::from_secs(40);
-/// How long an ephemeral node that said no goodbye is kept; Headscale refuses less than 65 s.
+/// The time after which Headscale removes an ephemeral node that did not log out; it refuses less than 65 s.
 pub(super) const EPHEMERAL_TIMEOUT_S: u32 = 70;
 
-/// See the module. It is killed when this is dropped.
+/// A running Headscale. Killed on drop.
 #[derive(Debug)]
 pub(super) struct Headscale {
     program: PathBuf,
@@ -23,7 +23,7 @@ pub(super) struct Headscale {
     process: Option<Child>,
 }
 
-/// A node that it knows.
+/// A node in Headscale's list.
 #[derive(Debug, Deserialize)]
 pub(super) struct KnownNode {
     id: u64,
@@ -31,7 +31,7 @@ pub(super) struct KnownNode {
 }
 
 impl Headscale {
-    /// Starts one that knows nobody but a user. `relay` is the node of the relay map in region `region`.
+    /// Starts a Headscale with one user and no nodes. `relay` is the node of the relay map in region `region`.
     pub(super) async fn start(
         programs: &Path,
         folder: &Path,
@@ -56,7 +56,7 @@ impl Headscale {
         Ok(server)
     }
 
-    /// Serves, from the database that is there.
+    /// Starts the server on the existing database.
     pub(super) async fn serve(&mut self) -> Result<(), String> {
         let log = std::fs::File::create(self.folder.join("log")).map_err(|error| error.to_string())?;
         let errors = log.try_clone().map_err(|error| error.to_string())?;
@@ -82,7 +82,7 @@ impl Headscale {
         Ok(())
     }
 
-    /// Kills it at once. Its database stays.
+    /// Kills the server. Its database stays.
     pub(super) async fn kill(&mut self) -> Result<(), String> {
         match self.process.take() {
             Some(mut process) => process.kill().await.map_err(|error| error.to_string()),
@@ -90,7 +90,7 @@ impl Headscale {
         }
     }
 
-    /// A key with which nodes join as those of the user.
+    /// Creates an auth key for nodes of the user.
     pub(super) async fn make_key(&self, reusable: bool, ephemeral: bool) -> Result<String, String> {
         let mut args = vec!["preauthkeys", "create", "--user", "1", "--expiration", "24h"];
         if reusable {
@@ -109,7 +109,7 @@ impl Headscale {
         Ok(nodes.unwrap_or_default())
     }
 
-    /// Ends the keys of all nodes.
+    /// Expires the keys of all nodes.
     pub(super) async fn expire_all(&self) -> Result<(), String> {
         for node in self.nodes().await? {
             let id = node.id.to_string();
@@ -127,7 +127,7 @@ impl Headscale {
         command
     }
 
-    /// Its own command line, which talks to it over a socket.
+    /// Runs Headscale's command line, which talks to the server over a socket.
     async fn ask(&self, args: &[&str]) -> Result<String, String> {
         let output = self
             .command(args)
@@ -136,7 +136,7 @@ impl Headscale {
             .output();
         let output = tokio::time::timeout(READY, output)
             .await
-            .map_err(|_| format!("headscale {args:?} does not end"))?
+            .map_err(|_| format!("headscale {args:?} does not exit"))?
             .map_err(|error| format!("headscale {args:?}: {error}"))?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if output.status.success() {
@@ -147,7 +147,7 @@ impl Headscale {
     }
 }
 
-/// The relay map, whose keys Headscale wants in lower case.
+/// Formats the relay map. Headscale expects its keys in lower case.
 fn relay_map(region: u32, relay: &Value) -> String {
     let fields: Vec<_> = relay
         .as_object()
@@ -161,7 +161,7 @@ fn relay_map(region: u32, relay: &Value) -> String {
     )
 }
 
-/// It listens on the loopback device, asks nobody for updates, and has no relay of its own.
+/// Formats the configuration: listens on loopback, with update checks and the built-in relay disabled.
 fn configuration(folder: &Path, address: &str) -> String {
     let folder = folder.display();
     format!(

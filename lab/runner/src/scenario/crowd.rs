@@ -1,4 +1,4 @@
-//! Many nodes in one process.
+//! Runs many nodes in one process.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -31,7 +31,7 @@ pub(super) async fn run(programs: &Path, control: ControlKind, table: &mut Table
     Ok(())
 }
 
-/// All join at once; each talks to the next one.
+/// Joins all nodes concurrently, then exchanges bytes between neighbours in a ring.
 async fn ring(network: &Network) -> Result<String, String> {
     let begin = Instant::now();
     let nodes = try_join_all((0..NODES).map(|n| async move {

@@ -1,4 +1,4 @@
-//! The daemon of a managed node is killed.
+//! Kills the daemon of a managed node.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::table::{TO, Table, within};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// It is started again, and everybody reaches the nara on it as before.
+/// Checks that the daemon is restarted and that all naras reach its nara again.
 pub(super) async fn run(network: &Network, naras: &Naras, table: &mut Table) {
     let Some(nara) = naras.second.iter().find(|nara| nara.kind == Kind::Managed) else {
         return;
@@ -21,7 +21,7 @@ pub(super) async fn run(network: &Network, naras: &Naras, table: &mut Table) {
         let back = async {
             killed?;
             let begin = Instant::now();
-            // The connections of before are dead; the time limit of a call shows that.
+            // Existing connections are dead, which only the timeout of a call reveals.
             until_answered(first, &nara.name, Duration::from_secs(60)).await?;
             Ok(format!("answers after {:.1} s", begin.elapsed().as_secs_f64()))
         };
@@ -45,7 +45,7 @@ fn kill_daemon(folder: &Path) -> Result<(), String> {
         let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command);
         let program = command.split('\0').next().unwrap_or_default();
-        // Not the shell that looks after it.
+        // Skips the shell that supervises the daemon.
         if program.ends_with("tailscaled") && command.contains(&*folder) {
             let status = std::process::Command::new("kill").args(["-9", pid]).status();
             return match status {

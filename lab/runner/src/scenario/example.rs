@@ -1,4 +1,4 @@
-//! The example `embedded` of `nara-tailnet`: two naras that find each other.
+//! The example `embedded` of `nara-tailnet`: two naras discover each other.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ async fn find_each_other(network: &Network) -> Result<String, String> {
     Ok(format!("after {:.1} s", begin.elapsed().as_secs_f64()))
 }
 
-/// Reads lines until this one.
+/// Reads lines up to this one.
 async fn until(process: &mut Process, wanted: &str) -> Result<(), String> {
     while process.ready().await? != wanted {}
     Ok(())

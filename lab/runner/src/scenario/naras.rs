@@ -18,7 +18,7 @@ pub(crate) struct Naras {
 }
 
 impl Naras {
-    /// Starts all of them at the same moment.
+    /// Starts all naras concurrently.
     pub(super) async fn start(network: &Network, kinds: &[Kind], table: &mut Table) -> Result<Self, String> {
         let start = |suffix: &'static str| {
             try_join_all(kinds.iter().map(move |kind| async move {
@@ -34,7 +34,7 @@ impl Naras {
         Ok(Self { first, second })
     }
 
-    /// One of each kind.
+    /// Starts one nara of each kind.
     pub(super) async fn start_some(
         network: &Network,
         kinds: &[Kind],
@@ -48,7 +48,7 @@ impl Naras {
         .await
     }
 
-    /// Every kind with every kind, the first as client.
+    /// Returns all pairs of kinds; the first nara of a pair is the client.
     pub(crate) fn pairs(&self) -> impl Iterator<Item = (String, &Nara, &Nara)> {
         self.first.iter().flat_map(|a| {
             self.second
@@ -62,7 +62,7 @@ impl Naras {
     }
 }
 
-/// Pings until it works, and says how long that took.
+/// Pings until the first answer, and returns the time that took.
 pub(crate) async fn until_answered(from: &Nara, to: &NaraName, within: Duration) -> Result<Duration, String> {
     let begin = Instant::now();
     loop {

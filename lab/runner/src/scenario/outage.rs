@@ -1,4 +1,4 @@
-//! The control server or the relay goes away and comes back.
+//! Outages of the control server and of the relay.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::table::{TO, Table, within};
 use crate::tsnet::MESH_PORT;
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// How long the control server is away.
+/// The duration of the control server's outage.
 const AWAY: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(network: &Network, naras: &Naras, table: &mut Table) {
@@ -23,7 +23,8 @@ pub(super) async fn run(network: &Network, naras: &Naras, table: &mut Table) {
     relay_restarts(network, naras, table).await;
 }
 
-/// Traffic goes on while the control server is away, and who joins when it is back is found by all.
+/// Checks that traffic continues during an outage of the control server, and that a node that joins afterwards is found
+/// by all.
 async fn control_away(network: &Network, naras: &Naras, table: &mut Table) {
     let mut failed: Vec<String> = Vec::new();
     if let Err(error) = network.control("down").await {
@@ -50,7 +51,7 @@ async fn control_away(network: &Network, naras: &Naras, table: &mut Table) {
         let outcome = why.map_or_else(|| Ok(format!("{rounds} of {rounds}")), |why| Err(why.clone()));
         table.note("pings while control is away for 60 s", &pair, outcome);
     }
-    // Everybody must hear of somebody new.
+    // All naras must discover a new one.
     let new = match Nara::start(network, Kind::Embedded, "late").await {
         Ok(new) => new,
         Err(error) => {
@@ -67,7 +68,7 @@ async fn control_away(network: &Network, naras: &Naras, table: &mut Table) {
     };
     let outcomes = join_all(naras.first.iter().map(|nara| {
         let heard = async {
-            // A Go node waits up to 30 s before it tries its control server again, an embedded one as long.
+            // Go nodes and embedded nodes wait up to 30 s before they retry the control server.
             let took = nara.discover(&[&new.name], Duration::from_secs(50)).await?;
             Ok(format!("heard after {:.1} s", took.as_secs_f64()))
         };
@@ -82,7 +83,7 @@ async fn control_away(network: &Network, naras: &Naras, table: &mut Table) {
     }
 }
 
-/// The relay is killed and started again: all find back to each other.
+/// Restarts the relay, and checks that all pairs reach each other again.
 async fn relay_restarts(network: &Network, naras: &Naras, table: &mut Table) {
     let restart = async {
         network.stop_relay().await?;
@@ -90,7 +91,7 @@ async fn relay_restarts(network: &Network, naras: &Naras, table: &mut Table) {
         network.start_relay().await
     };
     let restarted = restart.await;
-    // All at the same time: who is asked last must not look fast.
+    // Concurrently: with sequential checks the last pair would seem fast.
     let outcomes = join_all(naras.pairs().map(|(pair, a, b)| {
         let restarted = restarted.clone();
         async move {
@@ -107,7 +108,7 @@ async fn relay_restarts(network: &Network, naras: &Naras, table: &mut Table) {
     }
 }
 
-/// Nodes are started while the control server does not answer.
+/// Starts nodes while the control server does not answer.
 pub(super) async fn at_start(
     programs: &Path,
     control: ControlKind,
@@ -144,11 +145,11 @@ pub(super) async fn at_start(
     Ok(())
 }
 
-/// The control server is killed, and the next one has never heard of anybody.
+/// Replaces the control server with one that has no state.
 pub(super) async fn amnesia(programs: &Path, table: &mut Table) -> Result<(), String> {
     let network = Network::start(programs).await?;
     let check = async {
-        // It takes the first address, and is not there later: so the others have to move.
+        // The decoy takes the first address and leaves, so that the other nodes get new addresses.
         let decoy = Nara::start(&network, Kind::Embedded, "amnesia-decoy").await?;
         let (a, b) = futures_util::future::try_join(
             Nara::start(&network, Kind::Embedded, "amnesia-a"),
@@ -171,7 +172,7 @@ pub(super) async fn amnesia(programs: &Path, table: &mut Table) -> Result<(), St
                 .await
                 .map_err(|error| format!("{}: {error}", nara.name))?;
         }
-        // Addresses may have changed: discovery says where they are now.
+        // Addresses may have changed: discovery finds the new ones.
         loop {
             let _ = a.discover(&[&b.name], Duration::from_secs(1)).await;
             match a.client.ping(&b.name).await {
@@ -184,7 +185,7 @@ pub(super) async fn amnesia(programs: &Path, table: &mut Table) -> Result<(), St
         if now == before {
             return Err(format!("both are at {now:?} again"));
         }
-        // Not through a registry that may know better: the listener of before answers at the address of now.
+        // Dials directly, without the registry: the old listener must answer at the new address.
         let there = SocketAddr::new(now[1], MESH_PORT);
         a.node
             .dial(there)

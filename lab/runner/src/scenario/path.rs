@@ -1,4 +1,4 @@
-//! Which way packets take: they leave the relay, and go back to it when a path dies.
+//! Path selection: packets move from the relay to a direct path, and back when the path fails.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,15 +16,15 @@ use crate::network::{ControlKind, Network};
 use crate::table::Table;
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// A path that dies may cost a nara so much time.
+/// The maximum latency of a ping while the relay takes over from a failed path.
 const TAKES_OVER: Duration = Duration::from_secs(5);
 const MIB: usize = 1 << 20;
 const AT_ONCE: usize = 8;
-/// Where echoes listen.
+/// The port of the echo servers.
 const ECHO_PORT: u16 = 9700;
-/// Where the second device of the lab is, beside `127.0.0.1`: see `xtask/src/lab.rs`.
+/// The address of the lab's second network device; the first has `127.0.0.1`. See `xtask/src/lab.rs`.
 const ADDRESS: &str = "10.77.0.1";
-/// Where it is while the first address leads nowhere.
+/// The address of the device while [`ADDRESS`] is unreachable.
 const OTHER: &str = "10.77.0.2";
 const DEVICE: &str = "lab0";
 
@@ -55,7 +55,7 @@ pub(super) async fn run(naras: &Naras, table: &mut Table) {
     }
 }
 
-/// Two embedded naras that do not leave the relay: as others do between two bad NATs.
+/// Runs checks between two embedded naras without direct paths, as behind two hard NATs.
 pub(super) async fn relay_only(
     programs: &Path,
     control: ControlKind,
@@ -89,7 +89,7 @@ pub(super) async fn relay_only(
         Ok(format!("{:.1} ms", begin.elapsed().as_secs_f64() * 1e3))
     };
     table.check("1 MiB there and back", column, LIMIT, bytes).await;
-    // They share the queue of the relay, which drops what finds no room.
+    // The transfers share the queue of the relay, which drops packets when it is full.
     let at_once = async {
         let echo = Echo::start(b.node.clone(), SocketAddr::new(b.address()?, ECHO_PORT + 1)).await?;
         let begin = Instant::now();
@@ -127,7 +127,7 @@ async fn leaves_the_relay(a: &Nara, b: &Nara) -> Result<String, String> {
     }
 }
 
-/// From one moment on, nothing that goes to the address arrives anywhere, and nobody says so.
+/// Makes a black hole of the direct path, and returns the slowest ping until well after the failover.
 async fn path_dies(a: &Nara, b: &Nara) -> Result<String, String> {
     for args in [
         format!("addr add {OTHER}/25 dev {DEVICE}"),

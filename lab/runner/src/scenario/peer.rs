@@ -1,4 +1,4 @@
-//! A peer dies, and comes back.
+//! Kills and restarts a peer.
 
 use std::time::{Duration, Instant};
 
@@ -13,12 +13,12 @@ use crate::process::Process;
 use crate::table::{Outcome, TO, Table, within};
 
 const LIMIT: Duration = Duration::from_secs(90);
-/// The time limit of a call, and some.
+/// The maximum duration of a call: its timeout plus tolerance.
 const CALL: Duration = Duration::from_millis(5_500);
-/// Calls until the circuit breaker of the client opens: see `nara_mesh::defaults`.
+/// The number of failed calls that opens the client's circuit breaker; see `nara_mesh::defaults`.
 const CALLS: usize = 4;
 
-/// What dies: a daemon of ours would be started again at once, see `daemon`.
+/// The kinds that are killed. A managed daemon would be restarted at once; see `daemon`.
 const VICTIMS: [Kind; 2] = [Kind::Embedded, Kind::Tsnet];
 
 pub(super) async fn run(network: &Network, control: ControlKind, naras: &Naras, table: &mut Table) {
@@ -88,8 +88,9 @@ pub(super) async fn run(network: &Network, control: ControlKind, naras: &Naras, 
     }
 }
 
-/// Waits until the node of a nara says whether the one of another is online. The test control server never says it, and
-/// our tsnet program does not pass it on.
+/// Waits until the node of a nara reports another node as online or offline. The test control server never reports
+/// this,
+/// and our tsnet program does not forward it.
 async fn is_seen(nara: &Nara, name: &NaraName, online: bool) -> Outcome {
     if nara.kind == Kind::Tsnet {
         return Ok(String::new());
@@ -108,7 +109,7 @@ async fn is_seen(nara: &Nara, name: &NaraName, online: bool) -> Outcome {
     }
 }
 
-/// Checks with every first nara at the same time.
+/// Runs a check with every first nara concurrently, and records the outcomes.
 async fn note<'a>(
     table: &mut Table,
     row: &str,
@@ -124,9 +125,9 @@ async fn note<'a>(
 
 /// A nara that can be killed.
 enum Body {
-    /// All of it.
+    /// The whole nara, a process.
     Process(Box<Process>),
-    /// Its node, a Go program.
+    /// Only its node, a Go program.
     Node(Box<Nara>),
 }
 
@@ -170,7 +171,7 @@ async fn embedded(network: &Network, name: &str) -> Result<Process, String> {
     Ok(process)
 }
 
-/// Calls to a dead peer end in time, and then fail at once.
+/// Checks that calls to a dead peer time out, and then fail at once.
 async fn is_given_up(nara: &Nara, dead: &NaraName) -> Outcome {
     let mut slowest = Duration::ZERO;
     for _ in 0..CALLS {

@@ -1,4 +1,4 @@
-//! A service in Python on one machine, called by the nara of another one; the page shows it.
+//! A Python service on one machine, called through the nara of another machine, and shown on the dashboard.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,10 +16,11 @@ use crate::table::{Outcome, Table};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// A Python that has what the client needs: `cargo xtask lab` looks for one.
+/// The environment variable with the path of a Python that has the dependencies of the client; `cargo xtask lab` sets
+/// it.
 const PYTHON: &str = "NARA_LAB_PYTHON";
 
-/// The service: it finds the nara of its user.
+/// The source of the service, which connects to the nara of its user.
 const SERVICE: &str = r#"
 import asyncio
 from nara_mesh import AsyncNara, Sender
@@ -45,7 +46,7 @@ pub(super) async fn run(programs: &Path, control: ControlKind, table: &mut Table
         .map(PathBuf::from)
         .ok_or_else(|| format!("{PYTHON} is not set: run the lab with `cargo xtask lab`"))?;
     let network = Network::start_on(programs, control).await?;
-    // A machine is a home, a folder for sockets, and an address on the tailnet.
+    // A machine is simulated by a home folder, a folder for sockets, and an address on the tailnet.
     let machine = |name| Program::new(programs, network.folder_of(name));
     let (a, b) = (machine("machine-a")?, machine("machine-b")?);
     let mut running = None;
@@ -82,7 +83,7 @@ pub(super) async fn run(programs: &Path, control: ControlKind, table: &mut Table
     bob.end().await
 }
 
-/// Calls the service by the nara of this machine: the command has neither a soul nor peers.
+/// Calls the service through the nara of this machine: the command itself has neither a soul nor peers.
 async fn call(program: &Program) -> Outcome {
     let begin = Instant::now();
     let answer = program.run(&["request", "alice", "GET", "/notes/1"]).await?;
@@ -94,7 +95,7 @@ async fn call(program: &Program) -> Outcome {
     }
 }
 
-/// What the page shows of the service, asked for as the page does.
+/// Checks what the dashboard shows of the service, with the requests that the dashboard sends.
 async fn page(program: &Program) -> Outcome {
     let link = program.run(&["dashboard"]).await?;
     let url = link["url"].as_str().and_then(|url| url.strip_prefix("http://"));
@@ -124,7 +125,7 @@ async fn page(program: &Program) -> Outcome {
     }
 }
 
-/// A request of the page, and the whole answer.
+/// Sends a request as the dashboard does, and returns the whole answer.
 async fn ask(host: &str, what: &str, headers: &str, body: &str) -> Result<String, String> {
     let request = format!(
         "{what} HTTP/1.1\r\nhost: {host}\r\norigin: http://{host}\r\nconnection: close\r\n{headers}\

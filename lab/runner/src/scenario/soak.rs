@@ -1,4 +1,4 @@
-//! Minutes of traffic, past the 120 s after which WireGuard renews its keys.
+//! A soak test: minutes of traffic, longer than WireGuard's rekey interval of 120 s.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -12,13 +12,13 @@ use crate::network::Network;
 use crate::process::memory_mb;
 use crate::table::TO;
 
-/// Without `--seconds`: two changes of keys.
+/// The default duration in seconds: two rekeys.
 const SECONDS: u64 = 300;
-/// What goes there and back on a new connection each second, in bytes.
+/// The number of bytes echoed on a new connection each second.
 const BYTES: usize = 64 * 1024;
 
-/// Each second each of the pairs pings on the connection that it keeps, and sends bytes there and back on a new one.
-/// Whatever fails ends it.
+/// Each second, each pair pings on its kept-alive connection and echoes bytes on a new one. The first failure ends the
+/// test.
 pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> {
     let seconds = match args {
         [] => SECONDS,
@@ -81,7 +81,7 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
     Ok(())
 }
 
-/// Two naras, and the slowest that they were.
+/// Two naras, and their maximum latencies.
 struct Pair<'a> {
     name: String,
     from: &'a Nara,

@@ -1,4 +1,4 @@
-//! From nothing to two naras that talk: the commands of `docs/tailnet.md`.
+//! The commands of `docs/tailnet.md`, up to two naras that reach each other.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -54,7 +54,7 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// Makes two souls and starts a nara with each, until each has found the other.
+/// Creates two souls, starts a nara with each, and waits until they have found each other.
 async fn two_naras(network: &Network, program: &Program, kind: Kind) -> Result<(Running, Running), String> {
     let mut alice = start(network, program, kind, "alice").await?;
     let mut bob = start(network, program, kind, "bob").await?;
@@ -67,7 +67,7 @@ async fn two_naras(network: &Network, program: &Program, kind: Kind) -> Result<(
     Ok((alice, bob))
 }
 
-/// Makes a soul, and starts a nara with it.
+/// Creates a soul and starts a nara with it.
 pub(super) async fn start(
     network: &Network,
     program: &Program,
@@ -85,13 +85,13 @@ pub(super) async fn start(
     let mut args = vec!["up", "--soul-file", &soul, "--network", &kind];
     args.extend(["--auth-key-file", "key", "--control-url", &control_url]);
     if kind == "embedded" {
-        // The control server of the lab has no certificate.
+        // The control server of the lab does not use TLS.
         args.push("--danger-plain-control");
     }
     program.start(&args)
 }
 
-/// A command beside the alice that runs.
+/// Runs a command as the running alice.
 async fn as_alice(program: &Program, command: &[&str]) -> Result<Value, String> {
     let beside = ["--network", "managed", "--soul-file", "alice.soul"];
     program.run(&[command, &beside].concat()).await

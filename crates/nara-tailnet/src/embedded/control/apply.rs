@@ -1,4 +1,4 @@
-//! What follows from the map for the rest of the node.
+//! Applies the map to the other parts of the node.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::embedded::stack::Stack;
 use crate::embedded::tap::Tap;
 use crate::embedded::underlay::RegionId;
 
-/// The parts of the node that follow the map.
+/// The parts of the node that depend on the map.
 pub(in crate::embedded) struct Parts {
     pub(in crate::embedded) driver: Arc<Driver>,
     pub(in crate::embedded) tap: Arc<Tap>,
@@ -25,14 +25,14 @@ pub(in crate::embedded) struct Parts {
 }
 
 impl Parts {
-    /// Gives the node another key.
+    /// Replaces the key of the node.
     pub(super) fn set_keys(&self, keys: NodeKeyPair) {
         self.driver.set_keys(&keys);
         self.direct.set_node(keys.public);
         self.relays.set_keys(keys);
     }
 
-    /// Makes everything else what the map says.
+    /// Applies the map to all parts.
     pub(super) async fn apply(&self, netmap: &Netmap, home: Option<RegionId>) {
         if let Some(relays) = &netmap.relays {
             self.relays.set_map(relays.clone());
@@ -65,7 +65,7 @@ impl Parts {
         );
         let own = netmap.own.clone();
         let ours = own.as_ref().map(|own| own.addresses.clone()).unwrap_or_default();
-        // The filter first: nobody new may open what it does not allow.
+        // The filter comes first, so that new routes never admit traffic that it forbids.
         self.tap.set_filter(Arc::new(netmap.filter.clone()));
         self.driver.set_routes(&ours, &routes, home);
         self.stack.set_addresses(&ours).await;
@@ -79,7 +79,7 @@ impl Parts {
     }
 }
 
-/// The STUN servers of our home.
+/// Returns the STUN servers of our home region.
 fn stun_servers(netmap: &Netmap, home: Option<RegionId>) -> Vec<StunServer> {
     let region = home.and_then(|home| netmap.relays.as_ref()?.0.get(&home));
     let servers = region.into_iter().flat_map(|region| &region.servers);

@@ -1,4 +1,4 @@
-//! A connection to the control server: TCP, TLS, its key, the Noise handshake, HTTP/2.
+//! A connection to the control server: TCP, TLS, the server key, the Noise handshake, HTTP/2.
 
 use std::time::Duration;
 
@@ -20,12 +20,12 @@ use super::stream::MapStream;
 use crate::embedded::tcp::tune;
 use crate::embedded::tls::Tls;
 
-/// The time for connecting, and for each question that is answered at once.
+/// The timeout for connecting, and for each request that is answered at once.
 pub(super) const ANSWER: Duration = Duration::from_secs(20);
-/// The most bytes of an answer that is not a map.
+/// The maximum size in bytes of an answer that is not a map.
 const MAX_ANSWER: u64 = 256 * 1024;
 
-/// Opens connections to one control server.
+/// A dialer for one control server.
 #[derive(Debug)]
 pub(super) struct Dialer {
     url: Url,
@@ -43,7 +43,7 @@ impl Dialer {
         Self { url, tls }
     }
 
-    /// A connection on which the server has proven its key, and we ours.
+    /// Opens a mutually authenticated connection.
     pub(super) async fn connect(&self, keys: &NodeState) -> Result<HttpConn, ControlError> {
         let key = self.key().await?;
         let http = self.http1().await?;
@@ -64,7 +64,7 @@ impl Dialer {
             .map_err(|error| protocol("HTTP/2", error))
     }
 
-    /// The key of the server. TLS vouches for it, so it is asked for on a connection of its own.
+    /// Fetches the key of the server on a separate connection, authenticated by TLS.
     async fn key(&self) -> Result<MachinePublicKey, ControlError> {
         const STEP: &str = "key of the control server";
         let mut url = self.at("key")?;
@@ -80,7 +80,7 @@ impl Dialer {
         if !status.is_success() {
             return Err(protocol(
                 STEP,
-                format_args!("it answers {status}{}", quote(&body)),
+                format_args!("the server answered {status}{}", quote(&body)),
             ));
         }
         let key: ControlKey = serde_json::from_slice(&body).map_err(|_| {
@@ -103,7 +103,7 @@ impl Dialer {
                 server: server(),
                 source,
             })?;
-        // Whether plain HTTP is allowed at all was decided when the node was started.
+        // The settings were validated at start: plain HTTP is allowed only explicitly.
         let http = if self.url.scheme() == "https" {
             let stream = self
                 .tls
@@ -120,7 +120,7 @@ impl Dialer {
         http.map_err(|error| protocol("HTTP", error))
     }
 
-    /// Sends a request and reads all of its answer.
+    /// Sends a request and reads the whole answer.
     pub(super) async fn post(
         &self,
         connection: &HttpConn,
@@ -135,7 +135,7 @@ impl Dialer {
         Ok((status, read(response, path).await?))
     }
 
-    /// Asks for a map.
+    /// Requests a map.
     pub(super) async fn map(
         &self,
         connection: &HttpConn,
@@ -152,13 +152,13 @@ impl Dialer {
             let body = read(response, STEP).await.unwrap_or_default();
             return Err(protocol(
                 STEP,
-                format_args!("it answers {status}{}", quote(&body)),
+                format_args!("the server answered {status}{}", quote(&body)),
             ));
         }
         Ok(MapStream::new(response.into_read()))
     }
 
-    /// Answers a question of the server. That it fails is for the server to notice.
+    /// Answers a ping request of the server. A failure is only logged: the server notices the missing answer.
     pub(super) async fn answer(&self, ping: &RawValue, connection: &HttpConn) {
         let Ok(ping) = serde_json::from_str(ping.get()) else {
             return;
@@ -174,7 +174,7 @@ impl Dialer {
         };
         let answered = tokio::time::timeout(ANSWER, handle_ping(&update, &self.url, connection)).await;
         if !matches!(answered, Ok(Ok(_))) {
-            tracing::debug!("a question of the control server could not be answered");
+            tracing::debug!("cannot answer a ping request of the control server");
         }
     }
 
@@ -183,7 +183,7 @@ impl Dialer {
     }
 }
 
-/// Reads an answer up to the limit.
+/// Reads an answer, truncated at [`MAX_ANSWER`].
 async fn read<B>(response: ts_http_util::Response<B>, step: &'static str) -> Result<Vec<u8>, ControlError>
 where
     ts_http_util::Response<B>: ts_http_util::ResponseExt,

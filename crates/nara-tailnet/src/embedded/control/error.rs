@@ -1,4 +1,4 @@
-//! Why a session with the control server does not begin, or ends.
+//! The errors of sessions with the control server.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,15 +8,15 @@ use crate::embedded::keys::KeyFileError;
 use crate::embedded::netmap::MalformedMap;
 use crate::status::NotReadyReason;
 
-/// How much of an error page is quoted, in characters.
+/// The maximum length of a quoted error page, in characters.
 const MAX_QUOTE: usize = 200;
 
-/// A session with the control server did not begin, or ended.
+/// The error with which a session with the control server failed or ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ControlError {
     #[error("no answer from {server}")]
     Dial { server: String, source: std::io::Error },
-    #[error("{server} does not speak TLS as expected")]
+    #[error("the TLS handshake with {server} failed")]
     Tls { server: String, source: std::io::Error },
     #[error("{step}: {detail}")]
     Protocol { step: &'static str, detail: String },
@@ -32,7 +32,7 @@ pub(super) enum ControlError {
     ApprovalNeeded,
     #[error(transparent)]
     Map(#[from] MalformedMap),
-    #[error("the connection ended")]
+    #[error("the connection was closed")]
     Ended(#[source] std::io::Error),
     #[error("the new node key cannot be stored")]
     Keys(#[from] KeyFileError),
@@ -59,7 +59,7 @@ impl ControlError {
     }
 }
 
-/// What a server said beside a status, as far as it can be shown.
+/// Formats the text of an error answer for display, with a leading colon: one line of bounded length.
 pub(super) fn quote(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let text: String = text

@@ -1,4 +1,4 @@
-//! Registration with the control server, and leaving it.
+//! Registration with the control server, and logout.
 
 use serde::{Deserialize, Serialize};
 use ts_capabilityversion::CapabilityVersion;
@@ -11,17 +11,17 @@ use super::error::{ControlError, protocol, quote};
 use crate::embedded::keys::Keys;
 use crate::embedded::settings::EmbeddedSettings;
 
-/// What we call ourselves in the control server's list.
+/// Our application name in the host information.
 pub(super) const APP: &str = "nara-mesh";
 const PATH: &str = "machine/register";
-/// A time in the past: "this key has expired now".
+/// An expiry in the past, which ends the key now.
 const LONG_AGO: &str = "1970-01-01T00:02:03Z";
 
-/// What the control server says to a registration.
+/// The outcome of a registration.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Registered {
     Done,
-    /// Somebody has to open this page; then the same is to be asked again, with the page.
+    /// A user must open this page; the registration is then repeated with its URL as follow-up.
     Login {
         url: String,
     },
@@ -77,7 +77,7 @@ struct Answer {
 }
 
 impl Dialer {
-    /// Makes the node known, or asks whether somebody has logged in on the page `followup`.
+    /// Registers the node, or asks whether a user has logged in on the page `followup`.
     pub(super) async fn register(
         &self,
         connection: &HttpConn,
@@ -92,7 +92,7 @@ impl Dialer {
         read(status, &body, settings.auth_key.is_some())
     }
 
-    /// Ends the key of the node. An ephemeral node is forgotten with it.
+    /// Expires the key of the node, which removes an ephemeral node.
     pub(super) async fn log_out(
         &self,
         connection: &HttpConn,
@@ -108,7 +108,7 @@ impl Dialer {
         } else {
             Err(protocol(
                 PATH,
-                format_args!("it answers {status}{}", quote(&body)),
+                format_args!("the server answered {status}{}", quote(&body)),
             ))
         }
     }
@@ -139,11 +139,14 @@ fn request<'a>(settings: &'a EmbeddedSettings, keys: &Keys) -> Request<'a> {
 fn read(status: StatusCode, body: &[u8], has_auth_key: bool) -> Result<Registered, ControlError> {
     if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
         return Err(ControlError::Refused {
-            detail: format!("it answers {status}{}", quote(body)),
+            detail: format!("the server answered {status}{}", quote(body)),
         });
     }
     if !status.is_success() {
-        return Err(protocol(PATH, format_args!("it answers {status}{}", quote(body))));
+        return Err(protocol(
+            PATH,
+            format_args!("the server answered {status}{}", quote(body)),
+        ));
     }
     let answer: Answer =
         serde_json::from_slice(body).map_err(|_| protocol(PATH, "the answer is malformed"))?;
@@ -161,7 +164,7 @@ fn read(status: StatusCode, body: &[u8], has_auth_key: bool) -> Result<Registere
     if !answer.machine_authorized {
         return Err(if has_auth_key {
             ControlError::Refused {
-                detail: "it does not authorise this machine".to_owned(),
+                detail: "the server does not authorize this machine".to_owned(),
             }
         } else {
             ControlError::ApprovalNeeded
@@ -202,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_key_is_told_with_the_reason_of_the_server() {
+    fn the_error_for_a_refused_key_contains_the_reason_of_the_server() {
         let Err(ControlError::Refused { detail }) = answer(r#"{"Error":"invalid authkey"}"#) else {
             panic!("it must be refused")
         };
@@ -216,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_none_is_an_error() {
+    fn a_malformed_answer_is_an_error() {
         assert!(matches!(answer("<html>"), Err(ControlError::Protocol { .. })));
         assert!(matches!(
             read(StatusCode::BAD_GATEWAY, b"\x1b[31m<html>", true),
@@ -225,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_request_has_the_names_of_the_protocol() {
+    fn the_request_uses_the_field_names_of_the_protocol() {
         let mut settings = EmbeddedSettings::new("alice", "https://c.example".parse().unwrap());
         settings.auth_key = Some(AuthKey::new("secret", "test").unwrap());
         settings.ephemeral = true;

@@ -1,4 +1,4 @@
-//! The stream of map messages: a length and JSON, one after the other.
+//! The stream of map messages: length-prefixed JSON.
 
 use std::io;
 
@@ -8,11 +8,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use super::error::{ControlError, protocol};
 use crate::embedded::netmap::MapMessage;
 
-/// The longest message, in bytes. Ten thousand peers are about ten million.
+/// The maximum message size in bytes. Ten thousand peers take about ten million bytes.
 const MAX_MESSAGE: usize = 64 << 20;
 const LENGTH: usize = 4;
 
-/// See the module.
+/// A reader of map messages.
 pub(super) struct MapStream<R = Box<dyn AsyncRead + Send + Unpin>> {
     reader: R,
     bytes: BytesMut,
@@ -26,7 +26,7 @@ impl MapStream {
         }
     }
 
-    /// The next message. Cancel safe.
+    /// Reads the next message. Cancel safe.
     pub(super) async fn next(&mut self) -> Result<MapMessage, ControlError> {
         loop {
             if let Some(json) = take(&mut self.bytes)? {
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn messages_follow_each_other_however_they_arrive() {
+    async fn messages_are_split_however_they_are_chunked() {
         let json = br#"{"KeepAlive":true}"#;
         let mut bytes = Vec::new();
         for _ in 0..3 {
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_that_is_no_map_ends_the_stream() {
+    async fn a_message_that_is_not_a_map_ends_the_stream() {
         let mut stream = MapStream::new(&b"\x02\0\0\0\"\""[..]);
         assert!(matches!(stream.next().await, Err(ControlError::Map(_))));
     }

@@ -1,9 +1,9 @@
-//! Which addresses a direct path may have.
+//! The policy for addresses of direct paths.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// The addresses of tailnets: a path to a peer must not lead through the tailnet itself.
-fn is_of_a_tailnet(ip: IpAddr) -> bool {
+/// Returns whether an address belongs to a tailnet: a direct path must not lead through the tailnet itself.
+fn is_tailnet_address(ip: IpAddr) -> bool {
     match ip {
         // 100.64.0.0/10
         IpAddr::V4(ip) => ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64,
@@ -12,15 +12,16 @@ fn is_of_a_tailnet(ip: IpAddr) -> bool {
     }
 }
 
-/// Which of the addresses that somebody names are tried.
+/// The policy that decides which advertised addresses are tried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::embedded) struct Policy {
-    /// Also this machine itself. For tests: a peer could point us at services that trust whoever is on the machine.
+    /// Whether loopback addresses are allowed. For tests only: a peer could direct packets to local services that
+    /// trust every local sender.
     pub(in crate::embedded) loopback: bool,
 }
 
 impl Policy {
-    /// The address in its plain form, if it may be that of a node.
+    /// Returns the address in canonical form; `None` if a node cannot have it.
     pub(super) fn usable(self, address: SocketAddr) -> Option<SocketAddr> {
         let ip = address.ip().to_canonical();
         let is_usable = match ip {
@@ -29,26 +30,26 @@ impl Policy {
         } && !ip.is_unspecified()
             && !ip.is_multicast()
             && (self.loopback || !ip.is_loopback())
-            && !is_of_a_tailnet(ip)
+            && !is_tailnet_address(ip)
             && address.port() != 0;
         is_usable.then(|| SocketAddr::new(ip, address.port()))
     }
 }
 
-/// Whether everybody on the internet can send to the address. Those for documentation count, as they do in the lab.
+/// Returns whether an address is globally routable IPv4. Documentation addresses count, because the lab uses them.
 pub(super) fn is_public(address: SocketAddr) -> bool {
     let SocketAddr::V4(four) = address else {
         return false;
     };
     let reserved = match four.ip().octets() {
-        // Of a link that carries IPv4 in IPv6 (RFC 7335), of benchmarks (RFC 2544), of the future (RFC 1112).
+        // IPv4 service continuity (RFC 7335), benchmarks (RFC 2544), reserved (RFC 1112).
         [192, 0, 0, _] | [198, 18 | 19, _, _] | [240..=255, ..] => true,
         _ => four.ip().is_private(),
     };
     !reserved && Policy::default().usable(address) == Some(address)
 }
 
-/// Such an address means nothing without the interface, which a peer cannot know.
+/// Returns whether an address is link-local: it is useless without an interface, which a peer cannot know.
 fn is_link_local(ip: Ipv6Addr) -> bool {
     ip.is_unicast_link_local()
 }

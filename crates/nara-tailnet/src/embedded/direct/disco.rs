@@ -1,30 +1,31 @@
-//! The messages with which two nodes find a path: sealed with the disco keys of both, which control tells.
+//! The disco messages with which two nodes find a path, encrypted with their disco keys, which the control server
+//! distributes.
 //!
-//! The format is that of `ts_disco_protocol`; here is only what a node needs of it.
+//! Wraps the part of `ts_disco_protocol` that a node needs.
 
 use std::net::SocketAddr;
 
 use ts_disco_protocol::{CallMeMaybe, Encrypted, Endpoint, MessageType, Packet, Ping, Plaintext, Pong};
 use ts_keys::{DiscoPrivateKey, DiscoPublicKey, NodePublicKey};
 
-/// Names a ping, and the pong that answers it.
+/// The transaction id of a ping and its pong.
 pub(super) type TxId = [u8; 12];
 
-/// Addresses of one invitation that are looked at.
+/// The maximum number of addresses read from one call-me-maybe.
 pub(super) const MAX_CALLED: usize = 32;
 
 /// A message between two nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Message {
-    /// "Does this path work?"
+    /// Tests a path.
     Ping { tx: TxId, node: NodePublicKey },
-    /// "It does, and this is where your ping came from."
+    /// Answers a ping with its source address.
     Pong { tx: TxId, seen: SocketAddr },
-    /// "Ping me at these addresses": sent through a relay.
+    /// Asks for pings at these addresses; sent through a relay.
     CallMeMaybe(Vec<SocketAddr>),
 }
 
-/// Makes a packet of a message. `None`: there is no randomness now.
+/// Encrypts a message into a packet; `None` if no randomness is available.
 pub(super) fn seal(message: &Message, ours: &DiscoPrivateKey, theirs: &DiscoPublicKey) -> Option<Vec<u8>> {
     let mut nonce = [0; 24];
     getrandom::fill(&mut nonce).ok()?;
@@ -53,13 +54,14 @@ pub(super) fn seal(message: &Message, ours: &DiscoPrivateKey, theirs: &DiscoPubl
     Some(bytes)
 }
 
-/// Whose key a packet claims to be sealed with.
+/// Returns the claimed sender of a packet.
 pub(super) fn sender(packet: &[u8]) -> Option<DiscoPublicKey> {
     let packet = Packet::<Encrypted>::from_encrypted_bytes(packet).ok()?;
     Some(*packet.sender_pubkey())
 }
 
-/// Opens a packet; that it can be opened proves whom it is from. `None`: it cannot, or says nothing that we know.
+/// Decrypts a packet, which authenticates its sender. Returns `None` if that fails or the message is of an unknown
+/// type.
 pub(super) fn open(packet: &mut [u8], ours: &DiscoPrivateKey) -> Option<Message> {
     let packet = Packet::<Encrypted>::from_encrypted_bytes_mut(packet).ok()?;
     let packet = packet.decrypt_in_place(ours).ok()?;
@@ -76,7 +78,7 @@ pub(super) fn open(packet: &mut [u8], ours: &DiscoPrivateKey) -> Option<Message>
             let addresses = call.endpoints.iter().take(MAX_CALLED);
             Message::CallMeMaybe(addresses.map(Endpoint::socket_addr).collect())
         }),
-        // Relays of their own (peer relays) are not used.
+        // Peer relays are not used.
         _ => None,
     }
 }
@@ -110,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_can_be_opened_by_whom_it_is_for() {
+    fn only_the_recipient_can_open_a_sealed_message() {
         let (a, b) = (DiscoKeyPair::random(), DiscoKeyPair::random());
         for message in messages() {
             let sealed = seal(&message, &a.private, &b.public).unwrap();
@@ -122,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_that_was_cut_or_changed_says_nothing() {
+    fn a_truncated_or_changed_packet_is_rejected() {
         let (a, b) = (DiscoKeyPair::random(), DiscoKeyPair::random());
         for message in messages() {
             let sealed = seal(&message, &a.private, &b.public).unwrap();
@@ -138,19 +140,19 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_invitation_only_the_beginning_is_read() {
+    fn a_long_call_me_maybe_is_truncated() {
         let (a, b) = (DiscoKeyPair::random(), DiscoKeyPair::random());
         let many = vec!["192.0.2.1:1".parse().unwrap(); MAX_CALLED + 5];
         let mut sealed = seal(&Message::CallMeMaybe(many), &a.private, &b.public).unwrap();
         let Some(Message::CallMeMaybe(read)) = open(&mut sealed, &b.private) else {
-            panic!("it is an invitation")
+            panic!("expected a call-me-maybe")
         };
         assert_eq!(read.len(), MAX_CALLED);
     }
 
     proptest! {
         #[test]
-        fn random_bytes_say_nothing(mut bytes in prop::collection::vec(any::<u8>(), 0..256), has_magic in any::<bool>()) {
+        fn random_bytes_are_rejected(mut bytes in prop::collection::vec(any::<u8>(), 0..256), has_magic in any::<bool>()) {
             if has_magic && bytes.len() >= 6 {
                 bytes[..6].copy_from_slice(&ts_disco_protocol::Header::MAGIC);
             }

@@ -1,5 +1,5 @@
-//! Where peers may reach us: the addresses of this machine, and what a STUN server sees of it from outside, and
-//! what the router maps to it.
+//! Our own endpoints: the local addresses of this machine, its addresses as STUN servers see them, and the address that
+//! the router maps to it.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -14,60 +14,60 @@ use ts_packet::PacketMut;
 
 use super::address::Policy;
 use super::sockets::Sockets;
-use super::stun::{self, Question};
+use super::stun::{self, BindingRequest};
 use crate::embedded::interfaces::{self, Addresses};
 use crate::embedded::sleep::{Sleeps, slept};
 use crate::random::random;
 use crate::status::{EndpointKind, NodeEndpoint, PortMapping};
 
-/// STUN servers are asked this often at most: a NAT forgets a UDP port after 30 s of silence, or later.
+/// The interval of STUN requests: a NAT keeps a silent UDP mapping for at least 30 s.
 const ASK: Duration = Duration::from_secs(28);
-/// Before the first answer. The pauses double up to the other one: there are networks without UDP.
+/// The first pause without an answer. Pauses double up to [`ASK`], because some networks block UDP.
 const ASK_SOON: Duration = Duration::from_secs(2);
-/// What a server saw is true for this long.
+/// The validity of an address reported by a STUN server.
 const SEEN: Duration = Duration::from_secs(95);
-/// Looking up the name of a STUN server.
+/// The timeout for resolving the name of a STUN server.
 const LOOK_UP: Duration = Duration::from_secs(3);
-/// STUN servers that are asked, and addresses of this machine that are told.
+/// The maximum number of STUN servers in use, and of advertised local addresses.
 const MAX_SERVERS: usize = 3;
 const MAX_LOCAL: usize = 16;
-/// Questions that wait for an answer.
-const MAX_QUESTIONS: usize = 4 * MAX_SERVERS;
+/// The maximum number of pending requests.
+const MAX_PENDING: usize = 4 * MAX_SERVERS;
 
-/// A server that can be asked.
+/// A STUN server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::embedded) struct StunServer {
     pub(in crate::embedded) host_name: String,
     pub(in crate::embedded) port: u16,
-    /// Where it is, if its host name is not to be looked up.
+    /// The addresses of the server; if empty, its host name is resolved.
     pub(in crate::embedded) addresses: Vec<IpAddr>,
 }
 
-/// The task that keeps the list.
+/// The task that maintains our endpoints.
 pub(super) struct Endpoints {
     pub(super) sockets: Arc<Sockets>,
     pub(super) policy: Policy,
     pub(super) servers: watch::Receiver<Vec<StunServer>>,
     pub(super) addresses: Addresses,
     pub(super) sleeps: Sleeps,
-    /// Packets that look like answers of STUN servers.
+    /// Packets classified as STUN.
     pub(super) answers: mpsc::Receiver<(SocketAddr, PacketMut)>,
     pub(super) mapping: watch::Receiver<PortMapping>,
     pub(super) own: watch::Sender<Vec<Endpoint>>,
 }
 
-/// What has been found out.
+/// The addresses found so far.
 #[derive(Default)]
 struct Found {
     local: BTreeSet<SocketAddr>,
-    questions: Vec<(Question, SocketAddr)>,
-    /// One for each family, and since when it has not been confirmed.
+    pending: Vec<(BindingRequest, SocketAddr)>,
+    /// At most one address per family, with the time of its last confirmation.
     seen: Vec<(SocketAddr, Instant)>,
     mapped: Option<SocketAddr>,
 }
 
 impl Endpoints {
-    /// Never ends.
+    /// Runs until the control session is dropped.
     pub(super) async fn run(mut self) {
         let mut found = Found::default();
         let mut ask = Instant::now();
@@ -125,7 +125,7 @@ impl Endpoints {
         }
     }
 
-    /// The addresses of this machine, with our ports.
+    /// Returns the local addresses of this machine, with our ports.
     fn local(&mut self) -> BTreeSet<SocketAddr> {
         let usable = self
             .addresses
@@ -153,9 +153,11 @@ impl Endpoints {
                 let Some(to) = addresses.iter().find(|address| address.is_ipv4() == is_ipv4) else {
                     continue;
                 };
-                let Some(question) = Question::new() else { continue };
-                if let Some(packet) = question.packet() {
-                    found.expect(question, *to);
+                let Some(request) = BindingRequest::new() else {
+                    continue;
+                };
+                if let Some(packet) = request.packet() {
+                    found.expect(request, *to);
                     self.sockets.send(*to, &[packet]);
                 }
             }
@@ -163,8 +165,8 @@ impl Endpoints {
     }
 }
 
-/// As many as are told: those from which other networks are reached first, and then as many of one family as of the other.
-/// A machine with containers has many that nobody reaches.
+/// Selects the addresses to advertise: the families alternate, and within a family, source addresses of default routes
+/// come first. A machine with containers has many addresses that peers cannot reach.
 fn most_useful(mut usable: Vec<SocketAddr>, outward: &[IpAddr]) -> BTreeSet<SocketAddr> {
     usable.sort_by_key(|address| !outward.contains(&address.ip()));
     let (four, six): (Vec<_>, Vec<_>) = usable.into_iter().partition(SocketAddr::is_ipv4);
@@ -188,22 +190,22 @@ async fn resolve(server: &StunServer) -> Vec<SocketAddr> {
 }
 
 impl Found {
-    fn expect(&mut self, question: Question, from: SocketAddr) {
-        if self.questions.len() >= MAX_QUESTIONS {
-            self.questions.remove(0);
+    fn expect(&mut self, request: BindingRequest, from: SocketAddr) {
+        if self.pending.len() >= MAX_PENDING {
+            self.pending.remove(0);
         }
-        self.questions.push((question, from));
+        self.pending.push((request, from));
     }
 
-    /// Takes an answer to a question of ours; anything else says nothing.
+    /// Handles an answer to a pending request; ignores all other packets.
     fn answer(&mut self, from: SocketAddr, packet: &[u8], policy: Policy) {
-        let Ok(Some((question, seen))) = std::panic::catch_unwind(|| stun::answer(packet)) else {
+        let Ok(Some((request, seen))) = std::panic::catch_unwind(|| stun::answer(packet)) else {
             return;
         };
-        let Some(at) = self.questions.iter().position(|asked| *asked == (question, from)) else {
+        let Some(at) = self.pending.iter().position(|asked| *asked == (request, from)) else {
             return;
         };
-        self.questions.swap_remove(at);
+        self.pending.swap_remove(at);
         if let Some(seen) = policy.usable(seen) {
             self.seen.retain(|(old, _)| old.is_ipv4() != seen.is_ipv4());
             self.seen.push((seen, Instant::now()));
@@ -227,7 +229,7 @@ impl Found {
     }
 }
 
-/// As the status of the node tells them.
+/// Converts endpoints for the status of the node.
 pub(in crate::embedded) fn reported(endpoints: &[Endpoint]) -> Vec<NodeEndpoint> {
     let kind = |ty| match ty {
         EndpointType::PortMapped => EndpointKind::Mapped,
@@ -245,18 +247,18 @@ mod tests {
     use super::*;
 
     fn asked(found: &mut Found, from: SocketAddr) -> Vec<u8> {
-        let question = Question::new().unwrap();
-        found.expect(question, from);
-        question.packet().unwrap()
+        let request = BindingRequest::new().unwrap();
+        found.expect(request, from);
+        request.packet().unwrap()
     }
 
     #[tokio::test]
-    async fn only_the_server_that_was_asked_can_answer_and_once() {
+    async fn a_request_is_answered_once_and_only_by_its_server() {
         let server: SocketAddr = "198.51.100.1:3478".parse().unwrap();
         let seen: SocketAddr = "203.0.113.5:41641".parse().unwrap();
         let mut found = Found::default();
         let reply = stun::tests::reply(&asked(&mut found, server), seen);
-        let unasked = stun::tests::reply(&Question::new().unwrap().packet().unwrap(), seen);
+        let unasked = stun::tests::reply(&BindingRequest::new().unwrap().packet().unwrap(), seen);
         found.answer("198.51.100.2:3478".parse().unwrap(), &reply, Policy::default());
         found.answer(server, &unasked, Policy::default());
         found.answer(server, b"nonsense", Policy::default());
@@ -265,11 +267,11 @@ mod tests {
         assert_eq!(found.endpoints().len(), 1);
         found.seen.clear();
         found.answer(server, &reply, Policy::default());
-        assert!(found.endpoints().is_empty(), "the question has been answered");
+        assert!(found.endpoints().is_empty(), "the request has been answered");
     }
 
     #[tokio::test]
-    async fn there_is_one_endpoint_of_each_family_and_none_twice() {
+    async fn stun_finds_one_endpoint_per_family_without_duplicates() {
         let server: SocketAddr = "198.51.100.1:3478".parse().unwrap();
         let mut found = Found::default();
         for seen in ["203.0.113.5:1", "203.0.113.5:2", "[2001:db8::1]:7", "127.0.0.1:5"] {
@@ -298,11 +300,11 @@ mod tests {
             ]
         );
         found.mapped = Some("203.0.113.5:2".parse().unwrap());
-        assert_eq!(found.endpoints().len(), 3, "two ways to know one address");
+        assert_eq!(found.endpoints().len(), 3, "one address from two sources");
     }
 
     #[test]
-    fn among_many_addresses_of_containers_those_that_lead_outward_are_told() {
+    fn source_addresses_of_default_routes_precede_addresses_of_containers() {
         let lan: SocketAddr = "192.168.1.2:7".parse().unwrap();
         let six: Vec<SocketAddr> = (1..=3)
             .map(|n| format!("[2001:db8::{n}]:7").parse().unwrap())
@@ -317,12 +319,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn questions_that_wait_are_bounded() {
+    async fn pending_requests_are_bounded() {
         let server: SocketAddr = "198.51.100.1:3478".parse().unwrap();
         let mut found = Found::default();
         for _ in 0..100 {
             asked(&mut found, server);
         }
-        assert_eq!(found.questions.len(), MAX_QUESTIONS);
+        assert_eq!(found.pending.len(), MAX_PENDING);
     }
 }

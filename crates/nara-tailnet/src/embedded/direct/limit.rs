@@ -1,8 +1,8 @@
-//! How many packets of somebody are worth the arithmetic.
+//! A rate limit for packets that cost cryptography.
 
 use std::time::Instant;
 
-/// A bucket of tokens that fills up by itself.
+/// A token bucket with a capacity of one second.
 #[derive(Debug)]
 pub(super) struct Limit {
     per_second: f64,
@@ -11,7 +11,7 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    /// A full bucket, of one second.
+    /// Creates a full bucket.
     pub(super) fn new(per_second: f64, now: Instant) -> Self {
         Self {
             per_second,
@@ -20,7 +20,7 @@ impl Limit {
         }
     }
 
-    /// Takes a token, if there is one.
+    /// Takes a token. Returns whether one was available.
     pub(super) fn take(&mut self, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.tokens = (self.tokens + passed * self.per_second).min(self.per_second);

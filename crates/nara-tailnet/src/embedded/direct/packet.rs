@@ -1,18 +1,19 @@
-//! What a datagram is, from its first bytes: one UDP port carries WireGuard, disco and STUN.
+//! Classifies datagrams by their first bytes: one UDP port carries WireGuard, disco and STUN.
 
 use ts_disco_protocol::Header;
 
-/// The longest datagram that is looked at, in bytes. WireGuard of ours is at most 1,360 bytes, and nobody sends more
-/// than the 1,500 of Ethernet without a look at the path first.
+/// The maximum size of an accepted datagram in bytes. Our WireGuard packets have at most 1,360 bytes, and senders do
+/// not
+/// exceed the 1,500 bytes of Ethernet without path MTU discovery.
 pub(super) const MAX: usize = 2048;
 
-/// A STUN header (RFC 8489, section 5), in bytes.
+/// The length of a STUN header (RFC 8489, section 5), in bytes.
 const STUN_HEADER: usize = 20;
 const STUN_COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
-/// The shortest WireGuard message: data without a payload is 32 bytes.
+/// The minimum length of a WireGuard message: a data message without payload has 32 bytes.
 const SHORTEST_WIREGUARD: usize = 32;
 
-/// See the module.
+/// The kind of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::embedded) enum Kind {
     Disco,
@@ -21,7 +22,7 @@ pub(in crate::embedded) enum Kind {
     Unknown,
 }
 
-/// What kind of packet this may be. That it is well-formed, its reader has to find out.
+/// Returns the presumed kind of a packet. Its parser must check whether it is well-formed.
 pub(in crate::embedded) fn kind(packet: &[u8]) -> Kind {
     if packet.len() > MAX {
         return Kind::Unknown;
@@ -60,7 +61,7 @@ mod tests {
         let mut stun = [0; STUN_HEADER];
         stun[4..8].copy_from_slice(&STUN_COOKIE);
         assert_eq!(kind(&stun), Kind::Stun);
-        // The length is where WireGuard has zeros: the cookie decides.
+        // A STUN message can look like WireGuard: the cookie decides.
         let mut both = wireguard(1);
         both[4..8].copy_from_slice(&STUN_COOKIE);
         assert_eq!(kind(&both), Kind::Stun);
@@ -70,7 +71,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn anything_is_of_some_kind(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        fn random_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             kind(&bytes);
         }
     }

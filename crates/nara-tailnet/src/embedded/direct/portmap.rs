@@ -1,10 +1,10 @@
-//! A port of the router that leads to ours (PCP, NAT-PMP, UPnP): the way in where a NAT gives every destination another port.
+//! Port mapping (PCP, NAT-PMP, UPnP): makes this node reachable behind a NAT with endpoint-dependent mapping.
 //!
-//! | file | is |
+//! | file | content |
 //! |---|---|
-//! | `route` | which gateway is asked, and when that changes |
-//! | `lease` | asking one gateway once, and what of its answer is believed |
-//! | `upnp` | the last of the three protocols, for which there is no small crate |
+//! | `route` | the default gateway and its changes |
+//! | `lease` | one mapping at one gateway, and the checks of its answers |
+//! | `upnp` | a client for UPnP, for which there is no small crate |
 //!
 //! Nothing waits for a mapping. Only IPv4 is mapped.
 
@@ -28,27 +28,27 @@ use crate::embedded::sleep::{Sleeps, slept};
 use crate::random::random;
 use crate::status::PortMapping;
 
-/// The first pause after a gateway that grants nothing, and the longest one: somebody may switch it on.
+/// The minimum and the maximum pause after a refusal: port mapping may be enabled on the router later.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 const ASK_SELDOM: Duration = Duration::from_secs(15 * 60);
-/// A mapping with less left is not renewed any more.
+/// The remaining lifetime below which a mapping is not renewed any more.
 const LAST_MOMENT: Duration = Duration::from_secs(20);
 
-/// The task that keeps a port mapped.
+/// The task that maintains a port mapping.
 #[derive(Debug)]
 pub(super) struct Mapper {
-    /// Ours.
+    /// Our local port.
     port: NonZeroU16,
     state: watch::Sender<PortMapping>,
     release: mpsc::Receiver<oneshot::Sender<()>>,
 }
 
-/// Ends the task, in an order that leaves nothing behind.
+/// A handle that releases the mapping and ends the task.
 #[derive(Debug)]
 pub(in crate::embedded) struct Release(mpsc::Sender<oneshot::Sender<()>>);
 
 impl Release {
-    /// Gives the port back to the router, in bounded time.
+    /// Releases the mapping at the router, in bounded time.
     pub(in crate::embedded) async fn release(&self) {
         let (done, released) = oneshot::channel();
         if self.0.send(done).await.is_ok() {
@@ -64,7 +64,7 @@ impl Mapper {
         (mapper, Release(sender))
     }
 
-    /// Runs until the port is given back.
+    /// Runs until the mapping is released.
     pub(super) async fn run(self, addresses: Addresses, sleeps: Sleeps) {
         let routes = watch::Sender::default();
         let watched = routes.subscribe();
@@ -73,7 +73,9 @@ impl Mapper {
         self.follow(watched, sleeps).await;
     }
 
-    /// Asks the gateway of each route for as long as it is the one. Where the node has slept, the mapping may have ended.
+    /// Holds a mapping at the gateway of the current route. After a sleep the mapping may have expired, so it is
+    /// requested
+    /// again.
     async fn follow(mut self, mut routes: watch::Receiver<Option<Route>>, mut sleeps: Sleeps) {
         let mut lease = None;
         loop {
@@ -85,7 +87,7 @@ impl Mapper {
                 () = slept(&mut sleeps) => None,
                 done = self.release.recv() => Some(done),
             };
-            // Before peers are told anything else: it leads nowhere now.
+            // Withdraws the endpoint before the mapping is released.
             self.state.send_replace(PortMapping::Off);
             if let Some(lease) = lease.take() {
                 lease.release().await;
@@ -100,7 +102,7 @@ impl Mapper {
     }
 }
 
-/// Asks until there is a mapping, and keeps it.
+/// Requests a mapping until one is granted, and renews it.
 async fn hold(
     route: Option<Route>,
     port: NonZeroU16,
@@ -120,12 +122,12 @@ async fn hold(
                 unanswered.reset();
                 keep(held.insert(granted), state, route).await;
                 *held = None;
-                tracing::info!(%router, "the router does not renew our port mapping");
+                tracing::info!(%router, "the port mapping expired: the router did not renew it");
                 state.send_replace(PortMapping::Asking { router });
             }
             Err(refusals) => {
                 let detail = refusals.to_string();
-                tracing::debug!(%router, detail, "the router maps no port");
+                tracing::debug!(%router, detail, "the router does not map a port");
                 state.send_replace(PortMapping::Refused { router, detail });
                 sleep(unanswered.after_failure(random())).await;
             }
@@ -133,7 +135,7 @@ async fn hold(
     }
 }
 
-/// Renews a mapping at half of what is left of its life, until it ends all the same.
+/// Renews a mapping after half of its remaining lifetime, until it expires.
 async fn keep(lease: &mut Lease, state: &watch::Sender<PortMapping>, route: Route) {
     loop {
         let mapped = PortMapping::Mapped {
@@ -144,7 +146,7 @@ async fn keep(lease: &mut Lease, state: &watch::Sender<PortMapping>, route: Rout
         state.send_if_modified(|old| {
             let differs = *old != mapped;
             if differs {
-                tracing::info!(external = %lease.external, protocol = lease.protocol().name(), "the router maps a port to us");
+                tracing::info!(external = %lease.external, protocol = lease.protocol().name(), "the router maps a port to this node");
                 *old = mapped;
             }
             differs
@@ -157,7 +159,7 @@ async fn keep(lease: &mut Lease, state: &watch::Sender<PortMapping>, route: Rout
             sleep(left / 2).await;
             match lease.renew().await {
                 Ok(()) => break,
-                Err(refusal) => tracing::debug!(%refusal, "our port mapping was not renewed"),
+                Err(refusal) => tracing::debug!(%refusal, "the port mapping was not renewed"),
             }
         }
     }

@@ -1,5 +1,5 @@
-//! The UDP sockets: one for IPv4, one for IPv6. Equal datagrams to one address are one call of the system, in both
-//! directions, where it can do so (GSO, GRO).
+//! The UDP sockets: one for IPv4, one for IPv6. Where the system supports it (GSO, GRO), one system call sends or
+//! receives several datagrams of equal length.
 
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,39 +12,40 @@ use ts_packet::PacketMut;
 
 use super::packet;
 
-/// Bytes that the system may keep for us in each direction: a full window of many connections. It may give less.
+/// The requested socket buffer size per direction, in bytes: full windows of many connections. The system may grant
+/// less.
 const BUFFER: usize = 4 << 20;
-/// The buffers that one call fills, each with a datagram or with several of one sender: the system joins at most 128, so
-/// all of them are no more than the data plane takes at once.
+/// The number of buffers per receive call, each for one datagram or for several of one sender. The system coalesces at
+/// most 128 datagrams, so that a call returns no more than the data plane accepts at once.
 const TOGETHER: usize = 8;
-/// The bytes of such a buffer: more than any datagram has, and more than the system joins.
+/// The size of such a buffer in bytes: more than any datagram, and more than the system coalesces.
 const JOINED: usize = 1 << 16;
-/// The bytes that are sent in one call, at most: the largest UDP payload in IPv4.
+/// The maximum number of bytes per send call: the largest UDP payload in IPv4.
 const MAX_BATCH: usize = 65_507;
 
-/// See the module. One of them may be missing: there are machines without IPv6, and without IPv4.
+/// The UDP sockets of a node. One of them may be missing, on machines without IPv6 or IPv4.
 #[derive(Debug)]
 pub(in crate::embedded) struct Sockets {
     four: Option<Udp>,
     six: Option<Udp>,
 }
 
-/// What became of datagrams.
+/// The outcome of sending datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::embedded) enum SendOutcome {
-    /// They are on their way, or lost like any others.
+    /// The system accepted the datagrams, or dropped them because its buffer was full.
     Sent,
-    /// The system knows no way to that address now.
+    /// The system currently has no route to the address.
     Refused,
 }
 
 impl Sockets {
-    /// Opens them on this port; 0: on any.
+    /// Opens the sockets on this port, or on any port for 0.
     ///
     /// Must be called within a tokio runtime.
     pub(in crate::embedded) fn bind(port: u16) -> io::Result<Self> {
         let four = Udp::open(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
-        // The same port for both, if it is free: one rule in a firewall is enough.
+        // Both sockets use the same port if possible, so that one firewall rule is enough.
         let same = four.as_ref().ok().and_then(|four| four.socket.local_addr().ok());
         let six_port = same.map_or(port, |address| address.port());
         let mut six = Udp::open(SocketAddr::from((Ipv6Addr::UNSPECIFIED, six_port)));
@@ -53,7 +54,7 @@ impl Sockets {
         }
         match (four, six) {
             (Err(error), Err(_)) => Err(error),
-            // Somebody else has the port that was asked for.
+            // The requested port is in use.
             (Err(error), _) | (_, Err(error)) if port != 0 && error.kind() == io::ErrorKind::AddrInUse => {
                 Err(error)
             }
@@ -68,7 +69,7 @@ impl Sockets {
         self.four.iter().chain(&self.six)
     }
 
-    /// The port of the socket with which addresses like this one are reached.
+    /// Returns the local port for the family of this address.
     pub(in crate::embedded) fn port_for(&self, address: SocketAddr) -> Option<u16> {
         Some(self.like(address)?.socket.local_addr().ok()?.port())
     }
@@ -81,7 +82,7 @@ impl Sockets {
         }
     }
 
-    /// Sends datagrams, or loses them if there is no room. What follows a refused one is not sent.
+    /// Sends datagrams, or drops them if the buffer is full. After a refused datagram, the rest is not sent.
     pub(in crate::embedded) fn send(&self, to: SocketAddr, mut packets: &[impl AsRef<[u8]>]) -> SendOutcome {
         let Some(udp) = self.like(to) else {
             return SendOutcome::Refused;
@@ -97,7 +98,8 @@ impl Sockets {
     }
 }
 
-/// How many of these packets, at least one, are sent in one call: of one length, but for a shorter last one.
+/// Returns how many of these packets one call can send: packets of equal length, and a shorter last one. At least one,
+/// unless there are no packets.
 fn batch_len(packets: &[impl AsRef<[u8]>], most: usize) -> usize {
     let Some(first) = packets.first().map(|packet| packet.as_ref().len()) else {
         return 0;
@@ -109,12 +111,12 @@ fn batch_len(packets: &[impl AsRef<[u8]>], most: usize) -> usize {
     equal + usize::from(has_shorter)
 }
 
-/// A socket, and what the system can do with it.
+/// A socket, and its segmentation offload.
 #[derive(Debug)]
 pub(super) struct Udp {
     socket: UdpSocket,
     state: UdpSocketState,
-    /// The datagrams that one call sends, at most.
+    /// The maximum number of datagrams per send call.
     most: usize,
 }
 
@@ -124,15 +126,16 @@ impl Udp {
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
-        // What the system does not give is no reason to do without.
+        // Optional: smaller buffers and a missing GRO only reduce throughput.
         let _ = socket.set_recv_buffer_size(BUFFER);
         let _ = socket.set_send_buffer_size(BUFFER);
         #[cfg(target_os = "linux")]
         let _ = nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::UdpGroSegment, &true);
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
-        // It forbids fragments on the socket that it sees, for QUIC looks for the length that a path carries. WireGuard does
-        // not, so it sees another one.
+        // `UdpSocketState::new` disables fragmentation on its socket, as QUIC's path MTU discovery needs. WireGuard
+        // relies
+        // on fragmentation, so a second socket is passed.
         let other = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
         let state = UdpSocketState::new((&other).into())?;
         Ok(Self {
@@ -142,12 +145,12 @@ impl Udp {
         })
     }
 
-    /// Waits until something can be sent.
+    /// Waits until the socket is writable.
     pub(super) async fn writable(&self) {
         let _ = self.socket.writable().await;
     }
 
-    /// Sends what [`batch_len`] says.
+    /// Sends a batch as delimited by [`batch_len`].
     fn send(&self, to: SocketAddr, batch: &[impl AsRef<[u8]>]) -> SendOutcome {
         if let [first, _, ..] = batch
             && self.send_joined(to, first.as_ref().len(), batch)
@@ -156,7 +159,7 @@ impl Udp {
         }
         let is_refused = |packet: &[u8]| {
             let sent = self.socket.try_send_to(packet, to);
-            sent.is_err_and(|error| leads_nowhere(&error))
+            sent.is_err_and(|error| is_unreachable(&error))
         };
         if batch.iter().any(|packet| is_refused(packet.as_ref())) {
             SendOutcome::Refused
@@ -165,7 +168,8 @@ impl Udp {
         }
     }
 
-    /// Sends them in one call. `false`: that cannot be done on this path, or not at all, and none was sent.
+    /// Sends a batch in one call. Returns `false`, without having sent any, if the system or the path does not support
+    /// that.
     fn send_joined(&self, to: SocketAddr, segment: usize, batch: &[impl AsRef<[u8]>]) -> bool {
         let contents = batch.iter().map(AsRef::as_ref).collect::<Vec<_>>().concat();
         let transmit = Transmit {
@@ -180,12 +184,13 @@ impl Udp {
         });
         match sent {
             Ok(()) => true,
-            // There is no room: they are lost, as single ones would be.
+            // The buffer is full: the batch is dropped, as single datagrams would be.
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
         }
     }
 
-    /// Waits for datagrams and takes some that are there. Longer ones than any of ours are left out.
+    /// Waits for datagrams and appends the available ones to `batch`. Datagrams longer than [`packet::MAX`] are
+    /// dropped.
     pub(super) async fn receive(
         &self,
         buffers: &mut Buffers,
@@ -207,7 +212,7 @@ impl Udp {
     }
 }
 
-/// Where datagrams are read to.
+/// The receive buffers.
 #[derive(Debug)]
 pub(super) struct Buffers(Vec<u8>);
 
@@ -222,8 +227,8 @@ impl Buffers {
     }
 }
 
-/// Whether the system knows no way to the address.
-fn leads_nowhere(error: &io::Error) -> bool {
+/// Returns whether an error means that the address is unreachable.
+fn is_unreachable(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::NetworkUnreachable

@@ -1,5 +1,5 @@
-//! Two of them talk over UDP sockets of this machine, with a relay in memory. Time is that of the runtime: it passes
-//! only when nothing else is left to do.
+//! Tests of two nodes over UDP sockets on loopback, with a relay in memory. Time is paused: it advances only when the
+//! runtime is idle.
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, UdpSocket as StdSocket};
@@ -14,18 +14,18 @@ use super::*;
 /// A guard against tests that hang.
 const LONG: Duration = Duration::from_secs(300);
 
-/// What a node has besides direct paths.
-struct Ground {
+/// A fake of the rest of a node.
+struct FakeHost {
     key: NodePublicKey,
     active: Mutex<HashSet<NodePublicKey>>,
     path: watch::Sender<Option<SocketAddr>>,
     known: Mutex<Vec<SocketAddr>>,
     inbound: mpsc::UnboundedSender<(SocketAddr, Vec<u8>)>,
-    /// The way through the relay to the other one.
+    /// The other node, reached through the relay.
     other: Mutex<Option<Arc<Port>>>,
 }
 
-impl DirectHost for Ground {
+impl DirectHost for FakeHost {
     fn active(&self) -> HashSet<NodePublicKey> {
         self.active.lock().unwrap().clone()
     }
@@ -52,7 +52,7 @@ impl DirectHost for Ground {
 }
 
 struct Side {
-    ground: Arc<Ground>,
+    fake: Arc<FakeHost>,
     port: Arc<Port>,
     direct: Direct,
     disco: DiscoKeyPair,
@@ -68,7 +68,7 @@ impl Side {
         let (port, direct, runner) = open(0, Policy { loopback: true }, key).unwrap();
         let mapping = runner.mapping.clone();
         let (inbound, arrived) = mpsc::unbounded_channel();
-        let ground = Arc::new(Ground {
+        let fake = Arc::new(FakeHost {
             key,
             active: Mutex::default(),
             path: watch::Sender::default(),
@@ -76,13 +76,13 @@ impl Side {
             inbound,
             other: Mutex::default(),
         });
-        let host: Arc<dyn DirectHost> = Arc::<Ground>::clone(&ground);
+        let host: Arc<dyn DirectHost> = Arc::<FakeHost>::clone(&fake);
         let addresses = watch::Sender::default();
         let known = addresses.subscribe();
         tokio::spawn(interfaces::run(addresses));
         Self {
             task: tokio::spawn(runner.run(disco.clone(), host, known, watch::Sender::default().subscribe())),
-            ground,
+            fake,
             port: Arc::new(port),
             direct,
             disco,
@@ -97,18 +97,18 @@ impl Side {
     }
 
     fn talk_to(&self, other: &Self) {
-        *self.ground.other.lock().unwrap() = Some(Arc::clone(&other.port));
+        *self.fake.other.lock().unwrap() = Some(Arc::clone(&other.port));
         self.direct.set_peers(vec![DirectPeer {
-            key: other.ground.key,
+            key: other.fake.key,
             disco: other.disco.public,
             endpoints: vec![],
         }]);
-        self.ground.active.lock().unwrap().insert(other.ground.key);
+        self.fake.active.lock().unwrap().insert(other.fake.key);
         self.port.more_active();
     }
 
     async fn until_path(&self, is_wanted: impl FnMut(&Option<SocketAddr>) -> bool) -> Option<SocketAddr> {
-        let mut path = self.ground.path.subscribe();
+        let mut path = self.fake.path.subscribe();
         let found = timeout(LONG, path.wait_for(is_wanted)).await;
         *found.expect("the path does not change").unwrap()
     }
@@ -116,7 +116,7 @@ impl Side {
 
 async fn pair() -> (Side, Side) {
     let (a, b) = (Side::new(1), Side::new(2));
-    // They tell each other where they are when they know it.
+    // Nodes advertise their endpoints once they know them.
     for side in [&a, &b] {
         let mut own = side.direct.own();
         timeout(LONG, own.wait_for(|own| !own.is_empty()))
@@ -138,7 +138,7 @@ fn wireguard(n: u8) -> PacketMut {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_nodes_leave_the_relay_and_their_packets_arrive() {
+async fn two_nodes_switch_to_a_direct_path_and_their_packets_arrive() {
     let (a, mut b) = pair().await;
     let path = a.until_path(Option::is_some).await.unwrap();
     for n in 0..100 {
@@ -147,18 +147,15 @@ async fn two_nodes_leave_the_relay_and_their_packets_arrive() {
     for n in 0..100 {
         let (from, packet) = b.arrived.recv().await.unwrap();
         assert_eq!(packet, wireguard(n).to_vec());
-        assert!(
-            b.ground.known.lock().unwrap().contains(&from),
-            "{from} is unknown"
-        );
+        assert!(b.fake.known.lock().unwrap().contains(&from), "{from} is unknown");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_relay_takes_over_within_five_seconds_after_a_path_died() {
+async fn packets_return_to_the_relay_within_five_seconds_after_a_path_failed() {
     let (a, b) = pair().await;
     sleep(Duration::from_secs(30)).await;
-    assert!(a.ground.path.borrow().is_some() && b.ground.path.borrow().is_some());
+    assert!(a.fake.path.borrow().is_some() && b.fake.path.borrow().is_some());
     let begin = Instant::now();
     b.task.abort();
     a.until_path(Option::is_none).await;
@@ -185,15 +182,15 @@ async fn a_node_that_comes_back_is_found_again() {
 #[tokio::test(start_paused = true)]
 async fn a_peer_without_traffic_is_left_alone() {
     let (a, b) = pair().await;
-    a.ground.active.lock().unwrap().clear();
+    a.fake.active.lock().unwrap().clear();
     a.until_path(Option::is_none).await;
-    // The other one still has something to say, and is answered.
+    // The other node still has traffic, so its pings are answered.
     sleep(Duration::from_secs(60)).await;
-    assert!(b.ground.path.borrow().is_some());
+    assert!(b.fake.path.borrow().is_some());
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_is_sent_to_the_port_does_no_harm() {
+async fn arbitrary_packets_to_the_port_do_no_harm() {
     let (a, mut b) = pair().await;
     let stranger = StdSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let to = b.address();
@@ -217,7 +214,7 @@ async fn whatever_is_sent_to_the_port_does_no_harm() {
     }
     sleep(Duration::from_secs(10)).await;
     assert!(!b.task.is_finished());
-    assert!(a.ground.path.borrow().is_some() && b.ground.path.borrow().is_some());
+    assert!(a.fake.path.borrow().is_some() && b.fake.path.borrow().is_some());
     while b.arrived.try_recv().is_ok() {}
     let path = a.until_path(Option::is_some).await.unwrap();
     a.port.send(path, &[wireguard(1)]);
@@ -225,7 +222,7 @@ async fn whatever_is_sent_to_the_port_does_no_harm() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stun_server_is_asked_through_the_same_socket() {
+async fn stun_requests_use_the_same_socket() {
     let side = Side::new(1);
     let server = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
         .await
@@ -253,7 +250,7 @@ async fn a_stun_server_is_asked_through_the_same_socket() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_port_of_the_router_is_told_for_as_long_as_it_is_mapped() {
+async fn a_mapped_port_is_advertised_for_as_long_as_it_is_mapped() {
     let side = Side::new(1);
     let router = Ipv4Addr::new(192, 168, 1, 1).into();
     let external: SocketAddr = "203.0.113.5:41641".parse().unwrap();
@@ -275,15 +272,15 @@ async fn a_port_of_the_router_is_told_for_as_long_as_it_is_mapped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_the_system_refuses_is_told() {
+async fn a_send_to_an_unreachable_address_is_refused() {
     let (a, _b) = pair().await;
-    // A broadcast needs a permission that we do not ask for.
+    // Sending to a broadcast address needs SO_BROADCAST, which is not set.
     let nowhere: SocketAddr = "255.255.255.255:9".parse().unwrap();
     assert_eq!(a.port.sockets.send(nowhere, &[[0]]), SendOutcome::Refused);
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_an_error_if_it_was_asked_for() {
+async fn a_requested_port_in_use_is_an_error() {
     let taken = Sockets::bind(0).unwrap();
     let port = taken.port_for((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     assert!(Sockets::bind(port).is_err());

@@ -1,5 +1,5 @@
-//! What the control server sends, as JSON. Only what a node needs is read; a peer or a rule that cannot be understood
-//! is left out with a warning instead of losing the whole map.
+//! The JSON messages of the control server, with the fields that a node needs. A malformed peer or rule is skipped with
+//! a warning and does not invalidate the map.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use ts_packetfilter::Ruleset;
 use crate::embedded::relay::region::{RelayMap, WireMap};
 use crate::embedded::underlay::RegionId;
 
-/// Peers that are looked at; the rest of a longer list is left out.
+/// The maximum number of peers that are parsed; the rest is skipped.
 const MAX_PEERS: usize = 50_000;
 
 /// One message of a map stream.
@@ -29,11 +29,11 @@ pub(in crate::embedded) struct MapMessage {
     pub(super) online: BTreeMap<i64, bool>,
     pub(super) filter: Option<Ruleset>,
     pub(super) named_filters: BTreeMap<String, Option<Ruleset>>,
-    /// A question of the control server, to be answered.
+    /// A ping request of the control server.
     pub(in crate::embedded) ping: Option<Box<RawValue>>,
 }
 
-/// A message is no map.
+/// The error for a message that is not a map.
 #[derive(Debug, thiserror::Error)]
 #[error("the control server sent a malformed map")]
 pub(in crate::embedded) struct MalformedMap(#[from] serde_json::Error);
@@ -70,14 +70,14 @@ pub(super) struct WireNode {
     pub(super) addresses: Option<Vec<IpNet>>,
     #[serde(default)]
     pub(super) online: Option<bool>,
-    /// UDP addresses at which it may be reached.
+    /// The advertised UDP addresses.
     #[serde(default, deserialize_with = "endpoints")]
     pub(super) endpoints: Option<Vec<SocketAddr>>,
     #[serde(default, deserialize_with = "disco_key")]
     pub(super) disco_key: Option<DiscoPublicKey>,
     #[serde(rename = "HomeDERP", default)]
     pub(super) home_derp: RegionId,
-    /// The home relay in the form of older servers, `127.3.3.40:REGION`.
+    /// The home relay in the format of older servers, `127.3.3.40:REGION`.
     #[serde(rename = "DERP", default)]
     pub(super) derp: String,
 }
@@ -129,14 +129,14 @@ fn nodes(list: &[Box<RawValue>]) -> Vec<WireNode> {
         tracing::warn!(
             peers = list.len(),
             limit = MAX_PEERS,
-            "the tailnet has too many peers"
+            "the tailnet has too many peers: the rest is ignored"
         );
     }
     list.iter()
         .take(MAX_PEERS)
         .filter_map(|node| {
             serde_json::from_str(node.get())
-                .inspect_err(|error| tracing::warn!(%error, "a malformed peer is ignored"))
+                .inspect_err(|error| tracing::warn!(%error, "ignoring a malformed peer"))
                 .ok()
         })
         .collect()
@@ -147,7 +147,7 @@ fn rules(list: &[Box<RawValue>]) -> Ruleset {
         .filter_map(|rule| {
             let rule = serde_json::from_str(rule.get())
                 .inspect_err(|error| {
-                    tracing::warn!(%error, "a malformed rule of the packet filter is ignored: it allows nothing");
+                    tracing::warn!(%error, "ignoring a malformed rule of the packet filter: it allows nothing");
                 })
                 .ok()?;
             ts_packetfilter_state::rule_to_pf(&rule)
@@ -155,23 +155,23 @@ fn rules(list: &[Box<RawValue>]) -> Ruleset {
         .collect()
 }
 
-/// Those that can be understood: one that cannot is no reason to lose the peer.
+/// Deserializes endpoints. Malformed ones are skipped, so that the peer is kept.
 fn endpoints<'de, D: Deserializer<'de>>(wire: D) -> Result<Option<Vec<SocketAddr>>, D::Error> {
     let list: Option<Vec<String>> = Deserialize::deserialize(wire)?;
     Ok(list.map(|list| list.iter().filter_map(|text| text.parse().ok()).collect()))
 }
 
-/// The same for the key. Some control servers send zeros for a node that has none yet.
+/// Deserializes a disco key; `None` if malformed. Some control servers send zeros for a node without a key.
 fn disco_key<'de, D: Deserializer<'de>>(wire: D) -> Result<Option<DiscoPublicKey>, D::Error> {
     let text: Option<String> = Deserialize::deserialize(wire)?;
     let key = text.and_then(|text| text.parse().ok());
     Ok(key.filter(|key| *key != DiscoPublicKey::from_bytes([0; 32])))
 }
 
-/// When a key expires; `None`: never.
+/// Parses the expiry of a key; `None` if it never expires.
 pub(super) fn expiry(text: &str) -> Option<Timestamp> {
     let expiry: Timestamp = text.parse().ok()?;
-    // The zero time of Go is "not set".
+    // Go's zero time means "not set".
     (expiry > Timestamp::UNIX_EPOCH).then_some(expiry)
 }
 
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_peer_can_be_reached_is_known_and_changes() {
+    fn endpoints_and_disco_keys_of_peers_are_updated() {
         let disco = |n: u8| format!("discokey:{}", hex::encode([n; 32]));
         let mut map = Netmap::default();
         map.fold(message(&format!(
@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(
             peers[0].endpoints,
             ["192.0.2.8:8".parse().unwrap()],
-            "what is understood is used"
+            "malformed endpoints are skipped"
         );
         assert_eq!(peers[0].disco, Some(DiscoPublicKey::from_bytes([6; 32])));
         let many = vec![r#""192.0.2.1:7""#; 500].join(",");

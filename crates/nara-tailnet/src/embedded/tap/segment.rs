@@ -1,4 +1,4 @@
-//! TCP segments in IP packets, read and written with the library of the network stack.
+//! TCP segments in IP packets, parsed and written with the library of the network stack.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,22 +7,22 @@ pub(super) use ts_netstack_smoltcp::netcore::smoltcp::wire::{IpProtocol, TcpRepr
 use ts_netstack_smoltcp::netcore::smoltcp::wire::{IpRepr, IpVersion, Ipv4Packet, Ipv6Packet, TcpPacket};
 pub(in crate::embedded) use ts_netstack_smoltcp::netcore::smoltcp::wire::{TcpControl, TcpSeqNumber};
 
-/// What routers on the way would count down. There are none in a tunnel.
+/// The hop limit of our packets. A tunnel has no routers that would decrement it.
 const HOP_LIMIT: u8 = 64;
 
-/// The head of an IP packet, as far as it is needed here.
+/// The relevant part of an IP packet.
 #[derive(Debug)]
 pub(super) struct Ip<'a> {
     pub(super) protocol: IpProtocol,
     pub(super) source: IpAddr,
     pub(super) destination: IpAddr,
-    /// The bytes before the payload.
+    /// The length of the header in bytes.
     header: usize,
     payload: &'a [u8],
 }
 
 impl<'a> Ip<'a> {
-    /// `None`: it is not an IP packet.
+    /// Parses a packet; `None` if it is not an IP packet.
     pub(super) fn parse(packet: &'a [u8]) -> Option<Self> {
         if packet.is_empty() {
             return None;
@@ -89,8 +89,7 @@ impl<'a> Segment<'a> {
         }
     }
 
-    /// The segment in an IP packet; `None`: there is none that the stack would understand. Checksums are left to the
-    /// stack.
+    /// Parses the segment in an IP packet; `None` if the stack would not parse it. The stack verifies checksums.
     pub(in crate::embedded) fn parse(packet: &'a [u8]) -> Option<Self> {
         let ip = Ip::parse(packet)?;
         if ip.protocol != IpProtocol::Tcp {
@@ -106,12 +105,12 @@ impl<'a> Segment<'a> {
         })
     }
 
-    /// The number behind it: its payload, and one each for SYN and FIN.
+    /// Returns the sequence number after the segment: payload, SYN and FIN count.
     pub(in crate::embedded) fn end(&self) -> TcpSeqNumber {
         self.tcp.seq_number + self.tcp.segment_len()
     }
 
-    /// An IP packet with it; `None`: the addresses are of two families.
+    /// Builds an IP packet with the segment; `None` if the address families differ.
     pub(in crate::embedded) fn packet(&self) -> Option<Vec<u8>> {
         if self.source.is_ipv4() != self.destination.is_ipv4() {
             return None;
@@ -127,7 +126,7 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// Writes another window into a packet that [`Segment::parse`] understands. A wrong checksum stays wrong.
+/// Replaces the window in a packet that [`Segment::parse`] accepts. A wrong checksum stays wrong.
 pub(super) fn set_window(packet: &mut [u8], window: u16) {
     let Some(ip) = Ip::parse(packet) else {
         return;
@@ -141,7 +140,7 @@ pub(super) fn set_window(packet: &mut [u8], window: u16) {
     }
 }
 
-/// A checksum after one of the numbers that it sums up was replaced (RFC 1624, section 3).
+/// Returns the checksum after one of its words was replaced (RFC 1624, section 3).
 fn checksum_with(checksum: u16, old: u16, new: u16) -> u16 {
     let add = |a: u16, b: u16| {
         let (sum, carries) = a.overflowing_add(b);
@@ -157,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_again_in_both_families() {
+    fn segments_round_trip_in_both_families() {
         for (from, to) in [("100.64.0.1:1", "100.64.0.2:2"), ("[fd7a::1]:1", "[fd7a::2]:2")] {
             let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
             let (sequence, acknowledgement) = (TcpSeqNumber(-1), Some(TcpSeqNumber(5)));
@@ -165,12 +164,12 @@ mod tests {
             let packet = segment.packet().unwrap();
             let read = Segment::parse(&packet).unwrap();
             assert_eq!(read, segment);
-            assert_eq!(read.end(), TcpSeqNumber(3), "the numbers wrap");
+            assert_eq!(read.end(), TcpSeqNumber(3), "sequence numbers wrap");
         }
     }
 
     #[test]
-    fn another_window_changes_nothing_else_and_the_checksum_is_right() {
+    fn replacing_the_window_changes_nothing_else_and_updates_the_checksum() {
         for (from, to) in [("100.64.0.1:1", "100.64.0.2:2"), ("[fd7a::1]:1", "[fd7a::2]:2")] {
             let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
             let (sequence, acknowledgement) = (TcpSeqNumber(7), Some(TcpSeqNumber(5)));
@@ -183,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_checksum_is_not_repaired_by_another_window() {
+    fn replacing_the_window_does_not_repair_a_wrong_checksum() {
         let (from, to) = ("100.64.0.1:1".parse().unwrap(), "100.64.0.2:2".parse().unwrap());
         let one = TcpSeqNumber(1);
         let segment = Segment::new(from, to, TcpControl::None, one, Some(one), b"abc");
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_is_no_payload() {
+    fn padding_is_not_payload() {
         let (from, to) = ("100.64.0.1:1".parse().unwrap(), "100.64.0.2:2".parse().unwrap());
         let one = TcpSeqNumber(1);
         let segment = Segment::new(from, to, TcpControl::None, one, Some(one), b"");
@@ -218,7 +217,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_parsed_or_left_alone(bytes in prop::collection::vec(any::<u8>(), 0..120), four in any::<bool>()) {
+        fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..120), four in any::<bool>()) {
             let mut bytes = bytes;
             if let Some(byte) = bytes.first_mut() {
                 *byte = if four { 0x45 } else { 0x60 };
@@ -226,7 +225,7 @@ mod tests {
             if let Some(byte) = bytes.get_mut(if four { 9 } else { 6 }) {
                 *byte = IpProtocol::Tcp.into();
             }
-            // Else hardly any would be taken for a packet.
+            // A valid length, so that many inputs pass as packets.
             let len = u8::try_from(bytes.len()).unwrap();
             let (at, len) = if four { (2, len) } else { (4, len.saturating_sub(40)) };
             if let Some(field) = bytes.get_mut(at..at + 2) {

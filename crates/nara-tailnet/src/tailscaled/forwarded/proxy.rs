@@ -4,16 +4,16 @@ use std::net::{IpAddr, SocketAddr};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
-/// The most bytes of a header, with its line end (PROXY protocol, version 1).
+/// The maximum length of a header in bytes, with its line end (PROXY protocol, version 1).
 const MAX_HEADER: usize = 107;
 
-/// The source address in the PROXY header with which a connection begins. The header is read and no byte more.
+/// Reads the PROXY header at the beginning of a connection, and no byte more, and returns its source address.
 ///
 /// # Errors
-/// If a process of another user opened the connection, or it begins with something else.
+/// If a process of another user opened the connection, or it does not begin with a PROXY header.
 pub(super) async fn announced_source(stream: &mut TcpStream, source: SocketAddr) -> io::Result<SocketAddr> {
     if !is_of_this_user(source).await? {
-        let detail = "another user of this machine opened it";
+        let detail = "another user of this machine opened the connection";
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, detail));
     }
     let mut header = Vec::with_capacity(MAX_HEADER);
@@ -29,7 +29,7 @@ pub(super) async fn announced_source(stream: &mut TcpStream, source: SocketAddr)
 fn malformed() -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
-        "it does not begin with a PROXY header",
+        "the connection does not begin with a PROXY header",
     )
 }
 
@@ -50,7 +50,7 @@ fn parse(header: &[u8]) -> Option<SocketAddr> {
     (fits && words.next().is_none()).then(|| SocketAddr::new(source, source_port))
 }
 
-/// Whether the other end of a loopback connection belongs to the user that this process runs as.
+/// Returns whether the other end of a loopback connection belongs to the user of this process.
 #[cfg(target_os = "linux")]
 async fn is_of_this_user(source: SocketAddr) -> io::Result<bool> {
     use std::os::unix::fs::MetadataExt as _;
@@ -59,13 +59,13 @@ async fn is_of_this_user(source: SocketAddr) -> io::Result<bool> {
     Ok(owner_in(&table, source) == Some(own))
 }
 
-/// Without such a table nobody can tell.
+/// Returns `false`: without such a table the owner is unknown.
 #[cfg(not(target_os = "linux"))]
 async fn is_of_this_user(_: SocketAddr) -> io::Result<bool> {
     Ok(std::future::ready(false).await)
 }
 
-/// The user in a table of TCP sockets (`/proc/net/tcp`) who owns the socket with this local address.
+/// Returns the user id that owns the socket with this local address, from a table of TCP sockets (`/proc/net/tcp`).
 #[cfg(any(target_os = "linux", test))]
 fn owner_in(table: &str, local: SocketAddr) -> Option<u32> {
     let IpAddr::V4(ip) = local.ip() else { return None };

@@ -1,4 +1,4 @@
-//! A port of the gateway that leads to ours: asking for it, keeping it, giving it back.
+//! A port mapping at a gateway: requested, renewed, released.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -15,26 +15,28 @@ use super::upnp::Service;
 use crate::embedded::direct::address::is_public;
 use crate::random::random;
 
-/// For how long we ask. A mapping outlives a node that is killed by no more than this, and renewing it is one packet.
+/// The requested lifetime: bounds how long a mapping outlives a killed node. A renewal costs one packet.
 const LIFETIME: Duration = Duration::from_secs(20 * 60);
-/// Shorter mappings are not taken: they would have to be renewed all the time (RFC 6887, section 15: 2 minutes at least).
+/// The minimum accepted lifetime: shorter mappings would need constant renewals (RFC 6887, section 15: at least 2
+/// minutes).
 const SHORTEST: Duration = Duration::from_secs(60);
-/// A gateway in the same house answers at once or not at all: after 250 ms it is asked again, then after 500 ms.
+/// The retransmissions: a gateway on the local network answers at once or never, so requests are repeated after 250 ms
+/// and after 500 ms.
 const PATIENCE: TimeoutConfig = TimeoutConfig {
     initial_timeout: Duration::from_millis(250),
     max_retries: 2,
     max_retry_timeout: None,
 };
-/// How long one protocol may take.
+/// The timeout of one protocol.
 const ATTEMPT: Duration = Duration::from_secs(6);
-/// How long giving back may take: somebody waits for the node to end.
+/// The timeout of a release: the shutdown of the node waits for it.
 const RELEASE: Duration = Duration::from_secs(1);
-/// Outside ports that UPnP is asked for: ours, and some at random if others have them. PCP and NAT-PMP choose one themselves.
+/// The number of external ports tried with UPnP: our own, then random ones. With PCP and NAT-PMP the gateway chooses.
 const UPNP_PORTS: usize = 3;
 /// The first dynamic port (RFC 6335).
 const DYNAMIC: u16 = 0xc000;
 
-/// How a gateway is asked, in this order: the newer ones are one packet, and tell the mapping that they made.
+/// The protocols, in order of preference: the newer ones need one packet, and their answers contain the mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
     /// RFC 6887.
@@ -57,16 +59,16 @@ impl Protocol {
     }
 }
 
-/// Why there is no mapping.
+/// The reason for which one protocol made no mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// Nobody speaks the protocol there.
+    /// The gateway does not support the protocol.
     Silent,
-    /// The gateway refused, or its answer makes no sense.
+    /// The gateway refused, or its answer is invalid.
     Refused,
-    /// What it names is not an address on the internet: a second NAT is behind it, or it lies.
+    /// The external address is not public: the gateway is behind another NAT, or lies.
     NotPublic(IpAddr),
-    /// It grants less than [`SHORTEST`].
+    /// The granted lifetime is shorter than [`SHORTEST`].
     TooShort,
 }
 
@@ -74,14 +76,14 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Silent => f.write_str("no answer"),
-            Self::Refused => f.write_str("it refuses"),
-            Self::NotPublic(ip) => write!(f, "its outside address {ip} is not public"),
-            Self::TooShort => f.write_str("it grants less than a minute"),
+            Self::Refused => f.write_str("refused"),
+            Self::NotPublic(ip) => write!(f, "the external address {ip} is not public"),
+            Self::TooShort => f.write_str("the granted lifetime is less than a minute"),
         }
     }
 }
 
-/// Why no protocol made a mapping.
+/// The refusals of all protocols.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusals(Vec<(Protocol, Refusal)>);
 
@@ -89,25 +91,25 @@ impl fmt::Display for Refusals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut telling = self.0.iter().filter(|(_, refusal)| *refusal != Refusal::Silent);
         let Some((protocol, refusal)) = telling.next() else {
-            return f.write_str("it offers no PCP, NAT-PMP or UPnP");
+            return f.write_str("no answer to PCP, NAT-PMP and UPnP");
         };
         write!(f, "{}: {refusal}", protocol.name())?;
         telling.try_for_each(|(protocol, refusal)| write!(f, "; {}: {refusal}", protocol.name()))
     }
 }
 
-/// A mapping that is in force.
+/// A mapping in force.
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) external: SocketAddr,
-    /// When the gateway forgets it.
+    /// The expiry of the mapping at the gateway.
     pub(super) ends: Instant,
     route: Route,
     port: NonZeroU16,
     means: Means,
 }
 
-/// What renewing and releasing need.
+/// The protocol state for renewal and release.
 #[derive(Clone, Debug)]
 enum Means {
     /// The nonce proves that the mapping is ours.
@@ -116,7 +118,7 @@ enum Means {
     Upnp(Service),
 }
 
-/// What a gateway granted, unchecked.
+/// The answer of a gateway, unchecked.
 struct Granted {
     ip: IpAddr,
     port: u16,
@@ -125,7 +127,7 @@ struct Granted {
 }
 
 impl Lease {
-    /// Asks by each protocol in turn.
+    /// Requests a mapping with each protocol in turn.
     pub(super) async fn ask(route: Route, port: NonZeroU16) -> Result<Self, Refusals> {
         let mut refusals = Vec::new();
         for protocol in Protocol::ALL {
@@ -142,7 +144,7 @@ impl Lease {
         Err(Refusals(refusals))
     }
 
-    /// Asks for the same once more. If that fails, the mapping stays in force until it ends.
+    /// Requests the same mapping again. If that fails, the mapping stays in force until it expires.
     pub(super) async fn renew(&mut self) -> Result<(), Refusal> {
         let request = Request {
             route: self.route,
@@ -154,7 +156,7 @@ impl Lease {
         Ok(())
     }
 
-    /// Gives it back. If the gateway does not answer, it forgets the mapping later.
+    /// Releases the mapping. If the gateway does not answer, the mapping expires later.
     pub(super) async fn release(self) {
         let gateway = IpAddr::from(self.route.gateway);
         let given_back = async {
@@ -185,9 +187,9 @@ impl Lease {
         };
         match timeout(RELEASE, AssertUnwindSafe(given_back).catch_unwind()).await {
             Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => tracing::debug!(%gateway, error, "a mapped port was not given back"),
-            Ok(Err(_)) => tracing::error!("an answer of the gateway made a library panic"),
-            Err(_) => tracing::debug!(%gateway, "the gateway does not take a mapped port back"),
+            Ok(Ok(Err(error))) => tracing::debug!(%gateway, error, "cannot release a port mapping"),
+            Ok(Err(_)) => tracing::error!("a library panicked on an answer of the gateway"),
+            Err(_) => tracing::debug!(%gateway, "timed out releasing a port mapping"),
         }
     }
 
@@ -200,19 +202,19 @@ impl Lease {
     }
 }
 
-/// One question by one protocol.
+/// A request for a mapping.
 #[derive(Clone, Copy)]
 struct Request {
     route: Route,
     port: NonZeroU16,
-    /// What is renewed.
+    /// The external address to renew, if any.
     external: Option<SocketAddr>,
 }
 
 impl Request {
-    /// Asks, in bounded time, and believes nothing that makes no sense.
+    /// Sends the request, in bounded time, and checks the answer.
     async fn granted(self, protocol: Protocol, known: Option<Means>) -> Result<Lease, Refusal> {
-        // The gateway counts from a later moment than we do.
+        // Taken before the request, so that our expiry is not later than the gateway's.
         let begin = Instant::now();
         let asked = async {
             match (protocol, known) {
@@ -227,7 +229,7 @@ impl Request {
         let granted = match answered {
             Ok(Ok(granted)) => granted?,
             Ok(Err(_)) => {
-                tracing::error!("an answer of the gateway made a library panic");
+                tracing::error!("a library panicked on an answer of the gateway");
                 return Err(Refusal::Refused);
             }
             Err(_) => return Err(Refusal::Silent),
@@ -263,7 +265,9 @@ impl Request {
         }
     }
 
-    /// The library reads from a connected socket, so from the gateway alone, and checks the nonce, the protocol and our port.
+    /// Requests a mapping by PCP. The library reads from a connected socket, so only the gateway can answer; it checks
+    /// the
+    /// nonce, the protocol and our port.
     async fn by_pcp(self, nonce: Option<pcp::Nonce>) -> Result<Granted, Refusal> {
         use pcp::Failure;
 
@@ -297,7 +301,7 @@ impl Request {
         })
     }
 
-    /// As above, without a nonce: whoever sends with the address of the gateway can answer.
+    /// Requests a mapping by NAT-PMP, which has no nonce: an answer can be forged with the gateway's source address.
     async fn by_nat_pmp(self) -> Result<Granted, Refusal> {
         use natpmp::Failure;
 
@@ -324,13 +328,15 @@ impl Request {
     async fn by_upnp(self) -> Result<Granted, Refusal> {
         let gateway = self.route.gateway;
         let service = Service::find(self.route).await.map_err(|error| {
-            tracing::debug!(%gateway, %error, "no UPnP service maps ports");
+            tracing::debug!(%gateway, %error, "no UPnP service for port mappings was found");
             Refusal::Silent
         })?;
         self.by_known_upnp(service).await
     }
 
-    /// UPnP grants what it was asked for, or nothing: a router that keeps mappings for ever only is not used.
+    /// Requests a mapping by UPnP, which grants the requested lifetime or fails: routers with only permanent mappings
+    /// are
+    /// not used.
     async fn by_known_upnp(self, service: Service) -> Result<Granted, Refusal> {
         let gateway = self.route.gateway;
         let refused = |error: std::io::Error| {

@@ -1,4 +1,4 @@
-//! The default gateway of this machine, and when it changes.
+//! The default gateway of this machine, and its changes.
 
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -9,13 +9,14 @@ use tokio::time::sleep;
 
 use crate::embedded::interfaces::{self, Addresses};
 
-/// The table is read this often, and when an address changes: a route may come later than its address.
+/// The polling interval of the routing table, which is also read when an address changes: a route may appear later than
+/// its address.
 const EVERY: Duration = Duration::from_secs(5);
-/// Linux lists its routes there. Other systems have none, so no gateway is asked.
+/// The routing table of Linux. Other systems do not have this file, so they get no port mapping.
 const TABLE: &str = "/proc/net/route";
-/// Bytes of the table that are read. Default routes are at its beginning, and a router may have a million others.
+/// The maximum number of bytes read of the table. Default routes come first, and a router may have a million others.
 const TABLE_MAX: u64 = 64 * 1024;
-/// Flags of a route that is up and leads to a gateway.
+/// The flags of a route that is up and has a gateway.
 const UP_AND_GATEWAY: u32 = 0b11;
 
 /// The gateway, and the address from which this machine reaches it.
@@ -25,7 +26,7 @@ pub(super) struct Route {
     pub(super) own: Ipv4Addr,
 }
 
-/// Keeps it up to date. Never ends.
+/// Keeps the route up to date. Never returns.
 pub(super) async fn run(routes: watch::Sender<Option<Route>>, mut addresses: Addresses) {
     loop {
         let found = current();
@@ -49,16 +50,17 @@ fn current() -> Option<Route> {
     usable(gateway, own_address(gateway)?, &interfaces::outward())
 }
 
-/// The route, if a mapping by this gateway can be of use.
+/// Returns the route if a mapping at this gateway can be useful.
 ///
-/// A gateway with a public address is a router of the provider, and a machine with one needs no mapping. If other networks
-/// are reached from another address, as through a VPN, answers to a mapped port would not come back through the gateway.
+/// A gateway with a public address is a router of the provider, and a machine with a public address needs no mapping.
+/// If
+/// the default source address differs, as with a VPN, answers to a mapped port would not return through the gateway.
 fn usable(gateway: Ipv4Addr, own: Ipv4Addr, outward: &[IpAddr]) -> Option<Route> {
     let is_usable = gateway.is_private() && own.is_private() && outward.contains(&own.into());
     is_usable.then_some(Route { gateway, own })
 }
 
-/// The gateway of the default route with the lowest metric.
+/// Returns the gateway of the default route with the lowest metric.
 fn default_gateway(table: &str) -> Option<Ipv4Addr> {
     let route = |line: &str| {
         let fields: Vec<_> = line.split_ascii_whitespace().collect();
@@ -66,7 +68,7 @@ fn default_gateway(table: &str) -> Option<Ipv4Addr> {
             return None;
         };
         let flags = u32::from_str_radix(flags, 16).ok()?;
-        // The bytes of the address, in their order, as one number of this machine.
+        // The address in network byte order, printed as a native integer.
         let gateway = u32::from_str_radix(gateway, 16).ok()?.to_ne_bytes();
         let metric: u32 = metric.parse().ok()?;
         (flags & UP_AND_GATEWAY == UP_AND_GATEWAY).then(|| (metric, Ipv4Addr::from(gateway)))
@@ -75,7 +77,7 @@ fn default_gateway(table: &str) -> Option<Ipv4Addr> {
     best.map(|(_, gateway)| gateway)
 }
 
-/// Nothing is sent: the system only says which address it would use.
+/// Returns the source address for the gateway. Connecting a UDP socket sends nothing.
 fn own_address(gateway: Ipv4Addr) -> Option<Ipv4Addr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect((gateway, 9)).ok()?;
@@ -98,13 +100,13 @@ mod tests {
     }
 
     #[test]
-    fn the_default_route_with_the_lowest_metric_leads_to_the_gateway() {
+    fn the_gateway_is_taken_from_the_default_route_with_the_lowest_metric() {
         let zero = "00000000";
         let table = [
             HEAD.to_owned(),
             line(zero, [192, 168, 7, 1], "0003", 600, zero),
             line(zero, [192, 168, 1, 1], "0003", 100, zero),
-            // Down, without a gateway, and to one network only.
+            // Down, without a gateway, and for one network only.
             line(zero, [192, 168, 2, 1], "0002", 0, zero),
             line(zero, [0, 0, 0, 0], "0001", 0, zero),
             line("0001A8C0", [192, 168, 3, 1], "0003", 0, "00FFFFFF"),
@@ -119,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_is_asked_only_where_both_ends_are_private_and_packets_leave_through_it() {
+    fn a_gateway_is_used_only_if_both_ends_are_private_and_packets_leave_through_it() {
         let [gateway, own, vpn, public]: [Ipv4Addr; 4] = [
             [192, 168, 1, 1].into(),
             [192, 168, 1, 2].into(),
@@ -131,7 +133,7 @@ mod tests {
         assert_eq!(usable(gateway, own, &[vpn.into()]), None);
         assert_eq!(usable(public, own, &[own.into()]), None);
         assert_eq!(usable(gateway, public, &[public.into()]), None);
-        // The router of a tailnet, or of a provider that translates addresses once more.
+        // The router of a tailnet, or a carrier-grade NAT.
         assert_eq!(usable([100, 64, 0, 1].into(), own, &[own.into()]), None);
     }
 }

@@ -1,5 +1,5 @@
-//! Routers of a few lines, on loopback addresses of their own. Time is that of the runtime: it passes only when nothing else
-//! is left to do.
+//! Tests against fake routers, each on its own loopback address. Time is paused: it advances only when the runtime is
+//! idle.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -16,42 +16,42 @@ const PORT: u16 = 41641;
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 5);
 const EXTERNAL: u16 = 5000;
 
-/// What a router answers.
+/// The behaviour of a fake router.
 #[derive(Clone, Debug)]
-struct Manners {
+struct Behaviour {
     pcp: bool,
     nat_pmp: bool,
     outside: Ipv4Addr,
     seconds: u32,
-    /// Flips this byte of an answer of PCP.
-    spoiled: Option<usize>,
+    /// The index of a byte to invert in PCP answers.
+    corrupted: Option<usize>,
 }
 
-const POLITE: Manners = Manners {
+const COOPERATIVE: Behaviour = Behaviour {
     pcp: true,
     nat_pmp: true,
     outside: OUTSIDE,
     seconds: 1200,
-    spoiled: None,
+    corrupted: None,
 };
 
 struct Router {
     address: Ipv4Addr,
-    manners: Arc<Mutex<Manners>>,
-    /// The requests of PCP and NAT-PMP that came.
+    behaviour: Arc<Mutex<Behaviour>>,
+    /// The received requests of PCP and NAT-PMP.
     asked: Arc<Mutex<Vec<Vec<u8>>>>,
     _task: JoinSet<()>,
 }
 
 impl Router {
-    async fn start(manners: Manners) -> Self {
+    async fn start(behaviour: Behaviour) -> Self {
         let socket = free(crab_nat::GATEWAY_PORT).await;
         let IpAddr::V4(address) = socket.local_addr().unwrap().ip() else {
             unreachable!()
         };
-        let manners = Arc::new(Mutex::new(manners));
+        let behaviour = Arc::new(Mutex::new(behaviour));
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let (kept, log) = (Arc::clone(&manners), Arc::clone(&asked));
+        let (kept, log) = (Arc::clone(&behaviour), Arc::clone(&asked));
         let mut task = JoinSet::new();
         task.spawn(async move {
             let mut buffer = [0; 1500];
@@ -67,7 +67,7 @@ impl Router {
         });
         Self {
             address,
-            manners,
+            behaviour,
             asked,
             _task: task,
         }
@@ -80,8 +80,8 @@ impl Router {
         }
     }
 
-    fn set(&self, change: impl FnOnce(&mut Manners)) {
-        change(&mut self.manners.lock().unwrap());
+    fn set(&self, change: impl FnOnce(&mut Behaviour)) {
+        change(&mut self.behaviour.lock().unwrap());
     }
 
     fn mapped(&self, protocol: &'static str) -> PortMapping {
@@ -92,7 +92,7 @@ impl Router {
         }
     }
 
-    /// The lifetimes that were asked for by PCP, oldest first.
+    /// Returns the lifetimes requested by PCP, oldest first.
     fn lifetimes(&self) -> Vec<u32> {
         let asked = self.asked.lock().unwrap();
         let pcp = asked.iter().filter(|request| request[0] == 2);
@@ -105,7 +105,7 @@ impl Router {
     }
 }
 
-impl Manners {
+impl Behaviour {
     fn answer(&self, request: &[u8]) -> Option<Vec<u8>> {
         match request {
             [2, 1, ..] if self.pcp => {
@@ -117,12 +117,12 @@ impl Manners {
                 }
                 answer[42..44].copy_from_slice(&EXTERNAL.to_be_bytes());
                 answer[44..60].copy_from_slice(&self.outside.to_ipv6_mapped().octets());
-                if let Some(at) = self.spoiled {
+                if let Some(at) = self.corrupted {
                     answer[at] ^= 0xff;
                 }
                 Some(answer)
             }
-            // As a router says that knows NAT-PMP only.
+            // The answer of a router that supports only NAT-PMP.
             [2, ..] if self.nat_pmp => Some([0, 0x81, 0, 1, 0, 0, 0, 9].to_vec()),
             [0, 0] if self.nat_pmp => {
                 Some([&[0, 0x80, 0, 0, 0, 0, 0, 9], &self.outside.octets()[..]].concat())
@@ -142,7 +142,7 @@ impl Manners {
     }
 }
 
-/// A socket with this port, on a loopback address that no other test has.
+/// Binds a socket with this port on an unused loopback address.
 async fn free(port: u16) -> UdpSocket {
     loop {
         let address = Ipv4Addr::new(127, fastrand::u8(1..), fastrand::u8(..), fastrand::u8(1..255));
@@ -153,7 +153,7 @@ async fn free(port: u16) -> UdpSocket {
     }
 }
 
-/// A mapper with routes and states to look at.
+/// A mapper with injected routes and an observable state.
 struct Bench {
     routes: watch::Sender<Option<Route>>,
     state: watch::Receiver<PortMapping>,
@@ -200,7 +200,7 @@ impl Bench {
 
 #[tokio::test(start_paused = true)]
 async fn a_router_maps_the_port_by_pcp() {
-    let router = Router::start(POLITE).await;
+    let router = Router::start(COOPERATIVE).await;
     let mut bench = Bench::start(Some(router.route()));
     assert_eq!(bench.until_mapped().await, router.mapped("PCP"));
     let asked = router.asked.lock().unwrap();
@@ -212,7 +212,11 @@ async fn a_router_maps_the_port_by_pcp() {
 
 #[tokio::test(start_paused = true)]
 async fn an_older_router_maps_the_port_by_nat_pmp() {
-    let router = Router::start(Manners { pcp: false, ..POLITE }).await;
+    let router = Router::start(Behaviour {
+        pcp: false,
+        ..COOPERATIVE
+    })
+    .await;
     let mut bench = Bench::start(Some(router.route()));
     assert_eq!(bench.until_mapped().await, router.mapped("NAT-PMP"));
     bench.release.release().await;
@@ -220,31 +224,31 @@ async fn an_older_router_maps_the_port_by_nat_pmp() {
     let [.., last] = &asked[..] else { unreachable!() };
     assert_eq!(last[..2], [0, 1]);
     assert_eq!(last[4..6], PORT.to_be_bytes());
-    assert_eq!(last[6..12], [0; 6], "given back");
+    assert_eq!(last[6..12], [0; 6], "released");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_router_that_maps_nothing_is_asked_again_later() {
-    let router = Router::start(Manners {
+async fn a_request_to_a_router_that_maps_nothing_is_repeated_later() {
+    let router = Router::start(Behaviour {
         pcp: false,
         nat_pmp: false,
-        ..POLITE
+        ..COOPERATIVE
     })
     .await;
     let begin = Instant::now();
     let mut bench = Bench::start(Some(router.route()));
-    assert_eq!(bench.until_refused().await, "it offers no PCP, NAT-PMP or UPnP");
+    assert_eq!(bench.until_refused().await, "no answer to PCP, NAT-PMP and UPnP");
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     let sent = router.asked.lock().unwrap().len();
     assert!(sent <= 6, "{sent} packets");
-    router.set(|manners| manners.pcp = true);
+    router.set(|behaviour| behaviour.pcp = true);
     assert_eq!(bench.until_mapped().await, router.mapped("PCP"));
     assert!(begin.elapsed() < 2 * ASK_AGAIN, "{:?}", begin.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_mapping_is_renewed_at_half_of_its_life_with_the_same_nonce() {
-    let router = Router::start(POLITE).await;
+async fn a_mapping_is_renewed_after_half_of_its_lifetime_with_the_same_nonce() {
+    let router = Router::start(COOPERATIVE).await;
     let mut bench = Bench::start(Some(router.route()));
     bench.until_mapped().await;
     sleep(Duration::from_secs(3600)).await;
@@ -256,12 +260,12 @@ async fn a_mapping_is_renewed_at_half_of_its_life_with_the_same_nonce() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_mapping_that_is_not_renewed_is_told_until_it_ends_and_no_longer() {
-    let router = Router::start(POLITE).await;
+async fn a_mapping_that_is_not_renewed_is_reported_until_it_expires() {
+    let router = Router::start(COOPERATIVE).await;
     let mut bench = Bench::start(Some(router.route()));
     bench.until_mapped().await;
     let begin = Instant::now();
-    router.set(|manners| (manners.pcp, manners.nat_pmp) = (false, false));
+    router.set(|behaviour| (behaviour.pcp, behaviour.nat_pmp) = (false, false));
     bench
         .until(|state| !matches!(state, PortMapping::Mapped { .. }))
         .await;
@@ -270,12 +274,12 @@ async fn a_mapping_that_is_not_renewed_is_told_until_it_ends_and_no_longer() {
     bench.until_refused().await;
     assert!(
         router.asked.lock().unwrap().len() < 60,
-        "the router is left in peace"
+        "the router gets too many requests"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_nobody_outside_can_reach_is_not_told_and_given_back() {
+async fn a_mapping_with_a_non_public_address_is_released_and_not_reported() {
     for outside in [
         [10, 0, 0, 7].into(),
         Ipv4Addr::LOCALHOST,
@@ -283,25 +287,33 @@ async fn an_address_that_nobody_outside_can_reach_is_not_told_and_given_back() {
         [224, 0, 0, 1].into(),
         Ipv4Addr::UNSPECIFIED,
     ] {
-        let router = Router::start(Manners { outside, ..POLITE }).await;
+        let router = Router::start(Behaviour {
+            outside,
+            ..COOPERATIVE
+        })
+        .await;
         let mut bench = Bench::start(Some(router.route()));
         let detail = bench.until_refused().await;
-        let expected = format!("its outside address {outside} is not public");
+        let expected = format!("the external address {outside} is not public");
         assert_eq!(detail, format!("PCP: {expected}; NAT-PMP: {expected}"));
         assert_eq!(router.lifetimes(), [1200, 0]);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_life_is_neither_short_nor_long() {
+async fn a_short_lifetime_is_refused_and_a_long_one_is_capped() {
     for seconds in [0, 1, 59] {
-        let router = Router::start(Manners { seconds, ..POLITE }).await;
+        let router = Router::start(Behaviour {
+            seconds,
+            ..COOPERATIVE
+        })
+        .await;
         let refusals = router.ask().await.unwrap_err().to_string();
         assert!(refusals.contains("less than a minute"), "{refusals}");
     }
-    let router = Router::start(Manners {
+    let router = Router::start(Behaviour {
         seconds: u32::MAX,
-        ..POLITE
+        ..COOPERATIVE
     })
     .await;
     let lease = router.ask().await.unwrap();
@@ -309,16 +321,16 @@ async fn a_life_is_neither_short_nor_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_does_not_fit_the_question_counts_for_nothing() {
+async fn an_answer_that_does_not_match_the_request_is_rejected() {
     // Version, operation, result, nonce, protocol, and our port.
-    for spoiled in [0, 1, 3, 24, 35, 36, 40] {
-        let router = Router::start(Manners {
+    for corrupted in [0, 1, 3, 24, 35, 36, 40] {
+        let router = Router::start(Behaviour {
             nat_pmp: false,
-            spoiled: Some(spoiled),
-            ..POLITE
+            corrupted: Some(corrupted),
+            ..COOPERATIVE
         })
         .await;
-        assert!(router.ask().await.is_err(), "byte {spoiled}");
+        assert!(router.ask().await.is_err(), "byte {corrupted}");
     }
 }
 
@@ -361,9 +373,9 @@ async fn only_the_router_can_answer() {
     task.spawn(async move {
         let mut buffer = [0; 1500];
         loop {
-            // It even knows what was asked, and from where.
+            // The stranger knows the request and its source.
             let (len, from) = silent.recv_from(&mut buffer).await.unwrap();
-            if let Some(answer) = POLITE.answer(&buffer[..len]) {
+            if let Some(answer) = COOPERATIVE.answer(&buffer[..len]) {
                 stranger.send_to(&answer, from).await.unwrap();
             }
         }
@@ -375,12 +387,12 @@ async fn only_the_router_can_answer() {
     let refusals = Lease::ask(route, NonZeroU16::new(PORT).unwrap())
         .await
         .unwrap_err();
-    assert_eq!(refusals.to_string(), "it offers no PCP, NAT-PMP or UPnP");
+    assert_eq!(refusals.to_string(), "no answer to PCP, NAT-PMP and UPnP");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_mapping_is_given_back_at_the_end_and_nobody_waits_long_for_it() {
-    let router = Router::start(POLITE).await;
+async fn a_mapping_is_released_at_the_end_in_bounded_time() {
+    let router = Router::start(COOPERATIVE).await;
     let mut bench = Bench::start(Some(router.route()));
     bench.until_mapped().await;
     bench.release.release().await;
@@ -390,15 +402,15 @@ async fn a_mapping_is_given_back_at_the_end_and_nobody_waits_long_for_it() {
 
     let mut bench = Bench::start(Some(router.route()));
     bench.until_mapped().await;
-    router.set(|manners| (manners.pcp, manners.nat_pmp) = (false, false));
+    router.set(|behaviour| (behaviour.pcp, behaviour.nat_pmp) = (false, false));
     let begin = Instant::now();
     bench.release.release().await;
     assert!(begin.elapsed() <= Duration::from_secs(1), "{:?}", begin.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_router_is_asked_at_once_and_the_old_mapping_is_forgotten() {
-    let (first, second) = (Router::start(POLITE).await, Router::start(POLITE).await);
+async fn a_new_router_gets_a_request_at_once_and_the_old_mapping_is_released() {
+    let (first, second) = (Router::start(COOPERATIVE).await, Router::start(COOPERATIVE).await);
     let mut bench = Bench::start(None);
     bench.until(|state| *state == PortMapping::NoRouter).await;
     let begin = Instant::now();
@@ -413,7 +425,7 @@ async fn another_router_is_asked_at_once_and_the_old_mapping_is_forgotten() {
     assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
 }
 
-/// A router that speaks UPnP alone, and whose documents are elsewhere if `location` says so.
+/// Starts a router that supports only UPnP. `location` overrides the address of its documents.
 async fn upnp_router(location: Option<SocketAddr>) -> (Route, Arc<Mutex<Vec<String>>>, JoinSet<()>) {
     let search = free(1900).await;
     let IpAddr::V4(gateway) = search.local_addr().unwrap().ip() else {
@@ -525,13 +537,13 @@ async fn a_router_maps_the_port_by_upnp() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_search_is_not_led_to_another_machine() {
+async fn a_search_does_not_follow_a_location_on_another_host() {
     let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let (route, _, _tasks) = upnp_router(Some(other.local_addr().unwrap())).await;
     let refusals = Lease::ask(route, NonZeroU16::new(PORT).unwrap())
         .await
         .unwrap_err();
-    assert_eq!(refusals.to_string(), "it offers no PCP, NAT-PMP or UPnP");
+    assert_eq!(refusals.to_string(), "no answer to PCP, NAT-PMP and UPnP");
     let visited = timeout(Duration::ZERO, other.accept()).await;
     assert!(visited.is_err(), "{visited:?}");
 }

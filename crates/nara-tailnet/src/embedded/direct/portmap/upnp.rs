@@ -1,6 +1,7 @@
-//! As much of UPnP's Internet Gateway Device as one port mapping needs: a search, one document and three calls.
+//! The subset of UPnP's Internet Gateway Device that a port mapping needs: a search, one document and three calls.
 //!
-//! The few elements that count are looked up in the text of an answer. Nothing is nested, expanded or followed elsewhere.
+//! The few relevant elements are searched in the text of an answer: no nesting, no entity expansion, no references to
+//! other hosts.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -16,24 +17,24 @@ use url::{Host, Url};
 
 use super::route::Route;
 
-/// Where a gateway answers searches, and how long for.
+/// The port of the search service, and the timeout of a search.
 const PORT: u16 = 1900;
 const SEARCH: Duration = Duration::from_millis(800);
-/// A search is one datagram, which may be lost.
+/// The number of attempts: a search is one datagram, which may be lost.
 const SEARCHES: usize = 2;
-/// The most bytes of an answer to a search, and of a document.
+/// The maximum size in bytes of an answer to a search, and of a document.
 const ANSWER_MAX: usize = 2048;
 const DOCUMENT_MAX: usize = 256 * 1024;
-/// What a router's list of mappings shows.
+/// The description of the mapping in the router's list.
 const DESCRIPTION: &str = "nara-mesh";
-/// Services that map ports.
+/// The service types that map ports.
 const KINDS: [&str; 3] = [
     "urn:schemas-upnp-org:service:WANIPConnection:2",
     "urn:schemas-upnp-org:service:WANIPConnection:1",
     "urn:schemas-upnp-org:service:WANPPPConnection:1",
 ];
 
-/// The service of a gateway that maps ports.
+/// The port mapping service of a gateway.
 #[derive(Clone, Debug)]
 pub(super) struct Service {
     kind: &'static str,
@@ -42,7 +43,7 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Searches at the gateway's address. A search in the whole network would be answered by whoever likes to.
+    /// Searches for the service at the gateway's address. A multicast search could be answered by any machine.
     pub(super) async fn find(route: Route) -> io::Result<Self> {
         let location = search(route).await?;
         let request = Request::get(path(&location));
@@ -63,23 +64,23 @@ impl Service {
             let control = control.replace("&amp;", "&");
             let control = base.as_ref().unwrap_or(location).join(&control);
             let control = control.map_err(io::Error::other)?;
-            is_of(&control, gateway)?;
+            check_host(&control, gateway)?;
             return Ok(Self {
                 kind,
                 control,
                 gateway,
             });
         }
-        Err(io::Error::other("it maps no ports"))
+        Err(io::Error::other("the document has no service for port mappings"))
     }
 
     pub(super) async fn external_ip(&self) -> io::Result<IpAddr> {
         let answer = self.call("GetExternalIPAddress", &[]).await?;
         let ip = element(&answer, "NewExternalIPAddress").and_then(|(ip, _)| ip.trim().parse().ok());
-        ip.ok_or_else(|| io::Error::other("it names no outside address"))
+        ip.ok_or_else(|| io::Error::other("the answer has no external address"))
     }
 
-    /// Maps an outside port to ours, or renews the mapping.
+    /// Maps an external port to ours, or renews the mapping.
     pub(super) async fn add(&self, external: u16, own: SocketAddr, seconds: u32) -> io::Result<()> {
         let arguments = [
             ("NewRemoteHost", ""),
@@ -122,7 +123,7 @@ impl Service {
     }
 }
 
-/// Where the gateway has its description.
+/// Returns the URL of the gateway's description.
 async fn search(route: Route) -> io::Result<Url> {
     let socket = UdpSocket::bind((route.own, 0)).await?;
     let mut buffer = [0; ANSWER_MAX];
@@ -137,7 +138,8 @@ async fn search(route: Route) -> io::Result<Url> {
             loop {
                 let (len, from) = socket.recv_from(&mut buffer).await?;
                 let answer = String::from_utf8_lossy(buffer.get(..len).unwrap_or_default());
-                let location = location(&answer).filter(|location| is_of(location, route.gateway).is_ok());
+                let location =
+                    location(&answer).filter(|location| check_host(location, route.gateway).is_ok());
                 if let Some(location) = location.filter(|_| from.ip() == route.gateway) {
                     return io::Result::Ok(location);
                 }
@@ -156,12 +158,12 @@ fn location(answer: &str) -> Option<Url> {
     Url::parse(locations.next()?.1.trim()).ok()
 }
 
-/// Refuses to be led to another machine.
-fn is_of(url: &Url, gateway: Ipv4Addr) -> io::Result<()> {
+/// Checks that a URL points to the gateway itself.
+fn check_host(url: &Url, gateway: Ipv4Addr) -> io::Result<()> {
     if url.scheme() == "http" && url.host() == Some(Host::Ipv4(gateway)) {
         return Ok(());
     }
-    Err(io::Error::other("it leads to another machine"))
+    Err(io::Error::other("the URL does not point to the gateway"))
 }
 
 fn path(url: &Url) -> String {
@@ -169,7 +171,7 @@ fn path(url: &Url) -> String {
     format!("{}{query}", url.path())
 }
 
-/// The body of an answer. The caller limits the time.
+/// Sends a request and returns the body of the answer. Has no timeout of its own.
 async fn ask(
     url: &Url,
     gateway: Ipv4Addr,
@@ -192,7 +194,7 @@ async fn ask(
         let body = Limited::new(answer.into_body(), DOCUMENT_MAX).collect();
         let body = body.await.map_err(io::Error::other)?.to_bytes();
         if status != StatusCode::OK {
-            return Err(io::Error::other(format!("it answers {status}")));
+            return Err(io::Error::other(format!("the gateway answered {status}")));
         }
         Ok(String::from_utf8_lossy(&body).into_owned())
     };
@@ -200,12 +202,12 @@ async fn ask(
     tokio::pin!(connection);
     tokio::select! {
         answer = &mut asked => answer,
-        // What it has read may still be there.
+        // The connection may have closed after the answer was read.
         _ = &mut connection => asked.await,
     }
 }
 
-/// The text in the first element of this name, and what stands behind it.
+/// Returns the content of the first element of this name, and the text after it.
 fn element<'a>(text: &'a str, name: &str) -> Option<(&'a str, &'a str)> {
     let mut rest = text;
     loop {
@@ -254,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_that_leads_elsewhere_is_refused() {
+    fn a_document_with_urls_of_other_hosts_is_refused() {
         for control in [
             "http://192.168.1.2/ctl",
             "//192.168.1.2/ctl",
@@ -268,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_have_attributes_and_names_that_begin_alike() {
+    fn elements_may_have_attributes_and_names_with_a_common_prefix() {
         let text = "<serviceId>1</serviceId><service a=\"b\"><x>2</x></service>3";
         assert_eq!(element(text, "service"), Some(("<x>2</x>", "3")));
         assert_eq!(element("<service>", "service"), None);
@@ -276,16 +278,16 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_to_a_search_names_a_place() {
+    fn an_answer_to_a_search_contains_a_location() {
         let answer = "HTTP/1.1 200 OK\r\nST: x:y\r\nLocation: http://192.168.1.1:5000/root.xml\r\n\r\n";
         let found = location(answer).unwrap();
-        assert!(is_of(&found, GATEWAY).is_ok() && is_of(&found, Ipv4Addr::LOCALHOST).is_err());
+        assert!(check_host(&found, GATEWAY).is_ok() && check_host(&found, Ipv4Addr::LOCALHOST).is_err());
         assert_eq!(location("HTTP/1.1 200 OK\r\nLocation: nowhere\r\n"), None);
     }
 
     proptest! {
         #[test]
-        fn nonsense_maps_no_ports(text in "([<>/a ]|</?service>|<serviceType>|</serviceType>|<controlURL>){0,40}") {
+        fn malformed_documents_are_refused(text in "([<>/a ]|</?service>|<serviceType>|</serviceType>|<controlURL>){0,40}") {
             prop_assert!(found(&text).is_err());
             location(&text);
         }

@@ -1,4 +1,4 @@
-//! Over sockets of this machine.
+//! Tests over loopback sockets.
 
 use std::net::UdpSocket as StdSocket;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::*;
 /// A guard against tests that hang.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Each family that this machine has, with its loopback address.
+/// Returns the loopback address of each family that this machine supports.
 fn families() -> impl Iterator<Item = SocketAddr> {
     let both = [
         SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -20,18 +20,18 @@ fn families() -> impl Iterator<Item = SocketAddr> {
         .filter(|address| StdSocket::bind(address).is_ok())
 }
 
-/// Datagrams with these lengths, each filled with its number.
+/// Builds datagrams of these lengths, each filled with its index.
 fn packets(lens: &[usize]) -> Vec<Vec<u8>> {
     let numbered = lens.iter().zip(0..);
     numbered.map(|(len, n)| vec![n; *len]).collect()
 }
 
-/// The address on loopback of the socket for this family.
+/// Returns the loopback address of the socket for this family.
 fn at(sockets: &Sockets, loopback: SocketAddr) -> SocketAddr {
     SocketAddr::new(loopback.ip(), sockets.port_for(loopback).unwrap())
 }
 
-/// The next datagrams that arrive, with their sender.
+/// Receives the next datagrams, with their sender.
 async fn received(sockets: &Sockets, loopback: SocketAddr, count: usize) -> (Vec<Vec<u8>>, SocketAddr) {
     let mut buffers = Buffers::new();
     let mut batch = Vec::new();
@@ -44,7 +44,7 @@ async fn received(sockets: &Sockets, loopback: SocketAddr, count: usize) -> (Vec
     (batch.iter().map(|(_, packet)| packet.to_vec()).collect(), from)
 }
 
-/// Sends what `lens` says from one to the other.
+/// Sends datagrams of these lengths from one node to another, and returns the received ones.
 async fn carried(loopback: SocketAddr, lens: &[usize]) -> Vec<Vec<u8>> {
     let (a, b) = (Sockets::bind(0).unwrap(), Sockets::bind(0).unwrap());
     a.like(loopback).unwrap().writable().await;
@@ -57,7 +57,7 @@ async fn carried(loopback: SocketAddr, lens: &[usize]) -> Vec<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn equal_datagrams_and_a_shorter_last_one_arrive_apart_and_in_order() {
+async fn coalesced_datagrams_arrive_separately_and_in_order() {
     for loopback in families() {
         let lens = [&[1312; 20][..], &[700]].concat();
         assert_eq!(carried(loopback, &lens).await, packets(&lens), "{loopback}");
@@ -65,7 +65,7 @@ async fn equal_datagrams_and_a_shorter_last_one_arrive_apart_and_in_order() {
 }
 
 #[tokio::test]
-async fn datagrams_of_any_lengths_arrive_apart_and_in_order() {
+async fn datagrams_of_any_lengths_arrive_separately_and_in_order() {
     for loopback in families() {
         let lens = [80, 1312, 1312, 80, 80, 80, 1, 1312, 2048, 5, 6, 5, 5];
         assert_eq!(carried(loopback, &lens).await, packets(&lens), "{loopback}");
@@ -73,7 +73,7 @@ async fn datagrams_of_any_lengths_arrive_apart_and_in_order() {
 }
 
 #[tokio::test]
-async fn more_than_one_call_can_send_arrives_too() {
+async fn a_batch_that_needs_several_calls_arrives() {
     for loopback in families() {
         let lens = [&[1312; 60][..], &[32; 100]].concat();
         assert_eq!(carried(loopback, &lens).await, packets(&lens), "{loopback}");
@@ -81,7 +81,7 @@ async fn more_than_one_call_can_send_arrives_too() {
 }
 
 #[tokio::test]
-async fn too_long_datagrams_are_left_out_alone_and_joined() {
+async fn too_long_datagrams_are_dropped_whether_coalesced_or_not() {
     for loopback in families() {
         let long = packet::MAX + 1;
         let lens = [10, long, long, long, 20, 9000, 30];
@@ -92,7 +92,7 @@ async fn too_long_datagrams_are_left_out_alone_and_joined() {
 }
 
 #[tokio::test]
-async fn a_system_that_joins_nothing_sends_them_one_by_one() {
+async fn without_segmentation_offload_datagrams_are_sent_one_by_one() {
     for loopback in families() {
         let (mut a, b) = (Sockets::bind(0).unwrap(), Sockets::bind(0).unwrap());
         for udp in a.four.iter_mut().chain(&mut a.six) {
@@ -106,11 +106,11 @@ async fn a_system_that_joins_nothing_sends_them_one_by_one() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_sent_joined_is_sent_one_by_one() {
+async fn a_batch_that_the_system_refuses_is_sent_one_by_one() {
     for loopback in families() {
         let (mut a, b) = (Sockets::bind(0).unwrap(), Sockets::bind(0).unwrap());
         for udp in a.four.iter_mut().chain(&mut a.six) {
-            // No system joins so many.
+            // More segments than any system supports.
             udp.most = 1000;
         }
         a.like(loopback).unwrap().writable().await;
@@ -121,9 +121,9 @@ async fn what_cannot_be_sent_joined_is_sent_one_by_one() {
 }
 
 #[tokio::test]
-async fn an_address_without_a_way_refuses_several_as_it_refuses_one() {
+async fn an_unreachable_address_refuses_batches_and_single_datagrams() {
     let sockets = Sockets::bind(0).unwrap();
-    // A broadcast needs a permission that we do not ask for.
+    // Sending to a broadcast address needs SO_BROADCAST, which is not set.
     let nowhere = SocketAddr::from((Ipv4Addr::BROADCAST, 9));
     sockets.like(nowhere).unwrap().writable().await;
     assert_eq!(sockets.send(nowhere, &packets(&[50])), SendOutcome::Refused);
@@ -133,7 +133,7 @@ async fn an_address_without_a_way_refuses_several_as_it_refuses_one() {
 }
 
 #[test]
-fn a_batch_is_of_one_length_but_for_a_shorter_last_one() {
+fn a_batch_has_equal_lengths_except_for_a_shorter_last_one() {
     for (lens, most, expected) in [
         (&[][..], 64, 0),
         (&[5], 64, 1),
