@@ -328,7 +328,7 @@ async fn an_item_that_no_event_has_is_refused() {
         frame
     };
     let (outcome, _) = with_hostile(&[], forged, |_| Vec::new()).await;
-    assert!(cause(outcome).contains("stands for no event"));
+    assert!(cause(outcome).contains("represents no event"));
 }
 
 fn set(events: &[SyncEvent]) -> ItemSet {

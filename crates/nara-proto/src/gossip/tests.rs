@@ -16,7 +16,7 @@ struct Mesh {
 }
 
 impl Mesh {
-    /// Nara 0 among `naras` in all.
+    /// Returns nara 0 of `naras` naras.
     fn new(naras: u32, config: GossipConfig) -> Self {
         Self {
             gossip: Gossip::new(0, position(0), config),
@@ -40,7 +40,7 @@ impl Mesh {
             .any(|live| live == (&nara, NeighbourState::Live))
     }
 
-    /// Starts and opens all streams.
+    /// Starts, and opens all streams.
     fn start(&mut self) {
         self.handle(Input::Tick);
         for peer in self.neighbours() {
@@ -129,7 +129,7 @@ fn the_successor_is_taken_back_when_it_can_be_tried_again_and_one_more_goes_only
         mesh.handle(Input::Tick).first(),
         Some(&Output::Subscribe(successor))
     );
-    assert_eq!(mesh.neighbours().len(), 7, "the others stay until it is live");
+    assert_eq!(mesh.neighbours().len(), 7, "the others stay until the successor is live");
     let outputs = mesh.handle(Input::Opened(successor));
     assert!(matches!(outputs[..], [Output::Unsubscribe(other)] if other != successor));
     assert_eq!(mesh.neighbours().len(), 6);
@@ -249,7 +249,7 @@ proptest! {
         let mut mesh = Mesh::new(100, GossipConfig::with_degree(degree));
         let mut subscribed = BTreeSet::new();
         for step in steps {
-            // Mostly those that are neighbours: what others do changes little.
+            // Mostly neighbours: inputs about other peers change little.
             let peer = |number: u8| {
                 let neighbours = mesh.neighbours();
                 neighbours.get(usize::from(number) % 10).copied().unwrap_or_else(|| number.into())
@@ -272,7 +272,7 @@ proptest! {
                 match output {
                     Output::Subscribe(peer) => prop_assert!(peer != 0 && subscribed.insert(peer)),
                     Output::Unsubscribe(peer) => prop_assert!(subscribed.remove(&peer)),
-                    // One that is asked again for streams still gets zines.
+                    // A peer that is checked again for streams still gets zines.
                     Output::ExchangeZine(peer) => prop_assert!(peer != 0 && !mesh.is_live(peer)),
                 }
             }
@@ -284,7 +284,7 @@ proptest! {
     }
 }
 
-/// Nara 0 with streams to `degree` of fifty naras; nara `n` is `n` ms away.
+/// Returns nara 0 with streams to `degree` of fifty naras; nara `n` is `n` ms away.
 fn mesh_with_distances(degree: usize) -> Mesh {
     let mut mesh = Mesh::new(50, GossipConfig::with_degree(degree));
     mesh.ring
@@ -293,7 +293,7 @@ fn mesh_with_distances(degree: usize) -> Mesh {
     mesh
 }
 
-/// Lets rounds of zines pass, and opens what is subscribed to.
+/// Runs rounds of zines, and opens each new subscription.
 fn pass_rounds(mesh: &mut Mesh, rounds: usize) {
     for _ in 0..rounds {
         mesh.now = mesh.gossip.next_tick(mesh.now);
@@ -320,7 +320,7 @@ fn near_peers_become_neighbours_and_more_than_half_stay_random() {
 #[test]
 fn peers_that_pretend_to_be_near_get_the_near_share_only() {
     let mut mesh = mesh_with_distances(7);
-    // Half of all say that they are here.
+    // Half of the peers claim to be near.
     let liars = |n: u32| n.is_multiple_of(2);
     mesh.ring
         .set_distances((1..50).map(|n| (n, Duration::from_millis(if liars(n) { 0 } else { 100 }))));

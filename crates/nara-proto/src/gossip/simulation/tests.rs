@@ -62,7 +62,7 @@ fn a_nara_receives_an_event_at_most_once_from_each_neighbour() {
     let degree = GossipConfig::default().degree;
     assert_eq!(report.streams, 100 * degree);
     assert!(report.redundancy() > 1.0, "{}", report.redundancy());
-    // Less, because who told an event is not told it.
+    // Fewer, because an event does not go back to the peer that sent it.
     assert!(report.redundancy() < degree as f64, "{}", report.redundancy());
 }
 

@@ -1,4 +1,4 @@
-//! What a gateway adds on the way: its own signature and digests of other algorithms.
+//! Additions of a gateway: its own signature and digests of other algorithms.
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
@@ -9,7 +9,7 @@ const GATEWAY_INPUT: &str =
 const GATEWAY_SIGNATURE: &str = "gw=:AAECAwQFBgcICQ==:";
 const OTHER_DIGEST: &str = "sha-512=:AAAA:, unixsum=:AA==:";
 
-/// Adds to the field: behind what is there, before it, or as a line of its own before or behind.
+/// Adds a member to the field: behind the existing value, before it, or as a separate line before or behind it.
 fn add(headers: &mut HeaderMap, field: HeaderName, added: &str, way: u8) {
     let before = headers.remove(&field).unwrap();
     let text = before.to_str().unwrap();
