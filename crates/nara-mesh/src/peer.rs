@@ -1,4 +1,4 @@
-//! Peer records, as registries hold them and ledgers keep them.
+//! Peer records, as held by registries and stored in ledgers.
 
 mod conflict;
 mod protocol;
@@ -13,20 +13,20 @@ pub use source::KeySource;
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
 
-/// A key trusted for a nara, and why.
+/// A trusted key of a nara, with its source.
 ///
 /// A nara id cannot be derived from a key (docs/protocol/v1.md, section 1.1), so the pair is taken on trust; this
-/// records on whose.
+/// records the source of that trust.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinnedKey {
-    /// The name of the nara.
+    /// The name.
     pub name: NaraName,
-    /// Its id, if known.
+    /// The nara id, if known.
     pub id: Option<NaraId>,
-    /// Its public key.
+    /// The public key.
     pub key: PublicKey,
-    /// How the key was learned.
+    /// The source of the key.
     pub source: KeySource,
-    /// When, in milliseconds.
+    /// The time at which it was learned, in milliseconds.
     pub learned_at: UnixMillis,
 }

@@ -1,4 +1,4 @@
-//! Measures how far peers are, one after the other.
+//! Measures the distances of peers, one at a time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,23 +11,24 @@ use crate::defaults;
 use crate::random::random;
 use crate::registry::Peer;
 
-/// How often the round trip to one of the peers is measured. Coordinates settle after some hundred measurements.
+/// The interval at which the round trip to one of the peers is measured. Coordinates settle after some hundred
+/// measurements.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Asks one peer after the other for its coordinates, for as long as the nara runs.
+/// Queries the coordinates of one peer at a time, for as long as the nara runs.
 pub(super) async fn measure(client: MeshClient) {
     loop {
         sleep(INTERVAL).await;
         let Some(peer) = any(&client) else { continue };
         let peer = client.peer(&peer).with_timeout(defaults::DISCOVERY_TIMEOUT);
-        // One that does not answer is the business of its breaker, and one that does not know the endpoint has no place.
+        // A silent peer is up to its breaker, and a peer without the endpoint has no position.
         if let Err(error) = peer.coordinates().await {
             tracing::debug!(%error, "no coordinates");
         }
     }
 }
 
-/// Any of the peers that can be called.
+/// Returns a random callable peer.
 fn any(client: &MeshClient) -> Option<Arc<Peer>> {
     let mut peers = client.registry().peers();
     peers.retain(|peer| {

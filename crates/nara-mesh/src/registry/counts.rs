@@ -1,4 +1,4 @@
-//! What happens to peers, as numbers.
+//! Counters of events about peers.
 
 use ::metrics::counter;
 
