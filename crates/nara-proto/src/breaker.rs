@@ -246,7 +246,7 @@ mod tests {
     const HALF: u32 = u32::MAX / 2;
 
     /// An arbitrary start; only differences matter.
-    #[expect(clippy::disallowed_methods, reason = "an Instant cannot be made from nothing")]
+    #[expect(clippy::disallowed_methods, reason = "an Instant has no other source")]
     fn epoch() -> Instant {
         Instant::now()
     }

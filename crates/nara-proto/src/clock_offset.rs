@@ -235,7 +235,7 @@ mod tests {
     const MILLI: i64 = 1_000_000;
     const SECOND: i64 = 1_000 * MILLI;
 
-    #[expect(clippy::disallowed_methods, reason = "an Instant cannot be made from nothing")]
+    #[expect(clippy::disallowed_methods, reason = "an Instant has no other source")]
     pub(super) fn some_instant() -> Instant {
         Instant::now()
     }
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_that_tells_nothing_new_does_not_push_out_another() {
+    fn an_uninformative_sample_does_not_displace_another() {
         let start = some_instant();
         let mut clock = ClockEstimate::default();
         let narrow = sample(0, 7 * SECOND, MILLI, MILLI, 1);
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_learned_becomes_less_certain_and_is_forgotten() {
+    fn an_estimate_becomes_less_certain_and_expires() {
         let start = some_instant();
         let mut clock = ClockEstimate::default();
         assert_eq!(clock.offset(start), None);
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_across_a_clock_that_was_set_back_says_nothing() {
+    fn a_clock_that_was_set_back_meanwhile_gives_no_sample() {
         let (sent, received) = (UnixNanos::new(10), UnixNanos::new(9));
         assert_eq!(ClockSample::of_answer(sent, Duration::ZERO, sent, received), None);
     }

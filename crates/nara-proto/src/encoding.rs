@@ -154,7 +154,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn exact_decoding_takes_what_canonical_decoding_takes(
+        fn exact_decoding_accepts_the_same_texts_as_canonical_decoding(
             bytes in proptest::collection::vec(any::<u8>(), 0..100),
             change in proptest::option::of((any::<proptest::sample::Index>(), any::<u8>())),
         ) {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn exact_decoding_takes_each_length_as_canonical_decoding_does() {
+    fn exact_decoding_accepts_the_same_lengths_as_canonical_decoding() {
         for len in 0..=70 {
             let text = base64_encode(&vec![0xa5; len]);
             assert_eq!(base64_decode_exactly::<64>(text.as_bytes()).is_some(), len == 64);

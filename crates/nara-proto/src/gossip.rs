@@ -178,7 +178,7 @@ impl<P: Clone + Ord> Gossip<P> {
         self.drop_neighbours(ring, now, random, &mut outputs);
         self.find_neighbours(ring, now, random, &mut outputs);
         if self.zine_round(ring, now, random, &mut outputs) {
-            self.come_nearer(ring, now, random, &mut outputs);
+            self.exchange_for_nearer(ring, now, random, &mut outputs);
         }
         outputs
     }
@@ -290,7 +290,7 @@ impl<P: Clone + Ord> Gossip<P> {
     }
 
     /// Exchanges one neighbour for a peer at less than half the distance, if a few candidates contain one.
-    fn come_nearer(
+    fn exchange_for_nearer(
         &mut self,
         ring: &Ring<P>,
         now: Duration,

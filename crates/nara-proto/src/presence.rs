@@ -133,13 +133,13 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// Returns an arbitrary instant to start from.
-    #[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere")]
+    #[expect(clippy::disallowed_methods, reason = "a test needs some start")]
     fn begin() -> Instant {
         Instant::now()
     }
 
     #[test]
-    fn nothing_is_known_of_a_nara_that_gave_no_sign() {
+    fn without_a_sign_of_life_the_presence_is_unknown() {
         assert_eq!(Presence::default().state(begin()), PresenceState::Unknown);
     }
 
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_goodbye_holds_for_what_was_on_its_way_and_ends_with_a_later_sign_of_life() {
+    fn a_goodbye_outlasts_requests_in_flight_and_ends_with_a_later_sign_of_life() {
         let (mut presence, now) = (Presence::default(), begin());
         presence.alive(now);
         presence.goodbye(now + SECOND, UnixNanos::new(1));

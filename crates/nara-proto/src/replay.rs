@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_makes_nothing_fresh_that_was_forgotten() {
+    fn a_clock_that_is_set_back_makes_no_forgotten_request_fresh() {
         let mut cache = ReplayCache::new(10);
         let at = |millis| UnixMillis::new(millis);
         cache.insert(&auth(100_000), HERE, at(100_000)).unwrap();
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn the_seconds_that_are_forgotten_take_bounded_memory_and_none_is_lost() {
+    fn forgotten_seconds_take_bounded_memory_and_none_is_lost() {
         let mut forgotten = Forgotten::default();
         let last = 4 * i64::try_from(MAX_RANGES).unwrap();
         for second in (0..last).step_by(2) {

@@ -511,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn the_payload_of_a_message_to_send_is_what_a_receiver_can_use() {
+    fn an_outgoing_payload_is_usable_by_every_receiver() {
         let nonce = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
         let store = json!({ "owner_id": "a", "nonce": nonce, "ciphertext": "AA==", "ts": 1 });
         let without = |name: &str| {

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_traceparent_is_refused() {
+    fn an_invalid_traceparent_is_refused() {
         let zero = "0".repeat(32);
         for text in [
             String::new(),
@@ -289,7 +289,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_header_is_read_and_what_is_left_reads_as_the_same(parent in "\\PC{0,80}", state in "\\PC{0,80}") {
+        fn any_headers_are_parsed_and_the_remaining_ones_parse_the_same(parent in "\\PC{0,80}", state in "\\PC{0,80}") {
             let lines = [(TRACEPARENT, parent), (TRACESTATE, state)];
             let lines = lines.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::try_from(value).ok()?)));
             let mut headers: HeaderMap = lines.collect();

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_closer_to_the_others_is_right() {
+    fn the_clock_closer_to_the_others_is_right() {
         for (theirs, mesh, fault) in [
             (40, 0, Some(ClockFault::Theirs)),
             (40, 40, Some(ClockFault::Ours)),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_both_times_and_who_seems_wrong() {
+    fn a_refusal_names_both_times_and_the_wrong_clock() {
         let mut refusal = ClockRefusal {
             request: Some(UnixMillis::new(100_000)),
             receiver: UnixMillis::new(140_250),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_say_what_was_known() {
+    fn headers_round_trip() {
         for fault in [None, Some(ClockFault::Ours), Some(ClockFault::Theirs)] {
             let refusal = ClockRefusal {
                 request: None,

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_different_length_count_nothing() {
+    fn lists_of_different_lengths_count_nothing() {
         let (bob, carol) = (voter(1), voter(2));
         let mut checkpoint = signed_by(&[("bob", &bob), ("carol", &carol)]);
         checkpoint.signatures.iter_mut().for_each(|list| list.truncate(1));

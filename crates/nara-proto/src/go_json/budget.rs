@@ -9,7 +9,7 @@ use std::cell::Cell;
 const FACTOR: usize = 4;
 
 /// The allowance on top, so that small messages are never refused.
-const ANYWAY: usize = 64 << 10;
+const ALLOWANCE: usize = 64 << 10;
 
 thread_local! {
     /// The remaining budget of the message that this thread reads. A message is read without interruption.
@@ -24,7 +24,7 @@ pub(super) struct Budget {
 impl Budget {
     /// Sets the budget of a message with this many bytes of JSON.
     pub(super) fn of(json: usize) -> Self {
-        let outer = LEFT.replace(json.saturating_mul(FACTOR).saturating_add(ANYWAY));
+        let outer = LEFT.replace(json.saturating_mul(FACTOR).saturating_add(ALLOWANCE));
         Self { outer }
     }
 }

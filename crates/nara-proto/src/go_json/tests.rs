@@ -198,7 +198,7 @@ fn a_text_that_takes_many_times_its_length_in_memory_is_refused() {
 }
 
 #[test]
-fn what_a_nara_says_takes_no_more_memory_than_it_may() {
+fn genuine_messages_stay_within_the_memory_budget() {
     // The shortest possible events, without a signature.
     let event = r#"{"id":"00000000000000000000000000000000","ts":1769000000000000000,"svc":"ping","emitter":"","ping":{"observer":"a","target":"b","rtt":1}}"#;
     let zine = format!(r#"{{"from":"m","events":{}}}"#, list(event, 50_000));

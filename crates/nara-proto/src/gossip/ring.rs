@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_walk_begins_behind_the_place_and_meets_everybody_once() {
+    fn a_walk_begins_behind_the_position_and_visits_each_peer_once() {
         let ring = Ring::new([30, 10, 20].map(|place| (RingPosition(place), place)));
         let walk = |from| ring.behind(RingPosition(from)).copied().collect::<Vec<_>>();
         assert_eq!(walk(10), [20, 30, 10]);

@@ -129,14 +129,18 @@ fn the_successor_is_taken_back_when_it_can_be_tried_again_and_one_more_goes_only
         mesh.handle(Input::Tick).first(),
         Some(&Output::Subscribe(successor))
     );
-    assert_eq!(mesh.neighbours().len(), 7, "the others stay until the successor is live");
+    assert_eq!(
+        mesh.neighbours().len(),
+        7,
+        "the others stay until the successor is live"
+    );
     let outputs = mesh.handle(Input::Opened(successor));
     assert!(matches!(outputs[..], [Output::Unsubscribe(other)] if other != successor));
     assert_eq!(mesh.neighbours().len(), 6);
 }
 
 #[test]
-fn who_leaves_the_ring_is_no_neighbour_any_more() {
+fn a_peer_that_left_the_ring_is_no_longer_a_neighbour() {
     let mut mesh = Mesh::new(7, GossipConfig::default());
     mesh.start();
     mesh.ring = ring([0, 1, 2, 3]);
@@ -145,7 +149,7 @@ fn who_leaves_the_ring_is_no_neighbour_any_more() {
 }
 
 #[test]
-fn who_has_no_streams_gets_zines_and_is_asked_again_later() {
+fn a_peer_without_streams_gets_zines_and_is_checked_again_later() {
     let config = GossipConfig::default();
     let ask_again = config.ask_again;
     let mut mesh = Mesh::new(4, config);
@@ -163,7 +167,7 @@ fn who_has_no_streams_gets_zines_and_is_asked_again_later() {
 }
 
 #[test]
-fn nobody_exchanges_zines_with_itself() {
+fn a_nara_does_not_exchange_zines_with_itself() {
     let mut mesh = Mesh::new(2, GossipConfig::with_degree(0));
     mesh.handle(Input::NoStreams(0));
     let mut partners = BTreeSet::new();
@@ -194,7 +198,7 @@ fn with_no_stream_open_a_round_of_zines_goes_to_three_to_five() {
 }
 
 #[test]
-fn what_is_remembered_is_bounded() {
+fn the_memory_of_peers_is_bounded() {
     let config = GossipConfig {
         remembered: 10,
         ..GossipConfig::default()
@@ -210,7 +214,7 @@ fn what_is_remembered_is_bounded() {
 }
 
 #[test]
-fn what_is_new_is_told_to_everybody_but_the_one_who_told_it() {
+fn a_new_event_goes_to_all_subscribers_but_its_sender() {
     assert!(passes_on(None, &1));
     assert!(passes_on(Some(&2), &1));
     assert!(!passes_on(Some(&1), &1));
@@ -242,7 +246,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn whatever_happens_the_outputs_tell_the_neighbours_and_there_are_never_too_many(
+    fn outputs_match_the_neighbours_and_their_number_is_bounded(
         degree in 0_usize..8,
         steps in steps(),
     ) {

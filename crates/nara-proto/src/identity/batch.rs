@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_takes_what_only_the_owner_of_the_key_can_make() {
+    fn a_batch_accepts_exceptions_that_only_the_owner_of_the_key_can_make() {
         // R is off by a point of small order. Only the owner of the secret scalar can make this: here it is 9.
         let secret = Scalar::from(9u8);
         let key = PublicKey::from_bytes((secret * ED25519_BASEPOINT_POINT).compress().to_bytes()).unwrap();
@@ -286,7 +286,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
         #[test]
-        fn a_batch_names_what_single_verification_refuses(
+        fn a_batch_finds_the_signatures_that_single_verification_refuses(
             keys in 1..12usize,
             bad in prop::collection::vec(prop::bool::weighted(0.1), 1..90),
             random: [u8; 32],

@@ -67,7 +67,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn keys_and_signatures_are_those_of_another_implementation(seed: [u8; 32], message: Vec<u8>) {
+        fn keys_and_signatures_match_another_implementation(seed: [u8; 32], message: Vec<u8>) {
             let keypair = KeyPair::from_soul(&Soul::bond(seed, "alice"));
             let oracle = SigningKey::from_bytes(&seed);
             prop_assert_eq!(*keypair.public_key().as_bytes(), oracle.verifying_key().to_bytes());

@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_what_a_header_can_carry() {
+    fn a_name_is_any_text_that_a_header_can_carry() {
         for good in [
             "a",
             "nara with spaces",

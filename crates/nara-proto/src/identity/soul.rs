@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_soul_is_refused() {
+    fn an_invalid_soul_is_refused() {
         assert_eq!("".parse::<Soul>().unwrap_err(), InvalidSoul::Length(0));
         assert_eq!("not a soul".parse::<Soul>().unwrap_err(), InvalidSoul::Encoding);
         assert_eq!("2eDqBgMX".parse::<Soul>().unwrap_err(), InvalidSoul::Length(6));

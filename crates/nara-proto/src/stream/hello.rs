@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hello_with_a_line_break_is_refused_whatever_its_signature() {
+    fn a_hello_with_a_line_break_is_refused_even_if_signed() {
         let key = keypair().public_key();
         let changes: [fn(&mut Hello); 5] = [
             |hello| hello.from.push('\n'),

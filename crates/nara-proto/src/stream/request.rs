@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_refused() {
+    fn a_malformed_query_is_refused() {
         for (query, error) in [
             ("since=", InvalidStreamRequest::Since),
             ("since=1.5", InvalidStreamRequest::Since),

@@ -175,7 +175,7 @@ fn a_successor_is_followed_and_the_old_key_is_refused() {
 }
 
 #[test]
-fn a_replayed_statement_changes_nothing_and_a_key_does_not_come_back() {
+fn a_replayed_statement_has_no_effect_and_a_replaced_key_stays_invalid() {
     let mut lineage = lineage();
     lineage.observe(&rotation(1, 2)).unwrap();
     lineage.observe(&rotation(2, 3)).unwrap();
@@ -189,7 +189,7 @@ fn a_replayed_statement_changes_nothing_and_a_key_does_not_come_back() {
 }
 
 #[test]
-fn of_two_successors_nobody_is_followed_whichever_came_first() {
+fn two_successors_are_a_conflict_in_either_order() {
     for (first, second) in [(2, 3), (3, 2)] {
         let mut lineage = lineage();
         assert_eq!(
@@ -220,7 +220,7 @@ fn a_retired_nara_has_no_key() {
 }
 
 #[test]
-fn a_statement_about_other_keys_or_names_is_none_of_a_lineage() {
+fn a_statement_about_other_keys_or_names_is_unrelated() {
     let mut lineage = lineage();
     assert_eq!(lineage.observe(&rotation(2, 3)), Err(Unrelated));
     let other = Succession::rotate(&"bob".parse().unwrap(), &keypair(1), &keypair(2), AT).unwrap();
@@ -232,7 +232,7 @@ fn a_statement_about_other_keys_or_names_is_none_of_a_lineage() {
 }
 
 #[test]
-fn a_thief_of_a_key_that_was_never_pinned_here_changes_nothing() {
+fn a_thief_of_a_key_that_was_never_pinned_has_no_effect() {
     let mut lineage = Lineage::new(alice(), key(2));
     assert_eq!(lineage.observe(&rotation(1, 2)), Ok(Step::Known));
     assert!(lineage.is_replaced(&key(1)));
@@ -439,7 +439,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_stated_is_read_from_events_and_from_paper(
+    fn statements_round_trip_through_events_and_words(
         seeds: (u8, u8), at in 1_i64..9_000_000_000_000, retires: bool, name in "[a-zé🦝:]{1,20}",
     ) {
         let name: NaraName = name.parse().unwrap();

@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_pager_remembers_is_bounded_whatever_the_peer_sends() {
+    fn the_memory_of_a_pager_is_bounded() {
         let mut pager = Pager::new(EventFilter::default(), MAX_EVENTS);
         for page in 0..4 {
             let events = pager.accept(at_one_time(page * MAX_EVENTS, MAX_EVENTS, true));

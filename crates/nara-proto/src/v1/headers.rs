@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_is_told_with_the_name_of_the_header() {
+    fn errors_name_the_header() {
         let error = |names: &[&'static str]| {
             let headers = names
                 .iter()

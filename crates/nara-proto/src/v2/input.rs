@@ -385,7 +385,7 @@ mod tests {
 
         /// The fast path accepts its own output, and never accepts or parses differently what the slow path refuses.
         #[test]
-        fn the_short_way_reads_what_the_long_way_reads(
+        fn the_fast_path_equals_the_slow_path(
             created in prop_oneof![any::<i64>(), -2_000_000_000_000_000_i64..2_000_000_000_000_000],
             for_request: bool, nonce: [u8; 16],
             change in proptest::option::of((any::<prop::sample::Index>(), prop::sample::select(b"0159+-;:=\"() aAzZ".to_vec()))),

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_dictionary_is_refused() {
+    fn an_invalid_dictionary_is_refused() {
         for text in [
             "", " a", "a ", "a,", ",a", "a,,b", "a=(", "a=\"", "A=1", "a b", "a=1;", "(a)",
         ] {

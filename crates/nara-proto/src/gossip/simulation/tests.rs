@@ -48,7 +48,7 @@ fn naras_that_were_cut_off_catch_up() {
 }
 
 #[test]
-fn without_streams_zines_alone_reach_everybody_in_the_end() {
+fn without_streams_zines_alone_eventually_reach_all_naras() {
     let report = with(30, 1, |plan| {
         plan.config = GossipConfig::with_degree(0);
         plan.event_pause = Duration::from_secs(180);

@@ -131,7 +131,7 @@ fn digests_of_other_algorithms_alone_prove_nothing_and_ours_comes_once() {
 }
 
 #[test]
-fn the_signature_of_a_gateway_alone_claims_nothing_and_what_cannot_be_read_claims_ours() {
+fn a_gateway_signature_alone_claims_nothing_and_an_unreadable_one_claims_ours() {
     let with = |input: &str, signature: &str| {
         let mut headers = HeaderMap::new();
         headers.insert(SIGNATURE_INPUT_HEADER, fields::value(input));

@@ -46,7 +46,7 @@ fn every_field_must_be_there_once() {
 }
 
 #[test]
-fn nothing_else_may_be_covered() {
+fn other_components_must_not_be_covered() {
     for covered in [
         "",
         r#""@method""#,

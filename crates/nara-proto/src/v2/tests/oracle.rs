@@ -56,7 +56,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn the_oracle_accepts_what_we_sign(
+    fn the_oracle_accepts_our_signatures(
         path in "/[a-z0-9/%~._-]{0,30}", query in "[a-z0-9=&%]{0,30}", body: Option<Vec<u8>>, nonce: [u8; 16],
         channel: Option<[u8; 32]>,
     ) {
@@ -83,7 +83,7 @@ proptest! {
     }
 
     #[test]
-    fn we_accept_what_the_oracle_signs(path in "/[a-z0-9/%~._-]{0,30}", body: Option<Vec<u8>>, nonce: [u8; 16]) {
+    fn we_accept_signatures_of_the_oracle(path in "/[a-z0-9/%~._-]{0,30}", body: Option<Vec<u8>>, nonce: [u8; 16]) {
         let line = RequestLine { method: "POST", path: &path, query: None };
         let of_body = component_of_body(body.as_deref());
         let ours = request(|request| {

@@ -12,7 +12,7 @@ proptest! {
 
     /// A signed message is parsed back unchanged, verifies, and verifies for nothing else.
     #[test]
-    fn what_is_signed_is_read_and_verifies(
+    fn a_signed_message_parses_and_verifies(
         from in name(), to in name(), path in "/[!-\"$->@-~]{0,30}", query in "[!-~]{0,30}", body: Option<Vec<u8>>,
         now in 0_i64..9_000_000_000_000, nonce: [u8; 16], channel: Option<[u8; 32]>,
     ) {
@@ -65,7 +65,7 @@ proptest! {
 
     /// No exchanged header turns a streamed body into a signed one, or a signed body into a streamed one.
     #[test]
-    fn what_is_said_about_the_body_cannot_be_changed(streamed: bool, body: Vec<u8>, with_marker: bool, with_digest: bool) {
+    fn the_statement_about_the_body_cannot_be_changed(streamed: bool, body: Vec<u8>, with_marker: bool, with_digest: bool) {
         let digest = SignedBody::Digest(ContentDigest::of(&body));
         let signed_body = if streamed { SignedBody::Streamed } else { digest };
         let mut headers = headers(&request(|request| request.body = signed_body));
