@@ -1,8 +1,8 @@
 //! Succession: a nara replaces its key or retires (docs/protocol/succession.md).
 //!
 //! A [`Succession`] states that one key of a name is replaced by another, or by none. Both keys sign it, so neither a
-//! thief of the old key's successor nor a nara that wants to take over a name can make it alone. It travels as an event
-//! of service `succession`, which v1 peers ignore, and contains its own proof, so it does not matter which peer
+//! thief of the new key nor an impostor that wants to take over the name can make it alone. It travels as an event of
+//! service `succession`, which v1 peers ignore, and contains its own proof, so it does not matter which peer
 //! forwards it. It may be made long before it is used and kept on paper ([`Succession::to_words`]).
 //!
 //! [`Lineage`] evaluates all statements about one name.

@@ -388,7 +388,7 @@ async fn verify_stored(
     Ok(())
 }
 
-/// Returns the records of naras that are worth storing: those with a key or a decision.
+/// Returns the records of naras to store: those with a key, except this nara's own.
 fn records(registry: &PeerRegistry, names: impl IntoIterator<Item = NaraName>) -> Vec<PeerRecord> {
     let peers = names
         .into_iter()

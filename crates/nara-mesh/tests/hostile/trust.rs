@@ -73,7 +73,7 @@ async fn target(registry: &PeerRegistry, port: u16) -> Target {
     .await
 }
 
-/// Starts a nara that knows alice and carol's key.
+/// Starts a serving nara that knows alice, and carol's key for `/peer/query`.
 async fn online(local: &LocalNara) -> RunningServer {
     let registry = PeerRegistry::default();
     registry.register(known(&nara("alice"), None)).unwrap();
