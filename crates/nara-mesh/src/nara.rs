@@ -1,7 +1,8 @@
-//! One complete nara: the entry point of this library.
+//! One whole nara: the front door of this library.
 //!
-//! A [`Nara`] owns all parts of a nara on a mesh: identity, ledger, registry, client, server, gossip and discovery.
-//! [`Nara::builder`] takes each setting once, and [`start`](NaraBuilder::start) starts the parts in the right order.
+//! A [`Nara`] owns everything that makes up a nara on a mesh: identity, ledger, registry, client, server, gossip
+//! and discovery. [`Nara::builder`] takes the settings, each once, and [`start`](NaraBuilder::start) starts the
+//! parts in the right order.
 //!
 //! ```
 //! use nara_mesh::{LocalNara, Nara};
@@ -17,8 +18,8 @@
 //! # }
 //! ```
 //!
-//! The parts can also be used alone: [`MeshClient`], [`MeshServer`](crate::server::MeshServer), [`GossipService`] and
-//! [`Discovery`](crate::discovery::Discovery) have their own builders.
+//! The parts stay usable alone: [`MeshClient`], [`MeshServer`](crate::server::MeshServer),
+//! [`GossipService`] and [`Discovery`](crate::discovery::Discovery) have builders of their own.
 
 mod builder;
 mod catch_up;
@@ -50,15 +51,15 @@ use crate::server::{RunningServer, SealedStash, ServeError, Shutdown};
 
 /// A running nara.
 ///
-/// [`Nara::shutdown`] stops it in order and waits for the end. Dropping the handle does the same in the background,
-/// with 1 s for requests in progress; outside a tokio runtime it stops everything at once.
+/// [`Nara::shutdown`] ends it in order and waits for it. A dropped handle does the same in the background, with
+/// 1 s for the requests in progress; outside of a tokio runtime it ends everything at once.
 #[derive(Debug)]
 pub struct Nara {
     local: LocalNara,
     client: MeshClient,
     ledger: Arc<dyn Ledger>,
     recalled: Recalled,
-    /// Taken when the nara is stopped.
+    /// Taken by whatever ends the nara.
     running: Option<Running>,
 }
 
@@ -70,16 +71,16 @@ struct Running {
     clock: Arc<dyn Clock>,
     client: MeshClient,
     keeper: PeerKeeper,
-    /// `None`: this nara calls peers and cannot be called.
+    /// `None`: this nara calls others and is not called.
     server: Option<Arc<RunningServer>>,
     gossip: Option<GossipService>,
-    /// Discovery, catching up, and the task that follows the address of the node.
+    /// Discovery, catching up, and what follows the address of the node.
     following: Vec<AbortOnDropHandle<()>>,
-    /// The address at which this nara is reached.
+    /// Where this nara is reached.
     address: watch::Receiver<Option<SocketAddr>>,
 }
 
-/// The reason why a nara cannot start, or cannot be reconfigured.
+/// Why a nara cannot start, or cannot be reconfigured.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NaraError {
@@ -89,7 +90,7 @@ pub enum NaraError {
     /// A configured peer contradicts the registry.
     #[error("the configured peer {peer} is refused")]
     Peer {
-        /// The peer's name, id or address.
+        /// Its name, id or address.
         peer: String,
         /// The contradiction.
         source: Box<RegisterError>,
@@ -105,43 +106,43 @@ impl Nara {
         NaraBuilder::new(local)
     }
 
-    /// Returns the identity.
+    /// The identity.
     pub fn local(&self) -> &LocalNara {
         &self.local
     }
 
-    /// Returns the name.
+    /// The name.
     pub fn name(&self) -> &NaraName {
         self.local.name()
     }
 
-    /// Returns the nara id.
+    /// The nara id.
     pub fn id(&self) -> &NaraId {
         self.local.id()
     }
 
-    /// Returns the entry for the registries of peers: id, name and key, and the address if it can be dialled.
+    /// The entry for the registries of others: id, name and key, and the address if it can be dialled.
     pub fn as_peer(&self) -> PeerInfo {
         let address = self.address().filter(|address| !address.ip().is_unspecified());
         self.local.as_peer(address)
     }
 
-    /// Returns the client of this nara.
+    /// The client of this nara.
     pub fn client(&self) -> &MeshClient {
         &self.client
     }
 
-    /// Returns the ledger of this nara.
+    /// The ledger of this nara.
     pub fn ledger(&self) -> &Arc<dyn Ledger> {
         &self.ledger
     }
 
-    /// Returns a handle for calls to a peer: see [`MeshClient::peer`].
+    /// A peer, on which every call can be made: [`MeshClient::peer`].
     pub fn peer(&self, peer: impl TryInto<PeerRef, Error: Into<InvalidPeerRef>>) -> PeerHandle {
         self.client.peer(peer)
     }
 
-    /// Returns the registry of known peers and their keys.
+    /// The peers that this nara knows, and their keys.
     pub fn registry(&self) -> &PeerRegistry {
         self.client.registry()
     }
@@ -155,7 +156,7 @@ impl Nara {
         self.publish_signed(event).await
     }
 
-    /// Stores an event that this nara signed, like [`publish`](Self::publish). Returns the stored form.
+    /// Stores an event that this nara signed, as [`publish`](Self::publish) does. Returns it as it is stored.
     ///
     /// # Errors
     /// [`LedgerError`] if it cannot be stored, or peers would refuse it.
@@ -163,21 +164,21 @@ impl Nara {
         self.running().append(event).await
     }
 
-    /// Returns the records that were loaded from the ledger at the start.
+    /// The records loaded from the ledger at the start.
     pub fn recalled(&self) -> &Recalled {
         &self.recalled
     }
 
-    /// Returns the address at which peers reach this nara; `None` if it does not listen.
+    /// The address at which peers reach this nara; `None` if it does not listen.
     pub fn address(&self) -> Option<SocketAddr> {
         *self.running().address.borrow()
     }
 
-    /// Returns the other address at which peers reach this nara: see [`NaraBuilder::also_listen`].
+    /// The other address at which peers reach this nara: see [`NaraBuilder::also_listen`].
     pub fn other_address(&self) -> Option<SocketAddr> {
         let server = self.running().server.as_ref()?;
         let other = server.other_addr()?;
-        // Both have the same IP address, and move together.
+        // Both began on one address, and move together.
         let now = self.address().filter(|_| other.ip() == server.local_addr().ip());
         Some(SocketAddr::new(
             now.map_or_else(|| other.ip(), |now| now.ip()),
@@ -185,20 +186,20 @@ impl Nara {
         ))
     }
 
-    /// Watches the address at which peers reach this nara: a node of a tailnet may get a new one.
+    /// The address at which peers reach this nara, and its changes: the node of a tailnet may get a new one.
     pub fn watch_address(&self) -> watch::Receiver<Option<SocketAddr>> {
         self.running().address.clone()
     }
 
-    /// Returns the status of gossip; `None` if it is off.
+    /// The status of gossip; `None` if it is off.
     pub fn gossip_status(&self) -> Option<watch::Receiver<GossipStatus>> {
         self.running().gossip.as_ref().map(GossipService::status)
     }
 
-    /// Deletes the stash that a peer left with this nara; see [`RunningServer::forget_stash`].
+    /// Forgets what a peer left with this nara; see [`RunningServer::forget_stash`].
     ///
     /// # Errors
-    /// If the stash may still be in the store.
+    /// If it may still be in the store.
     pub async fn forget_stash(&self, owner: &NaraId) -> io::Result<bool> {
         match &self.running().server {
             Some(server) => server.forget_stash(owner).await,
@@ -206,13 +207,13 @@ impl Nara {
         }
     }
 
-    /// Returns the sealed stashes that peers left with this nara, by owner.
+    /// What peers left with this nara, sealed, by owner.
     pub fn stashes(&self) -> Vec<SealedStash> {
         let server = self.running().server.as_ref();
         server.map(|server| server.stashes()).unwrap_or_default()
     }
 
-    /// Returns the peers with an open stream, of live events or an answer of a route, by name.
+    /// The peers to which streams go: live events, or an answer of a route. By name.
     pub fn stream_readers(&self) -> Vec<NaraName> {
         let server = self.running().server.as_ref();
         server.map(|server| server.stream_readers()).unwrap_or_default()
@@ -226,10 +227,10 @@ impl Nara {
         }
     }
 
-    /// Applies a new list of configured peers, and the decisions that another process stored in the ledger.
+    /// Applies a new list of configured peers, and the decisions that another process wrote to the ledger.
     ///
-    /// `peers` is the complete list: a formerly configured peer that is missing is removed with its key. Every valid
-    /// entry is applied; the first error is returned afterwards.
+    /// `peers` is the whole list: a peer that was configured before and is missing is removed with its key. Every
+    /// peer that can be applied is applied; the first error is returned afterwards.
     ///
     /// # Errors
     /// [`NaraError`].
@@ -250,13 +251,13 @@ impl Nara {
             }
         }
         let applied = builder::configure(self.registry(), &self.local, peers);
-        // Decisions apply whatever errors the list has: a ban must not wait for an unrelated fault.
+        // Decisions apply whatever is wrong with the list: a ban must not wait for an unrelated fault.
         let recalled = self.running().keeper.reload().await?;
         applied?;
         Ok(recalled)
     }
 
-    /// Applies the decisions that another process stored in the ledger; the configured peers stay unchanged.
+    /// Applies the decisions that another process wrote to the ledger, and leaves the configured peers as they are.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
@@ -264,9 +265,9 @@ impl Nara {
         self.running().keeper.reload().await
     }
 
-    /// Stops this nara in order: discovery and gossip stop, peers receive a goodbye, the server finishes the requests
-    /// in progress, and learned peer records are stored in the ledger. Goodbye and requests take up to `grace`; peers
-    /// receive the goodbye on streams and, if gossip is on, up to 16 of them by zine.
+    /// Ends this nara in order: discovery and gossip stop, peers hear a goodbye, the server finishes the requests in
+    /// progress, and learned peer records are written to the ledger. Goodbye and requests take up to `grace`; peers hear
+    /// it on streams and, if gossip is on, up to 16 of them by zine.
     pub async fn shutdown(mut self, grace: Duration) -> Shutdown {
         match self.running.take() {
             Some(running) => running.end(grace).await,
@@ -301,7 +302,7 @@ impl Running {
     async fn end(mut self, grace: Duration) -> Shutdown {
         for task in std::mem::take(&mut self.following) {
             task.abort();
-            // Waits until the task has released the ledger.
+            // Until it has let go of the ledger.
             let _ = task.await;
         }
         let gossips = self.gossip.is_some();
@@ -310,15 +311,14 @@ impl Running {
         }
         let mut outcome = Shutdown::Graceful;
         if let Some(server) = self.server.take() {
-            // Before the streams end, so that subscribers receive it. Best effort: a full disk must not interrupt
-            // requests.
+            // Before the streams end, so that subscribers hear it. Best effort: a full disk must not cut requests.
             let goodbye = presence::goodbye(&self.local, self.clock.now_nanos());
             if let Err(error) = self.append(goodbye.clone()).await {
-                tracing::warn!(%error, "the goodbye was not stored, so peers will not receive it");
+                tracing::warn!(%error, "the goodbye is not stored, so peers do not hear it");
             }
             let telling = async {
                 if gossips {
-                    presence::send_goodbye(&self.client, &*self.ledger, &goodbye, grace).await;
+                    presence::tell_going(&self.client, &*self.ledger, &goodbye, grace).await;
                 }
             };
             (outcome, ()) = tokio::join!(server.end(grace), telling);

@@ -1,4 +1,4 @@
-//! Peer records, as held by registries and stored in ledgers.
+//! Peer records, as registries hold them and ledgers keep them.
 
 mod conflict;
 mod protocol;
@@ -13,20 +13,20 @@ pub use source::KeySource;
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
 
-/// A trusted key of a nara, with its source.
+/// A key trusted for a nara, and why.
 ///
 /// A nara id cannot be derived from a key (docs/protocol/v1.md, section 1.1), so the pair is taken on trust; this
-/// records the source of that trust.
+/// records on whose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinnedKey {
-    /// The name.
+    /// The name of the nara.
     pub name: NaraName,
-    /// The nara id, if known.
+    /// Its id, if known.
     pub id: Option<NaraId>,
-    /// The public key.
+    /// Its public key.
     pub key: PublicKey,
-    /// The source of the key.
+    /// How the key was learned.
     pub source: KeySource,
-    /// The time at which it was learned, in milliseconds.
+    /// When, in milliseconds.
     pub learned_at: UnixMillis,
 }

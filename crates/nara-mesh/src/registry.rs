@@ -45,27 +45,26 @@ use nara_proto::succession::Succession;
 
 use crate::ledger::ANY_VOTER;
 
-/// The effect of a statement of succession.
+/// What a statement of succession changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SuccessionEffect {
-    /// None yet: the trust policy leaves it to the operator, or the operator decided about this key after the statement
-    /// was made.
+    /// Nothing yet: the trust policy leaves it to the operator, or the operator decided about this key after it was made.
     Asked,
-    /// It contradicts another statement: no key of the nara is valid until the operator decides.
+    /// It contradicts another statement: no key of the nara holds until the operator decides.
     Conflict,
-    /// The new key is valid, and the old one is refused.
+    /// The new key holds, and the old one is refused.
     Followed,
-    /// No key of the nara is valid any more.
+    /// No key of the nara holds any more.
     Retired,
 }
 
-/// Returns the naras about whose keys the event says something new, in the form of
-/// [`TransferStore::forgive`](crate::ledger::TransferStore::forgive).
+/// The naras about whose keys something was learned, as [`TransferStore::forgive`](crate::ledger::TransferStore::forgive)
+/// takes them.
 pub(crate) fn learned(event: &PeerEvent) -> Vec<String> {
     match event {
         PeerEvent::KeyPinned(key) => {
             let mut learned = vec![key.name.as_str().to_owned()];
-            // Voters are identified by their ids.
+            // Voters are known by their ids.
             learned.extend(key.id.is_some().then(|| ANY_VOTER.to_owned()));
             learned
         }
@@ -81,7 +80,7 @@ pub(crate) fn learned(event: &PeerEvent) -> Vec<String> {
 pub enum PeerEvent {
     /// The address of a peer changed.
     AddressChanged(PeerInfo),
-    /// A request was refused: according to the network, its source address belongs to another nara than the claimed
+    /// A request was refused: the network says that its source address belongs to another nara than the claimed
     /// sender.
     AddressMismatch {
         /// The name that the request claimed.
@@ -102,25 +101,25 @@ pub enum PeerEvent {
         /// How far its clock is ahead of ours.
         offset: ClockOffset,
     },
-    /// A decision of the operator about a peer took effect: see [`PeerInfo::decision`].
+    /// A decision of the operator about a peer takes effect: see [`PeerInfo::decision`].
     Decided(PeerInfo),
-    /// A message in the name of a peer was refused, because it does less than the peer has proven to support.
+    /// A message in the name of a peer does less than the peer has proven: it was refused.
     Downgrade {
         /// The peer.
         peer: PeerInfo,
         /// The missing proof.
         missing: &'static str,
     },
-    /// The key of a peer was replaced or removed: connections and streams of the old key end.
+    /// The key of a peer was replaced, or taken away: what was opened on it ends.
     KeyChanged {
         /// The name of the peer.
         name: NaraName,
-        /// Its former key.
+        /// Its key until now.
         old: PublicKey,
-        /// Its new key, if any.
+        /// Its key from now on, if there is one.
         new: Option<PublicKey>,
     },
-    /// A key that differs from the pinned one was offered for a name. Nothing was changed.
+    /// Another key than the pinned one was offered for a name. Nothing was changed.
     KeyConflict(KeyConflict),
     /// The id of a peer became known, after its key.
     IdLearned(PeerInfo),
@@ -128,40 +127,40 @@ pub enum PeerEvent {
     KeyPinned(PinnedKey),
     /// A first key was offered for a nara, and the trust policy refused it.
     KeyRefused(KeyRefused),
-    /// The name of a new peer looks like another name: a reader may mistake one for the other.
+    /// The name of a new peer looks like that of another: a reader may take one for the other.
     LookAlike {
         /// The new peer.
         peer: PeerInfo,
         /// The other name.
         known: NaraName,
     },
-    /// A peer that refused this nara's signatures accepts them again.
+    /// A peer that refused what this nara signs accepts it again.
     OwnKeyAccepted(PeerInfo),
-    /// A peer refuses this nara's signatures, because it has pinned another key, or none is valid there.
+    /// A peer refuses what this nara signs, because another key, or none, holds there for its name.
     OwnKeyRefused {
         /// The peer.
         peer: PeerInfo,
         /// The name and the key of this nara.
         own: (NaraName, PublicKey),
-        /// The valid key at the peer; `None`: it knows two successors of our key, or that we retired.
+        /// The key that holds at the peer; `None`: it knows two successors of ours, or that we retired.
         known: Option<KeyId>,
-        /// Whether the peer has proven its statement.
+        /// Whether the peer has proven that it said so.
         proven: bool,
     },
-    /// A statement of succession, signed with this nara's key, replaces the key or retires it.
+    /// A statement of succession, signed with the key of this nara, says that another key or none takes its place.
     OwnKeyReplaced(Box<Succession>),
     /// A peer has proven a further protocol.
     ProtocolLearned(PeerInfo),
     /// A peer was added.
     Registered(PeerInfo),
-    /// A peer that another nara introduced has proven that it holds its key, or that it does so at its address. Until
-    /// then it, or its address, may be invented.
+    /// A peer that was introduced by another has proven that it holds its key, or that it does so at its address. Until then
+    /// it, or its address, may have been made up.
     Seen(PeerInfo),
     /// A statement of succession about the key of a peer.
     Succession {
         /// The statement.
         statement: Box<Succession>,
-        /// The effect.
+        /// What it changed.
         effect: SuccessionEffect,
     },
     /// A peer was removed.

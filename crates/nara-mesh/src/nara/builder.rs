@@ -34,7 +34,7 @@ use crate::server::{ServeError, SqliteStash, StashStore};
 use crate::tls::{ChannelTrust, TlsPolicy};
 use crate::transport::{PeerSource, TcpTransport, Transport};
 
-/// A builder of a [`Nara`]. Every setting is optional, and settings that client and server share are given once.
+/// Configures a [`Nara`]. Every setting is optional, and settings that client and server share are given once.
 #[must_use = "a builder makes nothing until `start`"]
 pub struct NaraBuilder {
     local: LocalNara,
@@ -60,7 +60,7 @@ pub struct NaraBuilder {
 
 type Adjust<T> = Box<dyn FnOnce(T) -> T + Send>;
 
-/// The storage of the events.
+/// Where the events are kept.
 #[derive(Debug)]
 enum LedgerPlace {
     #[cfg(feature = "sqlite")]
@@ -103,74 +103,73 @@ impl NaraBuilder {
         }
     }
 
-    /// Sets the mesh address to serve on; port 0 selects a free one. Without it, this nara calls peers but cannot be
-    /// called. On a loopback address, strangers on this machine are asked for their key like strangers in the mesh.
+    /// The mesh address to serve on; port 0 picks a free one. Without it, this nara calls others but cannot be
+    /// called. On a loopback address, strangers on this machine are asked for their key, as those of the mesh are.
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = Some(address);
         self
     }
 
-    /// Also listens on this address, if it is free: see [`MeshServerBuilder::also_listen`].
+    /// Also listens on this address, where it is free: see [`MeshServerBuilder::also_listen`].
     pub fn also_listen(self, address: SocketAddr) -> Self {
         self.configure_server(move |server| server.also_listen(address))
     }
 
-    /// Sets the ledger for events and learned keys; the default is a [`MemoryLedger`], which a restart empties.
+    /// Where events and learned keys are kept; by default a [`MemoryLedger`], which a restart forgets.
     pub fn ledger(mut self, ledger: Arc<dyn Ledger>) -> Self {
         self.ledger = LedgerPlace::Given(ledger);
         self
     }
 
-    /// Stores events and learned keys in `ledger.db` in this folder, which is created if missing, and stashes of peers
-    /// in `stash.db` beside it. When the ledger is full, events about naras without a pinned key are removed first.
+    /// Keeps events and learned keys in `ledger.db` in this folder, which is created if missing, and what peers leave with
+    /// this nara in `stash.db` beside it. When the ledger is full, events about naras whose key is not pinned go first.
     #[cfg(feature = "sqlite")]
     pub fn data_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.ledger = LedgerPlace::File(folder.into().join("ledger.db"));
         self
     }
 
-    /// Sets a callback that is called repeatedly while the ledger in the [data folder](Self::data_dir) is opened, with the
-    /// number of events that were converted to a newer schema, and the total number; both are 0 if no conversion is
-    /// needed. `Break` stops it, and the start with [`LedgerError::Stopped`]; the ledger is unchanged then. The callback
-    /// runs on a thread that may block.
+    /// Hears how the ledger in the [data folder](Self::data_dir) is opened, again and again until it is: the number of events
+    /// that were converted to a newer schema, and of all; both are 0 if nothing has to be converted. `Break` stops it, and
+    /// the start with [`LedgerError::Stopped`]: the ledger is as it was. It is called on a thread that may block.
     pub fn on_opening(mut self, opening: impl FnMut(u64, u64) -> ControlFlow<()> + Send + 'static) -> Self {
         self.opening = Some(Box::new(opening));
         self
     }
 
-    /// Sets the trust policy; the default is [`TrustPolicy::FirstUse`].
+    /// The trust policy; by default [`TrustPolicy::FirstUse`].
     pub fn trust(mut self, policy: TrustPolicy) -> Self {
         self.registry = self.registry.with_trust(policy);
         self
     }
 
-    /// Sets the registry of peers, to share it or to configure it; the default is a new one. It overrides an earlier
-    /// [`trust`](Self::trust).
+    /// The registry of peers, for sharing it or for settings of its own; by default a new one. It overrides an
+    /// earlier [`trust`](Self::trust).
     pub fn registry(mut self, registry: PeerRegistry) -> Self {
         self.registry = registry;
         self
     }
 
-    /// Adds a configured peer, such as [`Nara::as_peer`] of the other side. Its key takes precedence over the key in
-    /// the ledger.
+    /// Adds a configured peer, such as [`Nara::as_peer`] of the other side. Its key wins over the key in the
+    /// ledger.
     pub fn know(mut self, peer: PeerInfo) -> Self {
         self.peers.push(peer);
         self
     }
 
-    /// Adds configured peers. An entry about this nara itself is skipped, so that several naras can share one list.
+    /// Adds configured peers. An entry about this nara itself is skipped, so that one list can serve many naras.
     pub fn know_all(mut self, peers: impl IntoIterator<Item = PeerInfo>) -> Self {
         self.peers.extend(peers);
         self
     }
 
-    /// Sets the transport to peers; the default is [`TcpTransport`].
+    /// How bytes reach peers; by default [`TcpTransport`].
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.transport = transport;
         self
     }
 
-    /// Sets the network to join, such as a node of a tailnet: connections use `transport`, and naras are
+    /// The network to join, such as a node of a tailnet: bytes go through `transport`, and naras are
     /// [discovered](crate::discovery) among the nodes of `source`. The node should be ready.
     pub fn network(mut self, transport: Arc<dyn Transport>, source: Arc<dyn PeerSource>) -> Self {
         self.transport = transport;
@@ -178,43 +177,43 @@ impl NaraBuilder {
         self
     }
 
-    /// Sets the wall clock; the default is [`SystemClock`].
+    /// The wall clock; by default [`SystemClock`].
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Sets the port of peers that are registered without one; the default is [`defaults::MESH_PORT`].
+    /// The port for peers registered without one; by default [`defaults::MESH_PORT`].
     pub fn mesh_port(mut self, port: u16) -> Self {
         self.mesh_port = port;
         self
     }
 
-    /// Sets the time limit for dialling and for whole calls; the default is 5 s.
+    /// The time limit for dialling and for whole calls; by default 5 s.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.configure_client(move |client| client.call_timeout(timeout).dial_timeout(timeout))
     }
 
-    /// Sets the TLS policy, in both directions; the default is [`TlsPolicy::Prefer`].
+    /// The TLS policy, in both directions; by default [`TlsPolicy::Prefer`].
     pub fn tls(mut self, policy: TlsPolicy) -> Self {
         self.tls = policy;
         self
     }
 
-    /// Sets whether a TLS connection with the pinned key proves requests and answers; the default is
+    /// Whether a TLS connection with the pinned key proves requests and answers; by default
     /// [`ChannelTrust::Trust`].
     pub fn channel_trust(mut self, trust: ChannelTrust) -> Self {
         self.channel_trust = trust;
         self
     }
 
-    /// Sets which signatures to make and accept; the default is [`Signatures::V2AndV1`].
+    /// Which signatures to make and accept; by default [`Signatures::V2AndV1`].
     pub fn signatures(mut self, signatures: Signatures) -> Self {
         self.signatures = signatures;
         self
     }
 
-    /// Sets the gossip settings; the default is [`GossipConfig::default`].
+    /// How to gossip; by default [`GossipConfig::default`].
     pub fn gossip(mut self, config: GossipConfig) -> Self {
         self.gossip = Some(config);
         self
@@ -226,14 +225,14 @@ impl NaraBuilder {
         self
     }
 
-    /// Sets whether to catch up on missed events, at the start and from time to time; on by default. A nara that does
-    /// not listen never catches up.
+    /// Whether to catch up with what happened while this nara was away, at the start and from time to time; by default
+    /// yes. A nara that does not listen never does.
     pub fn catch_up(mut self, catch_up: bool) -> Self {
         self.catch_up = catch_up;
         self
     }
 
-    /// Sets the application's handler of incoming messages.
+    /// The application's handler of incoming messages.
     pub fn handler(self, handler: impl MeshHandler) -> Self {
         self.configure_server(move |server| server.handler(handler))
     }
@@ -256,7 +255,7 @@ impl NaraBuilder {
             .configure_discovery(Discovery::loopback_for_tests)
     }
 
-    /// Changes any other setting of the client.
+    /// Any other setting of the client.
     pub fn configure_client(
         mut self,
         adjust: impl FnOnce(MeshClientBuilder) -> MeshClientBuilder + Send + 'static,
@@ -265,7 +264,7 @@ impl NaraBuilder {
         self
     }
 
-    /// Changes any other setting of the server.
+    /// Any other setting of the server.
     pub fn configure_server(
         mut self,
         adjust: impl FnOnce(MeshServerBuilder) -> MeshServerBuilder + Send + 'static,
@@ -274,7 +273,7 @@ impl NaraBuilder {
         self
     }
 
-    /// Changes any other setting of the discovery on a [network](Self::network).
+    /// Any other setting of the discovery on a [network](Self::network).
     pub fn configure_discovery(
         mut self,
         adjust: impl FnOnce(Discovery) -> Discovery + Send + 'static,
@@ -283,7 +282,7 @@ impl NaraBuilder {
         self
     }
 
-    /// Sets a callback for discovered peers. It must return quickly.
+    /// Receives what discovery finds. Must return quickly.
     pub fn on_found(mut self, on_found: impl FnMut(Found) + Send + 'static) -> Self {
         self.on_found = Box::new(on_found);
         self
@@ -299,7 +298,7 @@ impl NaraBuilder {
         let stash_file = self.ledger.stash_file();
         let opened = self.ledger.open(&self.registry, self.local.name(), self.opening);
         let ledger = opened.await?;
-        // Configured peers before the ledger: they take precedence.
+        // Configured peers before the ledger: they count more.
         configure(&self.registry, &self.local, self.peers)?;
         self.registry.belongs_to(&self.local);
         let (keeper, recalled) = PeerKeeper::start(self.registry.clone(), ledger.clone()).await?;
@@ -333,7 +332,7 @@ impl NaraBuilder {
                     .channel_trust(self.channel_trust)
                     .signatures(self.signatures);
                 if listen.ip().to_canonical().is_loopback() {
-                    // Only this machine can call, so its loopback addresses are the mesh.
+                    // Nobody but this machine can call, so this machine is the mesh.
                     server = server.mesh_ranges(TAILNET.into_iter().chain(LOOPBACK));
                 }
                 if let Some(discovery) = &discovery {
@@ -353,12 +352,12 @@ impl NaraBuilder {
             let introduction = presence::introduction(&self.local, &mesh_ip(address), now);
             let keys = KnownKeys::new(self.local.clone(), client.registry().clone());
             let introduction = match own_events::append(&*ledger, &keys, introduction.clone(), now).await {
-                // Peers are told nevertheless.
+                // It is told all the same.
                 Err(LedgerError::NotRetained) => introduction,
                 stored => stored?,
             };
             if self.gossip.is_some() {
-                let telling = presence::send_introduction(client.clone(), ledger.clone(), introduction);
+                let telling = presence::tell_coming(client.clone(), ledger.clone(), introduction);
                 following.push(AbortOnDropHandle::new(tokio::spawn(telling)));
             }
             if self.catch_up {
@@ -410,7 +409,7 @@ impl NaraBuilder {
 }
 
 impl LedgerPlace {
-    /// Returns the file for stashes, beside the ledger's file.
+    /// The file for stashes: beside the file of the ledger.
     #[cfg(feature = "sqlite")]
     fn stash_file(&self) -> Option<PathBuf> {
         match self {
@@ -439,7 +438,7 @@ impl LedgerPlace {
 
                 let known = registry.known_names(own.clone());
                 let holder = own.to_string();
-                // Opening blocks on the disk.
+                // Opening waits for the disk.
                 let opened = tokio::task::spawn_blocking(move || {
                     if let Some(folder) = path.parent() {
                         std::fs::create_dir_all(folder).map_err(|source| LedgerError::File {
@@ -457,17 +456,18 @@ impl LedgerPlace {
 
 #[cfg(feature = "sqlite")]
 async fn open_stash(file: PathBuf) -> Result<Arc<dyn StashStore>, NaraError> {
-    // Opening blocks on the disk.
+    // Opening waits for the disk.
     let opening = tokio::task::spawn_blocking(move || SqliteStash::open(file));
     match opening.await {
         Ok(Ok(stash)) => Ok(Arc::new(stash)),
         Ok(Err(error)) => Err(ServeError::Stash(error).into()),
-        // The runtime is shutting down.
+        // The runtime ends.
         Err(_) => Err(LedgerError::Closed.into()),
     }
 }
 
-/// Registers configured peers except this nara itself. Every valid entry is registered; the first error is returned.
+/// Registers configured peers, but not this nara itself. Every peer that can be registered is; the first error is
+/// returned.
 pub(super) fn configure(
     registry: &PeerRegistry,
     local: &LocalNara,
@@ -498,7 +498,7 @@ fn adjusted<T>(settings: T, adjustments: Vec<Adjust<T>>) -> T {
         .fold(settings, |settings, adjust| adjust(settings))
 }
 
-/// Returns the address for `/ping` and `hey-there`; empty if it is not a single address.
+/// What `/ping` and `hey-there` say; empty if it is not a single address.
 fn mesh_ip(address: Option<SocketAddr>) -> String {
     let ip = address
         .map(|address| address.ip())
@@ -506,7 +506,7 @@ fn mesh_ip(address: Option<SocketAddr>) -> String {
     ip.map(|ip| ip.to_string()).unwrap_or_default()
 }
 
-/// Tells peers when the node of this nara gets another address. The listener follows by itself.
+/// Tells peers when the node of this nara gets another address. The listener follows it by itself.
 struct AddressFollower {
     keys: KnownKeys,
     ledger: Arc<dyn Ledger>,
@@ -528,18 +528,18 @@ impl AddressFollower {
             tracing::warn!(%before, %address, "the node has a new address");
             let mesh_ip = ip.to_string();
             self.server.set_mesh_ip(mesh_ip.as_str());
-            // Subscribers learn it at once, other peers find it on the network.
+            // Subscribers learn it at once, others find it on the network.
             let now = self.clock.now_nanos();
             let introduction = presence::introduction(self.keys.local(), &mesh_ip, now);
             if let Err(error) = own_events::append(&*self.ledger, &self.keys, introduction, now).await {
-                tracing::warn!(%error, "the new address was not stored, so subscribers will not receive it");
+                tracing::warn!(%error, "the new address is not stored, so subscribers do not hear it");
             }
             self.moved.send_replace(Some(address));
         }
     }
 }
 
-/// Returns the replacement of an address that the node had; `None` if it still has that address.
+/// The address that takes the place of one that the node had; `None`: it still has that one.
 fn moved_from(before: IpAddr, now: &[IpAddr]) -> Option<IpAddr> {
     if before.is_unspecified() || now.contains(&before) {
         return None;

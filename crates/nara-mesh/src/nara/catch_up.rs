@@ -1,9 +1,9 @@
-//! Catching up: fetches missed events from a few peers, in the background.
+//! Catching up: what happened while this nara was away, from a few peers and in the background.
 //!
-//! Each round queries a few peers in turn. First it fetches a sample, which contains the most important events and
-//! shows how much is missing. The first peer is then asked for all events; the others only if much of their sample was
-//! new, so that not all send the same. A peer that sends without end is interrupted, and does not count as the first.
-//! The less is missing, the longer is the pause before the next round.
+//! Each round asks a few peers, one after the other. A sample comes first: it has what matters most, and shows how much
+//! is missing here. The first peer is then asked for everything; the others only if much of their sample was new, so
+//! that not all send the same. A peer that sends without end is left behind a while, and does not count as the first. The
+//! more is known already, the longer is the pause before the next round.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,45 +24,45 @@ use crate::ledger::{Insertion, Ledger};
 use crate::random::random;
 use crate::registry::{Peer, PeerEvent};
 
-/// The number of events in a sample.
+/// Events of a sample.
 const SAMPLE: usize = 1000;
 
-/// The number of events on a page.
+/// Events of a page.
 const PAGE: usize = 1000;
 
-/// If more than one in this many events is new, much is missing.
-const SUBSTANTIAL_SHARE: usize = 50;
+/// If more than one in so many events is new, much is missing.
+const MUCH: usize = 50;
 
-/// The number of rounds, of 256, that ignore distances.
+/// Of 256 rounds, those in which distances do not matter.
 const RANDOM_ROUNDS: u8 = 64;
 
-/// The first pause after a round in which no peer answered. It doubles each time.
+/// How soon a round follows one in which no peer answered. It doubles each time.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// The longest of these pauses.
+/// The longest pause of these.
 const RETRY_MAX: Duration = RETRY.saturating_mul(256);
 
-/// The time for which changes of the registry are collected.
+/// How long a change of the registry is waited for to settle.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// The catch-up task; it runs until it is dropped.
+/// Catches up until it is dropped.
 pub(super) struct CatchUp {
     client: MeshClient,
     ledger: Arc<dyn Ledger>,
-    /// When each peer was last queried.
+    /// When each peer was asked last.
     asked: BTreeMap<Label, Instant>,
     pause: Duration,
-    /// The back-off after rounds in which no peer answered.
+    /// Behind rounds in which no peer answered.
     retry: Backoff,
 }
 
-/// The result of one round, or of one peer.
+/// What one round, or one peer, brought.
 #[derive(Clone, Copy, Debug, Default)]
 struct Catch {
     peers: usize,
     received: usize,
     stored: usize,
-    /// Whether a peer was asked for all events, and reached the end.
+    /// Whether a peer was asked for everything, and came to its end.
     is_whole: bool,
 }
 
@@ -72,9 +72,9 @@ impl Catch {
         self.stored += stored;
     }
 
-    /// Returns whether so many events were new that more are missing.
-    fn suggests_more(self) -> bool {
-        self.stored * SUBSTANTIAL_SHARE > self.received
+    /// Whether so much was new that more is missing.
+    fn is_much(self) -> bool {
+        self.stored * MUCH > self.received
     }
 }
 
@@ -122,9 +122,9 @@ impl CatchUp {
         round
     }
 
-    /// Returns the peers to query, in order: online peers first, then those queried longest ago. They are twice as many
-    /// as needed, since some may not answer. Among these, the nearest come first in most rounds, but not in all, so
-    /// that no peer is excluded by the distance that it reports.
+    /// Whom to ask, in this order: peers that are there before others, those that were asked longest ago first. They
+    /// are twice as many as needed, since some may not answer. Among these the nearest come first in most rounds: not in
+    /// all, so that nobody is asked less because of what it says about distances.
     fn candidates(&mut self) -> Vec<(Label, Arc<Peer>)> {
         let directory = Directory::new(&self.client);
         self.asked.retain(|label, _| directory.peer(label).is_some());
@@ -145,7 +145,7 @@ impl CatchUp {
 
     async fn fetch_from(&self, peer: &Arc<Peer>, wants_all: bool) -> Result<Catch, SyncError> {
         let mut caught = self.sample(peer).await?;
-        if !wants_all && !caught.suggests_more() {
+        if !wants_all && !caught.is_much() {
             return Ok(caught);
         }
         let (handle, ledger) = (self.client.peer(peer), &*self.ledger);
@@ -183,13 +183,13 @@ impl CatchUp {
         Ok(caught)
     }
 
-    /// Returns the pause after a round: it grows each time that a round found little.
+    /// How long to wait after a round: longer each time that it brought little.
     fn pause_after(&mut self, round: Catch) -> Duration {
         if round.peers == 0 {
             return spread(self.retry.after_failure(u32::MAX));
         }
         self.retry.reset();
-        self.pause = if round.suggests_more() {
+        self.pause = if round.is_much() {
             defaults::CATCH_UP_MIN
         } else {
             (2 * self.pause).min(defaults::CATCH_UP_MAX)
@@ -197,7 +197,7 @@ impl CatchUp {
         spread(self.pause)
     }
 
-    /// Waits for the next round. While fewer peers were queried than allowed, a new peer is queried at once.
+    /// Waits for the next round. While fewer peers were asked than may be, one that appears is asked at once.
     async fn wait(&self, pause: Duration, changes: &mut broadcast::Receiver<PeerEvent>) {
         let end = Instant::now() + pause;
         while self.asked.len() < defaults::CATCH_UP_PEERS {
@@ -215,20 +215,20 @@ impl CatchUp {
                 | Err(broadcast::error::RecvError::Lagged(_)) => {
                     sleep(SETTLE).await;
                     *changes = changes.resubscribe();
-                    if self.has_unqueried_peer() {
+                    if self.has_stranger() {
                         return;
                     }
                 }
                 Ok(_) => {}
-                // Impossible while the client holds the registry.
+                // Cannot be while the client holds the registry.
                 Err(broadcast::error::RecvError::Closed) => break,
             }
         }
         tokio::time::sleep_until(end).await;
     }
 
-    /// Returns whether an online peer was never queried.
-    fn has_unqueried_peer(&self) -> bool {
+    /// Whether a peer is there that was never asked.
+    fn has_stranger(&self) -> bool {
         let peers = Directory::new(&self.client).peers();
         peers.iter().any(|(label, _)| !self.asked.contains_key(label))
     }
@@ -238,8 +238,8 @@ fn is_away(peer: &Peer) -> bool {
     matches!(peer.presence(), PresenceState::Offline | PresenceState::Missing)
 }
 
-/// Sorts online peers before others, and near ones before far ones. Peers with unknown distance come last, in their
-/// original order.
+/// Sorts peers that are there before others, and near ones before far ones. Those whose distance is not known come behind
+/// in the order in which they were.
 fn nearest_first<T>(peers: &mut [T], of: impl Fn(&T) -> (bool, Option<Duration>)) {
     peers.sort_by_key(|peer| {
         let (is_away, distance) = of(peer);
@@ -247,7 +247,7 @@ fn nearest_first<T>(peers: &mut [T], of: impl Fn(&T) -> (bool, Option<Duration>)
     });
 }
 
-/// Varies a pause by up to a tenth, so that naras that start together do not query together.
+/// A tenth more or less, so that naras that start together do not ask together.
 fn spread(pause: Duration) -> Duration {
     let [chance]: [u8; 1] = random();
     pause.mul_f64(0.9 + 0.2 * f64::from(chance) / 255.0)

@@ -1,4 +1,4 @@
-//! Measures the distances of peers, one at a time.
+//! Measures how far peers are, one after the other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,24 +11,23 @@ use crate::defaults;
 use crate::random::random;
 use crate::registry::Peer;
 
-/// The interval at which the round trip to one of the peers is measured. Coordinates settle after some hundred
-/// measurements.
+/// How often the round trip to one of the peers is measured. Coordinates settle after some hundred measurements.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Queries the coordinates of one peer at a time, for as long as the nara runs.
+/// Asks one peer after the other for its coordinates, for as long as the nara runs.
 pub(super) async fn measure(client: MeshClient) {
     loop {
         sleep(INTERVAL).await;
         let Some(peer) = any(&client) else { continue };
         let peer = client.peer(&peer).with_timeout(defaults::DISCOVERY_TIMEOUT);
-        // A silent peer is up to its breaker, and a peer without the endpoint has no position.
+        // One that does not answer is the business of its breaker, and one that does not know the endpoint has no place.
         if let Err(error) = peer.coordinates().await {
             tracing::debug!(%error, "no coordinates");
         }
     }
 }
 
-/// Returns a random callable peer.
+/// Any of the peers that can be called.
 fn any(client: &MeshClient) -> Option<Arc<Peer>> {
     let mut peers = client.registry().peers();
     peers.retain(|peer| {

@@ -1,5 +1,5 @@
-//! The events that announce a nara's start and stop, and the zines that tell peers at once. Peers that subscribe to its
-//! stream receive both there; v1 peers have no streams.
+//! The events with which a nara comes and goes, and the zines with which it tells peers at once. Peers that listen to its
+//! stream hear both there; v1 peers have no streams.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use crate::identity::LocalNara;
 use crate::ledger::Ledger;
 use crate::registry::{Peer, PeerEvent};
 
-/// The time for which changes of the registry are collected.
+/// How long a change of the registry is waited for to settle.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Returns a signed `hey-there`; `mesh_ip` is empty if the nara cannot be called.
+/// A signed `hey-there`; `mesh_ip` is empty if the nara cannot be called.
 pub(super) fn introduction(local: &LocalNara, mesh_ip: &str, now: UnixNanos) -> SyncEvent {
     let payload = HeyTherePayload {
         from: local.name().as_str().to_owned(),
@@ -34,7 +34,7 @@ pub(super) fn introduction(local: &LocalNara, mesh_ip: &str, now: UnixNanos) -> 
     signed(local, Payload::HeyThere(payload), now)
 }
 
-/// Returns a signed `chau`.
+/// A signed `chau`.
 pub(super) fn goodbye(local: &LocalNara, now: UnixNanos) -> SyncEvent {
     let payload = ChauPayload {
         from: local.name().as_str().to_owned(),
@@ -45,18 +45,18 @@ pub(super) fn goodbye(local: &LocalNara, now: UnixNanos) -> SyncEvent {
     signed(local, Payload::Chau(payload), now)
 }
 
-/// Returns a signed event of this nara.
+/// An event of this nara.
 pub(super) fn signed(local: &LocalNara, payload: Payload, now: UnixNanos) -> SyncEvent {
     SyncEvent::signed(now, payload, local.name().as_str(), local.keypair())
 }
 
-/// Sends the introduction to known peers, and to peers that are found while it is recent.
-pub(super) async fn send_introduction(client: MeshClient, ledger: Arc<dyn Ledger>, introduction: SyncEvent) {
+/// Tells peers that this nara has come: those that are known now, and those that are found while that is news.
+pub(super) async fn tell_coming(client: MeshClient, ledger: Arc<dyn Ledger>, introduction: SyncEvent) {
     let mut changes = client.registry().subscribe();
     let mut told = BTreeSet::new();
     let telling = async {
         loop {
-            let mut peers = recipients(&client);
+            let mut peers = hearers(&client);
             peers.retain(|(label, _)| !told.contains(label));
             peers.truncate(defaults::PRESENCE_PEERS.saturating_sub(told.len()));
             told.extend(peers.iter().map(|(label, _)| label.clone()));
@@ -80,30 +80,30 @@ pub(super) async fn send_introduction(client: MeshClient, ledger: Arc<dyn Ledger
             sleep(SETTLE).await;
         }
     };
-    // After that it is no longer recent.
+    // Later it is no news any more.
     let _ = timeout(defaults::ZINE_WINDOW, telling).await;
 }
 
-/// Sends the goodbye to online peers, with a time limit.
-pub(super) async fn send_goodbye(
+/// Tells peers that are there that this nara goes, for so long at most.
+pub(super) async fn tell_going(
     client: &MeshClient,
     ledger: &dyn Ledger,
     goodbye: &SyncEvent,
     grace: Duration,
 ) {
-    let mut peers = recipients(client);
+    let mut peers = hearers(client);
     peers.retain(|(_, peer)| peer.presence() == PresenceState::Online);
     peers.truncate(defaults::PRESENCE_PEERS);
     if timeout(grace, tell(client, ledger, goodbye, peers))
         .await
         .is_err()
     {
-        tracing::info!("not all peers received the goodbye in time");
+        tracing::info!("not all peers heard the goodbye in time");
     }
 }
 
-/// Returns the recipients, in order: peers without streams before peers that may receive it on a stream.
-fn recipients(client: &MeshClient) -> Vec<(Label, Arc<Peer>)> {
+/// Who may be told, in this order: peers without streams before those that may hear it on one.
+fn hearers(client: &MeshClient) -> Vec<(Label, Arc<Peer>)> {
     let mut peers = Directory::new(client).peers();
     peers.retain(|(_, peer)| peer.breaker_state() == BreakerState::Closed);
     peers.sort_by_cached_key(|(_, peer)| (peer.protocol().v2, peer.last_alive().unwrap_or(Duration::MAX)));
@@ -117,7 +117,7 @@ async fn tell(client: &MeshClient, ledger: &dyn Ledger, news: &SyncEvent, peers:
     });
     for (peer, outcome) in told.await {
         if let Err(error) = outcome {
-            tracing::debug!(%peer, error = &error as &dyn std::error::Error, "presence was not announced");
+            tracing::debug!(%peer, error = &error as &dyn std::error::Error, "presence not told");
         }
     }
 }

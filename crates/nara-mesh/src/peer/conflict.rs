@@ -4,9 +4,9 @@ use nara_proto::identity::{KeyId, NaraName, PublicKey};
 
 use super::{KeySource, PinnedKey};
 
-/// A key that differs from the pinned one was offered for a name. Nothing was changed.
+/// Another key than the pinned one was offered for a name. Nothing was changed.
 ///
-/// Either an impostor offered it, or the nara has a new soul: only its operator knows. `Display` names both keys.
+/// Either somebody impersonates the nara, or it has a new soul: only its operator knows. `Display` names both keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyConflict {
     /// The name.

@@ -1,7 +1,7 @@
 use nara_proto::v2::Capability;
 
-/// The protocol extensions that a peer has proven to support. The set only grows: a later message with less is a
-/// downgrade attack, and is refused.
+/// What a peer has proven that it can do, beyond what every nara can. It only grows: a peer that later does less
+/// is being downgraded by somebody, and is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct PeerProtocol {
@@ -14,7 +14,7 @@ pub struct PeerProtocol {
 }
 
 impl From<&Capability> for PeerProtocol {
-    /// Converts the capabilities that a nara announces. They must be signed with its pinned key.
+    /// What a nara says that it can do. Only for capabilities that are signed with its pinned key.
     fn from(capability: &Capability) -> Self {
         Self {
             v2: capability.v2,
@@ -25,14 +25,14 @@ impl From<&Capability> for PeerProtocol {
 }
 
 impl PeerProtocol {
-    /// Signatures of profile v2 only.
+    /// Signatures of profile v2, and nothing else.
     pub(crate) const V2: Self = Self {
         v2: true,
         tls: false,
         raw_public_key: false,
     };
 
-    /// Returns the union of both sets.
+    /// What either of the two can do.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self {
@@ -42,7 +42,7 @@ impl PeerProtocol {
         }
     }
 
-    /// Returns the intersection of both sets.
+    /// What both of the two can do.
     #[must_use]
     pub(crate) const fn within(self, other: Self) -> Self {
         Self {
@@ -52,7 +52,7 @@ impl PeerProtocol {
         }
     }
 
-    /// Returns whether the set is empty.
+    /// Whether nothing is known.
     pub const fn is_empty(self) -> bool {
         !self.v2 && !self.tls && !self.raw_public_key
     }

@@ -3,20 +3,20 @@ use nara_proto::time::UnixMillis;
 
 use super::{KeyConflict, KeySource, PeerProtocol, PinnedKey};
 
-/// The last decision of the operator about a nara.
+/// What the operator last decided about a nara.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OperatorDecision {
-    /// The verdict.
+    /// What.
     pub verdict: Verdict,
-    /// The time, in milliseconds. A later decision has a later time, even if the clock was set back.
+    /// When, in milliseconds. A later decision has a later time, whatever the clock says.
     pub at: UnixMillis,
 }
 
-/// A verdict of the operator about a nara.
+/// What an operator can decide about a nara.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// Forgotten: all data learned before is void, and the nara is a stranger.
+    /// Forgotten: everything learned until then is void, and the nara is a stranger.
     Forgotten,
     /// Trusted with its key.
     Trusted,
@@ -24,20 +24,20 @@ pub enum Verdict {
     Untrusted,
 }
 
-/// The persistent data about a nara.
+/// What outlives the process about a nara.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerRecord {
-    /// The name.
+    /// Its name.
     pub name: NaraName,
-    /// The nara id, if known.
+    /// Its id, if known.
     pub id: Option<NaraId>,
-    /// The key, with its source and the time at which it was learned.
+    /// Its key, with how, when and from where it was learned.
     pub key: Option<PinnedKey>,
     /// The protocols that the holder of this key has proven.
     pub protocol: PeerProtocol,
     /// The last decision of the operator.
     pub decision: Option<OperatorDecision>,
-    /// Whether the nara has proven at least once that it holds this key.
+    /// Whether it has proven once that it holds this key.
     pub seen: bool,
 }
 
@@ -45,44 +45,44 @@ pub struct PeerRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeerChange {
-    /// Learned data. It never replaces a key, except with a configured one, and never undoes a decision of the
+    /// Learned data. It never replaces a key, except by a configured one, and never undoes a decision of the
     /// operator.
     Learn(Box<PeerRecord>),
     /// The operator trusts it.
     Trust {
-        /// Its key; `None` for the known key. Without any key, a ban is lifted, and nothing else changes.
+        /// Its key; `None` for the known key. Without any, a ban is lifted, and nothing else is decided.
         key: Option<PublicKey>,
-        /// Whether to replace another key. The protocols proven with the old key become void then.
+        /// Whether to replace another key. The protocols proven with the old key are then void.
         replace: bool,
-        /// The time, in milliseconds.
+        /// When, in milliseconds.
         at: UnixMillis,
     },
     /// The operator bans it.
     Untrust {
-        /// The time, in milliseconds.
+        /// When, in milliseconds.
         at: UnixMillis,
     },
-    /// The operator forgets it, including decisions.
+    /// The operator forgets it, decisions included.
     Forget {
-        /// The time, in milliseconds.
+        /// When, in milliseconds.
         at: UnixMillis,
     },
 }
 
-/// The reason why a decision of the operator cannot be applied. Nothing was changed.
+/// Why a decision of the operator cannot be applied. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerChangeError {
     /// Another key is known.
     #[error(transparent)]
     KeyConflict(#[from] KeyConflict),
-    /// No key is known to trust.
+    /// No key is known that could be trusted.
     #[error("no key is known for {0}: give the key to trust")]
     NoKey(NaraName),
 }
 
 impl PeerRecord {
-    /// Returns a record with only a name.
+    /// Nothing but a name.
     pub fn new(name: NaraName) -> Self {
         Self {
             name,
@@ -94,7 +94,7 @@ impl PeerRecord {
         }
     }
 
-    /// Returns whether it is only known by the introduction of another nara, without a decision about it.
+    /// Whether it is known only because another nara introduced it, and nothing was decided about it.
     pub fn is_ghost(&self) -> bool {
         !self.seen
             && self.decision.is_none()
@@ -104,7 +104,7 @@ impl PeerRecord {
                 .is_some_and(|key| key.source.introducer().is_some())
     }
 
-    /// Applies a change.
+    /// Makes a change.
     ///
     /// # Errors
     /// [`PeerChangeError`]; nothing is changed then.
@@ -124,12 +124,12 @@ impl PeerRecord {
         Ok(())
     }
 
-    /// Applies learned data: see [`PeerChange::Learn`].
+    /// Takes over what was learned: see [`PeerChange::Learn`].
     pub(crate) fn learn(&mut self, learned: Self) {
         let Some(key) = learned.key else { return };
         match self.decision {
             Some(decision) if decision.verdict == Verdict::Untrusted => return,
-            // The source of the data did not know of the decision yet.
+            // Whoever learned it has not heard of the decision yet.
             Some(decision) if decision.verdict == Verdict::Forgotten && key.learned_at <= decision.at => {
                 return;
             }
@@ -158,7 +158,7 @@ impl PeerRecord {
     ) -> Result<(), PeerChangeError> {
         let known = self.key.as_ref();
         let Some(key) = key.or_else(|| known.map(|known| known.key)) else {
-            // A ban is lifted without a key: the next configured or learned key counts.
+            // A ban is lifted without a key: what is configured or learned from now on counts.
             if self
                 .decision
                 .is_some_and(|decision| decision.verdict == Verdict::Untrusted)
@@ -178,7 +178,7 @@ impl PeerRecord {
             }));
         }
         if other.is_some() {
-            // A new soul has a new id.
+            // Another soul has another id.
             self.id = None;
             self.seen = false;
         }
@@ -198,7 +198,7 @@ impl PeerRecord {
 
     fn decide(&mut self, verdict: Verdict, at: UnixMillis) {
         let at = match self.decision {
-            // If the clock was set back, the new decision must still be later than the old one.
+            // A clock that was set back must not make a new decision look like an old one.
             Some(before) if at <= before.at => UnixMillis::new(before.at.get().saturating_add(1)),
             _ => at,
         };
@@ -207,10 +207,10 @@ impl PeerRecord {
 }
 
 impl Verdict {
-    /// All verdicts.
+    /// All of them.
     const ALL: [Self; 3] = [Self::Forgotten, Self::Trusted, Self::Untrusted];
 
-    /// Returns its word, for databases and output.
+    /// Its word: for databases and output.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Forgotten => "forgotten",
@@ -219,14 +219,14 @@ impl Verdict {
         }
     }
 
-    /// Returns the verdict with this word.
+    /// The verdict with this word.
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|verdict| verdict.as_str() == word)
     }
 }
 
 impl OperatorDecision {
-    /// Returns whether it was made later than another decision.
+    /// Whether it was made later than another one.
     pub(crate) fn is_newer_than(self, other: Option<Self>) -> bool {
         other.is_none_or(|other| self.at > other.at)
     }
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn learned_data_never_replaces_a_key_nor_transfers_proven_protocols() {
+    fn what_is_learned_never_replaces_a_key_nor_lends_it_what_another_has_proven() {
         let mut record = bob();
         learn(&mut record, hearsay(1, 1), PeerProtocol::default());
         learn(&mut record, hearsay(2, 2), V2);
@@ -288,7 +288,7 @@ mod tests {
         assert!(record.protocol.is_empty());
         learn(&mut record, hearsay(1, 3), V2);
         assert_eq!((record.key.clone(), record.protocol), (Some(hearsay(1, 1)), V2));
-        // A proven protocol stays proven.
+        // What is proven stays proven.
         learn(&mut record, hearsay(1, 4), PeerProtocol::default());
         assert_eq!(record.protocol, V2);
         learn(
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn another_key_is_trusted_only_with_replace_and_resets_proven_protocols() {
+    fn only_with_replace_another_key_is_trusted_and_then_nothing_is_proven() {
         let mut record = bob();
         learn(&mut record, hearsay(1, 1), V2);
         let trust = |key, replace| PeerChange::Trust {
@@ -313,7 +313,7 @@ mod tests {
         assert!(matches!(error, PeerChangeError::KeyConflict(_)));
         assert_eq!(record.key, Some(hearsay(1, 1)));
 
-        // Confirming the key keeps the protocols proven with it; replacing it with itself resets them.
+        // To confirm the key keeps what was proven with it; to replace it by itself resets that.
         record.apply(trust(None, false)).unwrap();
         assert_eq!(
             (record.key.clone(), record.protocol),
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn no_data_is_learned_about_an_untrusted_nara() {
+    fn nothing_is_learned_of_an_untrusted_nara() {
         let mut record = bob();
         record.apply(PeerChange::Untrust { at: at(5) }).unwrap();
         learn(&mut record, hearsay(1, 9), V2);
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn data_from_before_a_forget_is_not_restored() {
+    fn what_was_learned_before_it_was_forgotten_does_not_come_back() {
         let mut record = bob();
         learn(&mut record, hearsay(1, 4), V2);
         record.apply(PeerChange::Forget { at: at(5) }).unwrap();

@@ -12,7 +12,7 @@ pub enum KeySource {
     Configured,
     /// A verified `hey-there` event of the nara itself.
     HeyThere {
-        /// The nara that forwarded the event, if known.
+        /// The nara that passed the event on, if it is known.
         told_by: Option<NaraName>,
     },
     /// Decided by the operator.
@@ -25,18 +25,18 @@ pub enum KeySource {
     Tls(SocketAddr),
     /// The key of this nara itself.
     Own,
-    /// A statement of succession that the previous key signed. It is never stored, since it follows from the
-    /// statements. It adds no trust, so it wraps the source of the first key.
+    /// A statement of succession that the key before it signed. Never stored: it follows from the statements. It makes
+    /// nobody better known, so it has the source of the first key of the line.
     Succession(Box<Self>),
 }
 
 impl KeySource {
-    /// Returns whether the key was learned from this address.
+    /// Whether the key was learned from this address.
     pub(crate) fn is_from(&self, address: SocketAddr) -> bool {
         matches!(self, Self::Ping(from) | Self::Tls(from) if *from == address)
     }
 
-    /// Returns the nara that introduced the key's owner, if it was another one: `Some(None)` if that is unknown.
+    /// Who introduced the nara, if it was not the nara itself: `Some(None)` if that is not known.
     pub(crate) fn introducer(&self) -> Option<Option<&NaraName>> {
         match self {
             Self::HeyThere { told_by } => Some(told_by.as_ref()),
@@ -46,7 +46,7 @@ impl KeySource {
         }
     }
 
-    /// Returns whether a peer provided the key, and not the operator.
+    /// Whether a peer provided the key, and not the operator.
     pub(crate) fn is_hearsay(&self) -> bool {
         match self {
             Self::HeyThere { .. } | Self::Ping(_) | Self::PeerQuery(_) | Self::Tls(_) => true,
@@ -55,7 +55,7 @@ impl KeySource {
         }
     }
 
-    /// Returns the source of a key that succeeds a key from this source.
+    /// The source of the key that succeeds one from this source.
     pub(crate) fn succeeded(self) -> Self {
         match self {
             Self::Succession(_) => self,
@@ -83,7 +83,7 @@ impl fmt::Display for KeySource {
 impl FromStr for KeySource {
     type Err = &'static str;
 
-    /// Parses the output of `Display`.
+    /// Reads what `Display` writes.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const UNKNOWN: &str = "unknown key source";
         let name = |text| NaraName::new(text).map_err(|_| UNKNOWN);
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_displayed_source_parses_back() {
+    fn what_is_displayed_is_read_back() {
         let bob: NaraName = "bob the 2nd".parse().unwrap();
         for source in [
             KeySource::Configured,
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_succession_adds_no_trust() {
+    fn a_succession_makes_nobody_better_known() {
         let introduced = KeySource::HeyThere {
             told_by: Some("mallory".parse().unwrap()),
         };

@@ -6,7 +6,7 @@ use nara_proto::breaker::{Breaker, BreakerState, CircuitOpen, Failure, Permit};
 use super::{Peer, PeerEvent, PeerRegistry};
 use crate::clock::monotonic_now as now;
 
-/// The permit to call a peer. Dropped without an outcome, it counts as a cancelled call.
+/// Leave to call a peer. Dropped without an outcome, it counts as a call that was given up.
 #[derive(Debug)]
 pub(crate) struct Admission<'a> {
     registry: &'a PeerRegistry,
@@ -16,7 +16,7 @@ pub(crate) struct Admission<'a> {
 }
 
 impl PeerRegistry {
-    /// Requests a permit from the breaker of a peer.
+    /// Asks the breaker of a peer for leave to call it.
     pub(crate) fn admit<'a>(&'a self, peer: &'a Peer) -> Result<Admission<'a>, CircuitOpen> {
         let began = now();
         let permit = peer.breaker().admit(began)?;
@@ -28,15 +28,15 @@ impl PeerRegistry {
         })
     }
 
-    /// Records a sign of life: a message that was **verified** with the peer's key. Its breaker closes, so that it is
-    /// called again at once.
+    /// The peer showed itself by a message that was **verified** with its key: its breaker closes, so that it is called
+    /// again at once.
     pub fn sign_of_life(&self, peer: &Peer) {
         self.seen(peer);
         peer.note_alive(now());
         self.came_online(peer);
     }
 
-    /// Records that a peer has proven that it holds its key, by a message from this address.
+    /// Notes that a peer has proven that it holds its key, by a message from this address.
     pub(crate) fn seen_at(&self, peer: &Peer, ip: IpAddr) {
         let ip = ip.to_canonical();
         let (is_its, introduced) = peer.with_info(|info| {
@@ -49,29 +49,29 @@ impl PeerRegistry {
         }
     }
 
-    /// Records that the network reports the peer as online: its breaker closes.
+    /// The network says that the peer is there again: its breaker closes.
     pub(crate) fn came_online(&self, peer: &Peer) {
-        // Without a call there is no breaker, and it counts as closed.
+        // A breaker that no call has made is closed.
         if peer.noted().is_some() {
             self.close_breaker(peer, Breaker::sign_of_life);
         }
     }
 
-    /// Lets the next call through even if the last ones failed, because there is a reason to call the peer now, such as
-    /// a request of the operator.
+    /// Somebody has a reason to call the peer now, such as an operator who asks for it: the next call is made, also if the last
+    /// ones failed.
     pub fn give_a_chance(&self, peer: &Peer) {
         let at = now();
         self.change_breaker(peer, at, |breaker| breaker.give_a_chance(at));
     }
 
-    /// Records that the network reports the peer as offline: its breaker opens without waiting for a failed call.
+    /// The network says that the peer went offline: its breaker opens, without a call that waits for it.
     pub fn sign_of_death(&self, peer: &Peer) {
         let (random, at) = (spread(), now());
         peer.note_lost(at);
         self.change_breaker(peer, at, |breaker| breaker.sign_of_death(at, random));
     }
 
-    /// Closes a breaker and notifies subscribers if it was not closed. Nearly always it was, and the clock is not read.
+    /// Closes a breaker and tells subscribers if it was not closed before. Nearly always it was, and no clock is read.
     fn close_breaker(&self, peer: &Peer, close: impl FnOnce(&mut Breaker)) {
         let (was_closed, is_closed) = {
             let mut breaker = peer.breaker();
@@ -84,7 +84,7 @@ impl PeerRegistry {
         }
     }
 
-    /// Changes a breaker and notifies subscribers if that opened or closed it.
+    /// Changes a breaker and tells subscribers if that opened or closed it.
     fn change_breaker(&self, peer: &Peer, at: Instant, change: impl FnOnce(&mut Breaker)) {
         let (before, after) = {
             let mut breaker = peer.breaker();
@@ -103,12 +103,12 @@ impl PeerRegistry {
 }
 
 impl Admission<'_> {
-    /// Returns when the permit was given.
+    /// When leave was given.
     pub(crate) const fn began(&self) -> Instant {
         self.began
     }
 
-    /// Records that the peer answered, whatever the answer.
+    /// The peer answered, whatever it said.
     pub(crate) fn succeeded(mut self) {
         if let Some(permit) = self.permit.take() {
             self.registry
@@ -116,7 +116,7 @@ impl Admission<'_> {
         }
     }
 
-    /// Records that the peer did not answer.
+    /// The peer did not answer.
     pub(crate) fn failed(mut self, failure: Failure) {
         if let Some(permit) = self.permit.take() {
             let (random, at) = (spread(), now());
@@ -128,7 +128,7 @@ impl Admission<'_> {
     }
 }
 
-/// Returns a random number to spread the pauses of breakers; without randomness all take the same pause.
+/// Spreads the pauses of breakers; without randomness they all take the plain pause.
 fn spread() -> u32 {
     getrandom::u32().unwrap_or(u32::MAX / 2)
 }

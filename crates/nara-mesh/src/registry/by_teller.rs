@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use nara_proto::identity::NaraName;
 
-/// Introduced naras by the peer that introduced them, in order of arrival.
+/// Naras that others introduced, by who introduced them and in the order in which they came.
 #[derive(Debug, Default)]
 pub(super) struct ByTeller {
     next: u64,
@@ -35,18 +35,18 @@ impl ByTeller {
         self.places.len()
     }
 
-    /// Returns how many naras this teller introduced.
+    /// How many this teller introduced.
     pub(super) fn count(&self, teller: Option<&NaraName>) -> usize {
         self.by_teller.get(&teller.cloned()).map_or(0, BTreeMap::len)
     }
 
-    /// Returns the first nara that this teller introduced.
+    /// The first that this teller introduced.
     pub(super) fn oldest(&self, teller: Option<&NaraName>) -> Option<NaraName> {
         let told = self.by_teller.get(&teller.cloned())?;
         told.values().next().cloned()
     }
 
-    /// Returns the first nara of the teller that introduced the most.
+    /// The first that the teller introduced who introduced most.
     pub(super) fn oldest_of_most(&self) -> Option<NaraName> {
         let told = self.by_teller.values().max_by_key(|told| told.len())?;
         told.values().next().cloned()

@@ -1,4 +1,4 @@
-//! The clocks of all peers, and what they imply about our clock.
+//! The clocks of all peers, and what they say about ours.
 
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use crate::metrics;
 use crate::seldom::warn_seldom;
 
 impl PeerRegistry {
-    /// Records the clock sample of a **verified** answer, received at `at`, of the peer whose key verified it. From an
-    /// offset of [`defaults::CLOCK_WARNING`] on, a warning is logged once.
+    /// Notes what a **verified** answer says about the clock of the peer whose key verified it. From
+    /// [`defaults::CLOCK_WARNING`] on it is warned of, once. It came `at` that time.
     pub(crate) fn learn_clock(&self, peer: &Peer, key: &PublicKey, sample: ClockSample, at: Instant) {
         self.seen(peer);
         peer.note_alive(at);
@@ -25,33 +25,33 @@ impl PeerRegistry {
         if warns {
             let info = peer.info();
             let fault = match self.judge_clocks(Some(key), offset.nanos()) {
-                Some(ClockFault::Ours) => "ours is probably wrong",
-                Some(ClockFault::Theirs) => "its clock is probably wrong",
+                Some(ClockFault::Ours) => "ours seems wrong",
+                Some(ClockFault::Theirs) => "its clock seems wrong",
                 None => "one of the two is wrong",
             };
-            warn_seldom!(peer = %info, %offset, "the clock of a peer differs from ours: {fault}");
+            warn_seldom!(peer = %info, %offset, "the clocks are apart: {fault}");
             self.emit(PeerEvent::ClockSkew { peer: info, offset });
         }
     }
 
-    /// Records that a peer **claims** that its clock is `nanos` nanoseconds ahead of ours, as in a refusal. A man in
-    /// the middle could forge it, so it only shows in metrics, until the peer proves its time.
+    /// Notes that a peer **says** its clock is `nanos` nanoseconds ahead of ours, as in a refusal: whoever is in between could say
+    /// so, so this shows in metrics alone, and only until the peer proves its time.
     pub(crate) fn clock_was_said(&self, peer: &Peer, nanos: i64) {
         let Some(key) = peer.key() else { return };
         let apart = Duration::from_nanos(nanos.unsigned_abs());
-        if peer.clock().record_claim(apart) {
+        if peer.clock().was_said(apart) {
             self.clocks().shown.record(key, nanos, now());
             self.show_offset();
         }
     }
 
-    /// Returns which clock is probably wrong if a peer's clock is `nanos` nanoseconds ahead of ours, by the clocks of
-    /// the peers that were called last. `key` is the peer's key, if known.
+    /// Whose clock seems wrong when that of somebody is `nanos` nanoseconds ahead of ours, by the clocks of the peers
+    /// that were called last; `key`: whose, if it is known.
     pub(crate) fn judge_clocks(&self, key: Option<&PublicKey>, nanos: i64) -> Option<ClockFault> {
         self.clocks().mesh.judge(key, nanos, now())
     }
 
-    /// Returns the last step of this machine's clock while the server of this nara ran.
+    /// The last time that the clock of this machine was set while the server of this nara ran.
     pub fn clock_step(&self) -> Option<ClockStep> {
         self.clocks().step
     }
@@ -61,7 +61,8 @@ impl PeerRegistry {
         self.clock_was_set();
     }
 
-    /// Records a step of this machine's clock: the learned offsets of peers refer to the clock before the step.
+    /// Notes that the clock of this machine was set: what was learned of the clocks of peers compared them with the
+    /// clock as it was before.
     pub(crate) fn clock_was_set(&self) {
         self.clocks().forget_all();
         for peer in self.peers() {
@@ -70,14 +71,14 @@ impl PeerRegistry {
         self.show_offset();
     }
 
-    /// Forgets the clock of a peer that was removed.
+    /// Forgets the clock of a peer that is not known any more.
     pub(super) fn forget_clock_of(&self, peer: &Peer) {
         let Some(key) = peer.key() else { return };
         self.clocks().forget(&key);
         self.show_offset();
     }
 
-    /// Returns the median offset of peers' clocks from ours, in nanoseconds; 0 if none is known.
+    /// How far the clocks of peers are from ours in the middle, in nanoseconds; 0 if none is known.
     fn offset_of_all(&self) -> i64 {
         self.clocks().shown.median(now()).unwrap_or_default()
     }
@@ -87,7 +88,7 @@ impl PeerRegistry {
     }
 
     fn clocks(&self) -> MutexGuard<'_, Clocks> {
-        // Every method leaves the clocks valid.
+        // Every method of them leaves them valid.
         self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -104,7 +105,7 @@ mod tests {
 
     const HOUR: i64 = 3_600_000_000_000;
 
-    /// Returns a nara that has proven a clock this far ahead.
+    /// A nara that has proven a clock so far ahead.
     fn ahead(registry: &PeerRegistry, name: &str, nanos: i64) -> Arc<Peer> {
         let key = KeyPair::from_soul(&Soul::bond([name.as_bytes()[0]; 32], name)).public_key();
         let info = PeerInfo::configured(name.parse().unwrap(), key);

@@ -10,8 +10,8 @@ use tokio::sync::Semaphore;
 use super::peer_clock::PeerClock;
 use crate::defaults;
 
-/// The state from calls and requests of a peer, and its former keys. It is created on first use: most peers of a large
-/// registry are never called.
+/// What calls and requests leave behind about a peer, and the keys that it had before. Made with the first of it: most
+/// peers of a large registry are never called.
 #[derive(Debug)]
 pub(super) struct Contact {
     breaker: Mutex<Breaker>,
@@ -21,24 +21,24 @@ pub(super) struct Contact {
     marks: Mutex<Marks>,
 }
 
-/// The known distance of a peer.
+/// What is known of the way to a peer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Distance {
-    /// The coordinates that the peer reports: only a hint.
+    /// Where the peer says that it is: a hint, whatever it says.
     pub(super) told: Option<Coordinates>,
     pub(super) measured: Option<Duration>,
 }
 
-/// Plain values about a peer, which are not stored.
+/// Plain values about a peer. None is kept beyond the process.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
-    /// The peer asked not to be called before this time.
+    /// It asked not to be called before.
     pub(super) not_before: Option<Instant>,
-    /// The address from which it proved that it holds its key, if that was its address then.
+    /// From where it has proven that it holds its key, if that was its address then.
     pub(super) proven_at: Option<IpAddr>,
-    /// When its turn began for calls without a proof that it is at its address.
+    /// When its turn began to be called without a proof that it is at its address.
     pub(super) turn: Option<Instant>,
-    /// Its keys before a successor was followed: the holder of the last one held them, too.
+    /// The keys that were its own before a successor was followed: whoever has the last one had them, too.
     pub(super) former_keys: Vec<PublicKey>,
 }
 
@@ -70,7 +70,7 @@ impl Contact {
     }
 }
 
-/// Every method leaves the locked value valid, even after a panic.
+/// Every method of what is locked leaves it valid, whatever panicked.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

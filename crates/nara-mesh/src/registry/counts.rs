@@ -1,4 +1,4 @@
-//! Counters of events about peers.
+//! What happens to peers, as numbers.
 
 use ::metrics::counter;
 

@@ -1,5 +1,5 @@
-//! The distances of peers: measured round trips, and network coordinates (`nara_proto::coordinates`), from which other
-//! round trips are estimated.
+//! How far peers are: round trips that were measured, and network coordinates, from which follows an estimate of the
+//! others (`nara_proto::coordinates`).
 
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,24 +12,25 @@ use super::table::PeerRegistry;
 use crate::random::random;
 
 impl PeerRegistry {
-    /// Returns the network coordinates of this nara, which follow the round trips that its client measures.
+    /// The network coordinates of this nara, which follow the round trips that its client measures.
     pub fn coordinates(&self) -> Coordinates {
         self.own_coordinates().get().clone()
     }
 
-    /// Returns the estimated round trip to a peer; `None` if it has not reported its coordinates. A peer may lie about
-    /// them, so the estimate may only decide the order of peers.
+    /// The estimated round trip to a peer; `None` if it has not told its coordinates. A peer may lie about them, so
+    /// nothing but the order of peers may depend on it.
     pub fn estimated_rtt(&self, peer: &Peer) -> Option<Duration> {
         let told = peer.noted_distance()?.told.clone()?;
         estimate(self.own_coordinates().get(), &told)
     }
 
-    /// Returns the last measured round trip to a peer, or else the estimate. It may only decide the order of peers.
+    /// The round trip to a peer as it was last measured, or else as it is estimated. Only the order of peers may depend on
+    /// it.
     pub(crate) fn distance(&self, peer: &Peer) -> Option<Duration> {
         peer.measured_rtt().or_else(|| self.estimated_rtt(peer))
     }
 
-    /// Records a measured round trip to a peer, and the coordinates that it reported, if any.
+    /// Takes in a measured round trip to a peer, and the coordinates that it told with it, if it did.
     pub(crate) fn learn_distance(&self, peer: &Peer, rtt: Duration, told: Option<&Coordinates>) {
         let told = {
             let mut distance = peer.distance();
@@ -41,24 +42,24 @@ impl PeerRegistry {
         };
         if let Some(told) = told {
             let direction = u32::from_le_bytes(random());
-            // An unusable sample changes nothing.
+            // A sample that is of no use changes nothing.
             let _ = self.own_coordinates().observe(&told, rtt, direction);
         }
     }
 
     fn own_coordinates(&self) -> MutexGuard<'_, NetworkCoordinates> {
-        // Every method leaves the coordinates valid.
+        // Every method of coordinates leaves them valid.
         self.coordinates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Peer {
-    /// Returns the round trip to it that this process last measured.
+    /// The round trip to it as it was last measured by this process.
     pub fn measured_rtt(&self) -> Option<Duration> {
         self.noted_distance()?.measured
     }
 
-    /// Returns the coordinates that it reports. It may lie: see [`PeerRegistry::estimated_rtt`].
+    /// Where it says that it is in the network. It may lie: see [`PeerRegistry::estimated_rtt`].
     pub fn told_coordinates(&self) -> Option<Coordinates> {
         self.noted_distance()?.told.clone()
     }
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn estimates_follow_measurements() {
+    fn estimates_follow_what_is_measured() {
         let registry = PeerRegistry::default();
         let (near, far, silent) = (
             peer(&registry, "near"),
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_coordinates_give_no_estimate_and_do_not_move_ours() {
+    fn a_peer_that_tells_nonsense_has_no_estimate_and_moves_nobody() {
         let registry = PeerRegistry::default();
         let liar = peer(&registry, "liar");
         let before = registry.coordinates();

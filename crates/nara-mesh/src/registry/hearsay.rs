@@ -4,24 +4,24 @@ use super::peer::with_other_port;
 use super::{KeyConflict, KeyOffer, KeyRefused, PeerEvent, PeerInfo, PeerRegistry, PinnedKey, RegisterError};
 use crate::metrics;
 
-/// The refusal of a key of a nara that the operator distrusts.
+/// Why no key of a nara is learned that the operator does not trust.
 const UNTRUSTED: &str = "the operator does not trust this nara, or another one with this key";
 
-/// The refusal of a key of a nara that retired or whose statements of succession contradict each other.
+/// Why no key of a nara is learned that retired, or about whose keys two statements contradict each other.
 const NO_KEY_HOLDS: &str =
-    "no key of this nara is valid: it retired, or two statements about its key contradict each other";
+    "no key of this nara holds: it retired, or two statements about its key contradict each other";
 
-/// The refusal of a first key from another address than the configured one.
+/// Why the first key of a nara is not taken from anywhere.
 const NOT_ITS_ADDRESS: &str =
-    "the first key of a nara with a configured address is accepted from that address only";
+    "the first key of a nara with a configured address is taken from that address only";
 
-/// The refusal of a first key from a third party.
+/// Why the first key of a nara is not taken from another one.
 const NOT_FROM_OTHERS: &str =
-    "the first key of a configured nara is accepted from that nara only, not from other peers";
+    "the first key of a configured nara is taken from itself, not from what others tell";
 
 impl PeerRegistry {
-    /// Asks the trust policy about a first key from hearsay. No lock is held meanwhile; if another key is pinned by
-    /// then, that is an ordinary conflict.
+    /// Asks whether a first key from hearsay is believed. No lock is held meanwhile; should another key be pinned
+    /// by then, that is a conflict like any other.
     pub(super) fn check_trust(&self, info: &PeerInfo) -> Result<(), RegisterError> {
         let (Some(key), Some(name)) = (&info.key, &info.name) else {
             return Ok(());
@@ -69,8 +69,8 @@ impl PeerRegistry {
             (NOT_FROM_OTHERS.into(), "address")
         } else if let Some(hidden) = name.hidden().filter(|_| configured_at.is_none()) {
             let reason = format!(
-                "its name has an invisible character ({}), so it can be mistaken for another; if it is intended, add it to the peers \
-                 file",
+                "its name has a character that cannot be seen ({}), so it can be taken for another; name it in the peers \
+                 file if it is meant",
                 hidden.escape_unicode()
             );
             (reason.into(), "hidden_name")
@@ -91,7 +91,7 @@ impl PeerRegistry {
         Err(refused.into())
     }
 
-    /// Notifies subscribers if a key contradicts the pinned one. Pins nothing.
+    /// Tells subscribers of a key that contradicts the pinned one, if it does. Whatever it is, nothing is pinned.
     pub(crate) fn report_key(&self, offered: &PinnedKey) -> Result<(), KeyConflict> {
         let known = self
             .by_name(offered.name.as_str())
@@ -109,7 +109,7 @@ impl PeerRegistry {
             offered: offered.key,
             offered_by: offered.source.clone(),
         };
-        // A replaced key is known already, so it is no news.
+        // That a key was replaced is known already.
         if !self.is_replaced(pinned.name.as_str(), &offered.key) {
             ::metrics::counter!(metrics::KEYS_REFUSED, "reason" => "conflict").increment(1);
             self.emit(PeerEvent::KeyConflict(conflict.clone()));

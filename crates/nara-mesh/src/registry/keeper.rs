@@ -18,17 +18,17 @@ use crate::identity::LocalNara;
 use crate::ledger::{CheckedEvent, Followed, Follower, Ledger, LedgerError, ReadLimit};
 use crate::random::random;
 
-/// The shortest interval between two scans of the whole registry. Events are missed if peers cause many of them, for
-/// example by conflicting keys; that must not keep the ledger busy.
+/// How often the whole registry is looked through at most. Events are missed when peers cause many of them, for example
+/// by keys that contradict pinned ones; that must not keep the ledger busy.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The number of naras written in one transaction.
+/// Naras that are written in one transaction.
 const PART: usize = 512;
 
-/// Stores learned data of a registry in a ledger, so that a restart neither repeats trust on first use nor forgets
-/// proven protocols. It stops when dropped.
+/// Keeps what a registry learns in a ledger, so that a restart neither repeats trust on first use nor forgets what
+/// a peer has proven. It ends when dropped.
 ///
-/// Register configured peers first: configured keys take precedence over keys of the ledger.
+/// Register configured peers first: configured keys win over keys of the ledger.
 #[derive(Debug)]
 pub struct PeerKeeper {
     registry: PeerRegistry,
@@ -38,7 +38,7 @@ pub struct PeerKeeper {
     heeding: AbortOnDropHandle<()>,
 }
 
-/// The data that a registry loaded from a ledger.
+/// What a registry took over from a ledger.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recalled {
@@ -46,12 +46,12 @@ pub struct Recalled {
     pub naras: usize,
     /// Decisions of the operator that take effect now.
     pub decided: Vec<NaraName>,
-    /// The reasons why some records are not used. A configured key takes precedence over the key of the ledger.
+    /// Why some records are not used. A configured key wins over the key of the ledger.
     pub problems: Vec<RegisterError>,
 }
 
 impl PeerKeeper {
-    /// Loads the records of the ledger into the registry, and from then on stores learned data of the registry. Needs a
+    /// Loads the records of the ledger into the registry, and from then on stores what the registry learns. Needs a
     /// tokio runtime.
     ///
     /// # Errors
@@ -60,7 +60,7 @@ impl PeerKeeper {
         registry: PeerRegistry,
         ledger: Arc<dyn Ledger>,
     ) -> Result<(Self, Recalled), LedgerError> {
-        // Before any key is pinned, so that no event is missed.
+        // Before anything is pinned, so that nothing is missed.
         let events = registry.subscribe();
         let stored = Follower::new(ledger.clone(), ledger.position().await?, about_keys());
         let recalled = recall(&registry, &*ledger).await?;
@@ -77,7 +77,7 @@ impl PeerKeeper {
         Ok((keeper, recalled))
     }
 
-    /// Loads the decisions and records that another process stored meanwhile.
+    /// Loads what another process decided or learned meanwhile.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
@@ -85,14 +85,14 @@ impl PeerKeeper {
         recall(&self.registry, &*self.ledger).await
     }
 
-    /// Stores all learned data of the registry, also from before this service started.
+    /// Stores everything that the registry has learned, also before this service started.
     ///
     /// # Errors
     /// [`LedgerError`] if it cannot be stored.
     pub async fn save(&self) -> Result<(), LedgerError> {
         let names = self.registry.peers();
         let mut learned = records(&self.registry, names.iter().filter_map(|peer| peer.info().name));
-        // Configured data is given anew at each start.
+        // What is configured is told anew each time.
         learned.retain(|record| {
             let configured = record
                 .key
@@ -103,11 +103,11 @@ impl PeerKeeper {
         self.ledger.learn_peers(learned).await
     }
 
-    /// Waits until all data learned so far is stored.
+    /// Waits until everything learned so far is stored.
     pub async fn finish(self) {
         self.stopping.cancel();
         self.heeding.abort();
-        // A panic of a task was reported when it happened. After this, no task holds the ledger.
+        // A panic of a task was reported when it happened. Afterwards nothing holds the ledger.
         let _ = tokio::join!(self.task, self.heeding);
     }
 }
@@ -136,7 +136,7 @@ async fn recall(registry: &PeerRegistry, ledger: &dyn Ledger) -> Result<Recalled
     Ok(recalled)
 }
 
-/// Returns the filter for statements about keys.
+/// What is stated about keys.
 fn about_keys() -> EventFilter {
     EventFilter {
         services: vec![Service::Succession.as_str().to_owned()],
@@ -144,7 +144,7 @@ fn about_keys() -> EventFilter {
     }
 }
 
-/// Returns the stored statements about the keys of these naras, or of all if none is named.
+/// The stored statements about the keys of these naras, or of all if none is named.
 async fn statements(ledger: &dyn Ledger, names: Vec<String>) -> Result<Vec<Succession>, LedgerError> {
     let limit = ReadLimit::events(usize::MAX);
     let filter = EventFilter {
@@ -158,7 +158,7 @@ async fn statements(ledger: &dyn Ledger, names: Vec<String>) -> Result<Vec<Succe
     Ok(read.collect())
 }
 
-/// Returns the stored statements that lead to this nara's current key, oldest first.
+/// The stored statements that made the key of this nara the one of its name, the oldest first.
 pub(crate) async fn own_successions(
     ledger: &dyn Ledger,
     local: &LocalNara,
@@ -171,7 +171,7 @@ pub(crate) async fn own_successions(
             .iter()
             .position(|statement| statement.new_key() == Some(&key))
     {
-        // Removed, so that a cycle ends.
+        // Taken out, so that a circle ends.
         let statement = statements.swap_remove(index);
         key = *statement.old_key();
         chain.push(statement);
@@ -180,7 +180,7 @@ pub(crate) async fn own_successions(
     Ok(chain)
 }
 
-/// Applies statements as they are stored, whatever their source.
+/// Takes in statements as they are stored, whichever way they came.
 async fn heed(registry: PeerRegistry, mut stored: Follower) {
     loop {
         match stored.next().await {
@@ -207,7 +207,7 @@ async fn keep(
     ledger: Arc<dyn Ledger>,
     stopping: CancellationToken,
 ) {
-    // When to scan the whole registry, because events were missed.
+    // When to look through the whole registry, because events were missed.
     let mut look_at = None;
     let mut looked: Option<Instant> = None;
     loop {
@@ -221,7 +221,7 @@ async fn keep(
             }),
             () = sleep_until(due), if look_at.is_some() => Err(TryRecvError::Empty),
         };
-        // Everything that is queued is written together.
+        // All that is there already is written together.
         let mut names = BTreeSet::new();
         let mut pinned = BTreeSet::new();
         let mut learned = Vec::new();
@@ -263,14 +263,14 @@ async fn keep(
             look_at = None;
             looked = Some(Instant::now());
         }
-        // In batches, so that events can be stored in between.
+        // In parts, so that events can be stored in between.
         for part in records(&registry, names).chunks(PART) {
             if let Err(error) = ledger.learn_peers(part.to_vec()).await {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(error, "learned peer data cannot be stored");
             }
         }
-        // A nara that was registered again meanwhile is not forgotten.
+        // One that came back meanwhile is not forgotten.
         gone.retain(|name| registry.by_name(name.as_str()).is_none());
         if !gone.is_empty()
             && let Err(error) = ledger.forget_ghosts(Some(gone)).await
@@ -278,7 +278,7 @@ async fn keep(
             let error = &error as &dyn std::error::Error;
             tracing::error!(error, "naras that were never seen cannot be forgotten");
         }
-        // While a nara was a ghost, its statements counted against their tellers.
+        // While a nara was a ghost, its statements were charged to their tellers.
         met.retain(|name| !is_ghost(&registry, name));
         stated.extend(met.iter().flat_map(|name| registry.followed(name.as_str())));
         if let Err(error) = store_followed(&*ledger, stated).await {
@@ -286,7 +286,7 @@ async fn keep(
             tracing::error!(error, "a statement of succession cannot be stored");
         }
         if !pinned.is_empty() {
-            // Statements about a key that was unknown when they arrived.
+            // What is stated about a key that was not known when it came.
             let names = pinned.iter().map(|name| name.as_str().to_owned());
             match statements(&*ledger, names.collect()).await {
                 Ok(statements) => {
@@ -301,7 +301,7 @@ async fn keep(
             let error = &error as &dyn std::error::Error;
             tracing::error!(
                 error,
-                "events that were rejected for an unknown key cannot be fetched again"
+                "events that were rejected for want of a key cannot be fetched again"
             );
         }
         for name in pinned {
@@ -316,14 +316,14 @@ async fn keep(
     }
 }
 
-/// Returns whether a nara was never met: then statements about it count against their tellers.
+/// Whether nobody has met a nara: then what others state about it is charged to them.
 fn is_ghost(registry: &PeerRegistry, name: &NaraName) -> bool {
     let peer = registry.by_name(name.as_str());
     let record = peer.and_then(|peer| registry.record_of(&peer));
     record.is_some_and(|record| record.is_ghost())
 }
 
-/// Stores followed statements as events of the naras that they are about, whichever peer sent them first.
+/// Stores statements that this nara goes by as the word of the naras that they are about, whoever told them first.
 async fn store_followed(ledger: &dyn Ledger, statements: Vec<Succession>) -> Result<(), LedgerError> {
     let mut by_name: BTreeMap<NaraName, Vec<CheckedEvent>> = BTreeMap::new();
     for statement in statements {
@@ -336,8 +336,8 @@ async fn store_followed(ledger: &dyn Ledger, statements: Vec<Succession>) -> Res
     Ok(())
 }
 
-/// Verifies the stored events of a nara whose key was unknown when they arrived. Events that the key disproves are
-/// removed, since they would be refused now.
+/// Verifies the stored events of a nara whose key was not known when they came. What the key disproves goes, as it would
+/// be refused now.
 async fn verify_stored(
     registry: &PeerRegistry,
     ledger: &dyn Ledger,
@@ -373,10 +373,10 @@ async fn verify_stored(
         }
         (verified, disproved)
     });
-    // Fails only when the runtime shuts down.
+    // Ends early only when the runtime shuts down.
     let (verified, disproved) = checked.await.map_err(|_| LedgerError::Closed)?;
     let count = verified.values().map(Vec::len).sum::<usize>();
-    // They still count against the peer that sent them.
+    // They stay charged to whoever told them.
     for (teller, events) in verified {
         ledger.insert(events, teller).await?;
     }
@@ -388,7 +388,7 @@ async fn verify_stored(
     Ok(())
 }
 
-/// Returns the records of naras to store: those with a key, except this nara's own.
+/// What is worth remembering of naras: nothing without a key.
 fn records(registry: &PeerRegistry, names: impl IntoIterator<Item = NaraName>) -> Vec<PeerRecord> {
     let peers = names
         .into_iter()

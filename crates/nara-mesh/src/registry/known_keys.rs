@@ -21,17 +21,17 @@ pub(crate) struct KnownKeys {
 }
 
 impl KnownKeys {
-    /// Returns the keys that `local` knows.
+    /// The keys that `local` knows.
     pub(crate) fn new(local: LocalNara, registry: PeerRegistry) -> Self {
         Self { local, registry }
     }
 
-    /// Returns this nara.
+    /// This nara.
     pub(crate) fn local(&self) -> &LocalNara {
         &self.local
     }
 
-    /// Returns the key of the nara with this name, whose peer in the registry is `peer`.
+    /// The key of the nara with this name, of which the registry has this peer.
     #[cfg(feature = "server")]
     pub(crate) fn key_of(
         &self,
@@ -45,14 +45,14 @@ impl KnownKeys {
         }
     }
 
-    /// Returns the verdicts of events that arrived together: [`verify`](Self::verify) followed by [`heed`](Self::heed).
+    /// The verdicts of events that came together: of [`verify`](Self::verify), and then of [`heed`](Self::heed).
     pub(crate) fn judge(&self, events: &mut [SyncEvent], now: UnixNanos) -> Vec<EventVerdict> {
         let mut verdicts = self.verify(events, now);
         self.heed(events, &mut verdicts, now);
         verdicts
     }
 
-    /// Returns the verdicts of events by the keys that are valid now.
+    /// The verdicts of events by the keys that are known now.
     pub(crate) fn verify(&self, events: &mut [SyncEvent], now: UnixNanos) -> Vec<EventVerdict> {
         let reception = EventReception {
             now,
@@ -61,10 +61,10 @@ impl KnownKeys {
         verify_events(events, self, reception)
     }
 
-    /// Applies the statements about keys among events that arrived together, and verifies the unverified events once
-    /// more: with the keys that are valid now, and with intermediate ones. Events that the former keys verified stay
-    /// verified, since they were made before the statement. So the holder of a replaced key gains nothing by sending
-    /// statements together instead of one by one.
+    /// Takes in what events that came together state about keys, and judges those once more that were not verified: by
+    /// the keys that hold now, and by those that held in between. What the keys from before verified stays verified: it
+    /// was made before the statement. So whoever has a replaced key gains nothing by telling statements together that it
+    /// would not by telling them one by one.
     pub(crate) fn heed(&self, events: &mut [SyncEvent], verdicts: &mut [EventVerdict], now: UnixNanos) {
         let judged = || events.iter().zip(&*verdicts);
         let statements = judged()
@@ -112,7 +112,7 @@ impl KnownKeys {
         }
     }
 
-    /// Returns new verdicts of some events, by other keys.
+    /// Other verdicts of some events, by other keys.
     fn verify_again(
         &self,
         events: &mut [SyncEvent],
@@ -133,21 +133,21 @@ impl KnownKeys {
         waiting.iter().copied().zip(verdicts).collect()
     }
 
-    /// Records what a **verified** event says about the presence of its emitter; `wall_clock` is the current time.
+    /// Notes what a **verified** event says about the presence of its emitter; `wall_clock` is now.
     pub(crate) fn hear(&self, event: &SyncEvent, wall_clock: UnixNanos) {
         self.registry.hear(event, wall_clock);
     }
 }
 
-/// The maximum number of times that events are verified with intermediate keys: a hostile peer may send dozens of
-/// rotations with thousands of events that no key verifies.
+/// How often the events that came together are verified at most with keys that held in between: a hostile peer may put
+/// dozens of rotations beside thousands of events that no key verifies.
 const VERIFIED_BY_KEYS_BETWEEN: usize = 4;
 
 fn indices(verdicts: &[EventVerdict], suits: impl Fn(usize) -> bool) -> Vec<usize> {
     (0..verdicts.len()).filter(|index| suits(*index)).collect()
 }
 
-/// The keys of some naras as they were between two statements.
+/// The keys of some naras as they were for a moment between two statements.
 struct Then<'a> {
     keys: &'a KnownKeys,
     held: BTreeMap<String, PublicKey>,
@@ -156,7 +156,7 @@ struct Then<'a> {
 impl KeyLookup for Then<'_> {
     fn standing_of_name(&self, name: &str) -> KeyStanding {
         match self.held.get(name) {
-            // Unless the operator decided otherwise meanwhile.
+            // Not if the operator decided otherwise meanwhile.
             Some(key) if self.keys.was_key_of_name(name, key) => KeyStanding::Pinned(*key),
             _ => KeyStanding::Untrusted,
         }
@@ -175,7 +175,7 @@ impl KeyLookup for Then<'_> {
     }
 }
 
-/// Returns whether another key, or another decision about it, may change a verdict.
+/// Whether another key, or another decision about it, may change a verdict.
 pub(crate) fn waits_for_key(verdict: EventVerdict) -> bool {
     matches!(
         verdict,

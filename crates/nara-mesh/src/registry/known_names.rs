@@ -5,7 +5,7 @@ use nara_proto::identity::NaraName;
 use super::{KeySource, PeerInfo, PeerRegistry};
 use crate::ledger::{KnownNames, Standing};
 
-/// Knows this nara itself and every nara whose key is pinned, like v1 peers.
+/// Knows this nara itself and every nara whose key is pinned, as v1 peers do.
 #[derive(Clone, Debug)]
 struct PinnedNames {
     registry: PeerRegistry,
@@ -13,7 +13,7 @@ struct PinnedNames {
 }
 
 impl PeerRegistry {
-    /// Returns the known names for a ledger of the nara `own`: `own` itself and the naras whose keys are pinned here.
+    /// For a ledger of the nara `own`: knows that nara itself and the naras whose keys are pinned here.
     pub fn known_names(&self, own: NaraName) -> Arc<dyn KnownNames> {
         Arc::new(PinnedNames {
             registry: self.clone(),
@@ -36,7 +36,7 @@ pub(crate) fn standing(info: &PeerInfo) -> Standing {
     let Some(key) = info.key.as_ref().filter(|_| !info.is_untrusted()) else {
         return Standing::Stranger;
     };
-    // A successor is known as well as its predecessor was.
+    // Whoever has succeeded another is known as that one was.
     let source = match &key.source {
         KeySource::Succession(first) => first,
         source => source,

@@ -9,21 +9,20 @@ use tokio::sync::watch;
 
 use super::{Peer, PeerRegistry};
 
-/// A lease on a key of a nara, for connections and streams of that key. It ends when the key is replaced or reset, when
-/// the nara is removed, or when the operator distrusts it.
+/// What was opened on a key of a nara, such as a stream, ends with the key: when the key is replaced or reset, when the
+/// nara is removed, or when the operator does not trust it any more.
 #[derive(Debug)]
 pub(crate) struct KeyLease {
     registry: PeerRegistry,
     name: NaraName,
-    /// The peer when the lease began.
+    /// The peer when it began.
     peer: Option<Arc<Peer>>,
     key: PublicKey,
     changes: watch::Receiver<()>,
 }
 
 impl PeerRegistry {
-    /// Returns the peer with this name, which is probably `likely`: this avoids repeated lookups of a name within one
-    /// call.
+    /// The peer with this name, which is likely to be this one: names are not looked up again and again for one call.
     pub(crate) fn named(&self, name: &NaraName, likely: &Arc<Peer>) -> Option<Arc<Peer>> {
         if likely.is_registered_as(name) {
             return Some(likely.clone());
@@ -31,7 +30,7 @@ impl PeerRegistry {
         self.by_name(name.as_str())
     }
 
-    /// Returns a lease on a key that was just verified for a nara.
+    /// A lease on a key that was just verified for a nara.
     pub(crate) fn lease(&self, name: &NaraName, key: &PublicKey) -> KeyLease {
         KeyLease {
             changes: self.decisions(),
@@ -44,7 +43,7 @@ impl PeerRegistry {
 }
 
 impl KeyLease {
-    /// Returns whether the key is still the nara's.
+    /// Whether the key is still the one of the nara.
     pub(crate) fn is_valid(&self) -> bool {
         let key = match &self.peer {
             Some(peer) => self.registry.named(&self.name, peer).and_then(|peer| peer.key()),
@@ -53,7 +52,7 @@ impl KeyLease {
         key == Some(self.key)
     }
 
-    /// Waits until the key is no longer the nara's. Cancel safe.
+    /// Waits until the key is not the one of the nara any more. Cancel safe.
     pub(crate) async fn ended(&mut self) {
         loop {
             self.changes.mark_unchanged();
@@ -61,14 +60,14 @@ impl KeyLease {
                 return;
             }
             if self.changes.changed().await.is_err() {
-                // Impossible while we hold the registry.
+                // Not while we hold the registry.
                 return;
             }
         }
     }
 }
 
-/// The end of a lease, for poll functions.
+/// The end of a lease, for what is polled.
 pub(crate) struct KeyEnd(Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>);
 
 impl From<KeyLease> for KeyEnd {
@@ -78,7 +77,7 @@ impl From<KeyLease> for KeyEnd {
 }
 
 impl KeyEnd {
-    /// Returns whether the lease has ended. Otherwise the task is woken at its end.
+    /// Whether it has come. Otherwise the task is woken when it does.
     pub(crate) fn has_come(&mut self, cx: &mut Context<'_>) -> bool {
         let ended = match &mut self.0 {
             Some(end) => end.as_mut().poll(cx),
@@ -122,7 +121,7 @@ mod tests {
         assert_eq!(registry.restore(record), Ok(true));
     }
 
-    /// Runs `change` on a registry with bob, and returns whether the lease on his key has ended.
+    /// Runs `change` on a registry with bob, and says whether what was opened on his key has ended.
     async fn ends_by(change: impl FnOnce(&PeerRegistry, &Arc<Peer>)) -> bool {
         let registry = PeerRegistry::default();
         let pinned = key(1, "bob", KeySource::HeyThere { told_by: None });
@@ -157,7 +156,7 @@ mod tests {
             ..PeerInfo::default()
         };
         assert!(ends_by(|registry, _| drop(registry.reconfigure(written(2)).unwrap())).await);
-        // The same key again, or another nara, does not end it.
+        // The same key again, or another nara, changes nothing.
         assert!(!ends_by(|registry, bob| decide(registry, bob, trust(1))).await);
         assert!(!ends_by(|registry, _| drop(registry.reconfigure(written(1)).unwrap())).await);
         let other = key(3, "carol", KeySource::Configured);

@@ -3,12 +3,12 @@ use std::hash::{BuildHasher as _, RandomState};
 
 use nara_proto::identity::NaraName;
 
-/// Names by their visual skeleton.
+/// Names by what they look like.
 #[derive(Debug, Default)]
 pub(super) struct Looks {
-    /// Its key is secret, so no peer can choose names whose hashes collide.
+    /// Nobody outside knows its key, so nobody can choose looks with equal hashes.
     hasher: RandomState,
-    /// The hash of each skeleton, with each name that has it.
+    /// The hash of each look, with each name that has it.
     names: BTreeSet<(u64, Option<NaraName>)>,
 }
 
@@ -25,10 +25,10 @@ impl Looks {
         }
     }
 
-    /// Returns another name that looks the same.
+    /// Another name that looks the same.
     pub(super) fn look_alike(&self, name: &NaraName) -> Option<NaraName> {
         self.hashes(name).into_iter().find_map(|hash| {
-            // `None` sorts before every name.
+            // No name comes before every name.
             let behind = self.names.range((hash, None)..);
             let mut names = behind
                 .take_while(|(other, _)| *other == hash)

@@ -1,4 +1,4 @@
-//! Statements of peers about the key of this nara: the operator must know if it is no longer accepted.
+//! What others say about the key of this nara: its operator must know when it does not count any more.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -8,22 +8,22 @@ use nara_proto::succession::Succession;
 use super::{Peer, PeerEvent, PeerRegistry};
 use crate::identity::LocalNara;
 
-/// The maximum number of remembered refusals. One is enough for the operator.
+/// The most peers whose refusals are remembered. The operator needs one to know.
 const MAX_REFUSALS: usize = 64;
 
-/// The maximum number of remembered statements about our own key: the first is news, a second one an alarm.
+/// The most statements about the own key that are remembered: one is news, a second one an alarm.
 const MAX_STATEMENTS: usize = 2;
 
-/// The key that a peer which refuses ours knows instead.
+/// What a peer that refuses our key says that it knows instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KnownKey {
     /// Another key.
     Other(KeyId),
-    /// No key: there are two successors, or the nara stated that it retires.
+    /// No key: two statements name two successors, or the nara stated that it retires.
     NoneHolds,
 }
 
-/// The known statements about the key of this nara.
+/// What is known of the key of this nara.
 #[derive(Debug, Default)]
 pub(super) struct OwnKey {
     own: Option<(NaraName, PublicKey)>,
@@ -31,10 +31,10 @@ pub(super) struct OwnKey {
     stated: Vec<Succession>,
 }
 
-/// A peer that refuses our key, and the event that reported it.
+/// A peer that refuses our key, and what was told of it.
 #[derive(Debug)]
 struct Refusal {
-    /// Not by name, which may be learned later. If it is gone, the peer was removed.
+    /// Not by its name, which may become known only later. Gone: nobody knows the peer any more.
     peer: Weak<Peer>,
     told: PeerEvent,
 }
@@ -50,14 +50,14 @@ impl Refusal {
 }
 
 impl PeerRegistry {
-    /// Sets the owner of this registry, before statements about keys are applied.
+    /// Says whose registry this is, before statements about keys are taken in.
     pub(crate) fn belongs_to(&self, local: &LocalNara) {
         self.own_key().own = Some((local.name().clone(), local.public_key()));
         self.write().looks.add(local.name());
     }
 
-    /// Returns the refusals of this nara's key since its start: [`PeerEvent::OwnKeyRefused`] of each peer that still
-    /// refuses it, and [`PeerEvent::OwnKeyReplaced`].
+    /// What peers and statements say against the key of this nara since its start: [`PeerEvent::OwnKeyRefused`] of each
+    /// peer that refused it last, and [`PeerEvent::OwnKeyReplaced`].
     pub fn against_own_key(&self) -> Vec<PeerEvent> {
         let mut own = self.own_key();
         own.forget_strangers();
@@ -67,7 +67,7 @@ impl PeerRegistry {
         stated.chain(refusals).collect()
     }
 
-    /// Records that a peer refuses signatures of our key, and notifies subscribers if that is new.
+    /// Notes that a peer refuses what is signed with our key, and tells subscribers if that is news.
     pub(crate) fn own_key_refused(&self, peer: &Arc<Peer>, own: &LocalNara, known: KnownKey, proven: bool) {
         let told = PeerEvent::OwnKeyRefused {
             peer: peer.info(),
@@ -83,7 +83,7 @@ impl PeerRegistry {
         let refusals = &mut own.refusals;
         let is_full = refusals.len() >= MAX_REFUSALS;
         match refusals.iter_mut().find(|refusal| refusal.is_of(peer)) {
-            Some(before) if is_same_refusal(&before.told, &told) || (before.is_proven() && !proven) => return,
+            Some(before) if says_the_same(&before.told, &told) || (before.is_proven() && !proven) => return,
             Some(before) => before.told = told.clone(),
             None if is_full => return,
             None => refusals.push(Refusal {
@@ -95,8 +95,8 @@ impl PeerRegistry {
         self.emit(told);
     }
 
-    /// Records that a peer accepted a signature of our key, or that it knows this key, and notifies subscribers if it
-    /// refused it before. An unproven acceptance does not revoke a proven refusal.
+    /// Notes that a peer accepted what is signed with our key, or that it knows this key, and tells subscribers if it did not
+    /// before. What is not proven takes nothing back that was.
     pub(crate) fn own_key_accepted(&self, peer: &Arc<Peer>, proven: bool) {
         let mut own = self.own_key();
         let refusals = &mut own.refusals;
@@ -108,7 +108,7 @@ impl PeerRegistry {
         }
     }
 
-    /// Applies a statement if it is about the key of this nara. Returns whether it is.
+    /// Takes in a statement, if it is about the key of this nara. Returns whether it is.
     pub(super) fn heed_about_us(&self, statement: &Succession) -> bool {
         let mut own = self.own_key();
         let is_ours = own
@@ -126,20 +126,20 @@ impl PeerRegistry {
 
     fn own_key(&self) -> MutexGuard<'_, OwnKey> {
         let own: &Mutex<OwnKey> = &self.own_key;
-        // Each change is one insertion or removal.
+        // Each change of it is one insertion or removal.
         own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl OwnKey {
-    /// Forgets refusals of peers that were removed.
+    /// Forgets what peers said that nobody knows any more.
     fn forget_strangers(&mut self) {
         self.refusals.retain(|refusal| refusal.peer.strong_count() > 0);
     }
 }
 
-/// Returns whether two refusals of one peer are equal to the operator.
-fn is_same_refusal(before: &PeerEvent, now: &PeerEvent) -> bool {
+/// Whether two refusals of one peer differ in nothing that the operator should know.
+fn says_the_same(before: &PeerEvent, now: &PeerEvent) -> bool {
     let essence = |event: &PeerEvent| match event {
         PeerEvent::OwnKeyRefused { known, proven, .. } => Some((*known, *proven)),
         _ => None,
@@ -206,13 +206,13 @@ mod tests {
     }
 
     #[test]
-    fn an_unproven_acceptance_revokes_only_an_unproven_refusal() {
+    fn what_is_not_proven_takes_back_only_what_was_not() {
         let registry = PeerRegistry::default();
         let bob = peer(&registry, "bob");
         registry.own_key_refused(&bob, &alice(), KnownKey::NoneHolds, true);
         registry.own_key_accepted(&bob, false);
         assert_eq!(registry.against_own_key().len(), 1);
-        // Repeating it without proof does not weaken it.
+        // Nor does it become less by being said again without proof.
         registry.own_key_refused(&bob, &alice(), KnownKey::NoneHolds, false);
         registry.own_key_accepted(&bob, false);
         assert_eq!(registry.against_own_key().len(), 1);
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_of_a_peer_are_forgotten_with_the_peer() {
+    fn what_a_peer_said_is_forgotten_with_the_peer() {
         let registry = PeerRegistry::default();
         let bob = peer(&registry, "bob");
         registry.own_key_refused(&bob, &alice(), KnownKey::NoneHolds, true);
@@ -250,7 +250,7 @@ mod tests {
         let at = UnixMillis::new(1_769_100_000_250);
         let name: NaraName = "alice".parse().unwrap();
         let rotation = |old, new| Succession::rotate(&name, &keypair(old), &keypair(new), at).unwrap();
-        // This statement made our key valid.
+        // How the key became ours.
         assert!(!registry.heed(&rotation(7, 1)));
         assert!(!registry.heed(&rotation(7, 8)));
         assert!(events.try_recv().is_err());

@@ -19,41 +19,41 @@ use crate::clock::monotonic_now as now;
 use crate::defaults;
 use crate::tls::TlsPolicy;
 
-/// The registry's data about a peer.
+/// What a registry knows about a peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerInfo {
-    /// The nara id, if known. V1 peers do not announce theirs.
+    /// Its id, if known. V1 peers do not announce theirs.
     pub id: Option<NaraId>,
-    /// The name, if known.
+    /// Its name, if known.
     pub name: Option<NaraName>,
-    /// The mesh address and port, if known.
+    /// Its mesh address and port, if known.
     pub address: Option<SocketAddr>,
-    /// Whether the port of `address` is a guess, because the address was given without a port. Then both ports of naras
+    /// Whether the port of `address` is a guess: what was told is an address without a port. Then both ports of naras
     /// are tried, the one in `address` first.
     pub either_port: bool,
     /// The key that is pinned for its name.
     pub key: Option<PinnedKey>,
     /// The protocols that it has proven.
     pub protocol: PeerProtocol,
-    /// The TLS policy that the operator set for this peer. No peer can change it.
+    /// The TLS policy that the operator set for this peer alone. No peer can change it.
     pub tls: Option<TlsPolicy>,
     /// The last decision of the operator.
     pub decision: Option<OperatorDecision>,
-    /// Whether the operator configured it: then no other peer can introduce its key.
+    /// Whether the operator configured it: what others tell gives it no key.
     pub configured: bool,
-    /// The address at which the operator configured it: its first key is accepted only from there.
+    /// The address at which the operator configured it: its first key is taken from there and from nowhere else.
     pub configured_at: Option<SocketAddr>,
-    /// Whether it has proven at least once that it holds its key.
+    /// Whether it has proven once that it holds its key.
     pub seen: bool,
 }
 
 impl PeerInfo {
-    /// Returns its address without the port.
+    /// Its address without the port.
     pub(crate) fn ip(&self) -> Option<IpAddr> {
         self.address.map(|address| address.ip().to_canonical())
     }
 
-    /// Adds facts that are not known yet.
+    /// Adds what is not known yet.
     pub(super) fn fill_from(&mut self, other: Self) {
         self.id = self.id.take().or(other.id);
         self.name = self.name.take().or(other.name);
@@ -71,7 +71,7 @@ impl PeerInfo {
         }
     }
 
-    /// Returns a nara with a configured name and key, to be registered.
+    /// A nara whose name and key somebody has configured, to be registered.
     ///
     /// ```
     /// # use nara_mesh::proto::identity::{KeyPair, Soul};
@@ -97,14 +97,14 @@ impl PeerInfo {
         }
     }
 
-    /// Sets address and port.
+    /// The same nara at an address and port.
     #[must_use]
     pub fn at(mut self, address: SocketAddr) -> Self {
         self.address = Some(address);
         self
     }
 
-    /// Sets an address with an unknown port: both ports of naras are tried.
+    /// The same nara at an address of which the port is not known: both ports of naras are tried.
     #[must_use]
     pub fn at_ip(mut self, ip: IpAddr) -> Self {
         self.address = Some(SocketAddr::new(ip, defaults::MESH_PORT));
@@ -112,7 +112,7 @@ impl PeerInfo {
         self
     }
 
-    /// Sets the id.
+    /// The same nara with its id.
     #[must_use]
     pub fn with_id(mut self, id: NaraId) -> Self {
         if let Some(key) = &mut self.key {
@@ -122,13 +122,13 @@ impl PeerInfo {
         self
     }
 
-    /// Returns whether the operator banned it.
+    /// Whether the operator banned it.
     pub fn is_untrusted(&self) -> bool {
         self.decision
             .is_some_and(|decision| decision.verdict == Verdict::Untrusted)
     }
 
-    /// Returns its record; `None` while its name is unknown.
+    /// Its record; `None` while its name is unknown.
     pub fn into_record(self) -> Option<PeerRecord> {
         Some(PeerRecord {
             name: self.name?,
@@ -140,7 +140,7 @@ impl PeerInfo {
         })
     }
 
-    /// Returns a label for messages: name, else id, else address.
+    /// A label for messages: name, else id, else address.
     pub fn label(&self) -> String {
         match (&self.name, &self.id, &self.address) {
             (Some(name), _, _) => name.to_string(),
@@ -165,32 +165,32 @@ impl fmt::Display for PeerInfo {
     }
 }
 
-/// What a peer has announced about a capability, as one byte.
+/// What a peer has said of something, as one byte.
 const UNKNOWN: u8 = 0;
 const NO: u8 = 1;
 const YES: u8 = 2;
 
-/// One peer of a [`PeerRegistry`](super::PeerRegistry): its data and its circuit breaker.
+/// One peer of a [`PeerRegistry`](super::PeerRegistry): what is known about it, and its circuit breaker.
 #[derive(Debug)]
 pub struct Peer {
-    /// Shared with the calls that started with it.
+    /// Shared with the calls that began with it.
     info: RwLock<Arc<PeerInfo>>,
-    /// Whether the registry contains it.
+    /// Whether the registry has it.
     registered: AtomicBool,
-    /// The settings of its breaker, until that exists.
+    /// The settings of its breaker, until it has one.
     breaker: Arc<BreakerConfig>,
     contact: OnceLock<Box<Contact>>,
     presence: Mutex<Presence>,
-    /// A copy of the flag in `info`; read for every message of a stream.
+    /// What `info` says; asked for every message of a stream.
     untrusted: AtomicBool,
-    /// Whether a nara with the same key is distrusted.
+    /// Whether a nara with the same key is not trusted.
     banned: AtomicBool,
-    /// Whether it has no valid key: it retired, or two statements of succession contradict each other.
+    /// Whether no key holds for it: it retired, or two statements of succession contradict each other.
     keyless: AtomicBool,
-    /// Whether it announces that it accepts streamed bodies. Not stored: if unknown, bodies are buffered.
+    /// Whether it says that it takes streamed bodies. Not kept beyond the process: without it, bodies are buffered.
     streams: AtomicBool,
-    /// Whether it announces that it accepts requests that only the handshake proves, as one of the three bytes. Not
-    /// stored: if unknown, requests are signed.
+    /// Whether it says that the handshake alone proves requests to it, as one of the three bytes. Not kept beyond the process:
+    /// without it, requests are signed.
     handshake: AtomicU8,
     /// Whether it was seen in an earlier run, and no call has failed since.
     recalled: AtomicBool,
@@ -213,32 +213,32 @@ impl Peer {
         }
     }
 
-    /// Returns the contact state, and creates it if necessary.
+    /// To note something.
     fn contact(&self) -> &Contact {
         self.contact.get_or_init(|| Box::new(Contact::new(*self.breaker)))
     }
 
-    /// Returns the contact state, if it exists.
+    /// To look at what was noted, if anything was.
     pub(super) fn noted(&self) -> Option<&Contact> {
         self.contact.get().map(Box::as_ref)
     }
 
-    /// Returns the current data about the peer.
+    /// What is now known about the peer.
     pub fn info(&self) -> PeerInfo {
         self.with_info(PeerInfo::clone)
     }
 
-    /// Returns the current data without a copy.
+    /// The same, not copied.
     pub(crate) fn shared_info(&self) -> Arc<PeerInfo> {
         self.info.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Calls a function with the current data, without a copy.
+    /// Looks at what is known about it, without a copy.
     pub(crate) fn with_info<T>(&self, look: impl FnOnce(&PeerInfo) -> T) -> T {
         look(&self.info.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Returns its pinned key, unless the operator banned it or no key is valid.
+    /// Its pinned key, unless the operator banned it, or no key holds for it any more.
     pub fn key(&self) -> Option<PublicKey> {
         if self.is_untrusted() || self.keyless.load(Ordering::Relaxed) {
             return None;
@@ -251,12 +251,12 @@ impl Peer {
             .map(|pinned| pinned.key)
     }
 
-    /// Returns the TLS policy that the operator set for this peer.
+    /// The TLS policy that the operator set for this peer alone.
     pub fn tls(&self) -> Option<TlsPolicy> {
         self.info.read().unwrap_or_else(PoisonError::into_inner).tls
     }
 
-    /// Returns the key standing with which events in its name are verified.
+    /// What an event in its name is verified with.
     pub(super) fn standing(&self) -> KeyStanding {
         if self.is_untrusted() || self.keyless.load(Ordering::Relaxed) {
             KeyStanding::Untrusted
@@ -265,18 +265,18 @@ impl Peer {
         }
     }
 
-    /// Returns whether the operator banned it, or another nara with the same key: its requests are refused, and it is
-    /// not called.
+    /// Whether the operator banned it, or another nara with the same key: its requests are refused, and it is not
+    /// called.
     pub fn is_untrusted(&self) -> bool {
         self.untrusted.load(Ordering::Relaxed) || self.banned.load(Ordering::Relaxed)
     }
 
-    /// Returns whether the registry contains it under this name.
+    /// Whether the registry has it under this name.
     pub(super) fn is_registered_as(&self, name: &NaraName) -> bool {
         self.registered.load(Ordering::Relaxed) && self.with_info(|info| info.name.as_ref() == Some(name))
     }
 
-    /// Called by the table only, which adds and removes peers.
+    /// For the table alone, in which it is or is not.
     pub(super) fn set_registered(&self, registered: bool) {
         self.registered.store(registered, Ordering::Relaxed);
     }
@@ -285,7 +285,7 @@ impl Peer {
         self.keyless.store(keyless, Ordering::Relaxed);
     }
 
-    /// Returns its pinned key and its former keys.
+    /// Its pinned key, and those before it.
     pub(super) fn all_keys(&self) -> Vec<PublicKey> {
         let mut keys = self
             .noted()
@@ -294,12 +294,12 @@ impl Peer {
         keys
     }
 
-    /// Records a key from before a successor was followed: the holder of the last key held it, too.
+    /// Notes a key that was its own before a successor was followed: whoever has the last one had it, too.
     pub(super) fn note_former_key(&self, key: PublicKey) {
         self.contact().marks().former_keys.push(key);
     }
 
-    /// Forgets its former keys; only the pinned one remains.
+    /// Only its pinned key was ever its own.
     pub(super) fn forget_former_keys(&self) {
         if let Some(contact) = self.noted() {
             contact.marks().former_keys.clear();
@@ -310,22 +310,22 @@ impl Peer {
         self.banned.store(banned, Ordering::Relaxed);
     }
 
-    /// Returns the protocols that it has proven.
+    /// The protocols that it has proven.
     pub fn protocol(&self) -> PeerProtocol {
         self.info.read().unwrap_or_else(PoisonError::into_inner).protocol
     }
 
-    /// Returns whether it announced that it accepts streamed bodies.
+    /// Whether it has said that it takes streamed bodies.
     pub(crate) fn takes_streams(&self) -> bool {
         self.streams.load(Ordering::Relaxed)
     }
 
-    /// Records its signed announcement whether it accepts streamed bodies.
+    /// Notes whether it says, signed, that it takes streamed bodies.
     pub(crate) fn note_streams(&self, takes_streams: bool) {
         self.streams.store(takes_streams, Ordering::Relaxed);
     }
 
-    /// Returns whether it announced that it accepts requests that only the handshake proves; `None` if unknown.
+    /// Whether it has said that the handshake alone proves requests to it; `None`: it was not asked.
     pub(crate) fn takes_handshake(&self) -> Option<bool> {
         match self.handshake.load(Ordering::Relaxed) {
             UNKNOWN => None,
@@ -333,14 +333,14 @@ impl Peer {
         }
     }
 
-    /// Records its signed announcement whether it accepts requests that only the handshake proves.
+    /// Notes whether it says, signed, that the handshake alone proves requests to it.
     pub(crate) fn note_handshake(&self, takes_handshake: bool) {
         let said = if takes_handshake { YES } else { NO };
         self.handshake.store(said, Ordering::Relaxed);
     }
 
-    /// Returns whether it has proven at its address that it holds its key: an address from another peer may lead
-    /// anywhere. A peer that was seen in an earlier run counts as proven until a call to it fails.
+    /// Whether it has proven at its address that it holds its key: what others say about the address may lead to anybody.
+    /// A peer that was seen in an earlier run counts as proven until a call to it fails.
     pub(crate) fn is_at_its_address(&self) -> bool {
         self.recalled.load(Ordering::Relaxed) || self.is_proven_now()
     }
@@ -350,57 +350,57 @@ impl Peer {
         proven_at.is_some() && proven_at == self.with_info(PeerInfo::ip)
     }
 
-    /// Records that it was seen in an earlier run.
+    /// Notes that it was seen in an earlier run.
     pub(super) fn note_recalled(&self) {
         self.recalled.store(true, Ordering::Relaxed);
     }
 
-    /// Records that a call to it failed, or that its answer was not proven.
+    /// Notes that a call to it failed, or that its answer was not proven.
     pub(crate) fn proved_nothing(&self) {
         self.recalled.store(false, Ordering::Relaxed);
     }
 
-    /// Returns when its last turn began for calls without a proof that it is at its address.
+    /// When its last turn began to be called without a proof that it is at its address.
     pub(crate) fn turn(&self) -> Option<Instant> {
         self.noted()?.marks().turn
     }
 
-    /// Records that such a turn begins now.
+    /// Notes that such a turn begins now.
     pub(crate) fn begin_turn(&self, now: Instant) {
         self.contact().marks().turn = Some(now);
     }
 
-    /// Records the address from which it proved that it holds its key. Returns whether that is new.
+    /// Notes where it has proven that it holds its key. Returns whether that is news.
     pub(super) fn note_proven_at(&self, ip: IpAddr) -> bool {
         let was_there = self.is_proven_now();
         self.contact().marks().proven_at = Some(ip);
         !was_there
     }
 
-    /// Returns the state of its circuit breaker.
+    /// The state of its circuit breaker.
     pub fn breaker_state(&self) -> BreakerState {
-        // tokio's clock, so that tests can pause time.
+        // tokio's clock, so that tests with paused time see it move.
         self.noted()
             .map_or(BreakerState::Closed, |contact| contact.breaker().state(now()))
     }
 
-    /// Returns its presence, by its verified events, by calls and by the network.
+    /// Whether it is there, by its verified events, by calls and by the network.
     pub fn presence(&self) -> PresenceState {
         self.signs_of_life().state(now())
     }
 
-    /// Returns the time since its last sign of life; `None` without one.
+    /// How long ago its last sign of life was; `None` without one.
     pub fn last_alive(&self) -> Option<Duration> {
         let last = self.signs_of_life().last_alive()?;
         Some(now().saturating_duration_since(last))
     }
 
     pub(super) fn signs_of_life(&self) -> MutexGuard<'_, Presence> {
-        // Every method leaves it valid.
+        // Every method of it leaves it valid.
         self.presence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the remaining pause that it asked for (`Retry-After`); `None` if it may be called.
+    /// How much longer it asked us to wait (`Retry-After`); `None` if it may be called.
     pub fn retry_after(&self) -> Option<Duration> {
         let not_before = self.noted()?.marks().not_before?;
         not_before
@@ -408,14 +408,14 @@ impl Peer {
             .filter(|wait| !wait.is_zero())
     }
 
-    /// Records that it asked for this pause. A shorter pause does not end a longer one.
+    /// Notes that it asked not to be called for so long. A shorter wish does not end a longer one.
     pub(crate) fn defer(&self, pause: Duration) {
         let until = now() + pause;
         let mut marks = self.contact().marks();
         marks.not_before = marks.not_before.max(Some(until));
     }
 
-    /// Returns a slot for one more call in flight, if one is free.
+    /// A slot for one more call in flight, if one is free.
     pub(crate) fn free_slot(&self) -> Option<SemaphorePermit<'_>> {
         self.contact().in_flight.try_acquire().ok()
     }
@@ -426,7 +426,7 @@ impl Peer {
             .in_flight
             .acquire()
             .await
-            .expect("the semaphore is never closed")
+            .expect("nobody closes it")
     }
 
     pub(super) fn update(&self, change: impl FnOnce(&mut PeerInfo)) {
@@ -440,43 +440,43 @@ impl Peer {
         self.contact().breaker()
     }
 
-    /// Returns the offset of its clock, by its verified answers of the last ten minutes; `None` without one.
+    /// How far its clock is ahead of ours, by its verified answers of the last ten minutes; `None` without one.
     pub fn clock_offset(&self) -> Option<ClockOffset> {
         self.noted()?.clock().offset()
     }
 
-    /// Sets whether requests to it are signed with the time of its clock instead of ours, if they are known to differ
-    /// by 1 s or more; `None` for the setting of
-    /// [`MeshClientBuilder::compensate_clocks`](crate::client::MeshClientBuilder::compensate_clocks).
+    /// Whether requests to it are signed with the time of its clock instead of ours, if they are known to differ by
+    /// 1 s or more; `None`: as
+    /// [`MeshClientBuilder::compensate_clocks`](crate::client::MeshClientBuilder::compensate_clocks) says.
     pub fn set_clock_compensation(&self, compensate: Option<bool>) {
         self.clock().set_compensation(compensate);
     }
 
-    /// Returns the signing time of a request to it, if it is not our own time.
+    /// The time of a request to it, if that is not simply ours.
     pub(crate) fn signing_time(&self, now_here: UnixMillis, by_default: bool) -> Option<UnixMillis> {
         self.noted()?.clock().signing_time(now_here, by_default)
     }
 
-    /// Records that it refused a request because of its time.
+    /// Notes that it refused a request for its time.
     pub(crate) fn time_was_refused(&self) {
         if let Some(contact) = self.noted() {
             contact.clock().refused();
         }
     }
 
-    /// Forgets the learned offset of its clock, because ours was set.
+    /// Forgets what was learned of its clock, because ours was set.
     pub(super) fn forget_clock(&self) {
         if let Some(contact) = self.noted() {
             contact.clock().forget();
         }
     }
 
-    /// Returns its distance, and creates it if necessary.
+    /// To note how far it is.
     pub(super) fn distance(&self) -> MutexGuard<'_, Distance> {
         self.contact().distance()
     }
 
-    /// Returns its distance, if it was recorded.
+    /// How far it is, as far as that was noted.
     pub(super) fn noted_distance(&self) -> Option<MutexGuard<'_, Distance>> {
         Some(self.noted()?.distance())
     }
@@ -486,7 +486,7 @@ impl Peer {
     }
 }
 
-/// Returns the same host with the other port of naras.
+/// The same host at the other port on which naras listen.
 pub(crate) fn with_other_port(address: SocketAddr) -> SocketAddr {
     let port = match address.port() {
         defaults::LEGACY_MESH_PORT => defaults::MESH_PORT,
@@ -521,7 +521,7 @@ mod tests {
         registry.remove(&bob);
         assert!(bob.noted().is_none());
 
-        // The recorded pause remains.
+        // What was noted stays.
         bob.defer(Duration::from_secs(5));
         drop(bob.free_slot());
         assert!(bob.retry_after().is_some());

@@ -1,4 +1,4 @@
-//! The known offset of one peer's clock.
+//! What is known about the clock of one peer.
 
 use std::time::{Duration, Instant};
 
@@ -11,18 +11,18 @@ use crate::clock::{ClockStep, monotonic_now as now};
 use crate::metrics::Counted;
 use crate::{defaults, metrics};
 
-/// The clocks of all peers, compared with the clock of this machine.
+/// What all peers say about the clock of this machine.
 #[derive(Debug, Default)]
 pub(super) struct Clocks {
     pub(super) mesh: MeshClock<PublicKey>,
-    /// The same, including unproven claims of peers: for metrics.
+    /// The same, with what peers say that have proven nothing: for metrics.
     pub(super) shown: MeshClock<PublicKey>,
-    /// The last step of this machine's clock.
+    /// When somebody set it last.
     pub(super) step: Option<ClockStep>,
 }
 
 impl Clocks {
-    /// Records the proven offset of a peer's clock.
+    /// Notes how far the clock of a peer is from ours, as it has proven.
     pub(super) fn record(&mut self, key: PublicKey, nanos: i64, at: Instant) {
         self.mesh.record(key, nanos, at);
         self.shown.record(key, nanos, at);
@@ -34,7 +34,7 @@ impl Clocks {
         self.shown.forget(key);
     }
 
-    /// Forgets the clocks of all peers.
+    /// Forgets what all peers said.
     pub(super) fn forget_all(&mut self) {
         self.mesh = MeshClock::default();
         self.shown = MeshClock::default();
@@ -45,48 +45,48 @@ impl Clocks {
 #[derive(Debug, Default)]
 pub(super) struct PeerClock {
     estimate: ClockEstimate,
-    /// Whether this peer's clock is compensated; `None` for the client's setting.
+    /// Whether the peer compensates; `None`: as the client does.
     compensate: Option<bool>,
-    /// Whether the last request was signed with the peer's time.
+    /// Whether the last request was signed by its clock.
     compensated: bool,
-    /// The signing times of requests that were signed with the peer's time.
+    /// Times of requests to this peer that were signed by its clock.
     stamp: Stamp,
-    /// Set while the offset is too large.
+    /// As long as it is too far from ours.
     skewed: Option<Counted>,
-    /// The same for the claimed offset, while none is proven.
-    claimed_skewed: Option<Counted>,
+    /// The same by what the peer says, while nothing is proven.
+    said_skewed: Option<Counted>,
 }
 
 impl PeerClock {
-    /// Adds a sample. Returns the offset, and whether to warn of it now.
+    /// Takes up a sample. Returns the offset, and whether this is the moment to warn of it.
     pub(super) fn learn(&mut self, sample: ClockSample, at: Instant) -> Option<(ClockOffset, bool)> {
         let offset = self.estimate.record(sample, at)?;
-        self.claimed_skewed = None;
+        self.said_skewed = None;
         let warns = self.skewed.is_none() && offset.at_least() >= defaults::CLOCK_WARNING;
         if warns {
             self.skewed = Some(Counted::new(metrics::CLOCKS_SKEWED));
         } else if offset.magnitude() < defaults::CLOCK_WARNING / 2 {
-            // Half of the threshold, so that a clock near it does not cause repeated warnings.
+            // Half of it, so that a clock at the border is not warned of again and again.
             self.skewed = None;
         }
         Some((offset, warns))
     }
 
-    /// Records the claimed offset. Returns whether it counts, because none is proven.
-    pub(super) fn record_claim(&mut self, apart: Duration) -> bool {
+    /// Takes up how far it is from ours by what the peer says. Returns whether that counts: nothing is proven.
+    pub(super) fn was_said(&mut self, apart: Duration) -> bool {
         if self.offset().is_some() {
             return false;
         }
         if apart < defaults::CLOCK_WARNING || self.skewed.is_some() {
-            self.claimed_skewed = None;
+            self.said_skewed = None;
         } else {
-            self.claimed_skewed
+            self.said_skewed
                 .get_or_insert_with(|| Counted::new(metrics::CLOCKS_SKEWED));
         }
         true
     }
 
-    /// Returns the signing time of a request to the peer at our time `now_here`; `None` for our own time.
+    /// When it is `now` here, the time of a request to the peer; `None`: the same as for all others.
     pub(super) fn signing_time(&mut self, now_here: UnixMillis, by_default: bool) -> Option<UnixMillis> {
         self.compensated = false;
         if !self.compensate.unwrap_or(by_default) {
@@ -98,27 +98,26 @@ impl PeerClock {
         self.compensated.then(|| self.stamp.next(offset.apply(now_here)))
     }
 
-    /// Records that a request was refused because of its time. If it was signed with the peer's time, the peer's clock
-    /// was set since it was learned.
+    /// Notes that a request was refused for its time. If that was the peer's time, its clock was set since it was learned.
     pub(super) fn refused(&mut self) {
         if self.compensated {
             self.forget();
         }
     }
 
-    /// Forgets the offset; the next answer provides a new one.
+    /// Forgets the offset: the next answer tells it anew.
     pub(super) fn forget(&mut self) {
         self.estimate = ClockEstimate::default();
         self.skewed = None;
-        self.claimed_skewed = None;
+        self.said_skewed = None;
     }
 
-    /// Returns how far it is ahead of ours; `None` if unknown.
+    /// How far it is ahead of ours; `None`: not known.
     pub(super) fn offset(&self) -> Option<ClockOffset> {
         self.estimate.offset(now())
     }
 
-    /// Sets whether this peer's clock is compensated; `None` for the client's setting.
+    /// Whether the peer compensates; `None`: as the client does.
     pub(super) fn set_compensation(&mut self, compensate: Option<bool>) {
         self.compensate = compensate;
     }

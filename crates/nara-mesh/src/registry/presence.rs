@@ -1,4 +1,4 @@
-//! The presence of peers: all signs of life are recorded here.
+//! Who is there: every sign of it comes in here.
 
 use std::time::{Duration, Instant};
 
@@ -12,25 +12,25 @@ use crate::clock::monotonic_now as now;
 use crate::ledger::{EventStore, LedgerError, ReadLimit};
 use crate::offload::offload;
 
-/// A goodbye that is younger than this counts as made now, whatever clock its nara has.
+/// A goodbye that is younger than this was said just now, whatever the clock of its nara says.
 const JUST_NOW: Duration = Duration::from_secs(120);
 
-/// The number of events of a ledger from which the presence of naras is restored: the newest ones, and the newest
-/// introductions and goodbyes.
+/// Events of a ledger from which the presence of naras is recalled: the newest ones, and the newest with which naras
+/// came and went.
 const RECALLED: usize = 500;
 
 impl PeerRegistry {
-    /// Records what an event says about the presence of its emitter. It must be **verified** with the emitter's key;
-    /// `wall_clock` is the current time.
+    /// Notes what an event says about the presence of its emitter. It must have been **verified** with the key of the
+    /// emitter; `wall_clock` is now.
     pub(crate) fn hear(&self, event: &SyncEvent, wall_clock: UnixNanos) {
         let Some(peer) = self.by_name(&event.emitter) else {
             return;
         };
-        // A future event counts as current.
+        // An event of the future counts as one of now.
         let age = u64::try_from(wall_clock.get().saturating_sub(event.ts.get())).unwrap_or_default();
         let age = Duration::from_nanos(age);
         let Some(at) = now().checked_sub(age) else {
-            // From before this machine started: it does not show that the nara is online now.
+            // Before this machine started: nobody who was there then is known to be there now.
             return;
         };
         let mut signs = peer.signs_of_life();
@@ -42,8 +42,8 @@ impl PeerRegistry {
         }
     }
 
-    /// Restores presence from the introductions, goodbyes and newest events of a ledger; `wall_clock` is the current
-    /// time. Only events that verify with the pinned key of their emitter count.
+    /// Recalls from a ledger who came, who went, and who was heard of last; `wall_clock` is now. Events count that
+    /// verify with the pinned key of their emitter.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
@@ -76,7 +76,7 @@ impl PeerRegistry {
         Ok(())
     }
 
-    /// Records that the nara with this name has just proven to be online.
+    /// The nara with this name has just proven that it is there.
     pub(crate) fn showed_life(&self, name: &NaraName) {
         if let Some(peer) = self.by_name(name.as_str()) {
             peer.note_alive(now());

@@ -10,12 +10,12 @@ use super::{
 };
 
 impl PeerRegistry {
-    /// Applies a stored record, or a newer decision of the operator. Configured keys stay. Returns whether a decision
-    /// was applied that the registry did not know yet.
+    /// Takes over what was remembered of a nara, or what the operator decided meanwhile. Configured keys stay. Returns
+    /// whether a decision of the operator was carried out that the registry did not know yet.
     ///
     /// # Errors
-    /// [`RegisterError`] if the record is not used: [`RegisterError::KeyConflict`] with a configured key, which takes
-    /// precedence, or any other reason.
+    /// [`RegisterError`] if the record is not used: [`RegisterError::KeyConflict`] with a configured key, which counts
+    /// more, or any other reason.
     pub fn restore(&self, record: PeerRecord) -> Result<bool, RegisterError> {
         let known = self.by_name(record.name.as_str());
         let before = known.as_ref().map(|peer| peer.info()).unwrap_or_default();
@@ -33,7 +33,7 @@ impl PeerRegistry {
                 offered: key.key,
                 offered_by: key.source.clone(),
             };
-            // Trusting another key contradicts the configuration; the other decisions do not.
+            // To trust another key contradicts the configuration; the other decisions do not.
             if let Some(news) = news.filter(|news| news.verdict != Verdict::Trusted)
                 && let Err(error) = self.decide(&record, news)
             {
@@ -46,17 +46,17 @@ impl PeerRegistry {
         };
         let outcome = self.decide(&record, news);
         match outcome.and_then(|()| self.recall(record)) {
-            // A ban needs no key.
+            // To refuse a nara needs no key of it.
             Err(error) if news.verdict == Verdict::Trusted => Err(error),
             _ => Ok(true),
         }
     }
 
-    /// Like [`PeerRegistry::register`], but a configured key replaces any other key: the current configuration counts.
-    /// Protocols proven with the old key are void.
+    /// As [`PeerRegistry::register`], but a configured key takes the place of any other: what the operator wrote
+    /// counts, also if it was changed since. What was proven with the old key is void.
     ///
     /// # Errors
-    /// Like [`PeerRegistry::register`], for every other contradiction.
+    /// As [`PeerRegistry::register`], for every other contradiction.
     pub fn reconfigure(&self, info: PeerInfo) -> Result<Arc<Peer>, RegisterError> {
         let configured = info
             .key
@@ -96,7 +96,7 @@ impl PeerRegistry {
         self.register(info)
     }
 
-    /// Applies a new decision.
+    /// Carries out a decision that is new.
     fn decide(&self, record: &PeerRecord, news: OperatorDecision) -> Result<(), RegisterError> {
         if news.verdict == Verdict::Forgotten && self.by_name(record.name.as_str()).is_none() {
             return Ok(());
@@ -126,7 +126,7 @@ impl PeerRegistry {
                     }
                 }
                 Verdict::Forgotten => forget(info, news, configured.clone()),
-                // The key is distrusted together with the name.
+                // The key is distrusted with the name.
                 Verdict::Untrusted if info.key.is_none() => info.key.clone_from(&record.key),
                 _ => {}
             }
@@ -136,7 +136,7 @@ impl PeerRegistry {
             (Verdict::Trusted, Some(key)) => self.settle_succession(&peer, Some(&key)),
             (Verdict::Forgotten, pinned) => {
                 self.settle_succession(&peer, None);
-                // The statements about it are applied again, as after a restart.
+                // What is stated about it is heeded again, as after a restart.
                 if let (Some(_), Some(pinned)) = (configured, pinned) {
                     self.emit(PeerEvent::KeyPinned(pinned));
                 }
@@ -145,18 +145,18 @@ impl PeerRegistry {
         }
         self.decided(&peer);
         self.key_changed(&peer, old);
-        // Calls may have failed for the reason that the decision removed.
+        // Calls may have failed because of what was decided now.
         self.give_a_chance(&peer);
         Ok(())
     }
 
-    /// Restores a key of an earlier run, and the protocols proven with it.
+    /// Takes over a key of an earlier run, and what was proven with it.
     fn recall(&self, record: PeerRecord) -> Result<(), RegisterError> {
         let Some(mut key) = record.key else { return Ok(()) };
         if let Some(peer) = self.by_name(record.name.as_str())
             && self.is_origin(record.name.as_str(), &key.key)
         {
-            // The statements about it were already applied.
+            // What is stated about it was heeded already.
             self.learn_protocol(&peer, record.protocol);
             return Ok(());
         }
@@ -174,7 +174,7 @@ impl PeerRegistry {
             if key.source != KeySource::Operator
                 && let Err(reason) = self.trust().decide(&offer)
             {
-                // Not reported: it is the same at each start.
+                // No news: it is so at each start.
                 return Err(RegisterError::KeyRefused(KeyRefused {
                     name: record.name,
                     offered: key.key,
@@ -198,7 +198,7 @@ impl PeerRegistry {
         Ok(())
     }
 
-    /// Reports that a key no longer belongs to a peer.
+    /// Tells of a key that is not the one of a peer any more.
     pub(super) fn key_changed(&self, peer: &Peer, old: Option<PublicKey>) {
         let (new, name) = (peer.key(), peer.info().name);
         if let (Some(old), Some(name)) = (old.filter(|old| Some(*old) != new), name) {
@@ -207,7 +207,7 @@ impl PeerRegistry {
         }
     }
 
-    /// Changes the data of a peer, whatever its id is afterwards.
+    /// Changes what is known about a peer, under whatever id it is known then.
     pub(super) fn relink(&self, peer: &Arc<Peer>, change: impl FnOnce(&mut PeerInfo)) {
         let mut table = self.write();
         let was_there = table.unlink(peer);
@@ -218,7 +218,7 @@ impl PeerRegistry {
     }
 }
 
-/// Voids the learned data of a peer: its configured key is valid again, `configured` if it was replaced.
+/// Voids what was learned of a peer until then: its configured key holds again, `configured` if it was replaced.
 fn forget(info: &mut PeerInfo, decision: OperatorDecision, configured: Option<PinnedKey>) {
     if let Some(configured) = configured
         && info.key.as_ref().map(|key| key.key) != Some(configured.key)
@@ -232,7 +232,7 @@ fn forget(info: &mut PeerInfo, decision: OperatorDecision, configured: Option<Pi
     };
     info.protocol = PeerProtocol::default();
     if key.source == KeySource::Configured {
-        // Data learned from now on is newer than the decision.
+        // What is learned of it from now on is not of before.
         key.learned_at = UnixMillis::new(decision.at.get().saturating_add(1));
     } else {
         info.key = None;
@@ -268,7 +268,7 @@ mod tests {
         key(seed, KeySource::HeyThere { told_by: None })
     }
 
-    /// Returns a registry that has met bob, and his record.
+    /// A registry that met bob, and what is remembered of him.
     fn met(pinned: PinnedKey) -> (PeerRegistry, PeerRecord) {
         let registry = PeerRegistry::default();
         let bob = registry.pin(pinned).unwrap();
@@ -291,13 +291,13 @@ mod tests {
     }
 
     #[test]
-    fn proven_protocols_of_a_peer_survive_a_restart() {
+    fn what_a_peer_has_proven_survives_a_restart() {
         let (_, record) = met(hearsay(1));
         let registry = PeerRegistry::default();
         assert_eq!(registry.restore(record.clone()), Ok(false));
         let bob = registry.by_name("bob").unwrap().info();
         assert_eq!((bob.key, bob.protocol), (Some(hearsay(1)), V2));
-        // Unless it was proven with another key.
+        // But not if it was proven with another key.
         let registry = PeerRegistry::default();
         registry.pin(key(2, KeySource::Configured)).unwrap();
         assert!(matches!(
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_key_replaces_the_old_one_and_resets_its_proven_protocols() {
+    fn a_trusted_key_takes_the_place_of_the_old_one_and_resets_what_it_had_proven() {
         let (registry, record) = met(hearsay(1));
         let record = changed(record, trust(2));
         let mut events = registry.subscribe();
@@ -322,7 +322,7 @@ mod tests {
         assert_eq!(bob.key.unwrap().source, KeySource::Operator);
         assert!(bob.protocol.is_empty());
         assert!(matches!(events.try_recv(), Ok(PeerEvent::Decided(_))));
-        // A decision takes effect only once.
+        // A decision takes effect once.
         let bob = registry.by_name("bob").unwrap();
         registry.learn_protocol(&bob, V2);
         assert_eq!(registry.restore(record), Ok(false));
@@ -337,7 +337,7 @@ mod tests {
         assert_eq!(registry.restore(untrusted.clone()), Ok(true));
         let bob = registry.by_name("bob").unwrap();
         assert!(bob.is_untrusted() && bob.key().is_none());
-        // A nara that was never met can be banned, too.
+        // One that nobody ever met can be kept out, too.
         let fresh = PeerRegistry::default();
         let nobody = changed(
             PeerRecord::new("bob".parse().unwrap()),
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forgotten_peer_is_a_stranger_and_later_data_is_kept() {
+    fn a_forgotten_peer_is_a_stranger_and_what_is_learned_later_stays() {
         let (registry, record) = met(hearsay(1));
         let at = UnixMillis::new(5);
         let forgotten = changed(record, PeerChange::Forget { at });
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_configuration_replaces_a_key_and_hearsay_does_not() {
+    fn what_the_operator_wrote_anew_replaces_a_key_and_hearsay_does_not() {
         let (registry, _) = met(key(1, KeySource::Configured));
         let info = |key: PinnedKey| PeerInfo {
             name: Some(key.name.clone()),
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_registry_restores_only_keys_from_the_operator() {
+    fn a_closed_registry_takes_of_an_earlier_run_only_what_the_operator_gave() {
         let closed = PeerRegistry::default().with_trust(TrustPolicy::Closed);
         let (_, record) = met(hearsay(1));
         assert!(matches!(

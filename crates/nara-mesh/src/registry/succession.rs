@@ -1,7 +1,7 @@
-//! Statements of succession and their effect on keys (docs/protocol/succession.md).
+//! Keys that change hands: what statements of succession change (docs/protocol/succession.md).
 //!
-//! The stored data of a nara are the key that was pinned and, as events, the statements. The valid key is computed from
-//! both at each start, so the order in which statements arrived makes no difference.
+//! What is stored of a nara is the key that was pinned, and beside it, as events, the statements. Which key holds
+//! follows from both, at each start anew, so the order in which statements came makes no difference.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -11,17 +11,17 @@ use nara_proto::succession::{KeyState, Lineage, Step, Succession};
 
 use super::{KeySource, Peer, PeerEvent, PeerRecord, PeerRegistry, PinnedKey, SuccessionEffect, Verdict};
 
-/// The keys of naras with statements of succession.
+/// The keys of naras about which there are statements.
 #[derive(Debug, Default)]
 pub(super) struct Successions(HashMap<NaraName, Line>);
 
 /// The keys of one nara.
 #[derive(Clone, Debug)]
 struct Line {
-    /// The key that was pinned, before any statement.
+    /// The key that was pinned, before what is stated about it.
     pinned: PinnedKey,
     lineage: Lineage,
-    /// The statement that awaits the operator's decision.
+    /// What the operator was asked about.
     asked: Option<Succession>,
 }
 
@@ -34,8 +34,8 @@ impl Line {
         }
     }
 
-    /// Returns whether a statement may have an effect; `None` if it is not about a key of this line. Most statements
-    /// have none, so this copies nothing.
+    /// Whether a statement may change something; `None`: it is not about a key of this line. Most statements change
+    /// nothing, so this copies nothing.
     fn may_change_by(&self, statement: &Succession) -> Option<bool> {
         let (steps, old) = (self.lineage.steps(), statement.old_key());
         let is_open = self.lineage.state() != KeyState::Conflict;
@@ -52,8 +52,8 @@ impl Line {
         (statement.new_key() == Some(&self.pinned.key)).then_some(true)
     }
 
-    /// Returns whether a statement contradicts the one that awaits the operator's decision, and records the conflict.
-    fn contradicts_asked(&mut self, statement: &Succession) -> bool {
+    /// Takes in two statements of which the operator was asked to follow one: with the other it is a conflict.
+    fn contradicts_what_was_asked(&mut self, statement: &Succession) -> bool {
         let Some(asked) = self.asked.take() else {
             return false;
         };
@@ -68,23 +68,23 @@ impl Line {
     }
 }
 
-/// The effect of a statement.
+/// What became of a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Heeded {
     /// It is about no key of a known peer, nor about ours.
     Unrelated,
-    /// It is about such a key, but does not change the valid one.
+    /// It is about such a key, and none follows from it.
     Known,
-    /// This key is valid from now on.
+    /// This key holds from now on.
     Followed(PublicKey),
 }
 
 impl PeerRegistry {
-    /// Applies statements about keys of peers, in any order. Returns whether any of them is about a key of a known
-    /// peer, or ours.
+    /// Takes in statements about keys of peers, in any order. Returns whether any of them is about a key of a known peer,
+    /// or ours.
     pub(crate) fn heed_all(&self, statements: Vec<Succession>) -> bool {
         let mut is_any_of_use = false;
-        // By the key that they replace: a statement may apply only after another one, which makes its key the last one.
+        // By the key that they replace: a statement may be of use only after another one, which makes its key the last.
         let mut waiting: HashMap<(NaraName, PublicKey), Vec<Succession>> = HashMap::new();
         let mut next = VecDeque::from(statements);
         while let Some(statement) = next.pop_front() {
@@ -107,15 +107,15 @@ impl PeerRegistry {
         is_any_of_use
     }
 
-    /// Returns the followed statements about a nara.
+    /// The statements about a nara that are followed.
     pub(super) fn followed(&self, name: &str) -> Vec<Succession> {
         let lines = self.successions();
         let steps = lines.0.get(name).map(|line| line.lineage.steps().to_vec());
         steps.unwrap_or_default()
     }
 
-    /// Returns the keys of a name that were valid after `key` and before the current one, newest first; empty if two
-    /// statements contradict each other, since the holder of these keys is unknown then.
+    /// The keys that held for a name after `key` and before the one that holds now, the newest first: none where two
+    /// statements contradict each other, since nobody can tell then who has them.
     pub(super) fn keys_between(&self, name: &str, key: &PublicKey) -> Vec<PublicKey> {
         let lines = self.successions();
         let line = lines.0.get(name);
@@ -126,15 +126,14 @@ impl PeerRegistry {
         behind.iter().rev().map(|step| *step.old_key()).collect()
     }
 
-    /// Applies a statement about the key of a peer: pins the new key and refuses the old one, or asks the operator.
-    /// Returns whether it is about a key of a known peer, or ours.
+    /// Takes in a statement about the key of a peer: the new key is pinned and the old one refused, or the operator is
+    /// asked. Returns whether it is about a key of a known peer, or ours.
     pub(crate) fn heed(&self, statement: &Succession) -> bool {
         self.take_in(statement) != Heeded::Unrelated
     }
 
     fn take_in(&self, statement: &Succession) -> Heeded {
-        // Statements and their effects are applied one at a time: consecutive ones must not pin their keys in the wrong
-        // order.
+        // One after the other, with what each changes: two that follow each other must not pin their keys in the wrong order.
         let _turn = self.heeding.lock().unwrap_or_else(PoisonError::into_inner);
         if self.heed_about_us(statement) {
             return Heeded::Known;
@@ -159,7 +158,7 @@ impl PeerRegistry {
         let Ok(step) = line.lineage.observe(statement) else {
             return Heeded::Unrelated;
         };
-        // A later decision of the operator takes precedence.
+        // What the operator decided later counts more.
         let is_decided = |statement: &Succession| {
             decision
                 .is_some_and(|decision| decision.verdict == Verdict::Trusted && statement.at() <= decision.at)
@@ -179,11 +178,11 @@ impl PeerRegistry {
                 line = before;
                 match &line.asked {
                     Some(asked) if decided || asked == statement => return Heeded::Known,
-                    // It contradicts no statement that was made after the decision.
+                    // It contradicts nothing that was stated after the decision.
                     Some(asked) if is_decided(asked) => line.asked = None,
                     _ => {}
                 }
-                if line.contradicts_asked(statement) {
+                if line.contradicts_what_was_asked(statement) {
                     SuccessionEffect::Conflict
                 } else {
                     line.asked = Some(statement.clone());
@@ -216,7 +215,7 @@ impl PeerRegistry {
                 };
                 peer.note_former_key(replaced.key);
                 self.relink(peer, |info| {
-                    // A new soul has a new id. A peer that can state a succession supports v2, like its predecessor.
+                    // Another soul has another id. Whoever has succeeded another speaks v2, as that one did.
                     info.id = None;
                     info.key = Some(key.clone());
                 });
@@ -232,18 +231,18 @@ impl PeerRegistry {
         });
     }
 
-    /// Returns the valid key of a name, or why there is none; `None` without a statement about it.
+    /// Why no key holds for a name, or which one does; `None`: nothing is stated about it.
     pub fn key_state(&self, name: &str) -> Option<KeyState> {
         Some(self.successions().0.get(name)?.lineage.state())
     }
 
-    /// Returns whether a key is or was the key of a name, according to the followed statements.
+    /// Whether a key is or was one of a name about which there are statements, by those that were followed.
     pub(super) fn is_in_lineage(&self, name: &str, key: &PublicKey) -> bool {
         let lines = self.successions();
         lines.0.get(name).is_some_and(|line| line.lineage.has(key))
     }
 
-    /// Returns whether this key was the key of the name and no longer is.
+    /// Whether this key was the one of the name and is not any more.
     pub(crate) fn is_replaced(&self, name: &str, key: &PublicKey) -> bool {
         let lines = self.successions();
         lines
@@ -252,20 +251,20 @@ impl PeerRegistry {
             .is_some_and(|line| line.lineage.is_replaced(key))
     }
 
-    /// Returns whether this is the key from which the followed statements lead to the valid one.
+    /// Whether this is the key from which what is stated about a name leads to the one that holds.
     pub(super) fn is_origin(&self, name: &str, key: &PublicKey) -> bool {
         let lines = self.successions();
         lines.0.get(name).is_some_and(|line| line.pinned.key == *key)
     }
 
-    /// Returns the configured key of a name, if statements replaced it.
+    /// The configured key of a name, if statements replaced it.
     pub(super) fn configured_origin(&self, name: &str) -> Option<PinnedKey> {
         let lines = self.successions();
         let pinned = &lines.0.get(name)?.pinned;
         (pinned.source == KeySource::Configured).then(|| pinned.clone())
     }
 
-    /// Returns the record of a peer to store: with the key that was pinned.
+    /// The record of a peer as it is stored: with the key that was pinned.
     pub(super) fn record_of(&self, peer: &Peer) -> Option<PeerRecord> {
         let mut record = peer.info().into_record()?;
         if let Some(line) = self.successions().0.get(&record.name) {
@@ -281,7 +280,7 @@ impl PeerRegistry {
         Some(record)
     }
 
-    /// Applies a decision of the operator against all statements about the keys.
+    /// Lets a decision of the operator count, whatever is stated about the keys.
     pub(super) fn settle_succession(&self, peer: &Peer, pinned: Option<&PinnedKey>) {
         let Some(name) = peer.info().name else { return };
         let mut lines = self.successions();
@@ -308,7 +307,7 @@ impl PeerRegistry {
     }
 
     fn successions(&self) -> MutexGuard<'_, Successions> {
-        // Each change is one insertion.
+        // Each change of it is one insertion.
         self.successions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

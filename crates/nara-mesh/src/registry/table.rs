@@ -23,10 +23,10 @@ use super::{
 use crate::tls::TlsPolicy;
 use crate::{defaults, metrics};
 
-/// The number of events that a slow subscriber may lag behind before it misses some.
+/// Events that a slow subscriber may lag behind before it misses some.
 const EVENT_BACKLOG: usize = 256;
 
-/// The reason why a peer cannot be registered.
+/// Why a peer cannot be registered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterError {
@@ -36,9 +36,9 @@ pub enum RegisterError {
     /// Id and name belong to two naras.
     #[error("{claimed} contradicts {known}, which is registered: correct the wrong one")]
     IdentityConflict {
-        /// The known name and id.
+        /// Name and id that are known.
         known: Box<PeerInfo>,
-        /// The claimed name and id.
+        /// Name and id that were claimed.
         claimed: Box<PeerInfo>,
     },
     /// The key contradicts the pinned one.
@@ -60,14 +60,14 @@ pub struct PeerRegistry {
     decisions: Arc<watch::Sender<()>>,
     pub(super) clocks: Arc<Mutex<Clocks>>,
     pub(super) successions: Arc<Mutex<Successions>>,
-    /// Held while a statement of succession is applied.
+    /// Held while a statement of succession is taken in.
     pub(super) heeding: Arc<Mutex<()>>,
     pub(super) own_key: Arc<Mutex<OwnKey>>,
-    /// The network coordinates of this nara.
+    /// Where this nara is.
     pub(super) coordinates: Arc<Mutex<NetworkCoordinates>>,
 }
 
-/// One peer in nearly all cases.
+/// Nearly always one.
 type Peers = SmallVec<[Arc<Peer>; 1]>;
 
 #[derive(Debug, Default)]
@@ -75,19 +75,19 @@ pub(super) struct Table {
     by_id: HashMap<NaraId, Arc<Peer>>,
     by_name: HashMap<NaraName, Arc<Peer>>,
     by_ip: HashMap<IpAddr, Peers>,
-    /// Peers with a known address only. Separate, because one address may have very many other peers.
+    /// Peers of which nothing but the address is known. Apart, because one address may have very many others.
     nameless: HashMap<IpAddr, Peers>,
     by_key: HashMap<PublicKey, Peers>,
-    /// The keys of distrusted naras, and their names.
+    /// The keys of naras that the operator does not trust, and their names.
     banned: HashMap<PublicKey, BTreeSet<Option<NaraName>>>,
     pub(super) looks: Looks,
-    /// Introduced naras that were never seen themselves.
+    /// Naras that others introduced and that were never seen themselves.
     ghosts: ByTeller,
-    /// Introduced naras that were seen later.
+    /// Naras that others introduced and that were seen then.
     seen: ByTeller,
-    /// Naras that were met, including the seen ones, and that are not configured.
+    /// Naras that were met, those that were seen among them, and that nobody configured.
     met: BTreeSet<NaraName>,
-    /// The number of peers.
+    /// All peers.
     len: usize,
 }
 
@@ -98,7 +98,7 @@ impl Default for PeerRegistry {
 }
 
 impl PeerRegistry {
-    /// Returns an empty registry whose peers have circuit breakers with these settings.
+    /// An empty registry whose peers get circuit breakers of this kind.
     pub fn new(breaker: BreakerConfig) -> Self {
         Self {
             table: Arc::default(),
@@ -115,28 +115,27 @@ impl PeerRegistry {
         }
     }
 
-    /// Sets the trust policy for keys that are not configured; the default is [`TrustPolicy::FirstUse`].
+    /// Sets the trust policy for keys that nobody configured; the default is [`TrustPolicy::FirstUse`].
     #[must_use]
     pub fn with_trust(mut self, policy: TrustPolicy) -> Self {
         self.trust = policy;
         self
     }
 
-    /// Returns the trust policy for keys that are not configured.
+    /// The trust policy for keys that nobody configured.
     pub fn trust(&self) -> &TrustPolicy {
         &self.trust
     }
 
-    /// Limits the number of peers; the default is 200,000. Peers that one nara introduced get 1/128 of it until they
-    /// are seen, and 1/64 after that, but at least 16 places, or half of the places for all introduced peers if that is
-    /// less.
+    /// Limits the number of peers; the default is 200,000. Peers that one nara introduced have 1/128 of it until they are seen,
+    /// and 1/64 after that, but at least 16 places, or half of the places for all introduced peers if that is less.
     #[must_use]
     pub fn with_max_peers(mut self, max_peers: usize) -> Self {
         self.max_peers = max_peers;
         self
     }
 
-    /// Registers a peer, or adds new facts to the peer with this id or name. A new address closes its breaker.
+    /// Registers a peer, or adds new facts to a peer with this id or name. A new address closes its breaker.
     ///
     /// # Errors
     /// [`RegisterError`] if it contradicts the registry; nothing is changed then.
@@ -158,7 +157,7 @@ impl PeerRegistry {
             evicted.extend(table.make_room(&info, self.max_peers)?);
             look_alike = info.name.as_ref().and_then(|name| table.looks.look_alike(name));
         }
-        // The id and the name were registered separately: both are the same peer.
+        // Found under its id and under its name, one peer was known in two halves until now.
         let mut known = known.into_iter();
         let peer = known.next();
         let before = peer.as_ref().map(|peer| peer.info());
@@ -170,14 +169,14 @@ impl PeerRegistry {
         }
         peer.update(|known| {
             let same_ip = known.address.map(|known| known.ip()) == info.address.map(|new| new.ip());
-            // A guessed port does not replace a known one, or one that has answered.
+            // A guess does not replace a port that is known, or has answered.
             if let Some(address) = info.address.filter(|_| !(info.either_port && same_ip)) {
                 (known.address, known.either_port) = (Some(address), info.either_port);
             }
             known.tls = info.tls.or(known.tls);
             known.configured |= info.configured;
             known.configured_at = info.configured_at.or(known.configured_at);
-            // It was only introduced until now, and answers with that key at its own address.
+            // It was only introduced until now, and answers with that key at an address of its own.
             let direct = |key: &PinnedKey| matches!(key.source, KeySource::Ping(_) | KeySource::Tls(_));
             let same_key = known.key.as_ref().map(|key| key.key) == info.key.as_ref().map(|key| key.key);
             known.seen |= same_key && info.key.as_ref().is_some_and(direct);
@@ -199,7 +198,7 @@ impl PeerRegistry {
     /// Registers the address of a peer by its id.
     ///
     /// # Errors
-    /// Like [`PeerRegistry::register`].
+    /// As [`PeerRegistry::register`].
     pub fn register_address(&self, id: &NaraId, address: SocketAddr) -> Result<Arc<Peer>, RegisterError> {
         self.register(PeerInfo {
             id: Some(id.clone()),
@@ -215,15 +214,15 @@ impl PeerRegistry {
         true
     }
 
-    /// Removes a peer and its pinned key.
+    /// Removes a peer, with its pinned key.
     pub fn remove(&self, peer: &Arc<Peer>) {
         if self.write().unlink(peer) {
             self.removed(peer);
         }
     }
 
-    /// Removes the naras that were only introduced by other peers, were never seen themselves, and have no decision of
-    /// the operator. Returns their names.
+    /// Removes the naras that were only introduced by others and never seen themselves, and about which nothing was
+    /// decided. Returns their names.
     pub fn prune(&self) -> Vec<NaraName> {
         let names = self.read().ghosts.names();
         for peer in names.iter().filter_map(|name| self.by_name(name.as_str())) {
@@ -232,7 +231,7 @@ impl PeerRegistry {
         names
     }
 
-    /// Reports that a peer was removed from the table.
+    /// Tells of a peer that was taken out of the table.
     fn removed(&self, peer: &Peer) {
         self.forget_succession(peer);
         self.forget_clock_of(peer);
@@ -240,22 +239,22 @@ impl PeerRegistry {
         self.emit(PeerEvent::Unregistered(peer.info()));
     }
 
-    /// Returns whether the operator distrusts a nara with this key.
+    /// Whether the operator does not trust a nara with this key.
     pub(super) fn is_banned(&self, key: &PublicKey) -> bool {
         self.read().banned.contains_key(key)
     }
 
-    /// Returns the peer with this id.
+    /// The peer with this id.
     pub fn by_id(&self, id: &NaraId) -> Option<Arc<Peer>> {
         self.read().by_id.get(id).cloned()
     }
 
-    /// Returns the peer with this name.
+    /// The peer with this name.
     pub fn by_name(&self, name: &str) -> Option<Arc<Peer>> {
         self.read().by_name.get(name).cloned()
     }
 
-    /// Returns the nara with this key; `None` if none is known, or several names have it.
+    /// The nara whose key this is; `None`: nobody's that is known, or that of several names.
     pub(crate) fn holder(&self, key: &PublicKey) -> Option<Arc<Peer>> {
         match self.read().by_key.get(key).map(Peers::as_slice) {
             Some([only]) => Some(only.clone()),
@@ -263,7 +262,7 @@ impl PeerRegistry {
         }
     }
 
-    /// Returns the peers at this address: several naras may share a machine.
+    /// The peers at this address: several naras may share a machine.
     pub fn by_ip(&self, ip: IpAddr) -> Vec<Arc<Peer>> {
         self.read()
             .by_ip
@@ -271,13 +270,13 @@ impl PeerRegistry {
             .map_or_else(Vec::new, |peers| peers.to_vec())
     }
 
-    /// Returns whether one more nara at this address may be registered from hearsay.
+    /// Whether one more nara at this address may be registered from hearsay.
     pub(crate) fn has_room_at(&self, ip: IpAddr) -> bool {
         let at_ip = self.read().by_ip.get(&ip).map_or(0, Peers::len);
         at_ip < defaults::HEARSAY_PER_ADDRESS
     }
 
-    /// Returns all peers, by name and then by id.
+    /// All peers, by name and then by id.
     pub fn peers(&self) -> Vec<Arc<Peer>> {
         let table = self.read();
         let mut peers: Vec<_> = table.by_ip.values().flatten().cloned().collect();
@@ -293,12 +292,12 @@ impl PeerRegistry {
         peers
     }
 
-    /// Returns the number of peers.
+    /// The number of peers.
     pub fn len(&self) -> usize {
         self.read().len
     }
 
-    /// Returns whether the registry is empty.
+    /// Whether the registry is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -316,7 +315,7 @@ impl PeerRegistry {
         })
     }
 
-    /// Records protocols that a peer has proven. Earlier ones remain.
+    /// Records protocols that a peer has proven. Earlier ones stay.
     pub fn learn_protocol(&self, peer: &Peer, protocol: PeerProtocol) {
         let known = peer.protocol();
         let union = known.union(protocol);
@@ -331,12 +330,12 @@ impl PeerRegistry {
         self.events.subscribe()
     }
 
-    /// Returns a receiver that is notified of decisions of the operator, for long-running work that must check again.
+    /// Notifies when a decision of the operator takes effect, for long-running work that must check again.
     pub(crate) fn decisions(&self) -> watch::Receiver<()> {
         self.decisions.subscribe()
     }
 
-    /// Records the port of a **verified** answer of a peer whose port was a guess.
+    /// Notes on which port a peer whose port was a guess has given a **verified** answer.
     pub(crate) fn note_port(&self, peer: &Peer, port: u16) {
         if !peer.with_info(|info| info.either_port) {
             return;
@@ -355,24 +354,24 @@ impl PeerRegistry {
         }
     }
 
-    /// Makes all long-running work check again what it is allowed to do.
+    /// Has everything that runs long look again at what it is allowed to do.
     pub(super) fn changed(&self) {
         self.decisions.send_replace(());
     }
 
-    /// Notifies all subscribers of a decision of the operator.
+    /// Tells everybody about a decision of the operator.
     pub(super) fn decided(&self, peer: &Peer) {
         self.changed();
         self.emit(PeerEvent::Decided(peer.info()));
     }
 
-    /// Returns an unregistered peer for a call to an address. If a registered peer requires TLS, so does this one: it
-    /// may be the same.
+    /// A peer of this kind that is not in the registry: somebody called its address. Where a registered one must
+    /// not be called without TLS, neither must this one: it may be the same.
     pub(crate) fn stranger(&self, address: SocketAddr) -> Arc<Peer> {
         self.make_stranger(address, false)
     }
 
-    /// Like [`PeerRegistry::stranger`], with a guessed port.
+    /// As [`PeerRegistry::stranger`], where the port is a guess.
     pub(crate) fn stranger_on_either_port(&self, address: SocketAddr) -> Arc<Peer> {
         self.make_stranger(address, true)
     }
@@ -400,7 +399,7 @@ impl PeerRegistry {
 
     pub(crate) fn emit(&self, event: PeerEvent) {
         count(&event);
-        // An error means that there are no subscribers, which is fine.
+        // An error means that nobody listens, which is fine.
         let _ = self.events.send(event);
     }
 
@@ -440,7 +439,7 @@ impl PeerRegistry {
         }
     }
 
-    /// Returns the peers that a description may refer to: see [`Table::find`].
+    /// The peers that a description may mean: see [`Table::find`].
     pub(super) fn find(&self, info: &PeerInfo) -> Vec<Arc<Peer>> {
         self.read().find(info)
     }
@@ -456,7 +455,8 @@ impl PeerRegistry {
 }
 
 impl Table {
-    /// Returns the peers with the id or the name, or with this address only: none, one, or several that are the same.
+    /// The peers that have the id or the name, or of which nothing but this address is known: none, one, or
+    /// several that turn out to be one.
     fn find(&self, info: &PeerInfo) -> Vec<Arc<Peer>> {
         let mut found = Vec::new();
         found.extend(info.id.as_ref().and_then(|id| self.by_id.get(id)).cloned());
@@ -523,7 +523,7 @@ impl Table {
         self.note_len();
     }
 
-    /// Updates whether the key of each peer with it is banned.
+    /// Has all peers with a key know whether it is banned.
     fn note_banned(&self, key: &PublicKey) {
         let banned = self.banned.contains_key(key);
         for peer in self.by_key.get(key).into_iter().flatten() {
@@ -535,7 +535,7 @@ impl Table {
         ::metrics::gauge!(metrics::PEERS).set(self.len as f64);
     }
 
-    /// Removes a peer. Returns whether the table contained it.
+    /// Takes a peer out, if it is there. Returns whether it was.
     pub(super) fn unlink(&mut self, peer: &Arc<Peer>) -> bool {
         if !self.contains(peer) {
             return false;

@@ -1,4 +1,4 @@
-//! The trust policy for keys that are not configured.
+//! The trust policy for keys that nobody configured.
 
 use std::borrow::Cow;
 use std::fmt::{self, Debug};
@@ -12,23 +12,24 @@ use super::{KeySource, PeerInfo};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct KeyOffer<'a> {
-    /// The name.
+    /// The name of the nara.
     pub name: &'a NaraName,
-    /// The id, if the offer has one.
+    /// Its id, if the offer names one.
     pub id: Option<&'a NaraId>,
     /// The key.
     pub key: &'a PublicKey,
     /// The source of the key.
     pub source: &'a KeySource,
-    /// The known data about the nara, such as its configured address.
+    /// What is known about the nara already, such as its configured address.
     pub known: Option<&'a PeerInfo>,
     /// Whether the key was pinned in an earlier run and comes from the ledger.
     pub stored: bool,
 }
 
-/// Decides whether the first key offered for a nara is trusted. The [`PeerRegistry`](super::PeerRegistry) asks it for
-/// each key from hearsay (a `/ping`, a `hey-there`, a `/peer/query`) or from an earlier run; configured keys need no
-/// decision, and a second key for a name is always a [`KeyConflict`](super::KeyConflict).
+/// Decides whether the first key offered for a nara is trusted. The [`PeerRegistry`](super::PeerRegistry) asks it
+/// whenever a key comes from hearsay (a `/ping`, a `hey-there`, a `/peer/query`) or from an earlier run; keys that
+/// somebody configured need no decision, and a second key for a name is always a
+/// [`KeyConflict`](super::KeyConflict).
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum TrustPolicy {
@@ -37,16 +38,16 @@ pub enum TrustPolicy {
     FirstUse,
     /// Trusts no new key; keys pinned in an earlier run count.
     Pinned,
-    /// Trusts only keys that the operator gave, by configuration or decision.
+    /// Trusts only keys that the operator gave: configured ones, and those of decisions.
     Closed,
-    /// Calls a function: see [`TrustPolicy::by`].
+    /// Asks a function: see [`TrustPolicy::by`].
     By(Arc<DecideOnKey>),
 }
 
 type DecideOnKey = dyn Fn(&KeyOffer<'_>) -> Result<(), Cow<'static, str>> + Send + Sync;
 
 impl TrustPolicy {
-    /// Returns a policy that calls a function. It may be called twice for one key, and no lock is held meanwhile.
+    /// A policy made of a function. It may be asked twice for one key, and no lock is held meanwhile.
     ///
     /// ```
     /// use nara_mesh::registry::{PeerRegistry, TrustPolicy};
@@ -67,27 +68,27 @@ impl TrustPolicy {
         Self::By(Arc::new(decide))
     }
 
-    /// Decides on one key: whether to pin it as the only key for this name.
+    /// Decides on one key: whether to pin it, so that from now on it is the only one for this name.
     ///
     /// # Errors
-    /// The reason against the key; shown in the log and to the caller.
+    /// Why not to use it; shown in the log and to the caller.
     pub fn decide(&self, offer: &KeyOffer<'_>) -> Result<(), Cow<'static, str>> {
         match self {
             Self::FirstUse => Ok(()),
             Self::Pinned if offer.stored => Ok(()),
-            Self::Pinned => Err("the trust policy `pinned` accepts no new keys".into()),
+            Self::Pinned => Err("no new keys are learned here (trust policy `pinned`)".into()),
             Self::Closed => Err("the trust policy `closed` accepts only keys that the operator gave".into()),
             Self::By(decide) => decide(offer),
         }
     }
 
-    /// Returns whether an unknown key may be accepted. If not, strangers are not called back.
+    /// Whether any unknown key could be accepted. If not, strangers are not called back.
     pub const fn asks_strangers(&self) -> bool {
         matches!(self, Self::FirstUse | Self::By(_))
     }
 
-    /// Returns whether a statement of succession that the pinned key signed is followed. If not, the operator is asked:
-    /// see [`PeerEvent::Succession`](super::PeerEvent::Succession).
+    /// Whether a statement of succession is followed that the pinned key signed. If not, the operator is asked: see
+    /// [`PeerEvent::Succession`](super::PeerEvent::Succession).
     pub const fn follows_succession(&self) -> bool {
         !matches!(self, Self::Closed)
     }
@@ -104,7 +105,7 @@ impl Debug for TrustPolicy {
     }
 }
 
-/// The error for an offered key that the trust policy refused. Nothing was changed.
+/// The trust policy refused an offered key. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "key {} of {name} (offered by {offered_by}) is not trusted: {reason}",

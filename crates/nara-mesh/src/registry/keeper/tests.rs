@@ -52,7 +52,7 @@ async fn what_is_stated_about_a_nara_is_read_without_what_is_stated_about_others
 }
 
 #[tokio::test]
-async fn keys_and_proven_protocols_survive_a_restart() {
+async fn keys_and_what_was_proven_are_there_after_a_restart() {
     for ledger in ledgers() {
         let registry = PeerRegistry::default();
         registry.pin(key("alice", KeySource::Configured)).unwrap();
@@ -96,7 +96,7 @@ async fn events_that_came_before_the_key_are_verified_when_it_is_learned() {
             target: "eve".to_owned(),
             ..Default::default()
         };
-        // It has no emitter: only its actor identifies its author.
+        // Without an emitter: only its actor tells in whose name it speaks.
         let unsigned = SyncEvent::new(UnixNanos::new(3), Payload::Social(say));
         let unknown = |event| CheckedEvent::new(event, EventTrust::UnknownKey);
         ledger
@@ -216,7 +216,7 @@ async fn a_ghost_that_had_to_go_is_not_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn missed_events_are_stored_within_a_minute() {
+async fn what_was_missed_among_many_events_is_kept_within_a_minute() {
     let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::new());
     let registry = PeerRegistry::default();
     registry.pin(key("alice", KeySource::Configured)).unwrap();
@@ -226,7 +226,7 @@ async fn missed_events_are_stored_within_a_minute() {
         ..key("alice", KeySource::HeyThere { told_by: None })
     };
     let hearsay = |name: &str| key(name, KeySource::HeyThere { told_by: None });
-    // The keeper does not run in between.
+    // The keeper does not get to run in between.
     for name in ["bob", "carol"] {
         registry.pin(hearsay(name)).unwrap();
         for _ in 0..1000 {
@@ -263,7 +263,7 @@ async fn a_decision_of_another_process_takes_effect_on_reload_and_is_not_undone(
         let at = UnixMillis::new(5);
         let forget = PeerChange::Forget { at };
         ledger.change_peer(name.clone(), forget).await.unwrap().unwrap();
-        // Data that this process learns about the old key does not restore it.
+        // What this process learns of the old key does not bring it back.
         registry.learn_protocol(&bob, V2);
         let recalled = keeper.reload().await.unwrap();
         assert_eq!(recalled.decided, [name]);
@@ -274,7 +274,7 @@ async fn a_decision_of_another_process_takes_effect_on_reload_and_is_not_undone(
     }
 }
 
-/// Returns small ledgers that know the naras of these registries.
+/// Small ledgers that know the naras of these registries.
 fn small_ledgers() -> [(PeerRegistry, Arc<dyn Ledger>); 2] {
     let policy = RetentionPolicy::default().max_events(80);
     let [one, other] = [PeerRegistry::default(), PeerRegistry::default()];
@@ -329,7 +329,7 @@ async fn what_was_told_about_a_ghost_stays_once_the_ghost_was_met() {
             }
             sleep(Duration::from_millis(1)).await;
         }
-        // The keeper receives the statement before it receives the ghost.
+        // The keeper hears of the statement before it hears of the ghost.
         sleep(Duration::from_millis(50)).await;
         registry.sign_of_life(&ghost);
         keeper.finish().await;

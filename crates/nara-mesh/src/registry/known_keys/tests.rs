@@ -21,7 +21,7 @@ fn keypair(seed: u8) -> KeyPair {
     KeyPair::from_soul(&Soul::bond([seed; 32], "bob"))
 }
 
-/// Returns the statement that key `new` replaces key `old`, or that the nara retires.
+/// That key `old` is replaced by key `new`, or retires.
 fn stated((old, new): (u8, u8)) -> SyncEvent {
     let old = keypair(old);
     let statement = match new {
@@ -42,7 +42,7 @@ fn said_with(seed: u8) -> SyncEvent {
     SyncEvent::signed(AT.to_nanos(), Payload::Social(payload), "bob", &keypair(seed))
 }
 
-/// Returns the keys of a nara that has pinned key 1 of bob.
+/// The keys of a nara that has pinned key 1 of bob.
 fn known() -> KnownKeys {
     let registry = PeerRegistry::default();
     let pinned = PinnedKey {
@@ -69,7 +69,7 @@ async fn keeper(keys: &KnownKeys, ledger: &Arc<dyn Ledger>) -> PeerKeeper {
         .0
 }
 
-/// Applies batches one after the other. Returns bob's valid key, before and after a restart.
+/// Has a nara take batches in, one after the other. Returns which key of bob holds, before and after a restart.
 async fn taken_in(batches: &[Vec<SyncEvent>]) -> [Option<PublicKey>; 2] {
     let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::new());
     let mut holds = [None; 2];
@@ -92,17 +92,17 @@ async fn taken_in(batches: &[Vec<SyncEvent>]) -> [Option<PublicKey>; 2] {
     holds
 }
 
-/// A key, and the key that replaces it; 0 for a retirement.
+/// A key, and the one that replaces it; 0: it retires.
 type Stated = (u8, u8);
 
-/// Statements about bob, whose key 1 is pinned, and the key that is valid then.
+/// Statements about bob, whose key 1 is pinned, and the key that holds then.
 const TOLD: [(&[Stated], Option<u8>); 6] = [
     (&[(1, 2), (2, 3), (3, 4), (4, 5)], Some(5)),
     (&[(1, 2), (2, 3), (3, 0)], None),
     (&[(1, 2), (2, 3), (2, 4)], None),
     (&[(1, 2), (2, 3), (3, 1)], None),
     (&[(1, 2), (2, 0), (2, 3)], None),
-    // Keys that are not related to bob's.
+    // Of keys that are nothing to bob's.
     (&[(1, 2), (7, 8), (8, 9), (7, 9)], Some(2)),
 ];
 
@@ -148,13 +148,13 @@ fn what_every_key_of_a_batch_signed_is_verified_and_nothing_of_it_later() {
     let verified = Ok(EventTrust::Verified);
     let refused = Err(EventProblem::BadSignature);
     let verdicts = keys.judge(&mut events, AT.to_nanos());
-    assert_eq!(verdicts[0], verified, "of the key that is valid now");
-    assert_eq!(verdicts[2], verified, "of the key that was valid when it arrived");
+    assert_eq!(verdicts[0], verified, "of the key that holds now");
+    assert_eq!(verdicts[2], verified, "of the key that held when it came");
     assert_eq!(verdicts[3], refused);
-    assert_eq!(verdicts[5], verified, "of an intermediate key");
+    assert_eq!(verdicts[5], verified, "of a key that held in between");
     assert_eq!([verdicts[1], verdicts[4]], [verified; 2]);
     assert_eq!(keys.key_of_name("bob"), Some(keypair(3).public_key()));
-    // The old keys verify nothing any more, also together with known or ineffective statements.
+    // Nothing of the old keys any more, also beside statements that are known or that come to nothing.
     let later = [
         said_with(1),
         said_with(2),
@@ -164,7 +164,7 @@ fn what_every_key_of_a_batch_signed_is_verified_and_nothing_of_it_later() {
     ];
     let verdicts = keys.judge(&mut later.clone(), AT.to_nanos());
     assert_eq!(verdicts[..2], [refused; 2]);
-    // Nor together with a new statement.
+    // Nor beside one that is news.
     let mut later = [
         said_with(1),
         said_with(2),
@@ -189,7 +189,7 @@ fn a_key_that_held_in_between_counts_before_a_retirement_and_not_in_a_conflict()
         stated((1, 2)),
     ];
     assert_eq!(judged(retires)[..3], [verified, verified, untrusted]);
-    // The owner of key 2 is undecided.
+    // Nobody can tell whose key 2 is.
     let forks = &mut [
         said_with(2),
         said_with(3),

@@ -55,8 +55,8 @@ fn ledgers() -> [Arc<dyn Ledger>; 2] {
     ]
 }
 
-/// Runs a nara that starts with the peers of `configure`, applies statements, and stops. Returns the key that is valid
-/// at the end.
+/// A run of a nara that begins with what `configure` registers, takes in statements, and ends. Returns the key that
+/// holds at its end.
 async fn run(
     ledger: &Arc<dyn Ledger>,
     registry: PeerRegistry,
@@ -106,7 +106,7 @@ async fn a_successor_is_followed_once_and_after_a_restart_too() {
             new: Some(key(2)),
         };
         assert!(told.contains(&changed), "{told:?}");
-        // A replay has no effect, and both keys are known.
+        // A replay changes nothing, and neither key is news.
         assert!(registry.heed(&rotation(1, 2)));
         assert!(registry.pin(met()).is_err());
         assert!(events.try_recv().is_err());
@@ -116,10 +116,10 @@ async fn a_successor_is_followed_once_and_after_a_restart_too() {
             Some(key(2))
         );
         assert_eq!(run(&ledger, first_use(), nothing, &[]).await, Some(key(2)));
-        // The pinned key is stored: the valid one follows from the statements.
+        // What is stored is the key that was pinned: what holds follows from the statements.
         let records = ledger.peers().await.unwrap();
         assert_eq!(records[0].key.as_ref().map(|key| key.key), Some(key(1)));
-        // The order of arrival makes no difference.
+        // The order in which they come makes no difference.
         assert_eq!(
             run(&ledger, first_use(), nothing, &[rotation(3, 4), rotation(2, 3)]).await,
             Some(key(4))
@@ -140,7 +140,7 @@ async fn of_two_successors_none_is_followed_until_the_operator_decides() {
                 run(&ledger, first_use(), nothing, &[rotation(1, second)]).await,
                 None
             );
-            // A restart does not forget the conflict, and being first gives no advantage.
+            // A restart does not forget the conflict, and nobody gets in by being the first.
             let registry = first_use();
             assert_eq!(run(&ledger, registry.clone(), nothing, &[]).await, None);
             assert!(
@@ -179,7 +179,7 @@ async fn the_operator_can_take_back_what_was_followed() {
                 Some(key(1))
             );
         }
-        // A later statement of that key applies again.
+        // A later statement of that key counts again.
         let later = Succession::rotate(&bob(), &keypair(1), &keypair(4), UnixMillis::new(AT.get() + 2));
         let holds = run(&ledger, first_use(), nothing, &[later.unwrap()]).await;
         assert_ne!(holds, Some(key(2)));
@@ -187,7 +187,7 @@ async fn the_operator_can_take_back_what_was_followed() {
 }
 
 #[tokio::test]
-async fn a_reset_restores_the_configured_key_and_applies_its_statements() {
+async fn a_reset_has_the_configured_key_hold_again_and_heeds_what_is_stated_about_it() {
     for ledger in ledgers() {
         let registry = first_use();
         let peer = registry.pin(pinned(1, KeySource::Configured)).unwrap();
@@ -244,7 +244,7 @@ fn statements_from_before_a_decision_contradict_neither_it_nor_what_is_stated_la
         decided.apply(trust).unwrap();
         assert_eq!(registry.restore(decided), Ok(true));
         let mut events = registry.subscribe();
-        // The holder of the key can antedate statements.
+        // Whoever has the key can date statements back.
         for new in 2..7 {
             assert!(registry.heed(&rotation(1, new)));
             assert_eq!(holds(&registry), Some(key(1)));
@@ -254,7 +254,7 @@ fn statements_from_before_a_decision_contradict_neither_it_nor_what_is_stated_la
         assert_eq!(asked.count(), 1, "the operator is asked once");
         assert!(registry.heed(&statement));
         assert_eq!(holds(&registry), expected);
-        // They stay without effect.
+        // And they stay without effect.
         registry.heed(&rotation(1, 8));
         assert_eq!(holds(&registry), expected);
     }
@@ -269,7 +269,7 @@ fn a_chain_that_comes_in_reverse_is_followed_beside_any_number_of_others() {
     let mut statements: Vec<_> = chain.chain(unrelated).collect();
     assert!(registry.heed_all(statements.clone()));
     assert_eq!(holds(&registry), Some(key(65)));
-    // The second time, every other statement is unrelated as before.
+    // Nor is anything else than before of use the second time.
     let unrelated = statements.split_off(64);
     assert!(!registry.heed_all(unrelated));
     assert!(registry.heed_all(statements));
@@ -356,7 +356,7 @@ async fn a_configured_key_is_followed_from_and_the_old_stanza_brings_nothing_bac
     registry.reconfigure(info(1)).unwrap();
     assert_eq!(holds(&registry), Some(key(2)));
     assert_eq!(run(&ledger, strict(), configured(1), &[]).await, Some(key(2)));
-    // The new stanza, and one with another key, which the operator configured.
+    // The new stanza, and one with another key, which the operator wrote.
     registry.reconfigure(info(2)).unwrap();
     assert_eq!(holds(&registry), Some(key(2)));
     assert_eq!(run(&ledger, strict(), configured(2), &[]).await, Some(key(2)));
@@ -400,13 +400,13 @@ fn statements_of_others_and_about_nobody_change_nothing() {
     assert!(!registry.heed(&mallory.unwrap()));
     assert_eq!(holds(&registry), Some(key(1)));
     assert!(registry.key_state("bob").is_none());
-    // Forgotten, with all statements.
+    // Forgotten, with all that was stated.
     assert!(registry.heed(&rotation(1, 2)));
     registry.remove(&registry.by_name("bob").unwrap());
     assert!(registry.key_state("bob").is_none());
 }
 
-/// Returns whether no nara can be introduced with these keys, under any name.
+/// Whether nobody can be introduced with these keys, under any name.
 fn are_banned(registry: &PeerRegistry, seeds: [u8; 2]) -> bool {
     seeds.into_iter().all(|seed| {
         let alias = PinnedKey {
@@ -426,7 +426,7 @@ fn who_is_not_trusted_is_not_under_a_key_from_before_its_succession_either() {
     banned.apply(PeerChange::Untrust { at: AT }).unwrap();
     assert_eq!(registry.restore(banned.clone()), Ok(true));
     assert!(are_banned(&registry, [1, 2]));
-    // After a restart, the statements are applied after the decision.
+    // After a restart, what is stated is heeded behind the decision.
     let restarted = first_use();
     assert_eq!(restarted.restore(banned.clone()), Ok(true));
     restarted.heed(&rotation(1, 2));

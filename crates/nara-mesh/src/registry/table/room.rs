@@ -1,4 +1,4 @@
-//! The shares of peers in the space of a registry.
+//! Who may have how much room.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use super::{RegisterError, Table};
 use crate::registry::{Peer, PeerEvent, PeerInfo, PeerRegistry};
 
 impl Table {
-    /// Makes room for a new peer, and returns the peer that was removed for it.
+    /// Makes room for a new peer, and gives the one that had to go for it.
     ///
-    /// Introduced peers that were never seen get an eighth of the registry, and those of one teller 1/128; a new one
-    /// replaces the oldest. Peers that were met get half of it, and introduced ones among them a part of that: see
-    /// [`PeerRegistry::seen`]. Configured peers replace peers that were only introduced.
+    /// Introduced peers that nobody has seen have an eighth of the registry, and those of one teller 1/128; their oldest
+    /// goes for a new one. Peers that were met have half of it, and those among them that others introduced a part of that:
+    /// see [`PeerRegistry::seen`]. Configured peers take the places of peers that were only introduced.
     pub(super) fn make_room(
         &mut self,
         info: &PeerInfo,
@@ -38,13 +38,13 @@ impl Table {
         Ok(ghost.filter(|ghost| self.unlink(ghost)))
     }
 
-    /// Returns whether one more nara of this teller may be seen.
-    fn may_add_seen_of(&self, teller: Option<&NaraName>, max_peers: usize) -> bool {
+    /// Whether one more nara of this teller may be seen.
+    fn may_see_one_of(&self, teller: Option<&NaraName>, max_peers: usize) -> bool {
         let all = max_peers.div_ceil(4);
         self.seen.len() < all && self.seen.count(teller) < of_one_teller(max_peers.div_ceil(64), all)
     }
 
-    /// Records the class of a peer.
+    /// Notes among whom a peer counts.
     pub(super) fn classify(&mut self, peer: &Arc<Peer>) {
         let info = peer.info();
         let class = Class::of(&info);
@@ -67,11 +67,11 @@ impl Table {
 }
 
 impl PeerRegistry {
-    /// Records that a peer has proven that it holds its key.
+    /// Notes that a peer has proven that it holds its key.
     ///
-    /// At most a quarter of the registry may be introduced peers that were seen, and 1/64 introduced peers of one
-    /// teller. A teller that invents naras also holds their keys, so without these limits it could take all the space.
-    /// Peers beyond them stay ghosts.
+    /// At most a quarter of the registry may be introduced peers that were seen, and 1/64 introduced peers of one teller. A
+    /// teller that makes up naras also holds their keys, so without these limits it could take all the room. Peers beyond
+    /// them stay ghosts.
     pub(in crate::registry) fn seen(&self, peer: &Peer) {
         if peer.with_info(|info| info.seen || info.key.is_none()) {
             return;
@@ -84,7 +84,7 @@ impl PeerRegistry {
         });
         // Under one lock: a peer that is removed meanwhile must not be counted.
         let mut table = self.write();
-        if introducer.is_some_and(|teller| !table.may_add_seen_of(teller, self.max_peers)) {
+        if introducer.is_some_and(|teller| !table.may_see_one_of(teller, self.max_peers)) {
             return;
         }
         peer.update(|info| info.seen = true);
@@ -100,23 +100,22 @@ impl PeerRegistry {
     }
 }
 
-/// The number of naras that one teller may introduce to a small registry, or half of the places for all tellers if that
-/// is less.
-const MIN_PLACES_PER_TELLER: usize = 16;
+/// The naras that one teller may introduce to a small registry, or half of those of all tellers if that is less.
+const FEW: usize = 16;
 
-/// Returns the places of one teller out of those of all tellers.
+/// The places of one teller among those of all.
 fn of_one_teller(share: usize, all: usize) -> usize {
-    share.max(MIN_PLACES_PER_TELLER.min(all / 2))
+    share.max(FEW.min(all / 2))
 }
 
-/// The class of a peer when space is short.
+/// Among whom a peer counts when room is short.
 #[derive(Debug, PartialEq, Eq)]
 enum Class {
     /// Configured, decided about, or without a key.
     Other,
     /// Met at its own address.
     Met,
-    /// Introduced by another nara, and seen later.
+    /// Introduced by another nara, and seen then.
     Seen(Option<NaraName>),
     /// Introduced by another nara, and never seen.
     Ghost(Option<NaraName>),

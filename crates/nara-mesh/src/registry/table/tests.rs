@@ -25,14 +25,14 @@ fn the_ghosts_of_one_teller_go_for_each_other_and_for_nobody_else() {
     assert_eq!(registry.len(), 1 + 20, "1/128 for each teller");
     assert!(registry.by_name("carol").is_some());
     assert!(registry.by_name("ghost-99").is_some() && registry.by_name("ghost-1").is_none());
-    // All tellers together get an eighth.
+    // All tellers together have an eighth.
     for n in 0..400 {
         registry
             .pin(told_by(&format!("eve-{n}"), 2, &format!("puppet-{n}")))
             .unwrap();
     }
     assert_eq!(registry.len(), 320);
-    // A nara that is met at its own address still has a place.
+    // Who is met at its own address has room all the same.
     let dave = PinnedKey {
         source: KeySource::Ping(address(3)),
         ..key(3, "dave")
@@ -80,7 +80,7 @@ fn a_ghost_that_is_seen_is_no_ghost_any_more() {
     registry.pin(told_by("eve", 2, "ghost")).unwrap();
     assert_eq!(registry.prune(), ["ghost".parse().unwrap()]);
     assert!(registry.by_name("carol").is_some());
-    // It is restored from its record.
+    // It is remembered.
     let again = PeerRegistry::default();
     again.restore(carol.info().into_record().unwrap()).unwrap();
     assert!(again.prune().is_empty());
@@ -97,15 +97,15 @@ fn ghosts_that_call_leave_room_for_those_that_others_introduce_and_for_those_tha
     assert!(seen("eve", "dora"));
     let puppets = (0..100).filter(|n| seen("eve", &format!("puppet-{n}")));
     assert_eq!(puppets.count(), 19, "1/64 for each teller");
-    // Those beyond the limit are replaced like ghosts, and replace no nara that was seen.
+    // Those beyond go like ghosts, and nobody who was seen goes for them.
     assert!(registry.by_name("dora").is_some() && registry.by_name("puppet-8").is_some());
     assert_eq!(registry.len(), 20 + 16);
-    // Also if seen naras introduce others.
+    // Also if those that were seen introduce others.
     let others = (0..50).flat_map(|teller| (0..10).map(move |n| (teller, n)));
     let others =
         others.filter(|(teller, n)| seen(&format!("puppet-{teller}"), &format!("other-{teller}-{n}")));
     assert_eq!(20 + others.count(), 1_280 / 4);
-    // A nara that is met at its own address still has a place: half of the registry, including seen ones.
+    // Who is met at its own address finds room all the same: half of it, with those that were seen.
     let met = (0..1_280).filter(|n| {
         let met = PinnedKey {
             source: KeySource::Ping(address(3)),
@@ -114,13 +114,13 @@ fn ghosts_that_call_leave_room_for_those_that_others_introduce_and_for_those_tha
         registry.pin(met).is_ok()
     });
     assert_eq!(met.count(), 640 - 320);
-    // A removed peer frees its place.
+    // What is gone gives its place back.
     registry.remove(&registry.by_name("puppet-8").unwrap());
     assert!(seen("eve", "puppet-99"));
 }
 
 #[test]
-fn a_configured_peer_replaces_a_ghost() {
+fn what_is_configured_takes_the_place_of_a_ghost() {
     let registry = PeerRegistry::default().with_max_peers(2);
     registry.pin(told_by("eve", 1, "ghost")).unwrap();
     registry.pin(key(2, "alice")).unwrap();
@@ -190,7 +190,7 @@ fn a_nara_whose_name_cannot_be_seen_is_not_met() {
             );
         }
         assert!(registry.by_name(&name).is_none());
-        // A configured name is intended.
+        // Whoever is configured is meant.
         let peer = registry.pin(from(&name, KeySource::Configured)).unwrap();
         registry.remove(&peer);
     }
@@ -201,7 +201,7 @@ fn names_that_look_the_same_are_told_at_first_contact() {
     let registry = PeerRegistry::default();
     registry.pin(key(1, "paypal")).unwrap();
     let mut events = registry.subscribe();
-    // Cyrillic, other letters of the same look, and an invisible character.
+    // Cyrillic, in other letters of the same look, and with something that is not seen.
     for (seed, name) in (2..).zip(["p\u{430}ypal", "paypaI", "pay\u{200b}pal"]) {
         let peer = registry.pin(key(seed, name)).unwrap();
         let told = std::iter::from_fn(|| events.try_recv().ok())
@@ -213,7 +213,7 @@ fn names_that_look_the_same_are_told_at_first_contact() {
     let told = std::iter::from_fn(|| events.try_recv().ok())
         .any(|event| matches!(event, PeerEvent::LookAlike { .. }));
     assert!(!told);
-    // Our own name counts as well.
+    // Our own name is one, too.
     registry.belongs_to(&LocalNara::generate("bob").unwrap());
     registry.pin(key(9, "BOB")).unwrap();
     let told = std::iter::from_fn(|| events.try_recv().ok())
@@ -325,7 +325,7 @@ fn a_full_registry_refuses_new_peers_and_takes_known_ones() {
     assert!(registry.is_empty());
 }
 
-/// A caller may keep a peer: its name must be looked up as if it did not.
+/// Who remembers a peer for a while asks for its name as if it did not.
 #[test]
 fn a_remembered_peer_answers_for_its_name_only_while_the_registry_has_it() {
     let registry = PeerRegistry::default();
@@ -370,7 +370,7 @@ fn a_new_peer_is_compared_only_with_those_at_its_address_that_have_no_name() {
         (registry.len(), registry.read().nameless[&at(1).ip()].len()),
         (301, 1)
     );
-    // It gets a name, and is removed.
+    // It gets a name, and goes.
     let bob = registry.register(named("bob", 9632)).unwrap();
     assert!(Arc::ptr_eq(&peer, &bob) && registry.read().nameless.is_empty());
     registry.remove(&bob);
