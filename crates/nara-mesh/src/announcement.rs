@@ -1,4 +1,4 @@
-//! What this nara says of itself, signed: what it can do, and where it listens.
+//! The signed announcement of this nara: its capabilities and its port.
 
 use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -12,15 +12,15 @@ use crate::defaults;
 use crate::identity::LocalNara;
 use crate::registry::PeerProtocol;
 
-/// What this nara can do, as `/ping` and, if need be, its requests tell it. Anybody may ask, so it is signed at most
-/// once a second.
+/// The capabilities of this nara, as `/ping` and, if necessary, its requests announce them. Any stranger may ask, so
+/// they are signed at most once a second.
 #[derive(Debug)]
 pub(crate) struct Announcement {
     local: LocalNara,
     protocol: PeerProtocol,
-    /// Whether it takes request bodies that are streams.
+    /// Whether it accepts streamed request bodies.
     streams: bool,
-    /// Whether the handshake alone proves requests to it.
+    /// Whether it accepts requests that only the handshake proves.
     handshake: bool,
     /// 0 while it does not listen.
     port: AtomicU16,
@@ -39,13 +39,13 @@ impl Announcement {
         }
     }
 
-    /// Notes on which port it listens.
+    /// Records the port on which it listens.
     pub(crate) fn listens_on(&self, port: u16) {
         self.port.store(port, Ordering::Relaxed);
         *self.signed() = None;
     }
 
-    /// The value of the header; `None` if there is nothing to tell.
+    /// Returns the value of the header; `None` if there is nothing to announce.
     pub(crate) fn at(&self, now: UnixMillis) -> Option<HeaderValue> {
         if self.protocol.is_empty() {
             return None;
@@ -72,7 +72,7 @@ impl Announcement {
         }
     }
 
-    /// The value of the header of a request; `None` if a peer finds this nara without it.
+    /// Returns the value of the request header; `None` if peers find this nara without it.
     pub(crate) fn for_request(&self, now: UnixMillis) -> Option<HeaderValue> {
         match self.port.load(Ordering::Relaxed) {
             0 | defaults::MESH_PORT | defaults::LEGACY_MESH_PORT => None,
@@ -81,7 +81,7 @@ impl Announcement {
     }
 
     fn signed(&self) -> std::sync::MutexGuard<'_, Option<(UnixSeconds, HeaderValue)>> {
-        // A plain value: valid whatever happened.
+        // A plain value is valid even if a thread panicked.
         self.signed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

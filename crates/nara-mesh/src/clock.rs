@@ -1,4 +1,4 @@
-//! The wall clock, as something that can be replaced.
+//! The wall clock behind a trait, so that it can be replaced.
 
 use std::fmt::{self, Debug};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -8,43 +8,43 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use httpdate::HttpDate;
 use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds, go_duration};
 
-/// The time of day. Timeouts use tokio's clock instead.
+/// A wall clock. Timeouts use tokio's clock instead.
 pub trait Clock: Debug + Send + Sync + 'static {
-    /// Now, in nanoseconds.
+    /// Returns the current time, in nanoseconds.
     fn now_nanos(&self) -> UnixNanos;
 
-    /// Time since a moment in the past. Setting the time of day does not change it, so the difference of two readings
-    /// shows how far the clock was set in between.
+    /// Returns the time since a fixed moment in the past. Setting the wall clock does not change it, so comparing
+    /// readings of both shows by how much the wall clock was set.
     fn monotonic(&self) -> Duration {
         static BEGIN: OnceLock<Instant> = OnceLock::new();
         let now = monotonic_now();
         now.saturating_duration_since(*BEGIN.get_or_init(|| now))
     }
 
-    /// Now, in milliseconds.
+    /// Returns the current time, in milliseconds.
     fn now_millis(&self) -> UnixMillis {
         self.now_nanos().to_millis()
     }
 
-    /// Now, in seconds.
+    /// Returns the current time, in seconds.
     fn now_seconds(&self) -> UnixSeconds {
         self.now_nanos().to_seconds()
     }
 }
 
-/// The clock of this machine was set while a nara ran.
+/// A step of this machine's clock while a nara was running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockStep {
-    /// How far ahead it was set, in **nanoseconds**; negative: back.
+    /// The size of the step, in **nanoseconds**; negative if the clock was set back.
     pub nanos: i64,
-    /// When that was noticed, by the new time.
+    /// The time of detection, by the new clock.
     pub at: UnixMillis,
 }
 
 impl fmt::Display for ClockStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let direction = if self.nanos < 0 { "back" } else { "forward" };
-        // To the second: nobody reads more of it.
+        // Rounded down to seconds; more precision is noise.
         let by = Duration::from_secs(Duration::from_nanos(self.nanos.unsigned_abs()).as_secs());
         write!(f, "set {direction} by {}", go_duration(by, false))
     }
@@ -60,8 +60,8 @@ impl Clock for SystemClock {
         UnixNanos::new(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
     }
 
-    /// By the operating system as well: paused time of a test must not look like a clock that was set, nor must a sleep of
-    /// the machine.
+    /// Taken from the operating system as well: neither paused time in a test nor a suspend of the machine must look
+    /// like a clock step.
     fn monotonic(&self) -> Duration {
         static BEGIN: OnceLock<Instant> = OnceLock::new();
         let now = Instant::now();
@@ -71,22 +71,24 @@ impl Clock for SystemClock {
 }
 
 impl SystemClock {
-    /// Whether HTTP can write the time of this machine. The HTTP server of hyper writes it into its answers, and panics where it
-    /// cannot, so connections are closed then.
+    /// Returns whether the current time of this machine has an HTTP date. hyper's server writes it into its answers and
+    /// panics if it cannot, so connections are closed then.
     pub fn can_be_dated() -> bool {
         is_http_date(SystemTime::now())
     }
 
-    /// How long this machine has slept (suspend to memory or disk) since this was first called, in whole **seconds**.
+    /// Returns how long this machine was suspended (to memory or disk) since the first call, in whole **seconds**.
     ///
-    /// Neither [`Instant`] nor a timer of tokio moves meanwhile, but to peers, relays and NATs the time passes. Setting the
-    /// time of day does not change it. Zero where [`Instant`] counts sleep itself, and where the system does not tell.
+    /// Neither [`Instant`] nor tokio's timers advance meanwhile, but for peers, relays and NATs the time passes.
+    /// Setting the wall clock does not change it. Zero where [`Instant`] includes suspend itself, and where the system
+    /// does not report it.
     pub fn slept() -> Duration {
         slept_by(Instant::now())
     }
 }
 
-/// [`SystemClock::slept`], where the time is known: a reading of a clock is not free, and calls ask often. So it looks every 10 ms.
+/// Returns [`SystemClock::slept`] at a known time. Reading a clock is not free and calls are frequent, so it reads
+/// every 10 ms.
 pub(crate) fn slept_by(now: Instant) -> Duration {
     static BEGIN: OnceLock<Option<(Duration, Instant)>> = OnceLock::new();
     static LOOKED: AtomicU64 = AtomicU64::new(u64::MAX);
@@ -99,20 +101,20 @@ pub(crate) fn slept_by(now: Instant) -> Duration {
     if LOOKED.load(Ordering::Acquire) != look {
         let counted = counting_sleep().unwrap_or_default();
         let slept = counted.saturating_sub(*began).saturating_sub(at.elapsed());
-        // To the second: two clocks are not read at the same moment.
+        // Rounded down to seconds: two clocks are not read at the same moment.
         SLEPT.store(slept.as_secs(), Ordering::Relaxed);
         LOOKED.store(look, Ordering::Release);
     }
     Duration::from_secs(SLEPT.load(Ordering::Relaxed))
 }
 
-/// The time of a clock that moves while the machine sleeps, and that nobody sets.
+/// Returns the time of a clock that includes suspend and is never set.
 #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
 fn counting_sleep() -> Option<Duration> {
     use rustix::time::{ClockId, clock_gettime};
     #[cfg(not(target_vendor = "apple"))]
     let clock = ClockId::Boottime;
-    // `Instant` is another clock there.
+    // `Instant` uses another clock there.
     #[cfg(target_vendor = "apple")]
     let clock = ClockId::Monotonic;
     clock_gettime(clock).try_into().ok()
@@ -123,7 +125,7 @@ const fn counting_sleep() -> Option<Duration> {
     None
 }
 
-/// HTTP has four digits for the year.
+/// Returns whether HTTP can format a time: its year has four digits.
 fn is_http_date(time: SystemTime) -> bool {
     let since = time.duration_since(UNIX_EPOCH);
     since.is_ok_and(|since| since.as_secs() <= LAST_HTTP_DATE)
@@ -132,13 +134,13 @@ fn is_http_date(time: SystemTime) -> bool {
 /// The last second of the year 9999.
 const LAST_HTTP_DATE: u64 = 253_402_300_799;
 
-/// A time as HTTP writes it; the nearest that it can, if it cannot write that one.
+/// Formats a time as an HTTP date, or the nearest possible one.
 pub(crate) fn http_date(time: UnixSeconds) -> HttpDate {
     let seconds = u64::try_from(time.get()).unwrap_or(0).min(LAST_HTTP_DATE);
     (UNIX_EPOCH + Duration::from_secs(seconds)).into()
 }
 
-/// A clock that stands still until it is moved: for tests.
+/// A clock for tests that only moves when it is told to.
 #[derive(Clone, Debug)]
 pub struct ManualClock(Arc<Hands>);
 
@@ -150,7 +152,7 @@ struct Hands {
 }
 
 impl ManualClock {
-    /// A clock that stands at `now`.
+    /// Returns a clock that shows `now`.
     pub fn new(now: UnixNanos) -> Self {
         Self(Arc::new(Hands {
             wall: AtomicI64::new(now.get()),
@@ -158,12 +160,12 @@ impl ManualClock {
         }))
     }
 
-    /// Sets the time of day to `now`, as an operator does; [`Clock::monotonic`] stays.
+    /// Sets the wall clock to `now`, as an operator does; [`Clock::monotonic`] does not change.
     pub fn set(&self, now: UnixNanos) {
         self.0.wall.store(now.get(), Ordering::SeqCst);
     }
 
-    /// Lets time pass.
+    /// Advances the clock.
     pub fn advance(&self, by: Duration) {
         let nanos = i64::try_from(by.as_nanos()).unwrap_or(i64::MAX);
         self.0.monotonic.fetch_add(nanos, Ordering::SeqCst);
@@ -181,12 +183,12 @@ impl Clock for ManualClock {
     }
 }
 
-/// Now, on the clock that tokio's timers use, so that tests with paused time see it move; a sleep of the machine counts.
+/// Returns the current time of tokio's clock, which tests can pause, plus the time of suspend.
 pub(crate) fn monotonic_now() -> Instant {
     with_sleep(tokio::time::Instant::now())
 }
 
-/// A moment since the machine last slept, as [`monotonic_now`] would have given it then.
+/// Converts a time since the last suspend to the clock of [`monotonic_now`].
 pub(crate) fn with_sleep(at: tokio::time::Instant) -> Instant {
     let at = at.into_std();
     at + slept_by(at)
@@ -197,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_hyper_can_write_as_a_date_is_what_it_is_asked_to_write() {
+    fn a_time_is_an_http_date_exactly_if_hyper_can_write_it() {
         let last = UNIX_EPOCH + Duration::from_secs(LAST_HTTP_DATE);
         for (time, can_be_written) in [
             (UNIX_EPOCH, true),

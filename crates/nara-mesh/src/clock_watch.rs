@@ -1,4 +1,4 @@
-//! Notices when the clock of the machine is set, and counts the time that passes whatever sets it.
+//! Detects steps of the machine's clock, and measures uptime independently of them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -7,13 +7,13 @@ use nara_proto::time::{UnixMillis, UnixNanos};
 
 use crate::clock::{Clock, ClockStep};
 
-/// Two readings that disagree by less are those of one clock that is disciplined: NTP slews it by 0.5 ms a second.
+/// A smaller difference between the two clocks is clock discipline: NTP slews by 0.5 ms a second.
 const SMALLEST_STEP: Duration = Duration::from_secs(1);
 
-/// Readings of both clocks that took longer are not compared: the thread was not running in between.
+/// If reading both clocks took longer, they are not compared: the thread did not run in between.
 const LONGEST_READING: Duration = Duration::from_millis(100);
 
-/// A clock with its past.
+/// A clock and its last reading.
 #[derive(Debug)]
 pub(crate) struct ClockWatch {
     clock: Arc<dyn Clock>,
@@ -27,13 +27,13 @@ struct Seen {
     uptime: Duration,
 }
 
-/// What a look at the clock shows.
+/// The result of one reading.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {
     pub(crate) now: UnixMillis,
-    /// How long the clock has been watched, whatever it was set to meanwhile.
+    /// How long the clock has been watched, independent of steps.
     pub(crate) uptime: Duration,
-    /// That the clock was set since the last look.
+    /// The step since the last reading, if any.
     pub(crate) step: Option<ClockStep>,
 }
 
@@ -48,7 +48,7 @@ impl ClockWatch {
     }
 
     pub(crate) fn look(&self) -> Look {
-        // Plain values: valid whatever happened.
+        // Plain values are valid even if a thread panicked.
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let monotonic = self.clock.monotonic();
         let wall = self.clock.now_nanos();
@@ -59,7 +59,7 @@ impl ClockWatch {
         let off = wall.get().saturating_sub(seen.wall.get()).saturating_sub(nanos);
         let now = wall.to_millis();
         let is_far = u128::from(off.unsigned_abs()) >= SMALLEST_STEP.as_nanos();
-        // Asked only then: a pause between the two readings that is shorter than a step makes none.
+        // Read only then: a pause between the two readings that is shorter than a step does not look like one.
         let is_step = is_far && self.clock.monotonic().saturating_sub(monotonic) <= LONGEST_READING;
         if is_step || !is_far {
             *seen = Seen {
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_runs_was_not_set_and_its_uptime_is_what_passed() {
+    fn a_running_clock_has_no_step_and_its_uptime_is_the_elapsed_time() {
         let (clock, watch) = watched();
         for seconds in 1..100 {
             clock.advance(Duration::from_secs(1));

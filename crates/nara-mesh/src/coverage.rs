@@ -1,25 +1,23 @@
-//! How much of a message is proven.
+//! Which parts of a message are proven.
 
 use std::fmt;
 
-/// How much of a request its receiver can verify. Each proves what those before it prove, and more.
+/// The parts of a request that its receiver can verify. Each level includes the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Coverage {
-    /// Method and path, by a signature of profile v1. An attacker on the path may have changed the query, other
-    /// headers and the body.
+    /// Method and path, by a v1 signature. A man in the middle may have changed the query, other headers and the body.
     MethodAndPath,
-    /// Method, path and query, by a signature of profile v2 that says that the body is a stream. Nothing proves the body
-    /// and other headers.
+    /// Method, path and query, by a v2 signature of a streamed body. Body and other headers are not proven.
     Head,
-    /// Method, path, query and body, by a signature of profile v2. Other headers are not covered.
+    /// Method, path, query and body, by a v2 signature. Other headers are not covered.
     Whole,
-    /// All of it, by a TLS connection with the pinned key.
+    /// The whole request, by a TLS connection with the pinned key.
     Channel,
 }
 
 impl Coverage {
-    /// The word for it in headers of programs behind a nara.
+    /// Returns the word in headers to programs behind a nara.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::MethodAndPath => "method-and-path",

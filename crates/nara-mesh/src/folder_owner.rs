@@ -1,14 +1,14 @@
-//! Root acts in the data folder of a service as the user of that service, who could plant links there.
+//! Root acts in the data folder of a service as the service's user, because that user could plant links there.
 
 use std::io;
 use std::path::Path;
 
-/// Runs `work`, which makes files beside `file`, such as a database with its log: if root runs it in the folder of another
-/// user, then as that user, on Linux. The files belong to that user then, and a link in that folder leads to nothing that only
-/// root may change.
+/// Runs `work`, which creates files beside `file`, such as a database with its log. On Linux, if root runs it in the
+/// folder of another user, it runs as that user. So the files belong to that user, and a link in that folder cannot
+/// lead to a file that only root may change.
 ///
 /// # Errors
-/// Root may not act as that user, or the system gives no thread.
+/// If root may not act as that user, or no thread can be created.
 #[cfg(target_os = "linux")]
 pub fn as_owner_of_folder<T: Send>(file: &Path, work: impl FnOnce() -> T + Send) -> io::Result<T> {
     use std::os::unix::fs::MetadataExt as _;
@@ -19,11 +19,11 @@ pub fn as_owner_of_folder<T: Send>(file: &Path, work: impl FnOnce() -> T + Send)
         .unwrap_or_else(|| Path::new("."));
     let owner = match std::fs::metadata(folder) {
         Ok(owner) if rustix::process::geteuid().is_root() && owner.uid() != 0 => owner,
-        // A folder that is missing is reported by `work`.
+        // `work` reports a missing folder.
         _ => return Ok(work()),
     };
-    // Linux keeps users by thread. The rest of the process stays root: it may have a soul to read. The thread knows no runtime,
-    // whose threads would keep the user.
+    // On Linux, user ids are per thread. The rest of the process stays root: it may have a soul to read. The thread is
+    // not part of the runtime, whose threads would keep the user id.
     std::thread::scope(|scope| {
         let working = std::thread::Builder::new().spawn_scoped(scope, || {
             become_user(owner.uid(), owner.gid()).map_err(|error| {
@@ -40,7 +40,7 @@ pub fn as_owner_of_folder<T: Send>(file: &Path, work: impl FnOnce() -> T + Send)
     })
 }
 
-/// Runs `work`: here threads have no users of their own.
+/// Runs `work`: on this system, user ids are not per thread.
 ///
 /// # Errors
 /// None.
@@ -49,7 +49,7 @@ pub fn as_owner_of_folder<T: Send>(_: &Path, work: impl FnOnce() -> T + Send) ->
     Ok(work())
 }
 
-/// Takes user and group, for good, in this thread alone.
+/// Sets user and group of this thread, permanently.
 #[cfg(target_os = "linux")]
 fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     use rustix::io::Errno;
@@ -61,7 +61,8 @@ fn become_user(uid: u32, gid: u32) -> io::Result<()> {
         .and_then(|()| set_thread_groups(&[]))
         .and_then(|()| set_thread_res_uid(uid, uid, uid));
     match becoming {
-        // This user namespace has no such user, so its root is another user's process and has no more rights than that.
+        // This user namespace has no such user: its root is another user's process and has no more rights than that
+        // user.
         Err(Errno::INVAL) => Ok(()),
         outcome => Ok(outcome?),
     }

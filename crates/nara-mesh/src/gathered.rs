@@ -1,16 +1,16 @@
 use bytes::{Bytes, BytesMut};
 
-/// A body as its pieces come in. Nearly all come in one piece, which is not copied.
+/// A body that arrives in pieces. Nearly all arrive in one piece, which is not copied.
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
     first: Bytes,
-    /// All of it, from the second piece on.
+    /// The whole body, from the second piece on.
     all: BytesMut,
     expected: usize,
 }
 
 impl Gathered {
-    /// A body that is expected to have so many bytes.
+    /// Returns an empty body with an expected length in bytes.
     pub(crate) fn expecting(bytes: usize) -> Self {
         Self {
             expected: bytes,

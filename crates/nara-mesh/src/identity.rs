@@ -1,4 +1,4 @@
-//! The nara that this process is.
+//! The identity of this process.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use nara_proto::v2::Signer;
 use crate::random::random;
 use crate::registry::PeerInfo;
 
-/// The nara that this process is: its name, id and keys. Cloning is cheap.
+/// The local nara: its name, id and keys. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct LocalNara(Arc<Parts>);
 
@@ -21,11 +21,11 @@ struct Parts {
 }
 
 impl LocalNara {
-    /// The nara with this soul and name.
+    /// Returns the nara with this soul and name.
     ///
     /// # Errors
-    /// [`BrokenBond`] if the soul is bonded to another name. V1 peers only warn; a broken bond is nearly always a
-    /// typo, and then every signature is worthless.
+    /// [`BrokenBond`] if the soul is bonded to another name. V1 peers only warn; a broken bond is nearly always a typo,
+    /// and makes every signature worthless.
     pub fn new(soul: &Soul, name: NaraName) -> Result<Self, BrokenBond> {
         soul.check_bond(&name)?;
         Ok(Self(Arc::new(Parts {
@@ -35,43 +35,43 @@ impl LocalNara {
         })))
     }
 
-    /// A new nara with this name and a random soul, which lives as long as the process: for tests and experiments.
+    /// Returns a new nara with this name and a random soul that is not stored: for tests and experiments.
     ///
     /// # Errors
-    /// [`InvalidName`] if the name is empty, too long, or has characters that cannot be seen.
+    /// [`InvalidName`] if the name is empty, too long, or has invisible characters.
     pub fn generate(name: &str) -> Result<Self, InvalidName> {
         let name = NaraName::new_own(name)?;
         let soul = Soul::bond(random(), name.as_str());
         Ok(Self::new(&soul, name).expect("the soul was bonded to this name just now"))
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn name(&self) -> &NaraName {
         self.0.signer.name()
     }
 
-    /// The nara id.
+    /// Returns the nara id.
     pub fn id(&self) -> &NaraId {
         &self.0.id
     }
 
-    /// The keypair that signs.
+    /// Returns the keypair.
     pub fn keypair(&self) -> &KeyPair {
         self.0.signer.keypair()
     }
 
-    /// The signer of profile v2.
+    /// Returns the signer of profile v2.
     pub fn signer(&self) -> &Signer {
         &self.0.signer
     }
 
-    /// The public key.
+    /// Returns the public key.
     pub fn public_key(&self) -> PublicKey {
         self.keypair().public_key()
     }
 
-    /// The entry for the registries of others: id, name and key, and the address if it can be called. Registering
-    /// it trusts the key as configured.
+    /// Returns the entry for the registries of peers: id, name and key, and the address if it can be called.
+    /// Registering it trusts the key as configured.
     pub fn as_peer(&self, address: Option<SocketAddr>) -> PeerInfo {
         PeerInfo {
             address,
@@ -79,7 +79,7 @@ impl LocalNara {
         }
     }
 
-    /// The key that encrypts data for this nara alone.
+    /// Returns the key that encrypts data for this nara alone.
     pub fn seal_key(&self) -> &SealKey {
         &self.0.seal_key
     }

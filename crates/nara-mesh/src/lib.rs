@@ -1,8 +1,8 @@
 //! Signed and verified peer-to-peer HTTP between naras.
 //!
-//! A nara has a name and a secret soul; together they are a [`LocalNara`]. A [`Nara`] is a whole one, running: it
-//! answers its peers, calls them, and remembers events. Services of your own share its channel: every request is signed
-//! and verified, and every answer as well.
+//! A nara has a name and a secret soul; together they are a [`LocalNara`]. A [`Nara`] is a complete running one: it
+//! answers its peers, calls them, and stores events. Your own services share its channel: every request and every
+//! answer is signed and verified.
 //!
 //! ```
 //! use nara_mesh::http::Request;

@@ -4,8 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// The addresses of a tailnet: the shared address space of RFC 6598, which tailnets use for their nodes, and
-/// the unique local prefix that they use for IPv6.
+/// The addresses of a tailnet: the shared address space of RFC 6598 for its nodes, and its unique local IPv6 prefix.
 pub(crate) const TAILNET: [IpNet; 2] = [
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10)),
     IpNet::V6(Ipv6Net::new_assert(
@@ -14,13 +13,13 @@ pub(crate) const TAILNET: [IpNet; 2] = [
     )),
 ];
 
-/// The addresses of this machine itself.
+/// The loopback addresses of this machine.
 pub(crate) const LOOPBACK: [IpNet; 2] = [
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
 ];
 
-/// Whether an address is in one of the ranges. An IPv4-mapped IPv6 address counts as the IPv4 address.
+/// Returns whether an address is in one of the ranges. An IPv4-mapped IPv6 address counts as the IPv4 address.
 pub(crate) fn contain(ranges: &[IpNet], address: IpAddr) -> bool {
     let address = address.to_canonical();
     ranges.iter().any(|range| range.contains(&address))
@@ -31,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tailnet_has_its_two_ranges_and_nothing_beside() {
+    fn a_tailnet_has_exactly_its_two_ranges() {
         for inside in [
             "100.64.0.0",
             "100.127.255.255",
@@ -47,7 +46,7 @@ mod tests {
             "127.0.0.1",
             "::ffff:127.0.0.1",
             "::ffff:10.0.0.1",
-            // An older form of mapping, which nothing routes.
+            // An obsolete form of mapping, which is not routed.
             "::100.64.0.1",
             "fd7a:115c:a1e1::1",
             "::1",

@@ -1,7 +1,8 @@
-//! All metrics, for the recorder that the application installs (crate `metrics`).
+//! All metrics, for the recorder (crate `metrics`) that the application installs.
 //!
-//! Without a recorder they cost next to nothing. Names end in their unit, those of counters in `_total`. No label has a
-//! value that a peer can choose freely: names of peers are in the log. [`Metric::describe_all`] gives a recorder the descriptions.
+//! Without a recorder they cost almost nothing. Names end in their unit, names of counters in `_total`. No label has a
+//! value that a peer can choose freely: names of peers are in the log. [`Metric::describe_all`] registers the
+//! descriptions.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use nara_proto::endpoint::PATHS;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MetricKind {
-    /// It only grows, until the program ends.
+    /// It only increases, until the program ends.
     Counter,
     /// The current value.
     Gauge,
@@ -24,13 +25,13 @@ pub enum MetricKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Metric {
-    /// Its name.
+    /// The name.
     pub name: &'static str,
-    /// Its kind.
+    /// The kind.
     pub kind: MetricKind,
-    /// What it means, with its labels.
+    /// The meaning, with the labels.
     pub help: &'static str,
-    /// Its labels and all values of each, if there are few: each combination exists from the start.
+    /// The labels and all values of each, if there are few: each combination exists from the start.
     pub labels: &'static [(&'static str, &'static [&'static str])],
 }
 
@@ -42,7 +43,7 @@ macro_rules! metrics {
         )+
 
         impl Metric {
-            /// All of them.
+            /// All metrics.
             pub const ALL: &[Self] = &[$(Self {
             name: $name,
             kind: MetricKind::$kind,
@@ -53,7 +54,7 @@ macro_rules! metrics {
     };
 }
 
-/// The paths of our endpoints, and `other` for every other path.
+/// The paths of our endpoints, and `other` for any other path.
 pub(crate) const ENDPOINTS: [&str; PATHS.len() + 1] = {
     let mut endpoints = ["other"; PATHS.len() + 1];
     let mut index = 0;
@@ -64,7 +65,7 @@ pub(crate) const ENDPOINTS: [&str; PATHS.len() + 1] = {
     endpoints
 };
 
-/// Why requests are refused.
+/// The reasons for refusals.
 pub(crate) const REASONS: [&str; 53] = [
     "address_mismatch",
     "answer_too_large",
@@ -182,10 +183,10 @@ metrics! {
     /// Statements of succession about keys of peers, by `effect` (`followed`, `retired`, `conflict`: no key holds until the
     /// operator decides, `asked`: the operator must decide whether to follow).
     Counter SUCCESSIONS = "nara_mesh_successions_total" by "effect" ["followed", "retired", "conflict", "asked"];
-    /// Peers whose clock differs from ours by 5 s or more, as they have proven, or else say.
+    /// Peers whose clock differs from ours by 5 s or more, by proven times where available.
     Gauge CLOCKS_SKEWED = "nara_mesh_clocks_skewed";
-    /// Median offset of the clocks of recently called peers from ours, in seconds, as they have proven, or else say; of two in the
-    /// middle, the one nearer to 0. If it is not near 0, our own clock is wrong, or that of the only peer.
+    /// Median offset of the clocks of recently called peers from ours, in seconds, by proven times where available; of two in
+    /// the middle, the one nearer to 0. If it is not near 0, our own clock is wrong, or the clock of the only peer.
     Gauge CLOCK_OFFSET_SECONDS = "nara_mesh_clock_offset_seconds";
     /// Times that the clock of this machine was set by a second or more while the server ran, by `direction` (`back`,
     /// `forward`: also after the machine slept).
@@ -217,8 +218,8 @@ impl Metric {
         }
     }
 
-    /// Makes it exist with the value 0, for each combination of the values of its labels: a rate can then be told from
-    /// nothing. Other series begin when they are first counted.
+    /// Registers it with the value 0, for each combination of its label values, so that a rate differs from a missing
+    /// series. Other series begin when they are first counted.
     fn begin(&self) {
         if self.labels.is_empty() && self.help.contains(" by `") {
             return;
@@ -241,15 +242,16 @@ impl Metric {
     }
 }
 
-/// What every request writes of one endpoint. The keys are made once, because the macros would make them anew.
+/// The metrics that every request to one endpoint writes. The keys are made once, because the macros would make them
+/// each time.
 #[derive(Debug)]
 pub(crate) struct Series<const N: usize> {
     seconds: Key,
-    /// By its other label.
+    /// By the value of the other label.
     counted: [(&'static str, Key); N],
 }
 
-/// From where all of them are written.
+/// The metadata of all writes.
 const WRITTEN: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 
 impl<const N: usize> Series<N> {
@@ -270,7 +272,7 @@ impl<const N: usize> Series<N> {
         }
     }
 
-    /// Writes how long it took, and counts it under this value of its label. Returns whether there is such a series.
+    /// Records the duration, and counts it under this label value. Returns whether that series exists.
     pub(crate) fn write(&self, took: Duration, value: &str) -> bool {
         ::metrics::with_recorder(|recorder| {
             recorder.register_histogram(&self.seconds, &WRITTEN).record(took);
@@ -283,7 +285,7 @@ impl<const N: usize> Series<N> {
     }
 }
 
-/// A metric without labels that every request writes. Its key is made once, because the macros would make it anew.
+/// A metric without labels that every request writes. Its key is made once, because the macros would make it each time.
 #[derive(Debug)]
 pub(crate) struct Plain(Key);
 
@@ -326,7 +328,7 @@ impl Drop for Counted {
 mod tests {
     use super::*;
 
-    /// The row of `docs/operate.md` that documents a metric.
+    /// Returns the row of `docs/operate.md` that documents a metric.
     fn row(metric: &Metric) -> String {
         let kind = format!("{:?}", metric.kind).to_lowercase();
         let help = metric.help.trim().replace('|', "\\|");
@@ -336,7 +338,7 @@ mod tests {
     #[test]
     fn the_operators_manual_documents_every_metric_and_no_other() {
         let manual = include_str!("../../../docs/operate.md");
-        // Those of the program have a table of their own.
+        // The metrics of the program have their own table.
         let (_, manual) = manual.split_once("\n## Metrics\n").unwrap();
         let (table, _) = manual.split_once("\n## ").unwrap();
         let (table, _) = table.split_once("\n### ").unwrap_or((table, ""));
@@ -363,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn names_end_in_their_unit_and_help_says_what_they_mean() {
+    fn names_end_in_their_unit_and_have_a_help_text() {
         for metric in Metric::ALL {
             assert!(metric.name.starts_with("nara_mesh_"));
             assert_eq!(

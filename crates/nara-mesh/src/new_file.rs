@@ -1,4 +1,4 @@
-//! New files that appear whole or not at all.
+//! Atomic creation of new files.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -7,7 +7,7 @@ use std::path::Path;
 /// Creates a file: writes a temporary one beside it and links it into place. `mode` is the Unix mode.
 ///
 /// # Errors
-/// `AlreadyExists` if the file exists; any error of the file system. Nothing is left behind then.
+/// `AlreadyExists` if the file exists; any error of the file system. No file is left behind then.
 pub(crate) fn create(
     path: &Path,
     mode: u32,
@@ -35,7 +35,7 @@ pub(crate) fn create(
         write(&mut file)?;
         file.sync_all()
     });
-    // A link fails if somebody made the file meanwhile; a rename would replace it.
+    // A link fails if the file was created meanwhile; a rename would replace it.
     let outcome = written.and_then(|()| fs::hard_link(&temporary, path));
     let removed = fs::remove_file(&temporary);
     outcome?;
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failed_write_leaves_nothing_behind() {
+    fn a_failed_write_leaves_no_file_behind() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         let failed = create(&path, 0o600, |file| {

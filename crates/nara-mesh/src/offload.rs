@@ -1,4 +1,4 @@
-//! Work that would keep a thread of the runtime from serving others, and work that must not be left half-way.
+//! Work that would block a thread of the runtime, and work that must not be cancelled half-way.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -11,11 +11,11 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
-/// Up to this many signatures are verified on the thread of the runtime. One takes some 50 µs, and up to a millisecond if
-/// its event is as large as an event may be; to move the work elsewhere takes 10 µs.
+/// The maximum number of signatures that are verified on the runtime's thread. One takes some 50 µs, and up to a
+/// millisecond for an event of maximum size; moving the work to another thread takes 10 µs.
 const SIGNATURES_VERIFIED_HERE: usize = 4;
 
-/// Whether it takes long to verify these events: a checkpoint has a signature of each voter.
+/// Returns whether verifying these events takes long: a checkpoint has a signature of each voter.
 pub(crate) fn are_many(events: &[SyncEvent]) -> bool {
     let signatures = |event: &SyncEvent| {
         let voters = event
@@ -27,8 +27,8 @@ pub(crate) fn are_many(events: &[SyncEvent]) -> bool {
     events.iter().map(signatures).sum::<usize>() > SIGNATURES_VERIFIED_HERE
 }
 
-/// Runs `work` here if it is small, else on a thread where it delays nobody. The work starts with the call, not when the
-/// future is polled first: small work is done when this function returns.
+/// Runs `work` inline if it is small, otherwise on a blocking thread. It starts with the call, not with the first poll:
+/// small work is done when this function returns.
 pub(crate) fn offload<T: Send + 'static>(
     large: bool,
     work: impl FnOnce() -> T + Send + 'static,
@@ -52,11 +52,11 @@ pub(crate) fn offload<T: Send + 'static>(
     }
 }
 
-/// Waits for what is nearly always done already, or until a time. The clock is not read, and no timer made, for what is
-/// done.
+/// Waits for a future that is nearly always ready, or until a time. For a ready future it neither reads the clock nor
+/// creates a timer.
 ///
 /// # Errors
-/// [`Elapsed`], as of [`timeout_at`].
+/// [`Elapsed`], like [`timeout_at`].
 pub(crate) async fn promptly<F: Future + Unpin>(
     mut future: F,
     by: impl FnOnce() -> Instant,
@@ -67,8 +67,8 @@ pub(crate) async fn promptly<F: Future + Unpin>(
     timeout_at(by(), future).await
 }
 
-/// Runs `work` to its end, also if nobody waits for it any more, and holds `held` as long as it takes. It becomes a task of
-/// its own only then, because most of it is waited for.
+/// Runs `work` to its end, even if its future is dropped, and holds `held` until then. It becomes a separate task only
+/// then, because most work is awaited.
 pub(crate) fn to_its_end<T, H>(work: BoxFuture<'static, T>, held: H) -> ToItsEnd<T, H>
 where
     T: Send + 'static,
@@ -77,14 +77,14 @@ where
     ToItsEnd(Some((work, held)))
 }
 
-/// What [`to_its_end`] returns. Dropped before its end, it goes on without whoever waited for it.
+/// The future of [`to_its_end`]. Dropped before its end, it continues in the background.
 pub(crate) struct ToItsEnd<T: Send + 'static, H: Send + 'static>(Option<(BoxFuture<'static, T>, H)>);
 
 impl<T: Send + 'static, H: Send + Unpin + 'static> Future for ToItsEnd<T, H> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        // Work that panics is not put back: there is no more of it to do.
+        // Work that panicked is not put back: there is nothing left to do.
         let (mut work, held) = self.0.take().expect("it is not asked again after its end");
         let polled = work.as_mut().poll(cx);
         if polled.is_pending() {
@@ -96,7 +96,7 @@ impl<T: Send + 'static, H: Send + Unpin + 'static> Future for ToItsEnd<T, H> {
 
 impl<T: Send + 'static, H: Send + 'static> Drop for ToItsEnd<T, H> {
     fn drop(&mut self) {
-        // Where there is no runtime any more, no work goes on.
+        // Without a runtime, the work ends here.
         if let (Some((work, held)), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
             let rest = async move {
                 work.await;

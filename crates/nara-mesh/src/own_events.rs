@@ -1,4 +1,4 @@
-//! The entrance of the ledger for events of this nara.
+//! How events of this nara enter the ledger.
 
 use nara_proto::event::{EventProblem, SyncEvent};
 use nara_proto::time::UnixNanos;
@@ -6,12 +6,12 @@ use nara_proto::time::UnixNanos;
 use crate::ledger::{Insertion, Ledger, LedgerError};
 use crate::registry::KnownKeys;
 
-/// Stores an event that this nara signed, in the form in which its peers keep it. It is judged as they judge it: what they
-/// refuse must not be in the ledger of its emitter either, where it would stand as verified.
+/// Stores an event that this nara signed, in the form in which its peers store it. It is checked like a peer's event:
+/// an event that peers refuse must not be in the ledger of its emitter either, where it would count as verified.
 ///
 /// # Errors
-/// [`LedgerError::Refused`] if peers would refuse it, [`LedgerError::NotRetained`] if there is no room for it, or the error
-/// of the ledger.
+/// [`LedgerError::Refused`] if peers would refuse it, [`LedgerError::NotRetained`] if there is no room for it, or the
+/// error of the ledger.
 pub(crate) async fn append(
     ledger: &dyn Ledger,
     keys: &KnownKeys,

@@ -9,7 +9,7 @@
 //! tls = "tls-only"         # plain, tls or tls-only; optional
 //! ```
 //!
-//! A key in the file is trusted. A folder is read as the `*.toml` files in it that are not hidden, in order of their names.
+//! A key in the file is trusted. A folder is read as its `*.toml` files that are not hidden, in order of their names.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -31,30 +31,30 @@ use crate::text_file;
 use crate::tls::TlsPolicy;
 use crate::toml_text::{line_of, quoted};
 
-/// The most bytes of a peers file.
+/// The maximum size of a peers file in bytes.
 const MAX_BYTES: u64 = 16 << 20;
 
 /// One peer of a peers file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerEntry {
-    /// Its name.
+    /// The name.
     pub name: NaraName,
-    /// Its nara id, if the file has it.
+    /// The nara id, if given.
     pub id: Option<NaraId>,
-    /// Where it listens, if the file says so, or its host name was [looked up](PeerEntry::locate).
+    /// The address, if given, or if the host name was [looked up](PeerEntry::locate).
     pub address: Option<SocketAddr>,
-    /// The host name that the file gives in the place of an address.
+    /// The host name, if given in place of an address.
     pub host: Option<HostAddress>,
-    /// Whether the file gives the address without a port: both ports of naras are tried then, that of `address` first.
+    /// Whether the address has no port: then both ports of naras are tried, the port of `address` first.
     pub either_port: bool,
-    /// Its public key, if the file has it.
+    /// The public key, if given.
     pub key: Option<PublicKey>,
-    /// The TLS policy for this peer; `None`: the policy of the client.
+    /// The TLS policy for this peer; `None` for the policy of the client.
     pub tls: Option<TlsPolicy>,
 }
 
-/// A host name in the place of an address.
+/// A host name in place of an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostAddress {
     /// The host name.
@@ -66,7 +66,7 @@ pub struct HostAddress {
 impl FromStr for HostAddress {
     type Err = &'static str;
 
-    /// Reads `host` or `host:port`.
+    /// Parses `host` or `host:port`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const EXPECTED: &str = "expected ip, ip:port, host or host:port";
         let (name, port) = match text.split_once(':') {
@@ -81,7 +81,7 @@ impl FromStr for HostAddress {
                     .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
         };
         let labels = name.strip_suffix('.').unwrap_or(name);
-        // A last label of digits belongs to an address that is mistyped.
+        // A numeric last label is a mistyped address.
         let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
         let is_host = name.len() <= 253
             && labels.split('.').all(is_label)
@@ -103,21 +103,21 @@ impl fmt::Display for HostAddress {
     }
 }
 
-/// Why a peers file cannot be used; `Display` says where and what.
+/// The error of a peers file; `Display` names the position and the fault.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {problem}", place(.path, *.line))]
 #[non_exhaustive]
 pub struct PeersFileError {
-    /// The file.
+    /// The path of the file.
     pub path: PathBuf,
-    /// The line of the mistake, from 1; `None` if the file could not be read.
+    /// The line of the fault, from 1; `None` if the file could not be read.
     pub line: Option<usize>,
     #[source]
     problem: Problem,
 }
 
 impl PeersFileError {
-    /// Whether there is no such file.
+    /// Returns whether the file does not exist.
     pub fn is_missing(&self) -> bool {
         matches!(&self.problem, Problem::Read(error) if error.kind() == io::ErrorKind::NotFound)
     }
@@ -137,7 +137,7 @@ enum Problem {
     Value {
         /// The value.
         value: String,
-        /// What is expected.
+        /// The expected form.
         reason: String,
     },
     /// Two stanzas have the same name.
@@ -145,7 +145,7 @@ enum Problem {
     Duplicate {
         /// The name.
         name: NaraName,
-        /// The file with the first stanza, if it is another one.
+        /// The file with the first stanza, if it is another file.
         first: Option<PathBuf>,
     },
 }
@@ -167,7 +167,7 @@ struct Stanza {
     tls: Option<Spanned<String>>,
 }
 
-/// The stanzas of a text, each with the offset of its name.
+/// Parses the stanzas of a text; returns each with the offset of its name.
 fn parse_stanzas(text: &str, path: &Path) -> Result<Vec<(PeerEntry, usize)>, PeersFileError> {
     let wrong = |offset: Option<usize>, problem| PeersFileError {
         path: path.to_owned(),
@@ -208,7 +208,7 @@ fn parse_stanzas(text: &str, path: &Path) -> Result<Vec<(PeerEntry, usize)>, Pee
     Ok(entries)
 }
 
-/// A malformed value, and where it is.
+/// A malformed value, and its position.
 struct Field {
     offset: usize,
     problem: Problem,
@@ -263,7 +263,7 @@ impl PeerEntry {
             let entries = fs::read_dir(path).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
             let entries = entries.map_err(|error| unreadable(path, error))?;
             files = entries.into_iter().map(|entry| entry.path()).collect();
-            // Hidden files are those of editors.
+            // Editors leave hidden files.
             files.retain(|file| {
                 let name = file.file_name().map(OsStr::as_encoded_bytes).unwrap_or_default();
                 name.ends_with(b".toml") && !name.starts_with(b".")
@@ -291,7 +291,7 @@ impl PeerEntry {
         Ok(peers)
     }
 
-    /// A peer with only a name.
+    /// Returns a peer with only a name.
     pub fn new(name: NaraName) -> Self {
         Self {
             name,
@@ -304,7 +304,7 @@ impl PeerEntry {
         }
     }
 
-    /// The entry that others need for a nara.
+    /// Returns the entry for this nara that its peers need.
     pub fn of(nara: &LocalNara, address: Option<SocketAddr>) -> Self {
         Self {
             id: Some(nara.id().clone()),
@@ -314,14 +314,14 @@ impl PeerEntry {
         }
     }
 
-    /// Notes the address of its host name.
+    /// Sets the address of its host name.
     pub fn locate(&mut self, ip: IpAddr) {
         let port = self.host.as_ref().and_then(|host| host.port);
         self.address = Some(SocketAddr::new(ip, port.unwrap_or(defaults::MESH_PORT)));
         self.either_port = port.is_none();
     }
 
-    /// The registry entry: the key counts as configured.
+    /// Returns the registry entry; its key counts as configured.
     pub fn to_info(&self) -> PeerInfo {
         PeerInfo {
             id: self.id.clone(),
@@ -342,7 +342,7 @@ impl PeerEntry {
         }
     }
 
-    /// The stanza of this peer, with a line break at its end.
+    /// Returns the stanza of this peer, with a final line break.
     pub fn to_toml(&self) -> String {
         let mut stanza = format!("[[peer]]\nname = {}\n", quoted(self.name.as_str()));
         let mut line = |key, value: Option<String>| {
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_editor_leaves_in_a_folder_is_not_read() {
+    fn files_of_editors_in_a_folder_are_skipped() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         fs::write(path.join("a.toml"), "[[peer]]\nname = \"a\"\n").unwrap();
@@ -414,7 +414,7 @@ mod tests {
         ] {
             fs::write(path.join(left), "half of a file [").unwrap();
         }
-        // Of Emacs, while the file is edited: it leads nowhere.
+        // A lock file of Emacs: a dangling link.
         #[cfg(unix)]
         std::os::unix::fs::symlink("alice@host.1", path.join(".#a.toml")).unwrap();
         assert_eq!(PeerEntry::read(path).unwrap().len(), 1);

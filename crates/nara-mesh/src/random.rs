@@ -1,9 +1,9 @@
 use std::cell::RefCell;
 
-/// How many bytes are fetched at once: those of some fifty nonces.
+/// The number of bytes fetched at once: enough for some fifty nonces.
 const FETCHED: usize = 512;
 
-/// Bytes that were fetched and not yet given out.
+/// Fetched bytes that are not used yet.
 struct Stock {
     bytes: [u8; FETCHED],
     left: usize,
@@ -13,8 +13,8 @@ thread_local! {
     static STOCK: RefCell<Stock> = const { RefCell::new(Stock { bytes: [0; FETCHED], left: 0 }) };
 }
 
-/// Fresh random bytes of the operating system. Each thread fetches some in advance, since to ask for a few costs as
-/// much as to ask for many.
+/// Returns fresh random bytes of the operating system. Each thread fetches some in advance, since fetching a few costs
+/// as much as fetching many.
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     STOCK.with_borrow_mut(Stock::take)
 }
@@ -29,7 +29,7 @@ impl Stock {
         let start = self.left - N;
         let mut taken = [0; N];
         taken.copy_from_slice(&self.bytes[start..self.left]);
-        // What was given out is nobody else's business.
+        // Used bytes must not stay in memory.
         self.bytes[start..self.left].fill(0);
         self.left = start;
         taken

@@ -1,17 +1,17 @@
 //! Rate limits.
 
-/// The granted rate of requests: a steady rate, and a burst after a pause (a token bucket).
+/// A rate limit: a steady rate, and a burst after a pause (a token bucket).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RateLimit {
-    /// Requests per second in the long run; 0 counts as 1.
+    /// The long-term number of requests per second; 0 counts as 1.
     pub per_second: u32,
-    /// Requests at once after a pause; 0 counts as 1.
+    /// The number of requests at once after a pause; 0 counts as 1.
     pub burst: u32,
 }
 
 impl RateLimit {
-    /// A steady rate and a burst.
+    /// Returns a limit with this steady rate and burst.
     pub const fn new(per_second: u32, burst: u32) -> Self {
         Self { per_second, burst }
     }

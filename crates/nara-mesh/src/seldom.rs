@@ -1,17 +1,17 @@
-//! Log lines that others can cause.
+//! Rate-limited log lines for events that peers can cause.
 
 use std::fmt;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-/// A warning that anybody can repeat is written so often.
+/// The shortest interval between two lines of one warning.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// The most characters of a foreign text that are logged.
+/// The maximum number of characters of a foreign text in the log.
 const MAX_CHARS: usize = 64;
 
-/// When a log line was written last, and how often it was not since.
+/// When a log line was last written, and how many were suppressed since.
 #[derive(Debug)]
 pub(crate) struct Seldom(Mutex<Option<(Instant, u64)>>);
 
@@ -20,9 +20,9 @@ impl Seldom {
         Self(Mutex::new(None))
     }
 
-    /// How many lines were left out before this one; `None` if it is to be left out, too.
+    /// Returns how many lines were suppressed before this one; `None` if this one is suppressed, too.
     pub(crate) fn due(&self, now: Instant) -> Option<u64> {
-        // A plain value: valid whatever happened.
+        // A plain value is valid even if a thread panicked.
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *last {
             Some((at, left_out)) if now.saturating_duration_since(*at) < PAUSE => {
@@ -38,8 +38,8 @@ impl Seldom {
     }
 }
 
-/// `tracing::warn!` for what a peer can cause as often as it likes: each place in the source writes its first line at
-/// once, and then one in ten seconds, which counts the others in its field `left_out`.
+/// `tracing::warn!` for events that a peer can cause at will: each call site logs its first line at once, and then one
+/// in ten seconds, with the number of suppressed lines in its field `left_out`.
 macro_rules! warn_seldom {
     ($($line:tt)*) => {
         $crate::seldom::seldom!(warn, $($line)*)
@@ -47,7 +47,7 @@ macro_rules! warn_seldom {
 }
 pub(crate) use warn_seldom;
 
-/// `tracing::error!` in the same way.
+/// `tracing::error!` with the same limit.
 macro_rules! error_seldom {
     ($($line:tt)*) => {
         $crate::seldom::seldom!(error, $($line)*)
@@ -67,8 +67,8 @@ macro_rules! seldom {
 }
 pub(crate) use seldom;
 
-/// The beginning of a foreign text for the log: what is no visible character is escaped, so that it can neither begin a
-/// line nor change what stands around it.
+/// Shortens a foreign text for the log and escapes invisible characters, so that it can neither begin a line nor change
+/// how the surrounding text is displayed.
 pub(crate) fn shown(text: &str) -> impl fmt::Display {
     struct Shown(String);
     impl fmt::Display for Shown {
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_text_stays_on_its_line_and_shows_what_it_hides() {
+    fn a_foreign_text_stays_on_its_line_and_its_hidden_characters_are_escaped() {
         for (text, logged) in [
             ("o'brien", "o'brien"),
             ("é", "é"),

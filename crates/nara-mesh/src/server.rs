@@ -20,12 +20,12 @@
 //! # }
 //! ```
 //!
-//! # What a request goes through
+//! # The path of a request
 //!
-//! Connection limits, TLS if the peer speaks it, header limits, the limits of its source address, a clean path, the
+//! Connection limits, TLS if the peer uses it, header limits, the limits of its source address, a clean path, the
 //! route; then for signed endpoints the authentication (headers, freshness, recipient, key, signature, replay), the
-//! signing of the answer, the limits of its sender, the method, the body within its limits, and the handler. One
-//! table in the source of the routes lists where it is stricter than v1 peers.
+//! signing of the answer, the limits of its sender, the method, the body within its limits, and the handler. A table in
+//! the source of the routes lists where the server is stricter than v1 peers.
 
 mod answer;
 mod auth;

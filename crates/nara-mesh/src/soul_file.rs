@@ -19,10 +19,10 @@ use zeroize::Zeroizing;
 use crate::toml_text::quoted;
 use crate::{new_file, text_file};
 
-/// The most bytes of a soul file: a name is the longest part of it.
+/// The maximum size of a soul file in bytes; most of it is the name.
 const MAX_BYTES: u64 = 64 << 10;
 
-/// Permissions that a soul file may have. Checked on Unix, for regular files only: a pipe or a file descriptor
+/// The permissions that a soul file may have. Checked on Unix, for regular files only: a pipe or a file descriptor
 /// (`/dev/fd/3`) was opened by the process that passed it on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -30,11 +30,11 @@ pub enum Access {
     /// Only the owner may read or write the file: mode 0600 or 0400.
     #[default]
     Owner,
-    /// The group may also read it (0640, 0440), as secrets are mounted into containers.
+    /// The group may also read it (0640, 0440), like secrets that are mounted into containers.
     Group,
 }
 
-/// A soul and, if the file has it, the name to which it is bonded.
+/// A soul and, if present, the name to which it is bonded.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct SoulFile {
@@ -44,14 +44,14 @@ pub struct SoulFile {
     pub soul: Soul,
 }
 
-/// Why a soul file cannot be used. No variant contains text of the file.
+/// The reason why a soul file cannot be used. No variant contains text of the file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SoulFileError {
     /// The file cannot be read.
     #[error("the soul file {} cannot be read", .path.display())]
     Read {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// The cause.
         source: io::Error,
@@ -59,7 +59,7 @@ pub enum SoulFileError {
     /// The permissions let other users read or change the file.
     #[error("the soul file {} has mode {mode:04o}: other users can {} it", .path.display(), verb(*.mode))]
     Exposed {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// The permission bits.
         mode: u32,
@@ -69,13 +69,13 @@ pub enum SoulFileError {
         "{origin} is not a soul file: expected the lines `name = \"…\"` and `soul = \"…\"`, or the bare soul"
     )]
     Form {
-        /// Where the text came from.
+        /// The origin of the text.
         origin: String,
     },
     /// The soul is malformed.
     #[error("{origin} has no valid soul: {source}")]
     Soul {
-        /// Where the text came from.
+        /// The origin of the text.
         origin: String,
         /// The cause.
         source: InvalidSoul,
@@ -83,7 +83,7 @@ pub enum SoulFileError {
     /// The name is malformed.
     #[error("the name in {origin} is not valid: {source}")]
     Name {
-        /// Where the text came from.
+        /// The origin of the text.
         origin: String,
         /// The cause.
         source: InvalidName,
@@ -91,13 +91,13 @@ pub enum SoulFileError {
     /// A new soul file would replace an existing file.
     #[error("{} exists: a soul is never overwritten", .path.display())]
     Exists {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
     },
-    /// The file cannot be written. Nothing is left at its place.
+    /// The file cannot be written. No partial file is left.
     #[error("the soul file {} cannot be written", .path.display())]
     Write {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// The cause.
         source: io::Error,
@@ -119,7 +119,7 @@ impl SoulFile {
     pub fn read(path: impl AsRef<Path>, access: Access) -> Result<Self, SoulFileError> {
         let path = path.as_ref();
         check_mode(path, access)?;
-        // A pipe is a way to hand a soul over.
+        // A soul may be passed through a pipe.
         let text = fs::File::open(path).and_then(|file| text_file::read_open(file, MAX_BYTES));
         let text = text.map(Zeroizing::new);
         let text = text.map_err(|source| SoulFileError::Read {
@@ -129,7 +129,7 @@ impl SoulFile {
         Self::parse(&text, format_args!("the soul file {}", path.display()))
     }
 
-    /// Reads the text of a soul file. Errors call it `origin`, such as "the environment variable SOUL".
+    /// Parses the text of a soul file. Errors name it as `origin`, such as "the environment variable SOUL".
     ///
     /// # Errors
     /// [`SoulFileError`] if the text is malformed.
@@ -156,7 +156,7 @@ impl SoulFile {
         Ok(Self { name, soul })
     }
 
-    /// Writes a new soul file with mode 0600. The file appears with all its content or not at all.
+    /// Writes a new soul file with mode 0600. The file appears atomically.
     ///
     /// # Errors
     /// [`SoulFileError::Exists`] if the file exists, [`SoulFileError::Write`] if it cannot be written.
@@ -188,7 +188,7 @@ fn verb(mode: u32) -> &'static str {
 fn check_mode(path: &Path, access: Access) -> Result<(), SoulFileError> {
     use std::os::unix::fs::PermissionsExt as _;
 
-    // An opened descriptor was handed over on purpose. A missing file is reported by the reader.
+    // An opened descriptor was passed on purpose. The reader reports a missing file.
     let Some(metadata) = fs::metadata(path).ok().filter(|_| !text_file::is_passed_on(path)) else {
         return Ok(());
     };
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back_whatever_the_name() {
+    fn a_written_file_is_read_back_with_any_name() {
         let folder = tempfile::tempdir().unwrap();
         for (number, name) in ["alice", "a \"b\\ c", "é ☃", "tab\there"].into_iter().enumerate() {
             let path = folder.path().join(number.to_string());

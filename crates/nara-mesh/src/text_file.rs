@@ -1,11 +1,11 @@
-//! Files that people write, read whole.
+//! Text files of users, read as a whole.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::Path;
 
-/// Reads a file of at most `most` bytes. A pipe or a device may have no end, or nobody at its other end: it is refused, unless
-/// the process was started with it (`/dev/fd/3`).
+/// Reads a file of at most `most` bytes. A pipe or a device may have no end, or no writer: it is refused, unless the
+/// process was started with it (`/dev/fd/3`).
 pub(crate) fn read(path: &Path, most: u64) -> io::Result<String> {
     let kind = fs::metadata(path)?;
     if !kind.is_file() && !kind.is_dir() && !is_passed_on(path) {
@@ -15,7 +15,7 @@ pub(crate) fn read(path: &Path, most: u64) -> io::Result<String> {
     read_open(File::open(path)?, most)
 }
 
-/// The same for what may be a pipe.
+/// Reads an open file, which may be a pipe.
 pub(crate) fn read_open(file: File, most: u64) -> io::Result<String> {
     let mut bytes = Vec::new();
     file.take(most + 1).read_to_end(&mut bytes)?;
@@ -34,7 +34,7 @@ pub(crate) fn read_open(file: File, most: u64) -> io::Result<String> {
     })
 }
 
-/// Whether a path names a descriptor of this process: whoever started it holds the other end.
+/// Returns whether a path names a descriptor of this process: the parent process holds the other end.
 pub(crate) fn is_passed_on(path: &Path) -> bool {
     ["/dev/fd", "/proc/self/fd", "/dev/stdin"]
         .iter()
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_have_no_end_and_what_is_too_large_is_refused() {
+    fn pipes_devices_and_oversized_files_are_refused() {
         let read_zeros = read(Path::new("/dev/zero"), 10).unwrap_err();
         assert_eq!(read_zeros.kind(), io::ErrorKind::InvalidInput);
         let endless = read_open(File::open("/dev/zero").unwrap(), 10).unwrap_err();

@@ -1,10 +1,10 @@
-//! Mutually authenticated connections: TLS 1.3 with the keys that naras have anyway.
+//! Mutually authenticated connections: TLS 1.3 with the keys of naras.
 //!
-//! The identity of a nara is its Ed25519 key, so both ends show that key and prove that they hold it, and nothing
-//! else counts: no certificate authority, no name, no date. The key travels in one of two envelopes
-//! ([`CertificateKind`]): a self-signed X.509 certificate, which every TLS stack can read, or the raw public key of
-//! RFC 7250, which is smaller and needs no parser. The client knows whom it calls and refuses every other key; the
-//! server accepts any Ed25519 key, and compares it with the sender of each request on the connection.
+//! The identity of a nara is its Ed25519 key, so both ends present that key and prove possession of it, and nothing
+//! else matters: no certificate authority, no name, no date. The key travels in one of two forms ([`CertificateKind`]):
+//! a self-signed X.509 certificate, which every TLS stack can read, or the raw public key of RFC 7250, which is smaller
+//! and needs no parser. The client knows the expected key and refuses every other one; the server accepts any Ed25519
+//! key, and compares it with the sender of each request on the connection.
 //!
 //! Sessions are resumed, always with a fresh key exchange and never with early data, which could be replayed.
 
@@ -32,21 +32,21 @@ use nara_proto::identity::PublicKey;
 use rustls::pki_types::CertificateDer;
 use rustls::{ConnectionCommon, SideData};
 
-/// The first byte of every TLS connection: a record of type handshake (RFC 8446, section 5.1). No method of HTTP
-/// begins with it, nor with any control character.
+/// The first byte of every TLS connection: a record of type handshake (RFC 8446, section 5.1). No HTTP method begins
+/// with it, nor with any other control character.
 pub(crate) const FIRST_BYTE: u8 = 0x16;
 
 /// The label of the keying material to which signatures are bound (RFC 8446, section 7.5).
 const BINDING_LABEL: &[u8] = b"EXPORTER-nara-mesh-v2";
 
-/// The protection of a connection.
+/// The security of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Security {
-    /// Plain HTTP: only signatures prove anything.
+    /// Plain HTTP: only signatures prove messages.
     #[default]
     Plain,
-    /// By TLS, mutually authenticated with certificates of this kind.
+    /// TLS, mutually authenticated with certificates of this kind.
     Tls(CertificateKind),
 }
 
@@ -59,7 +59,7 @@ impl fmt::Display for Security {
     }
 }
 
-/// What a finished handshake has proven.
+/// Returns the proof of a finished handshake.
 fn secure_channel<S: SideData>(
     connection: &ConnectionCommon<S>,
     kind: CertificateKind,
@@ -67,7 +67,7 @@ fn secure_channel<S: SideData>(
     let certificate = connection
         .peer_certificates()
         .and_then(<[CertificateDer<'_>]>::first);
-    // Both ends insist on one, so this says that a check was forgotten.
+    // Both ends require one, so a missing one means that a check was omitted.
     let certificate = certificate.ok_or(rustls::Error::NoCertificatesPresented)?;
     let peer_key: PublicKey = kind.public_key(certificate)?;
     let binding = connection.export_keying_material([0; 32], BINDING_LABEL, None)?;

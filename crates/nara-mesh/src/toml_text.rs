@@ -1,8 +1,9 @@
-//! Text inside TOML files.
+//! Text in TOML files.
 
 use nara_proto::identity::is_hidden;
 
-/// A text as a TOML basic string, with its quotes. What cannot be seen is escaped, so that a reader of the file sees it.
+/// Returns a text as a TOML basic string, with its quotes. Invisible characters are escaped, so that a reader of the
+/// file sees them.
 pub(crate) fn quoted(text: &str) -> String {
     let mut quoted = String::from('"');
     for character in text.chars() {
@@ -16,7 +17,7 @@ pub(crate) fn quoted(text: &str) -> String {
     quoted
 }
 
-/// The line on which a byte is, from 1.
+/// Returns the line of a byte, from 1.
 pub(crate) fn line_of(text: &str, offset: usize) -> usize {
     let before = text.as_bytes().iter().take(offset);
     before.filter(|&&byte| byte == b'\n').count() + 1

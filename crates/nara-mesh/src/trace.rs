@@ -1,15 +1,15 @@
-//! The distributed trace to which the work on a request belongs: see [`TraceParent`].
+//! The distributed trace of the work on a request: see [`TraceParent`].
 
 use http::HeaderMap;
 use nara_proto::trace_context::{TRACEPARENT, TRACESTATE, TraceParent};
 use tokio::task::futures::TaskLocalFuture;
 
 tokio::task_local! {
-    /// The headers of the trace of the request that this task works on.
+    /// The trace headers of the request that this task handles.
     static CURRENT: HeaderMap;
 }
 
-/// Works on a request of a trace: what is called meanwhile, on the same task, belongs to it.
+/// Handles a request of a trace: calls to peers meanwhile, on the same task, belong to it.
 #[cfg_attr(
     not(feature = "server"),
     expect(dead_code, reason = "requests come in at a server")
@@ -22,7 +22,7 @@ pub(crate) fn within<F: Future>(headers: &HeaderMap, work: F) -> TaskLocalFuture
     CURRENT.scope(values.collect(), work)
 }
 
-/// Makes a request part of the trace of the request that this task works on, unless it belongs to one.
+/// Adds the current trace to a request, unless it has its own.
 pub(crate) fn continue_in(headers: &mut HeaderMap) {
     if headers.contains_key(TRACEPARENT) {
         return;
@@ -30,7 +30,7 @@ pub(crate) fn continue_in(headers: &mut HeaderMap) {
     let _ = CURRENT.try_with(|current| headers.extend(current.clone()));
 }
 
-/// Checks the trace that a caller has named.
+/// Extracts and validates the trace of a caller.
 pub(crate) fn take_in(headers: &mut HeaderMap) -> Option<TraceParent> {
     // Most requests have none.
     if !headers.contains_key(TRACEPARENT) && !headers.contains_key(TRACESTATE) {

@@ -1,8 +1,7 @@
-//! How bytes reach a peer: the [`Transport`] trait and two implementations.
+//! Transports: the [`Transport`] trait and two implementations.
 //!
-//! A transport dials and listens; streams are anything that is `AsyncRead + AsyncWrite`, addresses are mesh
-//! addresses. Nothing above assumes a socket of the operating system, so a node that lives inside the process
-//! fits as well.
+//! A transport dials and listens; streams are any `AsyncRead + AsyncWrite`, addresses are mesh addresses. The layers
+//! above do not assume an operating system socket, so a node inside the process works as well.
 
 mod memory;
 mod tcp;
@@ -24,39 +23,39 @@ pub trait MeshStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> MeshStream for T {}
 
-/// A byte stream to a peer, of any kind.
+/// A boxed byte stream to a peer.
 pub type BoxMeshStream = Box<dyn MeshStream>;
 
-/// A way to reach peers and to be reached.
+/// A transport: it dials peers and listens for them.
 pub trait Transport: Debug + Send + Sync + 'static {
-    /// Opens a stream to a peer. The caller limits how long it may take.
+    /// Opens a stream to a peer. The caller limits its time.
     ///
     /// # Errors
     /// Network errors: refused, unreachable, reset.
     fn dial(&self, peer: SocketAddr) -> BoxFuture<'_, io::Result<BoxMeshStream>>;
 
-    /// Listens on a mesh address of this nara; port 0 picks a free one.
+    /// Listens on a mesh address of this nara; port 0 selects a free one.
     ///
     /// # Errors
     /// Network errors: address in use, not ours, not permitted.
     fn listen(&self, local: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn MeshListener>>>;
 
-    /// The mesh addresses of this node whenever they change. By default they never do.
+    /// Returns the mesh addresses of this node, each time they change. By default they never do.
     fn watch_addresses(&self) -> BoxStream<'static, Vec<IpAddr>> {
         Box::pin(stream::pending())
     }
 }
 
-/// Accepts streams of peers.
+/// A listener for streams of peers.
 pub trait MeshListener: Debug + Send + 'static {
-    /// The address on which it listens.
+    /// Returns the address on which it listens.
     fn local_addr(&self) -> SocketAddr;
 
     /// Waits for a peer. Cancel safe.
     ///
     /// # Errors
-    /// One connection may fail without the listener failing: the caller waits a moment and continues.
-    /// [`io::ErrorKind::NotConnected`] means that the listener failed for good.
+    /// A connection may fail without the listener failing: the caller pauses and continues.
+    /// [`io::ErrorKind::NotConnected`] means that the listener failed permanently.
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxMeshStream, SocketAddr)>>;
 }
 
@@ -64,16 +63,16 @@ pub trait MeshListener: Debug + Send + 'static {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Candidate {
-    /// Its host name on the network.
+    /// The host name on the network.
     pub host_name: String,
-    /// Its mesh addresses, preferred address first.
+    /// The mesh addresses, preferred address first.
     pub addresses: Vec<IpAddr>,
-    /// Whether the network reports it online; `None` if it does not report.
+    /// Whether the network reports it as online; `None` if it does not report.
     pub online: Option<bool>,
 }
 
 impl Candidate {
-    /// A node with a host name and addresses, and nothing else known.
+    /// Returns a node with only a host name and addresses.
     pub fn new(host_name: impl Into<String>, addresses: Vec<IpAddr>) -> Self {
         Self {
             host_name: host_name.into(),
@@ -83,22 +82,21 @@ impl Candidate {
     }
 }
 
-/// Knows which nodes are on the network: a tailnet's status, or a fixed list.
+/// A source of the nodes on the network: the status of a tailnet, or a fixed list.
 pub trait PeerSource: Debug + Send + Sync + 'static {
-    /// The currently known nodes.
+    /// Returns the currently known nodes.
     ///
     /// # Errors
     /// If the source fails.
     fn candidates(&self) -> BoxFuture<'_, io::Result<Vec<Candidate>>>;
 
-    /// Every change from now on: the whole list again, each time.
+    /// Returns the whole list of nodes after each change from now on.
     fn watch(&self) -> BoxStream<'static, Vec<Candidate>>;
 
-    /// The nara that owns a source address, where the network knows for certain; `None` if it does not. A server
-    /// refuses requests from there under another name, so do not guess from a host name.
+    /// Returns the nara that owns a source address, if the network knows it for certain. A server refuses requests from
+    /// there under another name, so do not guess from a host name.
     ///
-    /// A server asks for each signed request, so answer from memory: a lookup that takes longer than
-    /// 250 ms refuses the request. IPv4 addresses come as
-    /// IPv4, not mapped into IPv6.
+    /// A server calls it for each signed request, so answer from memory: the request is refused if the lookup takes
+    /// longer than 250 ms. IPv4 addresses are passed as IPv4, not mapped into IPv6.
     fn owner_of(&self, address: IpAddr) -> BoxFuture<'_, Option<NaraName>>;
 }

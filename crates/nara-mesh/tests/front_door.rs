@@ -1,9 +1,6 @@
-//! A whole nara, through its front door.
+//! A complete nara, through `Nara`.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test may panic, and so may what it is made of"
-)]
+#![expect(clippy::unwrap_used, reason = "tests and their helpers may panic")]
 
 use std::fs;
 use std::net::SocketAddr;
@@ -30,7 +27,7 @@ fn nara(name: &str) -> NaraBuilder {
 
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The services of the events in a ledger, oldest first.
+/// Returns the services of the events in a ledger, oldest first.
 async fn services(ledger: &MemoryLedger) -> Vec<String> {
     let mut events = ledger
         .recent(Default::default(), ReadLimit::events(100))
@@ -52,7 +49,7 @@ async fn a_nara_comes_with_a_hey_there_and_goes_with_a_chau() {
     assert_eq!(services(&ledger).await, ["hey-there", "chau"]);
 }
 
-/// Has bob, who listens on loopback, ask alice, who does not know him. Returns whether she met him.
+/// Makes bob, who listens on loopback, call alice, who does not know him. Returns whether she met him.
 async fn meets_a_stranger_on_loopback(alice: &str) -> bool {
     let alice = nara("alice")
         .listen(alice.parse().unwrap())
@@ -91,7 +88,7 @@ async fn meets_a_stranger_on_loopback(alice: &str) -> bool {
 #[tokio::test]
 async fn naras_on_one_machine_meet_only_if_both_listen_on_loopback() {
     assert!(meets_a_stranger_on_loopback("127.0.0.1:0").await);
-    // Others can call this one, too: what comes from loopback may come through a proxy.
+    // Other machines can call this one, too: a loopback request may come through a proxy.
     assert!(!meets_a_stranger_on_loopback("0.0.0.0:0").await);
 }
 
@@ -158,7 +155,7 @@ async fn what_a_handler_calls_belongs_to_the_trace_of_its_request() {
     for (sent, expected) in [
         (Some(TRACE), format!("{TRACE} vendor=1")),
         (None, "none none".to_owned()),
-        // What is no trace goes no further.
+        // An invalid trace is not forwarded.
         (Some("00-0-0-00"), "none none".to_owned()),
     ] {
         let mut request = Request::get("/pass-on").header("tracestate", "vendor=1");
@@ -227,7 +224,7 @@ async fn an_address_in_use_is_an_error_and_nothing_is_left_running() {
     alice.shutdown(GRACE).await;
 }
 
-/// A configured nara of which only name and address are known.
+/// Returns a configured nara of which only name and address are known.
 fn met_at(address: &str) -> PeerInfo {
     let address = Some(address.parse().unwrap());
     PeerInfo {
@@ -263,7 +260,7 @@ async fn a_peer_that_is_no_longer_configured_is_removed_and_a_fault_does_not_kee
     assert!(knows(&carol));
     assert!(!knows(&alice));
 
-    // Another nara with the id of carol.
+    // Another nara with carol's id.
     let mut fault = LocalNara::generate("dave").unwrap().as_peer(None);
     fault.id = Some(carol.id().clone());
     let refused = nara
@@ -319,7 +316,7 @@ async fn the_ledger_in_a_data_folder_survives_a_restart() {
     bob.shutdown(GRACE).await;
 }
 
-/// Where cargo puts the examples of the same build.
+/// Returns the path of an example of the same build.
 fn built(example: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let profile = test.parent().and_then(Path::parent).unwrap();
@@ -375,7 +372,7 @@ fn the_example_gossip_runs() {
     run_example("gossip", &["carol heard it, and listens to [\"bob\"] only"]);
 }
 
-/// What the example of the documentation promises.
+/// The example in the documentation works.
 #[tokio::test]
 async fn the_parts_stay_usable_alone() {
     let client = MeshClient::builder(LocalNara::generate("bob").unwrap()).build();

@@ -1,8 +1,8 @@
-//! One test for every row of sections 4 to 6 and 8 of the mesh client specification. The names of the tests say
-//! which row.
+//! One test per row of sections 4 to 6 and 8 of the mesh client specification. The names of the tests identify the
+//! rows.
 #![expect(
     clippy::unwrap_used,
-    reason = "a helper of a test that cannot go on fails the test"
+    reason = "a test helper that cannot continue fails the test"
 )]
 
 #[path = "support/fake_peer.rs"]
@@ -61,7 +61,7 @@ impl Running {
             .serve(SocketAddr::from((LOOPBACK, 0)))
             .await
             .unwrap();
-        // What is signed in the millisecond in which a server started counts as signed before.
+        // A request that is signed in the millisecond in which a server started counts as signed before.
         tokio::time::sleep(Duration::from_millis(2)).await;
         Self {
             me,
@@ -78,7 +78,7 @@ impl Running {
     }
 }
 
-/// Alice and Bob, who know each other.
+/// Returns alice and bob, who know each other.
 async fn friends() -> (Running, Running) {
     let (alice, bob) = (nara("alice"), nara("bob"));
     let alice_runs = Running::start(alice.clone(), &[&bob]).await;
@@ -92,13 +92,13 @@ fn tease(from: &LocalNara, to: &str) -> SyncEvent {
     naras::tease(from, to, 1_769_100_000_000_000_000)
 }
 
-/// A peer that answers 503.
+/// Starts a peer that answers 503.
 async fn recorder() -> FakePeer {
     let free_port = SocketAddr::from((LOOPBACK, 0));
     FakePeer::start(TcpTransport, free_port, |_| plain(503, "")).await
 }
 
-/// What a signed call of alice looks like on the wire.
+/// Returns a recorded signed call of alice.
 async fn recorded_sync() -> (LocalNara, Received) {
     let (alice, bob) = (nara("alice"), nara("bob"));
     let peer = recorder().await;
@@ -114,7 +114,7 @@ async fn recorded_sync() -> (LocalNara, Received) {
     (alice, peer.last())
 }
 
-/// Sends a request of alice to bob with headers as they are.
+/// Sends a request of alice to bob with unchanged headers.
 fn send_raw(to: SocketAddr, auth: &RequestAuth, change: impl FnOnce(&mut HeaderMap)) -> RawResponse {
     let mut headers = HeaderMap::new();
     auth.write_to(&mut headers);
@@ -201,7 +201,7 @@ async fn section_4_capability_fetch_sync_events_posts_to_events_sync() {
 async fn section_4_capability_relay_world_message_forwards_a_multi_hop_postcard() {
     let (alice, bob) = friends().await;
     let postcard = WorldMessage::new("alice", "hello world", UnixNanos::new(1));
-    // Bob adds his hop and passes it on to its originator, alice, who adds the last one.
+    // Bob adds his hop and forwards it to its originator, alice, who adds the last one.
     alice
         .client
         .relay_world_message(bob.me.id(), &postcard)
@@ -354,7 +354,7 @@ async fn section_6_an_offline_peer_costs_at_most_five_seconds_and_then_nothing()
     let start = tokio::time::Instant::now();
     let error = client.ping(bob.id()).await.unwrap_err();
     assert!(error.is_timeout(), "{error}");
-    // Time is paused and moves from timer to timer: this is exact, whatever the machine does.
+    // Time is paused and advances from timer to timer: this is exact on any machine.
     assert!(
         start.elapsed() <= Duration::from_millis(5001),
         "{:?}",
@@ -397,7 +397,7 @@ async fn section_8_a_request_to_a_registered_id_goes_to_its_mesh_address() {
     assert_eq!(client.ping(bob.id()).await.unwrap().response.from, "bob");
     drop(server);
 
-    // And in test mode to where an override says.
+    // In test mode it goes to the override's address.
     let (_, elsewhere) = friends().await;
     let overrides = AddressOverrides::new()
         .with_url(

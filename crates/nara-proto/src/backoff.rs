@@ -1,14 +1,14 @@
-//! Pauses between attempts.
+//! Back-off: pauses between attempts.
 
 use std::time::Duration;
 
-/// Makes a pause at random between half of it and all of it, so that peers that failed together do not come back
-/// together. `random` is any number; `u32::MAX` leaves the pause whole.
+/// Returns a random pause between half of `pause` and all of it, so that peers that failed together do not retry
+/// together. `random` is any number; `u32::MAX` returns the whole pause.
 pub fn spread(pause: Duration, random: u32) -> Duration {
     pause.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX) / 2.0)
 }
 
-/// How long to wait after each failure: the pauses double up to a limit.
+/// An exponential back-off: the pause doubles after each failure, up to a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     first: Duration,
@@ -17,7 +17,8 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The first pause and the longest one. A limit below the first pause counts as the first pause.
+    /// Returns a back-off with this first pause and this longest pause. A limit below the first pause counts as the
+    /// first pause.
     pub const fn new(first: Duration, limit: Duration) -> Self {
         Self {
             first,
@@ -26,7 +27,7 @@ impl Backoff {
         }
     }
 
-    /// Counts a failure, and returns the pause after it, [spread](spread()) by a random number.
+    /// Records a failure and returns the pause after it, [spread](spread()) by a random number.
     pub fn after_failure(&mut self, random: u32) -> Duration {
         let doubled = self
             .first
@@ -35,7 +36,7 @@ impl Backoff {
         spread(doubled.min(self.limit.max(self.first)), random)
     }
 
-    /// An attempt succeeded: the next pause is the first one again.
+    /// Records a success: the next pause is the first one again.
     pub const fn reset(&mut self) {
         self.failures = 0;
     }

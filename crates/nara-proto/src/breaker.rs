@@ -1,21 +1,22 @@
-//! The circuit breaker of one peer: a peer known to be down fails at once instead of after five seconds.
+//! The circuit breaker of one peer: a call to a peer that is known to be down fails at once instead of after five
+//! seconds.
 
 use std::time::{Duration, Instant};
 
-/// How a breaker opens and closes again.
+/// The settings of a [`Breaker`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerConfig {
-    /// How many failures in a row open it.
+    /// The number of consecutive failures that open the breaker.
     pub threshold: u32,
-    /// How long it first stays open.
+    /// How long it stays open the first time.
     pub initial_pause: Duration,
-    /// The longest that it stays open; each failed probe doubles the pause up to this.
+    /// The longest that it stays open. Each failed probe doubles the pause up to this limit.
     pub max_pause: Duration,
 }
 
 impl Default for BreakerConfig {
-    /// Opens after 3 failures in a row (or at once for a peer that cannot be reached), for 1 s, later up to
-    /// 60 s: in a mesh of hundreds, a minute is the longest that a returning peer should wait to be noticed.
+    /// Three consecutive failures, or one if the peer is unreachable, open the breaker for 1 s at first and 60 s at
+    /// most: in a mesh of hundreds, a returning peer should not wait longer than a minute to be noticed.
     fn default() -> Self {
         Self {
             threshold: 3,
@@ -25,7 +26,7 @@ impl Default for BreakerConfig {
     }
 }
 
-/// The breaker of one peer: closed, open, or on probation.
+/// The circuit breaker of one peer: closed, open, or on probation.
 ///
 /// ```
 /// use std::time::{Duration, Instant};
@@ -42,7 +43,7 @@ impl Default for BreakerConfig {
 pub struct Breaker {
     config: BreakerConfig,
     state: State,
-    /// Counts openings and closings, so that the outcome of an old call cannot change a newer state.
+    /// Incremented with each transition, so that the outcome of an old call cannot change a newer state.
     generation: u64,
 }
 
@@ -61,7 +62,7 @@ enum State {
     },
 }
 
-/// Leave to make one call; give it back with its outcome.
+/// The permit to make one call; return it with the outcome of the call.
 #[derive(Debug)]
 #[must_use = "the breaker waits for the outcome of the call"]
 pub struct Permit {
@@ -70,30 +71,30 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Whether this call is the one probe of a breaker on probation.
+    /// Returns whether this call is the one probe of a breaker on probation.
     pub const fn is_probe(&self) -> bool {
         self.probe
     }
 }
 
-/// The peer is known to be down: not called.
+/// The error of a call that was not made because the peer is known to be down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the peer is down; the next attempt is in {} ms", .retry_in.as_millis())]
 pub struct CircuitOpen {
-    /// When the next probe may start; zero while one is in flight.
+    /// The time until the next probe may start; zero while one is in flight.
     pub retry_in: Duration,
 }
 
-/// What kind of failure a call ended with.
+/// The kind of failure of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// It was reached, but answered late or broke off.
+    /// The peer was reached, but it answered too late or the connection broke off.
     NoAnswer,
-    /// It could not be reached at all: opens the breaker at once.
+    /// The peer could not be reached; opens the breaker at once.
     Unreachable,
 }
 
-/// What the state of a breaker is called in metrics and listings.
+/// The state of a breaker, as named in metrics and listings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakerState {
     /// Calls go through.
@@ -105,7 +106,7 @@ pub enum BreakerState {
 }
 
 impl Breaker {
-    /// A closed breaker.
+    /// Returns a closed breaker.
     pub const fn new(config: BreakerConfig) -> Self {
         Self {
             config,
@@ -114,7 +115,7 @@ impl Breaker {
         }
     }
 
-    /// Asks for leave to make a call.
+    /// Requests a permit for a call.
     ///
     /// # Errors
     /// [`CircuitOpen`] if the peer is known to be down.
@@ -142,15 +143,15 @@ impl Breaker {
         })
     }
 
-    /// A call ended with an answer, of whatever status: the peer is reachable.
+    /// Records an answer, of whatever status: the peer is reachable.
     pub fn succeeded(&mut self, permit: Permit) {
         if permit.generation == self.generation {
             self.close();
         }
     }
 
-    /// A call failed. `random` spreads the pause between 0.8 and 1.2 of its length, so that the peers of a
-    /// returning nara do not all call it in one instant.
+    /// Records a failed call. `random` spreads the pause between 0.8 and 1.2 of its length, so that not all peers of a
+    /// returning nara call it in the same instant.
     pub fn failed(&mut self, permit: Permit, failure: Failure, now: Instant, random: u32) {
         if permit.generation != self.generation {
             return;
@@ -172,7 +173,7 @@ impl Breaker {
         }
     }
 
-    /// A call was given up before it could tell anything about the peer.
+    /// Records a call that was cancelled before its outcome was known.
     pub fn cancelled(&mut self, permit: Permit, now: Instant) {
         if let State::Probation { pause } = self.state
             && permit.probe
@@ -183,13 +184,13 @@ impl Breaker {
         }
     }
 
-    /// The peer showed itself: a verified request of it came in, its address was seen anew, or the tailnet
-    /// says it is online.
+    /// Closes the breaker: a verified request from the peer arrived, its address was reported anew, or the tailnet
+    /// reports it as online.
     pub fn sign_of_life(&mut self) {
         self.close();
     }
 
-    /// Somebody has a reason to call the peer now, whatever happened before: the next call goes through, and decides.
+    /// Lets the next call through at once as a probe, because there is a reason to call the peer now.
     pub fn give_a_chance(&mut self, now: Instant) {
         if matches!(self.state, State::Open { .. }) {
             self.state = State::Open {
@@ -199,19 +200,19 @@ impl Breaker {
         }
     }
 
-    /// The tailnet says that the peer went offline.
+    /// Opens the breaker: the tailnet reports the peer as offline.
     pub fn sign_of_death(&mut self, now: Instant, random: u32) {
         if matches!(self.state, State::Closed { .. }) {
             self.open(now, self.config.initial_pause, random);
         }
     }
 
-    /// Whether calls go through, whatever the time is.
+    /// Returns whether calls go through, independent of the time.
     pub const fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed { .. })
     }
 
-    /// The state at `now`.
+    /// Returns the state at `now`.
     pub fn state(&self, now: Instant) -> BreakerState {
         match self.state {
             State::Closed { .. } => BreakerState::Closed,
@@ -244,8 +245,8 @@ mod tests {
 
     const HALF: u32 = u32::MAX / 2;
 
-    /// A time to start from; only differences matter.
-    #[expect(clippy::disallowed_methods, reason = "an Instant cannot be made from nothing")]
+    /// An arbitrary start; only differences matter.
+    #[expect(clippy::disallowed_methods, reason = "an Instant has no other source")]
     fn epoch() -> Instant {
         Instant::now()
     }
@@ -324,7 +325,7 @@ mod tests {
         breaker.give_a_chance(now);
         let permit = breaker.admit(now).unwrap();
         assert!(permit.is_probe() && breaker.admit(now).is_err());
-        // It is not in the way of the call that goes on.
+        // A second chance does not disturb the probe in flight.
         breaker.give_a_chance(now);
         assert!(breaker.admit(now).is_err());
         breaker.succeeded(permit);

@@ -1,8 +1,9 @@
-//! How far the clock of a peer is from ours, and which of the two seems wrong.
+//! The offset of a peer's clock from ours, and which of the two is probably wrong.
 //!
-//! A peer that tells its time in an answer was asked between two readings of our clock, so its offset lies between
-//! two bounds (Cristian's algorithm). The bounds of several answers overlap where the offset is; the quickest answer
-//! gives the narrowest ones. If bounds do not overlap, a clock was set in between, and only the newest count.
+//! A peer reads its clock between two readings of ours, the sending of the request and the arrival of the answer, so
+//! its offset lies between two bounds (Cristian's algorithm). The bounds of several answers are intersected; the
+//! fastest answer gives the narrowest bounds. If bounds do not overlap, a clock was set in between, and only the newest
+//! samples count.
 //!
 //! ```
 //! use std::time::{Duration, Instant};
@@ -34,48 +35,48 @@ use std::time::{Duration, Instant};
 
 use crate::time::{UnixMillis, UnixNanos, go_duration};
 
-/// How far the clock of a peer may be from ours before it is warned of: a sixth of the window in which times are fresh,
-/// and far more than clocks that are set by the network are apart.
+/// The offset of a peer's clock from which on a warning is logged: a sixth of the freshness window, and far more than
+/// the difference between clocks that are synchronised over the network.
 pub const CLOCK_WARNING: Duration = Duration::from_secs(5);
 
-/// Samples that make up an estimate.
+/// The number of samples in an estimate.
 const SAMPLES: usize = 8;
 
-/// A sample that tells nothing new is kept this long after the last one at the earliest.
+/// A sample that does not improve the estimate is kept only if the last one is at least this old.
 const SPACING: Duration = Duration::from_secs(1);
 
-/// How long a sample counts.
+/// The age at which a sample expires.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
-/// How fast two clocks may drift apart, as one part in so many: 200 in a million, twice what clocks without
-/// correction do.
+/// The greatest assumed drift between two clocks, as a reciprocal: 1/5,000 is 200 ppm, twice the drift of uncorrected
+/// clocks.
 const DRIFT: u32 = 5_000;
 
-/// Between which bounds the offset of a clock lies, from one answer.
+/// The bounds of a clock's offset, from one answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockSample {
     low: i64,
     high: i64,
 }
 
-/// How far another clock is ahead of ours, in **nanoseconds**.
+/// The offset of another clock from ours, in **nanoseconds**; positive if it is ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockOffset {
     nanos: i64,
     uncertainty: Duration,
 }
 
-/// What the last samples of one clock say together.
+/// An estimate of a clock's offset from its last samples.
 #[derive(Clone, Debug, Default)]
 pub struct ClockEstimate {
     samples: VecDeque<(Instant, ClockSample)>,
-    /// What they agreed on when the last one was added.
+    /// The intersection of the samples when the last one was added.
     known: Option<(Instant, ClockSample)>,
 }
 
 impl ClockSample {
-    /// A sample of an answer in which the peer told its time, rounded down to a multiple of `resolution`. We sent the
-    /// request at `sent` and had the answer at `received`, both by our own clock. `None` if our clock was set back
+    /// Returns the sample of an answer that contains the peer's time, rounded down to a multiple of `resolution`.
+    /// `sent` and `received` are the times of the request and the answer by our clock. `None` if our clock was set back
     /// in between.
     pub fn of_answer(
         told: UnixNanos,
@@ -90,7 +91,7 @@ impl ClockSample {
         })
     }
 
-    /// The same, some time later.
+    /// Returns the same sample, widened by the drift of `age`.
     fn aged(self, age: Duration) -> Self {
         let drift = i64::try_from((age / DRIFT).as_nanos()).unwrap_or(i64::MAX);
         Self {
@@ -99,7 +100,7 @@ impl ClockSample {
         }
     }
 
-    /// Where both are right; `None`: nowhere.
+    /// Returns the overlap of both samples; `None` if they do not overlap.
     fn intersect(self, other: Self) -> Option<Self> {
         let both = Self {
             low: self.low.max(other.low),
@@ -108,12 +109,12 @@ impl ClockSample {
         (both.low <= both.high).then_some(both)
     }
 
-    /// Whether it agrees with all that another one says.
+    /// Returns whether the bounds of `other` lie within these bounds.
     const fn contains(self, other: Self) -> bool {
         self.low <= other.low && other.high <= self.high
     }
 
-    /// The middle of the bounds.
+    /// Returns the middle of the bounds.
     pub fn offset(self) -> ClockOffset {
         let (low, high) = (i128::from(self.low), i128::from(self.high));
         let nanos = i64::try_from((low + high).div_euclid(2)).unwrap_or(i64::MAX);
@@ -127,8 +128,8 @@ impl ClockSample {
 }
 
 impl ClockEstimate {
-    /// Adds a sample, and returns the estimate with it. Samples that contradict it date from before a clock was set, and are
-    /// dropped. `None`: it tells nothing beside the samples of the last second, which it would only push out.
+    /// Adds a sample, and returns the new estimate. Samples that contradict it date from before a clock was set, and
+    /// are dropped. `None` if the sample adds nothing to the samples of the last second and would only displace one.
     pub fn record(&mut self, sample: ClockSample, now: Instant) -> Option<ClockOffset> {
         if let Some((at, known)) = self.known {
             let age = now.saturating_duration_since(at);
@@ -146,12 +147,12 @@ impl ClockEstimate {
         agreed.map(ClockSample::offset)
     }
 
-    /// The estimate; `None` without a sample of the last ten minutes.
+    /// Returns the estimate; `None` without a sample of the last ten minutes.
     pub fn offset(&self, now: Instant) -> Option<ClockOffset> {
         self.agreeing(now).0.map(ClockSample::offset)
     }
 
-    /// What the newest samples agree on, and how many they are.
+    /// Returns the intersection of the newest samples that agree, and their number.
     fn agreeing(&self, now: Instant) -> (Option<ClockSample>, usize) {
         let mut common = None;
         let mut count = 0;
@@ -173,27 +174,27 @@ impl ClockEstimate {
 }
 
 impl ClockOffset {
-    /// How far the other clock is ahead, in nanoseconds; negative: behind.
+    /// Returns how far the other clock is ahead, in nanoseconds; negative if it is behind.
     pub const fn nanos(self) -> i64 {
         self.nanos
     }
 
-    /// How far the true offset may be from this one.
+    /// Returns the greatest difference between this offset and the true one.
     pub const fn uncertainty(self) -> Duration {
         self.uncertainty
     }
 
-    /// How far the two clocks are apart, whichever is ahead.
+    /// Returns the absolute offset.
     pub const fn magnitude(self) -> Duration {
         Duration::from_nanos(self.nanos.unsigned_abs())
     }
 
-    /// How far the two clocks are apart at least.
+    /// Returns the least absolute offset within the uncertainty.
     pub const fn at_least(self) -> Duration {
         self.magnitude().saturating_sub(self.uncertainty)
     }
 
-    /// What the other clock says when ours says `now`.
+    /// Returns the time of the other clock when ours shows `now`.
     pub fn apply(self, now: UnixMillis) -> UnixMillis {
         UnixMillis::new(now.get().saturating_add(self.nanos.div_euclid(1_000_000)))
     }
@@ -211,7 +212,7 @@ impl fmt::Display for ClockOffset {
     }
 }
 
-/// A duration with three decimals at most.
+/// Formats a duration with three decimals at most.
 fn short(duration: Duration) -> String {
     let unit = match duration.as_nanos() {
         0..1_000_000 => 1_000,
@@ -234,7 +235,7 @@ mod tests {
     const MILLI: i64 = 1_000_000;
     const SECOND: i64 = 1_000 * MILLI;
 
-    #[expect(clippy::disallowed_methods, reason = "an Instant cannot be made from nothing")]
+    #[expect(clippy::disallowed_methods, reason = "an Instant has no other source")]
     pub(super) fn some_instant() -> Instant {
         Instant::now()
     }
@@ -279,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_that_tells_nothing_new_does_not_push_out_another() {
+    fn an_uninformative_sample_does_not_displace_another() {
         let start = some_instant();
         let mut clock = ClockEstimate::default();
         let narrow = sample(0, 7 * SECOND, MILLI, MILLI, 1);
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_learned_becomes_less_certain_and_is_forgotten() {
+    fn an_estimate_becomes_less_certain_and_expires() {
         let start = some_instant();
         let mut clock = ClockEstimate::default();
         assert_eq!(clock.offset(start), None);
@@ -306,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_across_a_clock_that_was_set_back_says_nothing() {
+    fn a_clock_that_was_set_back_meanwhile_gives_no_sample() {
         let (sent, received) = (UnixNanos::new(10), UnixNanos::new(9));
         assert_eq!(ClockSample::of_answer(sent, Duration::ZERO, sent, received), None);
     }
@@ -325,7 +326,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the delays: the true offset is within the uncertainty, as long as no clock is set.
+        /// Whatever the delays are, the true offset is within the uncertainty, as long as no clock is set.
         #[test]
         fn the_true_offset_is_within_the_uncertainty(
             offset in -100 * SECOND..100 * SECOND,
@@ -348,7 +349,7 @@ mod tests {
             }
         }
 
-        /// A drift up to the one that is allowed for changes nothing about it.
+        /// A drift up to the assumed one does not invalidate the bounds.
         #[test]
         fn a_drift_is_allowed_for(
             per_million in -200_i64..=200,
@@ -359,7 +360,7 @@ mod tests {
             let mut at = 0;
             for (pause, there, back) in pauses {
                 at += pause;
-                // At the moment at which the peer reads its clock.
+                // The offset at the moment when the peer reads its clock.
                 let offset = (at + there) / 1_000_000 * per_million;
                 let now = start + Duration::from_nanos(at.unsigned_abs());
                 clock.record(sample(at, offset, there, back, 1), now);
@@ -374,7 +375,7 @@ mod tests {
             }
         }
 
-        /// Times that a peer makes up do no harm.
+        /// Arbitrary times from a peer cause no panic.
         #[test]
         fn no_time_makes_it_panic(
             told in any::<i64>(),

@@ -1,14 +1,14 @@
-//! Vivaldi network coordinates: from a few measured round trips, an estimate of the round trip to every nara.
+//! Vivaldi network coordinates: they estimate the round trip to every nara from a few measured round trips.
 //!
-//! Each nara has a place in a plane and a height above it, in milliseconds, and an error: how far it trusts its place.
-//! The estimated round trip between two naras is the distance in the plane plus both heights; the height stands for
-//! the link that all packets of a nara pass. Each measured round trip moves the nara along the line to its peer, as a
-//! spring would, the further the less it trusts its own place in comparison (Dabek, Cox, Kaashoek, Morris: "Vivaldi",
-//! SIGCOMM 2004; heights are in section 5.4). V1 peers serve the same coordinates at `GET /coordinates`
-//! (docs/protocol/v1.md, section 7.2).
+//! Each nara has a position in a plane, a height above it, both in milliseconds, and an error, which says how far it
+//! trusts its position. The estimated round trip between two naras is the distance in the plane plus both heights; the
+//! height stands for the access link that all packets of a nara pass. Each measured round trip moves the nara along the
+//! line to its peer, as a spring would; the less it trusts its own position compared with the peer's, the further it
+//! moves (Dabek, Cox, Kaashoek, Morris: "Vivaldi", SIGCOMM 2004; heights are in section 5.4). V1 peers serve the same
+//! coordinates at `GET /coordinates` (docs/protocol/v1.md, section 7.2).
 //!
-//! What a peer says of itself is a hint and nothing more: values are bounded, a single sample moves a nara by at most
-//! [`NetworkCoordinates::MAX_STEP_MS`], and nothing but the order of peers may depend on an estimate.
+//! A peer's own coordinates are only a hint: values are bounded, a single sample moves a nara by at most
+//! [`NetworkCoordinates::MAX_STEP_MS`], and an estimate may only decide the order of peers.
 //!
 //! ```
 //! use std::time::Duration;
@@ -29,31 +29,32 @@ use std::time::Duration;
 
 use crate::peer::Coordinates;
 
-/// How far a sample moves a nara, of what would explain it completely, if all the error is its own.
+/// The share of a sample's error by which it moves a nara that has all the error (`c_c` in the paper).
 const MOVE: f64 = 0.25;
-/// How much a sample counts in the error.
+/// The weight of a sample in the error (`c_e` in the paper).
 const ERROR_WEIGHT: f64 = 0.25;
-/// The lowest height, ms: of 0 no direction would follow.
+/// The lowest height, ms: a height of 0 would give no direction.
 const MIN_HEIGHT: f64 = 0.000_01;
 const MIN_ERROR: f64 = 0.001;
 const MAX_ERROR: f64 = 2.0;
 /// The error of a new nara.
 const FIRST_ERROR: f64 = 1.0;
-/// The furthest from the origin that a place, and the highest that a height, can be, ms: half a minute of round trip.
+/// The greatest distance of a position from the origin, and the greatest height, ms: together, half a minute of round
+/// trip.
 const MAX_COORDINATE: f64 = 10_000.0;
-/// The longest round trip that is a sample: what takes longer was a pause of a process, not a distance.
+/// The longest round trip that counts as a sample: a longer one measures a paused process, not a distance.
 const MAX_RTT: Duration = Duration::from_secs(10);
-/// Closer than this, ms, two places give no direction.
+/// Two positions closer than this, ms, give no direction.
 const SAME_PLACE: f64 = 0.000_001;
 
-/// A sample that says nothing.
+/// The reason why a sample is not usable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnusableSample {
     /// The coordinates of the peer are not finite or out of bounds.
     #[error("the coordinates of the peer are out of bounds")]
     Coordinates,
-    /// The round trip took no time, or more than 10 s.
+    /// The round trip is zero, or more than 10 s.
     #[error("the round trip took no time or too long")]
     RoundTrip,
 }
@@ -62,7 +63,7 @@ pub enum UnusableSample {
 #[derive(Clone, Debug, PartialEq)]
 pub struct NetworkCoordinates(Coordinates);
 
-/// A new nara: at the origin.
+/// A new nara is at the origin.
 impl Default for NetworkCoordinates {
     fn default() -> Self {
         Self(Coordinates {
@@ -75,10 +76,10 @@ impl Default for NetworkCoordinates {
 }
 
 impl NetworkCoordinates {
-    /// The longest way, in milliseconds, that one sample moves a nara, so that no single peer can throw it away.
+    /// The longest distance, in milliseconds, that one sample moves a nara, so that no single peer can displace it far.
     pub const MAX_STEP_MS: f64 = 100.0;
 
-    /// Goes on from coordinates that this nara had before, or from a new place if they are out of bounds.
+    /// Resumes from saved coordinates, or starts at a new position if they are out of bounds.
     pub fn restore(saved: Coordinates) -> Self {
         if is_valid(&saved) {
             Self(bounded(saved))
@@ -87,16 +88,16 @@ impl NetworkCoordinates {
         }
     }
 
-    /// The coordinates as they are now.
+    /// Returns the current coordinates.
     pub fn get(&self) -> &Coordinates {
         &self.0
     }
 
-    /// Takes in a measured round trip to a peer that says that it is at `peer`. `random` gives the direction if both
-    /// are at one place.
+    /// Applies a measured round trip to a peer that reports the coordinates `peer`. `random` gives the direction if
+    /// both have the same position.
     ///
     /// # Errors
-    /// [`UnusableSample`]; nothing has changed then.
+    /// [`UnusableSample`]; the coordinates are unchanged then.
     pub fn observe(&mut self, peer: &Coordinates, rtt: Duration, random: u32) -> Result<(), UnusableSample> {
         if rtt.is_zero() || rtt > MAX_RTT {
             return Err(UnusableSample::RoundTrip);
@@ -118,7 +119,7 @@ impl NetworkCoordinates {
 
         let limit = Self::MAX_STEP_MS;
         let step = (MOVE * weight * (rtt - distance)).clamp(-limit, limit);
-        // The unit vector from the peer to us: its height is what both heights add to the distance.
+        // The unit vector from the peer to us; its height is the share of both heights in the distance.
         let (ux, uy, uh) = if plane > SAME_PLACE {
             (
                 dx / distance,
@@ -139,7 +140,7 @@ impl NetworkCoordinates {
     }
 }
 
-/// The estimated round trip between two naras; `None` if the coordinates of one are out of bounds.
+/// Returns the estimated round trip between two naras; `None` if the coordinates of one are out of bounds.
 pub fn estimate(one: &Coordinates, other: &Coordinates) -> Option<Duration> {
     if !is_valid(one) || !is_valid(other) {
         return None;
@@ -174,8 +175,8 @@ mod tests {
 
     const NODES: usize = 100;
 
-    /// The round trips of 100 naras in four regions up to 150 ms apart, each behind a link of its own, in milliseconds.
-    /// Each path is up to 10 % longer than the geometry says, so no placement explains all.
+    /// The round trips of 100 naras in four regions up to 150 ms apart, each behind its own access link, in
+    /// milliseconds. Each path is up to 10 % longer than the geometry says, so no placement explains all of them.
     fn matrix(random: &mut Xoshiro256PlusPlus) -> Vec<Vec<f64>> {
         let regions = [(0.0, 0.0), (90.0, 10.0), (40.0, 120.0), (-60.0, 70.0)];
         let places: Vec<(f64, f64, f64)> = (0..NODES)
@@ -218,7 +219,7 @@ mod tests {
             let matrix = matrix(&mut random);
             let mut naras = vec![NetworkCoordinates::default(); NODES];
             assert!(median_error(&naras, &matrix) > 0.9);
-            // A ping every 5 s: this is a quarter of an hour.
+            // A ping every 5 s for a quarter of an hour.
             for _ in 0..180 {
                 for one in 0..NODES {
                     let other = (one + random.random_range(1..NODES)) % NODES;

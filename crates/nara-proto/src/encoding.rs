@@ -1,4 +1,4 @@
-//! The text encodings of the wire: base64 as Go reads it, base64 as we insist on it, and hexadecimal.
+//! The text encodings of the wire: base64 in Go's lenient and in our canonical form, and hexadecimal.
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
@@ -15,14 +15,14 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// A text that is not the base64 it should be.
+/// The error for a text that is not valid base64.
 ///
-/// Its text is part of some HTTP bodies, so it is the one of v1 peers (docs/protocol/v1.md, sections
-/// 7.6 and 7.10).
+/// Its message is part of some HTTP bodies, so it is the message of v1 peers (docs/protocol/v1.md, sections 7.6 and
+/// 7.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("illegal base64 data at input byte {at}")]
 pub struct InvalidBase64 {
-    /// Where reading gave up. An incomplete last group counts from its beginning.
+    /// The offset of the first invalid byte. For an incomplete last group it is the start of the group.
     pub at: usize,
 }
 
@@ -33,7 +33,7 @@ pub fn base64_encode(bytes: &[u8]) -> String {
 
 /// Encodes bytes as lower-case hexadecimal digits.
 pub fn hex_encode(bytes: &[u8]) -> String {
-    // `hex::encode` appends character by character.
+    // `hex::encode` appends one character at a time, which is slower.
     let mut digits = vec![0; 2 * bytes.len()];
     hex::encode_to_slice(bytes, &mut digits).expect("there is room for two digits each");
     String::from_utf8(digits).expect("digits are ASCII")
@@ -44,9 +44,9 @@ pub(crate) fn base64_append(bytes: &[u8], text: &mut String) {
     STRICT.encode_string(bytes, text);
 }
 
-/// Decodes exactly `N` bytes, at most 64, as [`base64_decode_canonical`] does.
+/// Decodes exactly `N` bytes, at most 64, like [`base64_decode_canonical`].
 pub(crate) fn base64_decode_exactly<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
-    // The decoder wants room for whole groups.
+    // The decoder needs room for whole groups.
     let mut decoded = [0; 66];
     const { assert!(N <= 64) }
     let len = STRICT.decode_slice(text, &mut decoded).ok()?;
@@ -55,8 +55,8 @@ pub(crate) fn base64_decode_exactly<const N: usize>(text: &[u8]) -> Option<[u8; 
 
 /// Decodes standard base64 with padding, accepting exactly one spelling of each byte string.
 ///
-/// For headers: a second spelling of the same signature would be a second identity of the same request
-/// (defect G19 of the inherited protocol).
+/// For headers: a second spelling of the same signature would be a second identity of the same request (defect G19 of
+/// protocol v1).
 ///
 /// # Errors
 /// [`InvalidBase64`] for any other text.
@@ -64,8 +64,8 @@ pub fn base64_decode_canonical(text: &[u8]) -> Result<Vec<u8>, InvalidBase64> {
     STRICT.decode(text).map_err(|_| fault(text))
 }
 
-/// Decodes standard base64 with padding as v1 peers do: carriage returns and line feeds
-/// are skipped and unused bits in the last character are ignored (docs/protocol/v1.md, section 1.4).
+/// Decodes standard base64 with padding like v1 peers: carriage returns and line feeds are skipped and unused bits in
+/// the last character are ignored (docs/protocol/v1.md, section 1.4).
 ///
 /// # Errors
 /// [`InvalidBase64`] for missing padding, the URL-safe alphabet, or any other character.
@@ -87,8 +87,8 @@ const fn is_line_break(byte: u8) -> bool {
     matches!(byte, b'\r' | b'\n')
 }
 
-/// Finds where v1 peers stop reading a text that is not base64. One that only a stricter
-/// reader refuses is at fault in its last character.
+/// Finds the byte at which v1 peers stop reading an invalid text. If only a stricter reader refuses the text, its last
+/// character is at fault.
 fn fault(text: &[u8]) -> InvalidBase64 {
     let mut in_group = 0;
     let mut rest = text
@@ -101,7 +101,7 @@ fn fault(text: &[u8]) -> InvalidBase64 {
             in_group = (in_group + 1) % 4;
             continue;
         }
-        // Padding may only stand for the last one or two characters of a group.
+        // Padding may only replace the last one or two characters of a group.
         if byte != b'=' || in_group < 2 {
             return InvalidBase64 { at };
         }
@@ -154,7 +154,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn exact_decoding_takes_what_canonical_decoding_takes(
+        fn exact_decoding_accepts_the_same_texts_as_canonical_decoding(
             bytes in proptest::collection::vec(any::<u8>(), 0..100),
             change in proptest::option::of((any::<proptest::sample::Index>(), any::<u8>())),
         ) {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn exact_decoding_takes_each_length_as_canonical_decoding_does() {
+    fn exact_decoding_accepts_the_same_lengths_as_canonical_decoding() {
         for len in 0..=70 {
             let text = base64_encode(&vec![0xa5; len]);
             assert_eq!(base64_decode_exactly::<64>(text.as_bytes()).is_some(), len == 64);

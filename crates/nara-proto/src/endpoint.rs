@@ -1,4 +1,4 @@
-//! The endpoints of the mesh: one type each, from which client and server are both built.
+//! The endpoints of the mesh: each is one type, from which both client and server are built.
 
 use http::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -14,19 +14,19 @@ use crate::sync::{SyncRequest, SyncResponse};
 use crate::world::WorldMessage;
 use crate::zine::Zine;
 
-/// What each side of an endpoint must prove.
+/// The proof that each side of an endpoint must give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Authentication {
-    /// Neither side signs: the answer is as trustworthy as the network.
+    /// Neither side signs: the answer is only as trustworthy as the network.
     Open,
-    /// The request carries a signature in its body, made with the receiver's own key.
+    /// The body of the request contains a signature that was made with the receiver's own key.
     OwnSoul,
     /// The request is signed by the sender, the response by the responder.
     Signed,
 }
 
-/// The endpoint that this request is for, such as `GET /ping`, if its answers are never signed.
+/// Returns the name of the endpoint of this request, such as `GET /ping`, if its answers are never signed.
 pub fn never_signed(method: &Method, path: &str) -> Option<&'static str> {
     fn is<E: Endpoint>(method: &Method, path: &str) -> bool {
         E::AUTHENTICATION != Authentication::Signed && E::METHOD == *method && E::PATH == path
@@ -51,52 +51,52 @@ pub fn never_signed(method: &Method, path: &str) -> Option<&'static str> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Repetition {
-    /// Another message, if it comes from the same source address with another body: the sender has signed the body
-    /// inside. The same body again is a replay. A v1 signature covers the millisecond, so two messages of one peer may
-    /// share one.
+    /// Accepted as another message if it comes from the same source address and has another body: the sender has signed
+    /// the body itself. The same body again is a replay. A v1 signature covers the millisecond only, so two messages of
+    /// one peer may share one.
     OtherBody,
-    /// A replay: refused.
+    /// Refused as a replay.
     Refused,
-    /// Harmless from the same source address: v1 peers may send two equal requests in one millisecond.
+    /// Accepted from the same source address: v1 peers may send two equal requests in one millisecond.
     SameSource,
 }
 
-/// An endpoint.
+/// An endpoint of the mesh.
 pub trait Endpoint: Send + Sync + 'static {
-    /// The request.
+    /// The request type.
     type Request: Send + Sync;
-    /// The response with status 200.
+    /// The type of a response with status 200.
     type Response: Send + Sync;
 
-    /// The method.
+    /// The HTTP method.
     const METHOD: Method;
     /// The path, plain ASCII.
     const PATH: &'static str;
-    /// What each side must prove.
+    /// The proof that each side must give.
     const AUTHENTICATION: Authentication;
     /// How a repeated signature is treated; only for [`Authentication::Signed`].
     const REPETITION: Repetition = Repetition::Refused;
-    /// Whether a client may safely repeat the request with a new signature.
+    /// Whether a client may safely retry the request with a new signature.
     const IDEMPOTENT: bool;
     /// The content type of a request body.
     const CONTENT_TYPE: &'static str = "application/json";
-    /// The most bytes that a request body may have.
+    /// The maximum size of a request body in bytes.
     const MAX_REQUEST: usize = 1 << 20;
-    /// The most bytes that a response body may have.
+    /// The maximum size of a response body in bytes.
     const MAX_RESPONSE: usize = 1 << 20;
 
-    /// The query of the request, without `?`.
+    /// Returns the query of the request, without `?`.
     fn query(_: &Self::Request) -> Option<String> {
         None
     }
 
-    /// The body of the request; `None` for a request without a body.
+    /// Encodes the body of the request; `None` for a request without a body.
     fn encode(request: &Self::Request) -> Option<Vec<u8>>;
 
-    /// Reads the body of a response with status 200.
+    /// Decodes the body of a response with status 200.
     ///
     /// # Errors
-    /// [`JsonError`] if it is not a response of this endpoint.
+    /// [`JsonError`] if the body is not a response of this endpoint.
     fn decode(body: &[u8]) -> Result<Self::Response, JsonError>;
 }
 
@@ -135,7 +135,7 @@ json_endpoints! {
         const REPETITION: Repetition = Repetition::SameSource;
         const MAX_RESPONSE: usize = 16 << 20;
     }
-    /// `POST /events/fetch`: events of the ledger by their ids; an extension.
+    /// `POST /events/fetch`: events of the ledger by id; an extension.
     EventsFetch: "/events/fetch", Signed, true, FetchRequest => SyncResponse {
         const MAX_RESPONSE: usize = 16 << 20;
     }
@@ -145,7 +145,7 @@ json_endpoints! {
         const MAX_REQUEST: usize = 16 << 20;
         const MAX_RESPONSE: usize = 16 << 20;
     }
-    /// `POST /dm`: one event, directly (section 7.5).
+    /// `POST /dm`: delivers one event directly (section 7.5).
     DirectMessage: "/dm", Signed, false, SyncEvent => Receipt {
         const REPETITION: Repetition = Repetition::OtherBody;
     }
@@ -181,7 +181,7 @@ impl Endpoint for MeshMessage {
     }
 }
 
-/// `POST /events/reconcile`: one round of a [reconciliation](crate::reconcile); an extension. Bodies are frames.
+/// `POST /events/reconcile`: one round of a [reconciliation](crate::reconcile); an extension. The bodies are frames.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct EventsReconcile;
@@ -189,9 +189,9 @@ pub struct EventsReconcile;
 /// The request of [`EventsReconcile`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReconcileRequest {
-    /// Which events are compared.
+    /// The events that are compared.
     pub scope: Scope,
-    /// The frame of the initiator.
+    /// The initiator's frame.
     pub frame: Vec<u8>,
 }
 
@@ -220,8 +220,8 @@ impl Endpoint for EventsReconcile {
     }
 }
 
-/// `GET /events/stream`: events as they arrive, our extension (see [`stream`](crate::stream)). The answer is
-/// endless, so it is read message by message and never decoded as a whole.
+/// `GET /events/stream`: events as they arrive, an extension (see [`stream`](crate::stream)). The answer is endless, so
+/// it is read message by message and never decoded as a whole.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct EventsStream;
@@ -298,7 +298,7 @@ get_endpoints! {
             Some(format!("target={}&asked={}", query_escape(&request.target), asked.join(",")))
         }
     }
-    /// `GET /api/checkpoints/all`: checkpoints by offset, for peers whose sync returns none (section 7.9).
+    /// `GET /api/checkpoints/all`: checkpoints by offset, for peers whose sync returns no checkpoints (section 7.9).
     AllCheckpoints: "/api/checkpoints/all", CheckpointsRequest => CheckpointsResponse {
         const MAX_RESPONSE: usize = 16 << 20;
 
@@ -311,18 +311,18 @@ get_endpoints! {
 /// The request of [`PeerQuery`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerQueryRequest {
-    /// The name of the searched nara.
+    /// The name of the nara whose key is searched.
     pub target: String,
-    /// Naras that were asked already. The wire cannot carry names with commas.
+    /// The naras that were asked already. The wire cannot carry names with commas.
     pub asked: Vec<String>,
 }
 
 /// The request of [`AllCheckpoints`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckpointsRequest {
-    /// How many, at most 10,000.
+    /// The number of checkpoints, at most 10,000.
     pub limit: u32,
-    /// How many to skip.
+    /// The number of checkpoints to skip.
     pub offset: u32,
 }
 
@@ -343,10 +343,10 @@ pub const PATHS: [&str; 13] = [
     WorldRelay::PATH,
 ];
 
-/// The most names that one `/peer/query` search asks (section 7.8).
+/// The maximum number of naras that one `/peer/query` search asks (section 7.8).
 pub const MAX_QUERY_HOPS: usize = 9;
 
-/// Every byte but the unreserved characters of RFC 3986, section 2.3.
+/// All bytes except the unreserved characters of RFC 3986, section 2.3.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')

@@ -1,7 +1,7 @@
 //! Events: the memory of a nara (docs/protocol/v1.md, section 8).
 //!
-//! An event has an envelope, one payload that goes with its service, an id that is a hash of its time,
-//! service and content, and usually a signature of its emitter.
+//! An event has an envelope, one payload that matches its service, an id that is a hash of its time, service and
+//! content, and usually a signature of its emitter.
 
 mod batch;
 mod checked;
@@ -67,7 +67,7 @@ impl Service {
         Self::Succession,
     ];
 
-    /// The name of the service in `svc`.
+    /// Returns the wire name of the service, as in `svc`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Chau => "chau",
@@ -81,7 +81,7 @@ impl Service {
         }
     }
 
-    /// The service with this name in `svc`; `None` if unknown.
+    /// Returns the service with this wire name; `None` if unknown.
     pub fn from_wire(svc: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|service| service.as_str() == svc)
     }
@@ -94,14 +94,14 @@ impl fmt::Display for Service {
 }
 
 wire_struct! {
-    /// An event as it travels (docs/protocol/v1.md, section 8.1).
+    /// An event in its wire form (docs/protocol/v1.md, section 8.1).
     ///
-    /// The fields are as a peer sent them: nothing is checked until [`SyncEvent::validate`],
+    /// The fields are as the peer sent them and are unchecked until [`SyncEvent::validate`],
     /// [`SyncEvent::has_genuine_id`] and [`SyncEvent::verify`], or [`verify_events`] for many.
     pub struct SyncEvent {
         /// The id: 32 hexadecimal characters.
         pub id: String = "id",
-        /// When it happened, in **nanoseconds**.
+        /// The time of the event, in **nanoseconds**.
         pub ts: UnixNanos = "ts",
         /// The service; see [`Service`].
         pub svc: String = "svc",
@@ -153,7 +153,7 @@ pub enum Payload {
 }
 
 impl SyncEvent {
-    /// A new event without emitter and signature; its id is filled in.
+    /// Returns a new event without emitter and signature, with its id.
     pub fn new(ts: UnixNanos, payload: Payload) -> Self {
         let mut event = Self {
             ts,
@@ -198,19 +198,19 @@ impl SyncEvent {
         event
     }
 
-    /// A new event, signed by `emitter`.
+    /// Returns a new event, signed by `emitter`.
     pub fn signed(ts: UnixNanos, payload: Payload, emitter: &str, keypair: &KeyPair) -> Self {
         let mut event = Self::new(ts, payload);
         event.sign(emitter, keypair);
         event
     }
 
-    /// A new event, signed by `emitter`, of a payload with text that somebody else chose.
+    /// Returns a new event, signed by `emitter`, whose payload contains text of a third party.
     ///
     /// # Errors
-    /// [`EventProblem`], before anything is signed, if no receiver would accept the event: its emitter is not the nara
-    /// that acts, a name is none, or its text could be split into other fields. So a peer cannot have its text signed
-    /// as something else.
+    /// [`EventProblem`], before anything is signed, if no receiver would accept the event: its emitter is not the
+    /// actor, a name is invalid, or its text could be split into other fields. So a peer cannot obtain a signature over
+    /// a text with another meaning.
     pub fn try_signed(
         ts: UnixNanos,
         payload: Payload,
@@ -224,60 +224,60 @@ impl SyncEvent {
         Ok(event)
     }
 
-    /// Signs this event as `emitter`, over the id that it carries.
+    /// Signs this event as `emitter`, over its current id.
     pub fn sign(&mut self, emitter: &str, keypair: &KeyPair) {
         emitter.clone_into(&mut self.emitter);
         self.sig = keypair.sign(&self.signing_digest()).to_base64();
     }
 
-    /// The service; `None` if unknown.
+    /// Returns the service; `None` if unknown.
     pub fn service(&self) -> Option<Service> {
         Service::from_wire(&self.svc)
     }
 
-    /// The content string, from which id and signature are made (docs/protocol/v1.md, section 8.4): empty for an
-    /// unknown service or a missing payload.
+    /// Returns the content string, from which id and signature are made (docs/protocol/v1.md, section 8.4); empty for
+    /// an unknown service or a missing payload.
     pub fn content(&self) -> String {
         content::content(self)
     }
 
-    /// The text whose hash is the id: `"{ts}:{svc}:{content}"`.
+    /// Returns the text whose hash is the id: `"{ts}:{svc}:{content}"`.
     pub fn id_preimage(&self) -> String {
         format!("{}:{}:{}", self.ts, self.svc, self.content())
     }
 
-    /// The id that follows from time, service and content.
+    /// Computes the id from time, service and content.
     pub fn compute_id(&self) -> String {
         let digits = id_digits(self.ts, &self.svc, &self.content());
         String::from_utf8(digits.to_vec()).expect("digits are ASCII")
     }
 
-    /// Whether the id of the event follows from its content.
+    /// Returns whether the id of the event matches its content.
     ///
-    /// V1 peers never check; without this check a peer could give one event the id of
-    /// another and so keep the other out of every ledger.
+    /// V1 peers never check it; without this check a peer could give an event the id of another event and so keep the
+    /// other out of every ledger.
     pub fn has_genuine_id(&self) -> bool {
         self.id == self.compute_id()
     }
 
-    /// The text whose hash is signed: `"{id}:{ts}:{svc}:{emitter}:{content}"`.
+    /// Returns the text whose hash is signed: `"{id}:{ts}:{svc}:{emitter}:{content}"`.
     pub fn signing_preimage(&self) -> String {
         signing_preimage(self, &self.content())
     }
 
-    /// The SHA-256 that is signed.
+    /// Returns the SHA-256 digest that is signed.
     pub fn signing_digest(&self) -> [u8; 32] {
         Sha256::digest(self.signing_preimage()).into()
     }
 
-    /// Whether the event carries a signature.
+    /// Returns whether the event has a signature.
     pub fn is_signed(&self) -> bool {
         !self.sig.is_empty()
     }
 
-    /// Verifies the signature of the envelope with the key of the emitter.
+    /// Verifies the signature of the envelope with the emitter's key.
     ///
-    /// This says nothing about the id; see [`SyncEvent::has_genuine_id`].
+    /// The id is not checked; see [`SyncEvent::has_genuine_id`].
     ///
     /// # Errors
     /// [`VerifyError`] if the event is unsigned or the signature is not the emitter's.
@@ -285,16 +285,16 @@ impl SyncEvent {
         verify_base64(key, &self.signing_digest(), &self.sig)
     }
 
-    /// Verifies a `hey-there` or `chau` with the key that its payload carries: proof that the emitter holds
-    /// that key, not that the key is the one of the name.
+    /// Verifies a `hey-there` or `chau` with the key in its payload. This proves that the emitter holds that key, not
+    /// that the key belongs to the name.
     ///
     /// # Errors
-    /// [`VerifyError`] for other services, a missing payload or key, and a signature of another key.
+    /// [`VerifyError`] for another service, a missing payload or key, or a signature of another key.
     pub fn verify_with_embedded_key(&self) -> Result<(), VerifyError> {
         self.verify(&self.embedded_key().ok_or(VerifyError)?)
     }
 
-    /// The public key inside a `hey-there` or `chau`.
+    /// Returns the public key in a `hey-there` or `chau`.
     pub fn embedded_key(&self) -> Option<PublicKey> {
         let key = match self.service()? {
             Service::HeyThere => &self.hey_there.as_ref()?.public_key,
@@ -304,12 +304,12 @@ impl SyncEvent {
         PublicKey::from_base64(key).ok()
     }
 
-    /// The actor (docs/protocol/v1.md, section 8.2), or an empty text.
+    /// Returns the actor (docs/protocol/v1.md, section 8.2), or an empty string.
     pub fn actor(&self) -> &str {
         self.actor_and_target().0
     }
 
-    /// The target (docs/protocol/v1.md, section 8.2), or an empty text.
+    /// Returns the target (docs/protocol/v1.md, section 8.2), or an empty string.
     pub fn target(&self) -> &str {
         self.actor_and_target().1
     }
@@ -351,8 +351,8 @@ impl SyncEvent {
         of(self).unwrap_or_default()
     }
 
-    /// Checks everything that [`verify_events`] checks but time and signature: for an event whose signature is verified
-    /// in another way.
+    /// Checks everything that [`verify_events`] checks except time and signature, for an event whose signature is
+    /// verified otherwise.
     ///
     /// # Errors
     /// [`EventProblem`] says what is wrong.
@@ -360,14 +360,14 @@ impl SyncEvent {
         claims::check(self, &self.content()).map(drop)
     }
 
-    /// Removes every field that neither id nor signature covers, or sets it to the value that follows from the covered
-    /// ones. [`verify_events`] does this to the events that it finds verified.
+    /// Removes each field that neither id nor signature covers, or sets it to the value that follows from the covered
+    /// fields. [`verify_events`] applies this to verified events.
     pub fn remove_uncovered(&mut self) {
         covered::remove_uncovered(self);
     }
 
-    /// Checks that the event is well formed and may be stored (docs/protocol/v1.md, section 8.3); signatures are a
-    /// separate matter.
+    /// Checks that the event is well formed and may be stored (docs/protocol/v1.md, section 8.3). Signatures are not
+    /// checked.
     ///
     /// # Errors
     /// [`InvalidEvent`] says which rule the event breaks.
@@ -376,7 +376,7 @@ impl SyncEvent {
     }
 }
 
-/// The digits of an id.
+/// Returns the hexadecimal digits of an id.
 fn id_digits(ts: UnixNanos, svc: &str, content: &str) -> [u8; 32] {
     let ts = ts.to_string();
     let hash = Sha256::digest([&ts, svc, content].join(":"));

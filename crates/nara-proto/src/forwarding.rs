@@ -1,15 +1,15 @@
-//! Requests and answers that are passed on between the channel and plain HTTP: which headers stay behind, and which
+//! Requests and answers that are forwarded between the channel and plain HTTP: which headers are removed, and which
 //! paths are refused.
 
 use http::HeaderMap;
 use http::header::{self, HeaderName};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
-/// Not in a header as they are: what is not visible ASCII, and the escape itself.
+/// Escaped in header values: everything but visible ASCII, the escape character, and delimiters.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'"').add(b',').add(b';');
 
-/// Removes the headers about one connection (RFC 9110, section 7.6.1), those that `Connection` names, and the headers
-/// for which `is_reserved` returns true.
+/// Removes the hop-by-hop headers (RFC 9110, section 7.6.1), the headers that `Connection` names, and the headers for
+/// which `is_reserved` returns true.
 pub fn remove_headers(headers: &mut HeaderMap, is_reserved: impl Fn(&HeaderName) -> bool) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -28,7 +28,7 @@ pub fn remove_headers(headers: &mut HeaderMap, is_reserved: impl Fn(&HeaderName)
     }
 }
 
-/// Whether a header is about one connection.
+/// Returns whether a header is a hop-by-hop header.
 pub fn is_connection_header(name: &HeaderName) -> bool {
     matches!(
         *name,
@@ -42,13 +42,13 @@ pub fn is_connection_header(name: &HeaderName) -> bool {
             | header::UPGRADE
     ) || matches!(
         name.as_str(),
-        // `Proxy`: programs behind CGI take it for the setting `HTTP_PROXY` of their environment (CVE-2016-5385).
+        // `Proxy`: CGI programs read it as the environment variable `HTTP_PROXY` (CVE-2016-5385).
         "keep-alive" | "proxy" | "proxy-connection" | "http2-settings"
     )
 }
 
-/// Whether a header says who sent a message (`X-Nara-…`), in any spelling: gateway interfaces such as CGI and WSGI take
-/// other characters for `-`.
+/// Returns whether a header identifies the sender of a message (`X-Nara-…`), in any spelling: gateway interfaces such
+/// as CGI and WSGI replace `-` by other characters.
 pub fn is_identity_header(name: &HeaderName) -> bool {
     let mut bytes = name.as_str().bytes();
     b"x-nara-".iter().all(|&wanted| {
@@ -59,7 +59,7 @@ pub fn is_identity_header(name: &HeaderName) -> bool {
     })
 }
 
-/// Whether a header identifies a sender or proves a message, in any spelling.
+/// Returns whether a header identifies a sender or proves a message, in any spelling.
 pub fn is_channel_header(name: &HeaderName) -> bool {
     is_identity_header(name)
         || matches!(
@@ -68,7 +68,7 @@ pub fn is_channel_header(name: &HeaderName) -> bool {
         )
 }
 
-/// Whether a header says where a request came from (RFC 7239, and the headers before it), in any spelling.
+/// Returns whether a header names the origin of a request (RFC 7239 and its predecessors), in any spelling.
 pub fn is_forwarding_header(name: &HeaderName) -> bool {
     let plain = plain(name);
     plain.starts_with("x-forwarded") || matches!(&*plain, "forwarded" | "x-real-ip")
@@ -78,8 +78,8 @@ fn plain(name: &HeaderName) -> String {
     name.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "-")
 }
 
-/// Whether a program may take a segment of this path for something else than one segment: `.` or `..`, also with
-/// parameters (`..;x`), or an encoded slash, backslash or zero.
+/// Returns whether a program may read a segment of this path differently: `.` or `..`, also with parameters (`..;x`),
+/// or an encoded slash, backslash or NUL.
 pub fn is_ambiguous_path(path: &str) -> bool {
     path.split('/').any(|segment| {
         let decoded: Vec<u8> = percent_decode_str(segment).collect();
@@ -88,7 +88,7 @@ pub fn is_ambiguous_path(path: &str) -> bool {
     })
 }
 
-/// A text as the value of a header: percent-encoded where it is not visible ASCII.
+/// Encodes a text as a header value: percent-encoded except for visible ASCII.
 pub fn header_text(text: &str) -> String {
     utf8_percent_encode(text, ESCAPED).to_string()
 }

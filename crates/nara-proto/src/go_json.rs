@@ -1,15 +1,15 @@
 //! JSON exactly as v1 peers write and read it (docs/protocol/v1.md, section 2).
 //!
-//! Their JSON is signed (world hops, runtime messages) or hashed (response bodies), so its spelling matters:
-//! [`to_vec`] escapes `<`, `>`, `&`, U+2028 and U+2029 inside strings, prints floats in Go's form, and keeps
-//! the declared key order. Their reader is lenient, and [`from_slice`] follows it: keys match regardless of
-//! letter case, unknown keys are skipped, of repeated keys the last wins, repeated objects merge, `null`
-//! leaves the zero value, broken UTF-8 becomes U+FFFD. Integers stay strict.
+//! V1 JSON is signed (world hops, runtime messages) or hashed (response bodies), so its spelling matters: [`to_vec`]
+//! escapes `<`, `>`, `&`, U+2028 and U+2029 inside strings, prints floats in Go's form, and keeps the declared key
+//! order. Go's reader is lenient, and [`from_slice`] follows it: keys match regardless of letter case, unknown keys are
+//! skipped, the last of repeated keys wins, repeated objects merge, `null` leaves the zero value, invalid UTF-8 becomes
+//! U+FFFD. Integers stay strict.
 //!
-//! A message is declared once, with the [`wire_struct!`](crate::wire_struct) macro, which gives it both
-//! directions. What is refused here and accepted there: nesting deeper than 128 levels (no message nests deeper
-//! than five), lists of more than [`MAX_LIST`] elements, texts that would take many times their length in memory, and
-//! `-0` as an integer.
+//! A message is declared once, with the [`wire_struct!`](crate::wire_struct) macro, which generates both directions.
+//! Stricter than v1 peers, this reader refuses nesting deeper than 128 levels (no message nests deeper than five),
+//! lists of more than [`MAX_LIST`] elements, texts that would take many times their length in memory, and `-0` as an
+//! integer.
 
 mod budget;
 mod field;
@@ -30,7 +30,7 @@ use std::borrow::Cow;
 use serde::de::IgnoredAny;
 use serde::{Deserialize as _, Serialize};
 
-/// A text that is not the JSON it should be. Its own text may quote the beginning of what was read.
+/// The error for a text that is not valid JSON for its type. Its message may quote the start of the input.
 #[derive(Debug, thiserror::Error)]
 #[error("invalid JSON: {}", cut(&self.0))]
 pub struct JsonError(serde_json::Error);
@@ -41,10 +41,10 @@ impl From<serde_json::Error> for JsonError {
     }
 }
 
-/// The most characters of an error: it may quote a string of megabytes.
+/// The maximum length of an error message, in characters: serde_json may quote a string of megabytes.
 const MAX_SHOWN: usize = 300;
 
-/// What an error says, in bounded length.
+/// Returns the message of an error, with bounded length.
 fn cut(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.char_indices().nth(MAX_SHOWN) {
@@ -75,8 +75,7 @@ pub fn to_string<T: Serialize + ?Sized>(value: &T) -> String {
     String::from_utf8(to_vec(value)).expect("JSON of valid strings is UTF-8")
 }
 
-/// Writes a value as a body of an HTTP answer: JSON and one newline, which is part of the bytes that the
-/// response signature covers.
+/// Writes a value as the body of an HTTP answer: JSON and a newline, which the response signature covers.
 pub fn to_body<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     let mut body = to_vec(value);
     body.push(b'\n');
@@ -91,8 +90,7 @@ pub fn from_slice<T: Merge>(json: &[u8]) -> Result<T, JsonError> {
     read(json, false)
 }
 
-/// Reads `json` as exactly one JSON value: bytes other than white space behind it are an error
-/// (`/mesh/message`).
+/// Reads `json` as exactly one JSON value: trailing bytes other than white space are an error (`/mesh/message`).
 ///
 /// # Errors
 /// As [`from_slice`], and for trailing bytes.
@@ -102,11 +100,11 @@ pub fn from_slice_exact<T: Merge>(json: &[u8]) -> Result<T, JsonError> {
 
 fn read<T: Merge>(json: &[u8], exact: bool) -> Result<T, JsonError> {
     let json = repair_utf8(json);
-    // The least of all bytes is found many bytes at once, the first one that is too small is not; nearly always there is none.
+    // Finding the smallest byte is vectorised, finding the first small byte is not, and there is nearly always none.
     let least = json.trim_ascii_end().bytes().fold(u8::MAX, u8::min);
     if least < b' ' {
-        // Inside a string these bytes are an error, which serde_json does not notice where it reads a text as
-        // bytes, as ours are read, but where it skips one.
+        // Control characters inside strings are an error. serde_json checks this where it skips a string, but not where
+        // it reads one as bytes, as we do.
         IgnoredAny::deserialize(&mut serde_json::Deserializer::from_str(&json))?;
     }
     let _budget = budget::Budget::of(json.len());
@@ -119,7 +117,7 @@ fn read<T: Merge>(json: &[u8], exact: bool) -> Result<T, JsonError> {
     Ok(value)
 }
 
-/// Replaces each byte that is not part of UTF-8 with U+FFFD. Broken bytes outside of strings stay errors.
+/// Replaces each invalid UTF-8 byte with U+FFFD. Invalid bytes outside of strings stay errors.
 fn repair_utf8(json: &[u8]) -> Cow<'_, str> {
     if let Ok(text) = std::str::from_utf8(json) {
         return Cow::Borrowed(text);

@@ -1,20 +1,20 @@
-//! Gossip: how an event reaches every nara of a mesh, as decisions without I/O.
+//! Gossip: how an event reaches every nara of a mesh, as a state machine without I/O.
 //!
-//! Every nara subscribes to the streams of a few others, its *neighbours*, and passes on what is new to those
-//! who subscribed to it. [`Gossip`] decides whom to subscribe to, when to give up on one, and when to exchange
-//! zines with those who have no streams (docs/protocol/v1.md, section 10). It does nothing itself: it is told what
-//! happened ([`Input`]) and says what to do ([`Output`]).
+//! Each nara subscribes to the streams of a few peers, its *neighbours*, and forwards new events to its subscribers.
+//! [`Gossip`] decides which peers to subscribe to, when to give up on one, and when to exchange zines with peers that
+//! have no streams (docs/protocol/v1.md, section 10). It performs no I/O: it takes an [`Input`] and returns
+//! [`Output`]s.
 //!
 //! # Why the mesh stays connected
 //!
-//! Names lie on a [`Ring`], in the order of a hash that everybody can compute. One neighbour is always the next
-//! reachable nara on the ring, so the ring alone leads from everybody to everybody. The other neighbours are
-//! random: they make the ways short, and survive when a stretch of the ring fails at once. A neighbour is kept
-//! for as long as it lives; of the random ones, less than half may be chosen, and exchanged, because they are near.
+//! Names lie on a [`Ring`], in the order of a hash that every nara can compute. One neighbour is always the next
+//! reachable nara on the ring, so the ring alone connects all naras. The other neighbours are random: they shorten the
+//! paths, and keep the mesh connected when a section of the ring fails at once. A neighbour is kept for as long as it
+//! is live; fewer than half of the random neighbours may be selected, and exchanged, by proximity.
 //!
-//! # Who is told what
+//! # Which peers receive an event
 //!
-//! [`passes_on`] is the whole rule: what is new here goes to every subscriber but the one that told it.
+//! [`passes_on`] is the whole rule: a new event goes to every subscriber except the peer that sent it.
 //!
 //! With the feature `simulation`, `gossip::simulation` runs thousands of naras with these decisions in one process.
 
@@ -35,46 +35,45 @@ use rand::{Rng, RngExt as _};
 
 use remembered::Remembered;
 
-/// How many members of the ring are looked at in search of one neighbour. It bounds the work of one decision;
-/// when so many in a row are down, the next decision goes on.
+/// How many members of the ring are examined in the search for one neighbour. It bounds the work of one decision; if
+/// that many consecutive members are down, the next decision continues the search.
 const SEARCH: usize = 64;
 
-/// Candidates of which the nearest becomes a near neighbour. So few leave chance enough that not all choose the same, and
-/// that a peer gains little by pretending to be near.
+/// The number of candidates from which the nearest becomes a near neighbour. A small number keeps enough chance that
+/// not all naras select the same peer, and that a peer gains little by pretending to be near.
 const NEAR_CANDIDATES: usize = 4;
 
-/// The shortest pause between two ticks, whatever the configuration says: it prevents a busy loop.
+/// The shortest pause between two ticks, whatever the configuration: it prevents a busy loop.
 const RESOLUTION: Duration = Duration::from_millis(1);
 
-/// Whether a nara passes an event from `told_by` (`None`: its own) on to a subscriber.
+/// Returns whether a nara forwards an event from `told_by` (`None`: its own) to a subscriber.
 pub fn passes_on<P: PartialEq + ?Sized>(told_by: Option<&P>, subscriber: &P) -> bool {
     told_by != Some(subscriber)
 }
 
-/// What happened.
+/// An event that [`Gossip`] handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input<P> {
     /// Time has passed, or the ring has changed.
     Tick,
     /// The stream of a neighbour is open.
     Opened(P),
-    /// The stream of a neighbour broke off. Whoever runs the subscription tries again by itself, until told to
-    /// [`Output::Unsubscribe`].
+    /// The stream of a neighbour broke off. The subscription retries by itself until [`Output::Unsubscribe`].
     Lost(P),
-    /// A neighbour refuses us, or the subscription ended for good.
+    /// A neighbour refuses us, or the subscription ended permanently.
     Refused(P),
-    /// The subscription to a neighbour ended through no fault of its own: it may be chosen again at once.
+    /// The subscription to a neighbour ended through no fault of the neighbour: it may be selected again at once.
     Ended(P),
-    /// A peer does not have streams at all.
+    /// A peer does not support streams.
     NoStreams(P),
 }
 
-/// What to do.
+/// An action that the caller must take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output<P> {
-    /// Subscribe to the stream of a peer, and keep trying.
+    /// Subscribe to the stream of a peer, and keep retrying.
     Subscribe(P),
-    /// Give up the subscription to a peer.
+    /// Cancel the subscription to a peer.
     Unsubscribe(P),
     /// Exchange zines with a peer.
     ExchangeZine(P),
@@ -83,18 +82,18 @@ pub enum Output<P> {
 /// The state of a neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NeighbourState {
-    /// Its stream is not open yet, or broke off: since when, on the clock that [`Gossip::handle`] is given.
+    /// Its stream is not open yet, or broke off.
     Connecting {
-        /// Since when.
+        /// The time since then, on the clock of [`Gossip::handle`].
         since: Duration,
     },
     /// Its stream is open.
     Live,
 }
 
-/// The gossip of one nara: whom it listens to. `P` is how peers are called.
+/// The gossip state of one nara: its neighbours. `P` identifies peers.
 ///
-/// Times are durations on a steady clock that starts anywhere.
+/// Times are durations on a monotonic clock with any origin.
 ///
 /// ```
 /// use std::time::Duration;
@@ -115,15 +114,15 @@ pub struct Gossip<P> {
     position: RingPosition,
     config: GossipConfig,
     neighbours: BTreeMap<P, NeighbourState>,
-    /// The neighbours that were chosen because they are near.
+    /// The neighbours that were selected by proximity.
     near: BTreeSet<P>,
     remembered: Remembered<P>,
-    /// When the next round of zines is due; drawn with the first input.
+    /// When the next round of zines is due; drawn at random on the first input.
     next_zines: Option<Duration>,
 }
 
 impl<P: Clone + Ord> Gossip<P> {
-    /// A nara without neighbours, at a position on the ring.
+    /// Returns a nara without neighbours, at this position on the ring.
     pub fn new(me: P, position: RingPosition, config: GossipConfig) -> Self {
         Self {
             me,
@@ -136,18 +135,18 @@ impl<P: Clone + Ord> Gossip<P> {
         }
     }
 
-    /// The neighbours, with their state.
+    /// Returns the neighbours with their state.
     pub fn neighbours(&self) -> impl Iterator<Item = (&P, NeighbourState)> {
         self.neighbours.iter().map(|(peer, state)| (peer, *state))
     }
 
-    /// The peers that are known not to have streams.
+    /// Returns the peers that are known not to support streams.
     pub fn without_streams(&self) -> impl Iterator<Item = &P> {
         self.remembered.without_streams()
     }
 
-    /// Takes in what happened and says what to do, in this order. `ring` holds all peers that are known now,
-    /// with or without this nara itself. What is said of this nara itself is taken for [`Input::Tick`].
+    /// Handles an input and returns the actions to take, in order. `ring` contains all peers that are known now, with
+    /// or without this nara itself. An input about this nara itself counts as [`Input::Tick`].
     pub fn handle(
         &mut self,
         input: Input<P>,
@@ -179,12 +178,12 @@ impl<P: Clone + Ord> Gossip<P> {
         self.drop_neighbours(ring, now, random, &mut outputs);
         self.find_neighbours(ring, now, random, &mut outputs);
         if self.zine_round(ring, now, random, &mut outputs) {
-            self.come_nearer(ring, now, random, &mut outputs);
+            self.exchange_for_nearer(ring, now, random, &mut outputs);
         }
         outputs
     }
 
-    /// When [`Input::Tick`] is due next, if nothing else happens before; later than `now`.
+    /// Returns when [`Input::Tick`] is due next, if no other input arrives before; later than `now`.
     pub fn next_tick(&self, now: Duration) -> Duration {
         let patience = self.neighbours.values().filter_map(|state| match state {
             NeighbourState::Connecting { since } => Some(*since + self.config.patience),
@@ -204,7 +203,7 @@ impl<P: Clone + Ord> Gossip<P> {
         }
     }
 
-    /// Ends the subscription to a peer that fails, and leaves it alone for a while.
+    /// Ends the subscription to a failing peer, and backs off from it.
     fn give_up(&mut self, peer: P, now: Duration, random: &mut impl Rng, outputs: &mut Vec<Output<P>>) {
         if self.neighbours.remove(&peer).is_none() {
             return;
@@ -216,7 +215,7 @@ impl<P: Clone + Ord> Gossip<P> {
         outputs.push(Output::Unsubscribe(peer));
     }
 
-    /// Drops neighbours that are gone, that fail for too long, or that are one too many.
+    /// Drops neighbours that left the ring, that fail for too long, or that exceed the degree.
     fn drop_neighbours(
         &mut self,
         ring: &Ring<P>,
@@ -246,7 +245,7 @@ impl<P: Clone + Ord> Gossip<P> {
         for peer in failed {
             self.give_up(peer, now, random, outputs);
         }
-        // A new successor came on top of the others. Once it is live, another one can go.
+        // A new successor was added to the others. Once it is live, another neighbour can be dropped.
         let successor = self.successor(ring, now);
         let is_live = |peer: &P| self.neighbours.get(peer) == Some(&NeighbourState::Live);
         if self.neighbours.len() > self.config.degree && successor.as_ref().is_some_and(is_live) {
@@ -284,14 +283,14 @@ impl<P: Clone + Ord> Gossip<P> {
         }
     }
 
-    /// How many neighbours may be chosen because they are near: less than half of the random ones, so that the mesh stays
-    /// connected whatever peers say about distances.
+    /// Returns how many neighbours may be selected by proximity: fewer than half of the random ones, so that the mesh
+    /// stays connected whatever distances peers report.
     fn near_share(&self) -> usize {
         self.config.degree.saturating_sub(1) / 2
     }
 
-    /// Exchanges one neighbour for a peer that is less than half as far, if there is one among a few candidates.
-    fn come_nearer(
+    /// Exchanges one neighbour for a peer at less than half the distance, if a few candidates contain one.
+    fn exchange_for_nearer(
         &mut self,
         ring: &Ring<P>,
         now: Duration,
@@ -337,7 +336,7 @@ impl<P: Clone + Ord> Gossip<P> {
         });
     }
 
-    /// The next peer on the ring that may be subscribed to.
+    /// Returns the next peer on the ring that may be subscribed to.
     fn successor(&self, ring: &Ring<P>, now: Duration) -> Option<P> {
         ring.behind(self.position)
             .filter(|peer| **peer != self.me)
@@ -346,7 +345,7 @@ impl<P: Clone + Ord> Gossip<P> {
             .cloned()
     }
 
-    /// Up to `count` random peers, other than this nara and its neighbours.
+    /// Draws up to `count` random peers, other than this nara and its neighbours.
     fn draw(
         &self,
         ring: &Ring<P>,
@@ -378,9 +377,9 @@ impl<P: Clone + Ord> Gossip<P> {
         drawn
     }
 
-    /// Begins a round of zines if one is due. What streams bring is not asked for again: zines go to peers that
-    /// have no streams, to one more of which that is not known, and to any when no stream is open. Returns whether one
-    /// was due.
+    /// Starts a round of zines if one is due. Zines do not repeat what streams deliver: they go to peers without
+    /// streams, to one more peer whose support for streams is unknown, and to any peer when no stream is open. Returns
+    /// whether a round was due.
     fn zine_round(
         &mut self,
         ring: &Ring<P>,

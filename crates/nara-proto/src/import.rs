@@ -1,4 +1,4 @@
-//! Import of a backup into the nara whose soul made it (docs/protocol/v1.md, section 7.10).
+//! Import of a backup into the nara that made it (docs/protocol/v1.md, section 7.10).
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use crate::time::{UnixMillis, UnixSeconds, go_duration};
 use crate::wire_struct;
 use crate::zine::with_ids;
 
-/// How far the time of an import request may lie from now, either way.
+/// The greatest difference between the time of an import request and now, either way.
 pub const IMPORT_WINDOW: Duration = Duration::from_secs(300);
 
 wire_struct! {
-    /// Body of `POST /api/events/import`, signed with the *receiver's own* key.
+    /// The body of `POST /api/events/import`, signed with the *receiver's own* key.
     pub struct ImportRequest {
         /// The events to import.
         pub events: Option<Vec<SyncEvent>> = "events",
-        /// When it was signed, in **seconds**.
+        /// The time of signing, in **seconds**.
         pub ts: UnixSeconds = "ts",
         /// The signature, base64.
         pub sig: String = "sig",
@@ -27,45 +27,46 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// Answer of `POST /api/events/import`.
+    /// The answer of `POST /api/events/import`.
     pub struct ImportResponse {
         /// Whether the import was carried out.
         pub success: bool = "success",
-        /// How many events are new here.
+        /// The number of events that were new here.
         pub imported: i64 = "imported",
-        /// How many were not imported: known already, or refused.
+        /// The number of events that were not imported: already known, or refused.
         pub duplicates: i64 = "duplicates",
         /// How many of these were refused; an extension.
         pub refused: i64 = "refused", omit,
-        /// How many were signed by a nara whose key is not known here, or refused for their signature or the lack of one.
+        /// The number of events whose signer's key is unknown here, or that were refused for an invalid or missing
+        /// signature.
         pub warnings: i64 = "warnings", omit,
-        /// What went wrong.
+        /// The error, if any.
         pub error: String = "error", omit,
     }
 }
 
-/// Why an import request is refused. `Display` is the reason that the peer is told.
+/// The reason why an import request is refused. `Display` is the text that the peer receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImportError {
-    /// Not signed with the receiver's own key.
+    /// It is not signed with the receiver's own key.
     #[error("signature verification failed")]
     BadSignature,
     /// The signature is not base64.
     #[error("invalid signature encoding: {0}")]
     Encoding(InvalidBase64),
-    /// Too old, or from the future.
+    /// It is too old, or from the future.
     #[error("timestamp too old or in future: {}", go_duration(*.by, *.ahead))]
     Stale {
-        /// How far the two clocks are apart.
+        /// The difference between the two clocks.
         by: Duration,
-        /// Whether the request comes from the future of the receiver.
+        /// Whether the request is from the receiver's future.
         ahead: bool,
     },
 }
 
 impl ImportRequest {
-    /// A signed request.
+    /// Returns a signed request.
     pub fn signed(events: Vec<SyncEvent>, ts: UnixSeconds, own: &KeyPair) -> Self {
         let mut request = Self {
             events: Some(events),
@@ -76,17 +77,17 @@ impl ImportRequest {
         request
     }
 
-    /// The events; empty if the list is absent.
+    /// Returns the events; empty if the list is absent.
     pub fn events(&self) -> &[SyncEvent] {
         self.events.as_deref().unwrap_or_default()
     }
 
-    /// The text whose hash is signed: `"{ts}:"` and the ids.
+    /// Returns the text whose hash is signed: `"{ts}:"` and the ids.
     pub fn digest_preimage(&self) -> String {
         with_ids(format!("{}:", self.ts), self.events())
     }
 
-    /// The SHA-256 that is signed.
+    /// Returns the SHA-256 digest that is signed.
     pub fn digest(&self) -> [u8; 32] {
         Sha256::digest(self.digest_preimage()).into()
     }

@@ -1,9 +1,8 @@
 //! The sans-IO core of the nara mesh protocol.
 //!
-//! This crate opens no socket, reads no clock and no environment variable, spawns no task and draws no random
-//! bytes. The current time and random bytes are arguments; everything that goes out is a return value. The crate
-//! `nara-mesh` is the runtime around it: client, server, ledgers. The repository specifies the protocol in
-//! `docs/protocol/`.
+//! This crate opens no socket, reads no clock and no environment variable, spawns no task and draws no random bytes.
+//! The current time and random bytes are arguments; all output is returned. The crate `nara-mesh` is the runtime around
+//! it: client, server, ledgers. The repository specifies the protocol in `docs/protocol/`.
 //!
 //! | module | holds |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! The ports of naras, and their small open endpoints: `/ping`, `/coordinates`, `/peer/query`, `/api/checkpoints/all`
+//! The ports of naras, and their unsigned endpoints: `/ping`, `/coordinates`, `/peer/query`, `/api/checkpoints/all`
 //! (docs/protocol/v1.md, sections 7.1, 7.2, 7.8 and 7.9).
 
 use std::net::SocketAddr;
@@ -13,14 +13,14 @@ pub const MESH_PORT: u16 = 9632;
 /// The port on which v1 peers listen (docs/protocol/v1.md, section 3.1).
 pub const LEGACY_MESH_PORT: u16 = 7433;
 
-/// Reads a mesh address, `ip` or `ip:port`; without a port it is [`MESH_PORT`].
+/// Parses a mesh address, `ip` or `ip:port`; the default port is [`MESH_PORT`].
 pub fn mesh_address(text: &str) -> Option<SocketAddr> {
     let ip = || Some(SocketAddr::new(text.parse().ok()?, MESH_PORT));
     text.parse().ok().or_else(ip)
 }
 
 wire_struct! {
-    /// Answer of `GET /ping`. It is not signed: a key that is learned from it is trusted on first use.
+    /// The answer of `GET /ping`. It is not signed: a key that is learned from it is trusted on first use.
     pub struct PingResponse {
         /// The name of the responder.
         pub from: String = "from",
@@ -34,7 +34,7 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// Where a nara places itself in the network, in units of milliseconds.
+    /// The network coordinates of a nara, in milliseconds.
     pub struct Coordinates {
         /// First axis, ms.
         pub x: f64 = "x",
@@ -42,13 +42,13 @@ wire_struct! {
         pub y: f64 = "y",
         /// Height above the plane, ms.
         pub height: f64 = "height",
-        /// Confidence; 1 for a new nara, smaller is better.
+        /// The error of the position; 1 for a new nara, smaller is better.
         pub error: f64 = "error",
     }
 }
 
 wire_struct! {
-    /// Answer of `GET /coordinates`.
+    /// The answer of `GET /coordinates`.
     pub struct CoordinatesResponse {
         /// The coordinates; `null` if unknown.
         pub coordinates: Option<Box<Coordinates>> = "coordinates",
@@ -58,9 +58,9 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// Answer of `GET /peer/query` when the responder knows the nara asked for.
+    /// The answer of `GET /peer/query` if the responder knows the requested nara.
     pub struct PeerQueryResponse {
-        /// The name that was asked for.
+        /// The requested name.
         pub target: String = "target",
         /// Its public key, base64.
         pub public_key: String = "public_key",
@@ -70,13 +70,13 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// Answer of `GET /api/checkpoints/all`.
+    /// The answer of `GET /api/checkpoints/all`.
     pub struct CheckpointsResponse {
         /// The checkpoints in ledger order; `null` for none.
         pub checkpoints: Option<Vec<SyncEvent>> = "checkpoints",
-        /// How many are in this answer.
+        /// The number of checkpoints in this answer.
         pub count: i64 = "count",
-        /// Whether there are more behind them.
+        /// Whether more checkpoints follow.
         pub has_more: bool = "has_more",
         /// The limit that was applied.
         pub limit: i64 = "limit",
@@ -84,17 +84,17 @@ wire_struct! {
         pub offset: i64 = "offset",
         /// The name of the responder.
         pub server: String = "server",
-        /// How many there are in all.
+        /// The total number of checkpoints.
         pub total: i64 = "total",
     }
 }
 
 wire_struct! {
-    /// Answer of `POST /dm` and `POST /world/relay`.
+    /// The answer of `POST /dm` and `POST /world/relay`.
     pub struct Receipt {
         /// The name of the responder.
         pub from: String = "from",
-        /// Whether the responder took it in.
+        /// Whether the responder accepted the message.
         pub success: bool = "success",
     }
 }

@@ -1,19 +1,20 @@
-//! Whether a nara is there: what its events, calls to it and the network say, as one answer.
+//! The presence of a nara: one state from its events, calls to it, and reports of the network.
 //!
-//! The words are those of v1 peers, which tell each other about them in observations (docs/protocol/v1.md, section 8.3).
+//! The states are those that v1 peers send in observations (docs/protocol/v1.md, section 8.3).
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::time::UnixNanos;
 
-/// After so long without a sign of life a nara is missing: three of the longest rounds of zines of v1 peers.
+/// The time without a sign of life after which a nara is missing: three of the longest intervals between zines of v1
+/// peers.
 pub const MISSING_AFTER: Duration = Duration::from_secs(15 * 60);
 
-/// Signs of life up to so long behind a goodbye do not revoke it: requests that were on their way.
+/// Signs of life within this time after a goodbye do not revoke it: they are requests that were in flight.
 const STILL_ON_THE_WAY: Duration = Duration::from_secs(10);
 
-/// Whether a nara is there.
+/// The presence of a nara.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PresenceState {
@@ -22,14 +23,14 @@ pub enum PresenceState {
     Unknown,
     /// It gave a sign of life within [`MISSING_AFTER`].
     Online,
-    /// It said goodbye.
+    /// It sent a goodbye.
     Offline,
-    /// It does not answer, or gives no sign of life, and said no goodbye.
+    /// It does not answer, or gave no sign of life, and sent no goodbye.
     Missing,
 }
 
 impl PresenceState {
-    /// The word of v1 peers.
+    /// Returns the word of v1 peers.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unknown => "UNKNOWN",
@@ -46,7 +47,7 @@ impl fmt::Display for PresenceState {
     }
 }
 
-/// The signs of life of one nara. Reads no clock.
+/// The signs of life of one nara. It reads no clock.
 ///
 /// ```
 /// use std::time::{Duration, Instant};
@@ -71,12 +72,12 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// It gave a sign of life: it answered, called, or signed an event.
+    /// Records a sign of life: it answered, called, or signed an event.
     pub fn alive(&mut self, at: Instant) {
         self.alive = self.alive.max(Some(at));
     }
 
-    /// It introduced itself at `at`, and by its own clock at `said`: an earlier goodbye is over.
+    /// Records an introduction at `at`, dated `said` by the peer's clock. It revokes an earlier goodbye.
     pub fn introduced(&mut self, at: Instant, said: UnixNanos) {
         if self.said <= Some(said) {
             self.said = Some(said);
@@ -85,8 +86,8 @@ impl Presence {
         self.alive(at);
     }
 
-    /// It said goodbye at `at`, and by its own clock at `said`. One from before its last introduction, or that is known
-    /// already, means nothing.
+    /// Records a goodbye at `at`, dated `said` by the peer's clock. One that precedes its last introduction, or that is
+    /// already known, is ignored.
     pub fn goodbye(&mut self, at: Instant, said: UnixNanos) {
         let is_news = self.said < Some(said) || (self.said == Some(said) && self.goodbye.is_none());
         if is_news {
@@ -95,17 +96,17 @@ impl Presence {
         }
     }
 
-    /// It did not answer a call, or the network says that it is not there.
+    /// Records that it did not answer a call, or that the network reports it as offline.
     pub fn lost(&mut self, at: Instant) {
         self.lost = self.lost.max(Some(at));
     }
 
-    /// The last sign of life.
+    /// Returns the time of the last sign of life.
     pub fn last_alive(&self) -> Option<Instant> {
         self.alive
     }
 
-    /// Whether it is there.
+    /// Returns the presence at `now`.
     pub fn state(&self, now: Instant) -> PresenceState {
         let said_goodbye = self.goodbye.is_some_and(|goodbye| {
             self.alive
@@ -131,14 +132,14 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Any moment: an `Instant` comes from nowhere else.
-    #[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere")]
+    /// Returns an arbitrary instant to start from.
+    #[expect(clippy::disallowed_methods, reason = "a test needs some start")]
     fn begin() -> Instant {
         Instant::now()
     }
 
     #[test]
-    fn nothing_is_known_of_a_nara_that_gave_no_sign() {
+    fn without_a_sign_of_life_the_presence_is_unknown() {
         assert_eq!(Presence::default().state(begin()), PresenceState::Unknown);
     }
 
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_goodbye_holds_for_what_was_on_its_way_and_ends_with_a_later_sign_of_life() {
+    fn a_goodbye_outlasts_requests_in_flight_and_ends_with_a_later_sign_of_life() {
         let (mut presence, now) = (Presence::default(), begin());
         presence.alive(now);
         presence.goodbye(now + SECOND, UnixNanos::new(1));
@@ -180,7 +181,7 @@ mod tests {
     fn the_later_of_introduction_and_goodbye_counts_by_the_clock_of_the_nara() {
         let now = begin();
         let [first, second] = [1, 2].map(UnixNanos::new);
-        // They come together, or the older one later.
+        // They arrive together, or the older one later.
         let mut presence = Presence::default();
         presence.goodbye(now, first);
         presence.introduced(now, second);
@@ -189,7 +190,7 @@ mod tests {
         assert_eq!(presence.state(now + SECOND), PresenceState::Online);
         presence.goodbye(now + SECOND, UnixNanos::new(3));
         assert_eq!(presence.state(now + SECOND), PresenceState::Offline);
-        // It is back without a word; its goodbye comes once more.
+        // It returns without an introduction, and its goodbye arrives once more.
         presence.alive(now + 60 * SECOND);
         presence.goodbye(now + 61 * SECOND, UnixNanos::new(3));
         assert_eq!(presence.state(now + 61 * SECOND), PresenceState::Online);

@@ -1,19 +1,19 @@
-//! The query of a request, as its path has it.
+//! The query of a request, percent-encoded as on the request line.
 
-/// A parameter that a query has more than once: which of the two counts would be up to whoever reads it.
+/// The error for a repeated parameter: readers would disagree about which value counts.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Repeated(pub(crate) &'static str);
 
 /// The parameters of a query, still percent-encoded.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Parameters<'q, const N: usize> {
-    /// The values of the parameters that were asked for, in this order; one without `=` is empty.
+    /// The values of the requested parameters, in order; a parameter without `=` is empty.
     pub(crate) values: [Option<&'q str>; N],
     /// The first other parameter.
     pub(crate) unknown: Option<&'q str>,
 }
 
-/// Reads the parameters with these names.
+/// Parses the parameters with these names.
 pub(crate) fn parameters<'q, const N: usize>(
     query: &'q str,
     names: [&'static str; N],

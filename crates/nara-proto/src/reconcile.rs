@@ -8,10 +8,10 @@
 //!
 //! # Items
 //!
-//! The protocol orders items by a time and 32 bytes. The time is the time of the event in whole **seconds** (before
-//! 1970: 0), because a bound in nanoseconds takes three times the bytes. The 32 bytes are an [`ItemId`], from
-//! which the id of the event can be read back. Both follow from the signed content of the event, so nobody can
-//! choose them freely. A fingerprint is 128 bits of a hash over the sum of all items of a range.
+//! The protocol orders items by a time and 32 bytes. The time is the event's time in whole **seconds** (0 before 1970),
+//! because a bound in nanoseconds takes three times the bytes. The 32 bytes are an [`ItemId`], from which the event's
+//! id can be recovered. Both are derived from the signed content of the event, so they cannot be chosen freely. A
+//! fingerprint is 128 bits of a hash over the sum of all items of a range.
 
 mod item;
 mod reconciler;
@@ -25,15 +25,15 @@ pub use set::{Change, ItemSet};
 
 use crate::wire_struct;
 
-/// The largest frame, in bytes: about 8,000 items.
+/// The maximum size of a frame, in bytes: about 8,000 items.
 pub const MAX_FRAME: usize = 256 << 10;
 
-/// The limit of rounds: sets that differ more are better fetched page by page.
+/// The maximum number of rounds: sets with more differences are better fetched page by page.
 pub const MAX_ROUNDS: usize = 64;
 
 wire_struct! {
-    /// Body of `POST /events/fetch`: events by their ids. The answer is a
-    /// [`SyncResponse`](crate::sync::SyncResponse) with the events that exist, in any order, as many as fit.
+    /// The body of `POST /events/fetch`: events by id. The answer is a [`SyncResponse`](crate::sync::SyncResponse) with
+    /// the events that exist, in any order, as many as fit.
     pub struct FetchRequest {
         /// The name of the requester.
         pub from: String = "from",

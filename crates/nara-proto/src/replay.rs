@@ -1,4 +1,4 @@
-//! The memory of the requests that were accepted, of both profiles, so that none is accepted twice.
+//! The replay cache of both profiles: no request is accepted twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,33 +11,33 @@ use crate::time::{UnixMillis, UnixSeconds};
 use crate::v1::{FRESHNESS_WINDOW, RequestAuth};
 use crate::v2::{ContentDigest, Nonce, RequestSignature};
 
-/// Remembers requests for as long as they would be accepted, so that each is accepted once.
+/// Remembers each request for as long as it is fresh, so that it is accepted only once.
 ///
 /// Insert verified requests only, so that strangers cannot fill the cache. A full cache refuses requests, because
-/// forgetting one would let it be replayed: the safe mistake is a false positive.
+/// forgetting one would allow a replay: it fails closed.
 ///
-/// V1 peers may send two equal requests in one millisecond, whose signatures are equal
-/// (Ed25519 is deterministic). For endpoints where a repetition does no harm, [`ReplayCache::insert_or_repeat`]
-/// therefore allows it from the same source address.
+/// V1 peers may send two equal requests in one millisecond, with equal signatures (Ed25519 is deterministic). For
+/// endpoints where a repetition is harmless, [`ReplayCache::insert_or_repeat`] therefore allows it from the same source
+/// address.
 ///
-/// A clock that is set back makes stale, forgotten requests fresh again. So a request that expires in the same second
-/// as a forgotten one is refused ([`ReplayError::Forgotten`]); while the clock only goes forward, such a request is
-/// stale anyway. Seconds in which nothing was accepted stay usable: a clock that was hours ahead, where nobody else's
-/// was, takes requests again as soon as it is set right.
+/// A clock that is set back makes expired, forgotten requests fresh again. So a request that expires in the same second
+/// as a forgotten one is refused ([`ReplayError::Forgotten`]); while the clock only advances, such a request is stale
+/// anyway. Seconds in which no request was accepted stay usable: a clock that was hours ahead of all peers accepts
+/// requests again as soon as it is corrected.
 #[derive(Clone, Debug)]
 pub struct ReplayCache {
     capacity: usize,
     seen: BTreeMap<ReplayKey, Seen>,
-    /// Requests by the last second in which they would be accepted.
+    /// Requests by the last second in which they are fresh.
     expiry: BTreeMap<UnixSeconds, BTreeSet<ReplayKey>>,
     forgotten: Forgotten,
 }
 
-/// The seconds of expiry in which requests were forgotten, as ranges: first second to last.
+/// The expiry seconds of forgotten requests, as ranges: first second to last.
 #[derive(Clone, Debug, Default)]
 struct Forgotten(BTreeMap<UnixSeconds, UnixSeconds>);
 
-/// Ranges that are kept apart. Beyond, the oldest grow together, which refuses more than it must.
+/// The maximum number of separate ranges. Beyond it, the oldest are merged, which refuses more than necessary.
 const MAX_RANGES: usize = 4_096;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -65,26 +65,26 @@ impl Forgotten {
         }
     }
 
-    /// The last second of the range in which this one lies.
+    /// Returns the last second of the range that contains this one.
     fn until(&self, second: UnixSeconds) -> Option<UnixSeconds> {
         let (_, &last) = self.0.range(..=second).next_back()?;
         (second <= last).then_some(last)
     }
 }
 
-/// What is remembered of a request.
+/// The state of a remembered request.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     source: IpAddr,
-    /// Bodies that came with this signature.
+    /// The number of bodies that arrived with this signature.
     bodies: usize,
 }
 
-/// Bodies that are remembered for one v1 signature: a peer sends so many different messages to one path in one
-/// millisecond, and a stranger who repeats one of its signatures cannot fill the cache.
+/// The maximum number of bodies remembered per v1 signature: a peer sends no more different messages to one path in one
+/// millisecond, and a stranger who repeats a signature cannot fill the cache.
 const MAX_BODIES: usize = 64;
 
-/// What identifies one request, and until when it would be accepted.
+/// The identity of a request, and the time until which it is fresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplayEntry {
     key: ReplayKey,
@@ -93,7 +93,7 @@ pub struct ReplayEntry {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum ReplayKey {
-    /// Each signer has nonces of its own.
+    /// Nonces are unique per signer.
     Nonce(KeyId, Nonce),
     Signature([u8; 64]),
     /// The digest of a v1 signature and a body.
@@ -118,26 +118,26 @@ impl From<&RequestSignature> for ReplayEntry {
     }
 }
 
-/// Why a request is refused.
+/// The reason why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplayError {
-    /// Too many requests within the window.
+    /// There were too many requests within the window.
     #[error("the replay cache is full")]
     Full,
     /// The clock was set back, and requests of this time were accepted and forgotten.
     #[error("the clock was set back, and requests of this time were accepted before and forgotten")]
     Forgotten {
-        /// Requests that are signed from then on are newer than those.
+        /// Requests that are signed later than this are newer than the forgotten ones.
         until: UnixSeconds,
     },
-    /// This request came before.
+    /// This request was accepted before.
     #[error("replayed request")]
     Replayed,
 }
 
 impl ReplayCache {
-    /// A cache for at most `capacity` requests within the window. Each takes about 250 bytes.
+    /// Returns a cache for at most `capacity` requests within the window. Each takes about 250 bytes.
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity,
@@ -150,8 +150,8 @@ impl ReplayCache {
     /// Remembers a verified request.
     ///
     /// # Errors
-    /// [`ReplayError::Replayed`] if it is known, [`ReplayError::Forgotten`] if nobody can tell any more,
-    /// [`ReplayError::Full`] if it cannot be remembered.
+    /// [`ReplayError::Replayed`] if it is known, [`ReplayError::Forgotten`] if it may have been forgotten,
+    /// [`ReplayError::Full`] if the cache is full.
     pub fn insert(
         &mut self,
         request: impl Into<ReplayEntry>,
@@ -175,11 +175,12 @@ impl ReplayCache {
         Ok(())
     }
 
-    /// Remembers the body of a request whose signature is remembered: one that came with it before is a replay.
+    /// Remembers the body of a request whose signature is remembered: the same body with the same signature is a
+    /// replay.
     ///
     /// # Errors
-    /// [`ReplayError::Replayed`] if it is known, or its signature is not (any more); [`ReplayError::Full`] if it
-    /// cannot be remembered.
+    /// [`ReplayError::Replayed`] if it is known, or its signature is not remembered (any more); [`ReplayError::Full`]
+    /// if the cache is full.
     pub fn insert_body(
         &mut self,
         request: &RequestAuth,
@@ -213,8 +214,7 @@ impl ReplayCache {
     /// Like [`ReplayCache::insert`], but accepts a repetition from the source address of the first request.
     ///
     /// # Errors
-    /// [`ReplayError::Replayed`] if it is known from another source, [`ReplayError::Full`] if it cannot be
-    /// remembered.
+    /// [`ReplayError::Replayed`] if it is known from another source, [`ReplayError::Full`] if the cache is full.
     pub fn insert_or_repeat(
         &mut self,
         request: impl Into<ReplayEntry>,
@@ -235,24 +235,24 @@ impl ReplayCache {
         }
     }
 
-    /// The number of remembered requests.
+    /// Returns the number of remembered requests.
     pub fn len(&self) -> usize {
         self.seen.len()
     }
 
-    /// Whether the cache is empty.
+    /// Returns whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.seen.is_empty()
     }
 
     fn expire(&mut self, now: UnixMillis) {
         let current = now.to_seconds();
-        // A whole second later, because it is accepted to the end of its last second.
+        // One second later, because a request is accepted to the end of its last second.
         while let Some(entry) = self.expiry.first_entry().filter(|entry| *entry.key() < current) {
             let second = *entry.key();
             Self::forget(&mut self.seen, &mut self.forgotten, second, entry.remove());
         }
-        // Accepted before the clock was set back: not fresh for a long time, if ever.
+        // Accepted before the clock was set back: it does not become fresh for a long time, if ever.
         let latest = current.saturating_add(2 * FRESHNESS_WINDOW + SECOND);
         while self.seen.len() >= self.capacity
             && let Some(entry) = self.expiry.last_entry().filter(|entry| *entry.key() > latest)
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_makes_nothing_fresh_that_was_forgotten() {
+    fn a_clock_that_is_set_back_makes_no_forgotten_request_fresh() {
         let mut cache = ReplayCache::new(10);
         let at = |millis| UnixMillis::new(millis);
         cache.insert(&auth(100_000), HERE, at(100_000)).unwrap();
@@ -449,12 +449,12 @@ mod tests {
             let at = ahead + number * 1_000;
             cache.insert(&auth(at), HERE, UnixMillis::new(at)).unwrap();
         }
-        // They do not fill the cache until the wrong time comes.
+        // They do not stay in the cache until the wrong time arrives.
         for number in 0..3 {
             let at = right + number * 1_000;
             assert_eq!(cache.insert(&auth(at), HERE, UnixMillis::new(at)), Ok(()));
         }
-        // When it comes, they are no more fresh than before.
+        // When it arrives, they are still not fresh.
         for number in 0..3 {
             let at = ahead + number * 1_000;
             let outcome = cache.insert(&auth(at), HERE, UnixMillis::new(ahead));
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn the_seconds_that_are_forgotten_take_bounded_memory_and_none_is_lost() {
+    fn forgotten_seconds_take_bounded_memory_and_none_is_lost() {
         let mut forgotten = Forgotten::default();
         let last = 4 * i64::try_from(MAX_RANGES).unwrap();
         for second in (0..last).step_by(2) {
@@ -489,8 +489,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
 
-        /// Whatever the order and however the clock jumps: what is fresh and was accepted is never accepted
-        /// again, and the cache keeps its bound.
+        /// For any order and any clock jumps: a fresh request that was accepted is never accepted again, and the cache
+        /// stays bounded.
         #[test]
         fn nothing_fresh_is_accepted_twice(
             steps in proptest::collection::vec(

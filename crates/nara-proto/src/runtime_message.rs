@@ -16,17 +16,17 @@ use crate::wire_struct;
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 wire_struct! {
-    /// Payload of `stash:store`: keep this for me.
+    /// Payload of `stash:store`: asks a friend to keep a stash.
     pub struct StashStore {
-        /// The nara id under which it is kept.
+        /// The nara id of the owner, under which the stash is kept.
         pub owner_id: String = "owner_id",
         /// The name of the owner.
         pub owner: String = "owner", omit,
         /// The nonce, 24 bytes.
         pub nonce: Bytes = "nonce",
-        /// What to keep: sealed with the owner's [`SealKey`].
+        /// The stash, sealed with the owner's [`SealKey`].
         pub ciphertext: Bytes = "ciphertext",
-        /// When it was sealed, in **seconds**.
+        /// The time of sealing, in **seconds**.
         pub ts: UnixSeconds = "ts",
     }
 }
@@ -36,21 +36,21 @@ wire_struct! {
     pub struct StashAck {
         /// The nara id of the owner.
         pub owner_id: String = "owner_id",
-        /// When it was stored, in **seconds**.
+        /// The time of storage, in **seconds**.
         pub stored_at: UnixSeconds = "stored_at",
         /// Whether it was stored.
         pub success: bool = "success",
-        /// Why not.
+        /// The reason, if it was not stored.
         pub reason: String = "reason", omit,
     }
 }
 
 wire_struct! {
-    /// Payload of `stash:request`: give me back what you keep for me.
+    /// Payload of `stash:request`: asks for the stash back.
     pub struct StashRequest {
         /// The nara id of the owner.
         pub owner_id: String = "owner_id",
-        /// A text that comes back in the response.
+        /// A text that is repeated in the response.
         pub request_id: String = "request_id", omit,
     }
 }
@@ -60,22 +60,22 @@ wire_struct! {
     pub struct StashResponse {
         /// The nara id of the owner.
         pub owner_id: String = "owner_id",
-        /// The text of the request.
+        /// The `request_id` of the request.
         pub request_id: String = "request_id", omit,
-        /// Whether something is kept.
+        /// Whether a stash is kept.
         pub found: bool = "found",
         /// The nonce, 24 bytes.
         pub nonce: Bytes = "nonce", omit,
-        /// What is kept.
+        /// The stash.
         pub ciphertext: Bytes = "ciphertext", omit,
-        /// When it was stored, in **seconds**.
+        /// The time of storage, in **seconds**.
         pub stored_at: UnixSeconds = "stored_at", omit,
     }
 }
 
 wire_struct! {
-    /// Payload of `stash-refresh`: asks for the stash that the receiver keeps for the sender. V1 peers do not
-    /// verify it.
+    /// Payload of `stash-refresh`: asks for the stash that the receiver keeps for the sender. V1 peers do not verify
+    /// it.
     pub struct StashRefresh {
         /// The nara id of the owner.
         pub owner_id: String = "owner_id",
@@ -101,7 +101,7 @@ pub enum MessagePayload {
 }
 
 impl MessagePayload {
-    /// The kind on the wire.
+    /// Returns the kind on the wire.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::StashAck(_) => "stash:ack",
@@ -112,8 +112,8 @@ impl MessagePayload {
         }
     }
 
-    /// The payload of a message that is to be sent, from its fields. This is stricter than a receiver, which skips what it does
-    /// not know and drops what it cannot use.
+    /// Builds the payload of an outgoing message from its fields. This is stricter than a receiver, which skips unknown
+    /// fields and drops unusable messages.
     ///
     /// # Errors
     /// [`InvalidPayload`] for a kind or a field that no receiver knows, and for a value that no receiver can use.
@@ -130,7 +130,7 @@ impl MessagePayload {
         Ok(payload)
     }
 
-    /// Checks what no receiver can do without.
+    /// Checks the fields that every receiver needs.
     fn check(&self) -> Result<(), InvalidPayload> {
         let (owner, sealed) = match self {
             Self::StashAck(ack) => (&ack.owner_id, None),
@@ -181,7 +181,7 @@ impl serde::Serialize for MessagePayload {
     }
 }
 
-/// Reads the fields of a payload, each of which must be known.
+/// Reads the fields of a payload; unknown fields are an error.
 fn read<T: WireMap + Merge>(fields: &Map<String, Value>) -> Result<T, InvalidPayload> {
     let mut payload = T::default();
     for (name, value) in fields {
@@ -196,19 +196,19 @@ fn read<T: WireMap + Merge>(fields: &Map<String, Value>) -> Result<T, InvalidPay
     Ok(payload)
 }
 
-/// A payload that is not to be sent.
+/// The error for a payload that must not be sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidPayload {
-    /// A field that no receiver knows, or a value that no receiver can use.
+    /// A field is unknown to receivers, or its value is unusable.
     #[error("{name}: {reason}")]
     Field {
         /// The name of the field.
         name: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// A kind that this version does not know.
+    /// This version does not know the kind.
     #[error("unknown kind {0:?}")]
     UnknownKind(String),
 }
@@ -222,20 +222,20 @@ impl InvalidPayload {
     }
 }
 
-/// A message that cannot be read.
+/// The error for a message that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageError {
-    /// Not JSON, a value of the wrong type, or bytes behind the value.
+    /// It is not JSON, has a value of the wrong type, or has trailing bytes.
     #[error(transparent)]
     Json(#[from] JsonError),
-    /// There is no payload.
+    /// It has no payload.
     #[error("the message has no payload")]
     MissingPayload,
-    /// A kind that this version does not know.
+    /// This version does not know the kind.
     #[error("unknown kind {0:?}")]
     UnknownKind(String),
-    /// A version that this version does not know.
+    /// This version does not know the version of the kind.
     #[error("unsupported version {version} of {kind} (only 1 exists)")]
     UnsupportedVersion {
         /// The kind.
@@ -246,7 +246,7 @@ pub enum MessageError {
 }
 
 wire_struct! {
-    /// The envelope as JSON; [`RuntimeMessage`] is the form to work with.
+    /// The envelope in its JSON form; [`RuntimeMessage`] is the decoded form.
     pub struct Envelope {
         /// id
         pub id: String = "id",
@@ -275,7 +275,7 @@ wire_struct! {
     }
 }
 
-/// The text of a payload whose kind is not known yet.
+/// The text of a payload whose kind is not decoded yet.
 #[derive(Clone, Debug, Default)]
 pub struct RawPayload(Option<Box<RawValue>>);
 
@@ -326,9 +326,9 @@ pub struct RuntimeMessage {
     pub to: String,
     /// The nara id of the recipient; may be empty.
     pub to_id: String,
-    /// When it was sent.
+    /// The time of sending.
     pub timestamp: Timestamp,
-    /// What it says.
+    /// The payload.
     pub payload: MessagePayload,
     /// The signature, base64.
     pub signature: String,
@@ -337,7 +337,7 @@ pub struct RuntimeMessage {
 }
 
 impl RuntimeMessage {
-    /// A new unsigned message, version 1, with its id.
+    /// Returns a new unsigned message, version 1, with its id.
     pub fn new(from: &str, from_id: &str, timestamp: Timestamp, payload: MessagePayload) -> Self {
         let mut message = Self {
             id: String::new(),
@@ -371,7 +371,7 @@ impl RuntimeMessage {
         self
     }
 
-    /// A signed reply to this message.
+    /// Returns a signed reply to this message.
     pub fn reply(
         &self,
         from: &str,
@@ -385,7 +385,7 @@ impl RuntimeMessage {
         reply.sign(keypair)
     }
 
-    /// Reads a message. Exactly one JSON value: trailing bytes are an error here.
+    /// Reads a message as exactly one JSON value: trailing bytes are an error.
     ///
     /// # Errors
     /// [`MessageError`] for a message that must not be processed.
@@ -433,7 +433,7 @@ impl RuntimeMessage {
         })
     }
 
-    /// The text whose hash gives the id: kind, sender, time and payload, with nothing between them.
+    /// Returns the text whose hash gives the id: kind, sender, time and payload, without separators.
     pub fn id_preimage(&self) -> String {
         let payload = go_json::to_string(&self.payload);
         format!(
@@ -444,14 +444,14 @@ impl RuntimeMessage {
         )
     }
 
-    /// The id that follows from the content: the first 16 characters of Base58 of a SHA-256.
+    /// Computes the id from the content: the first 16 characters of Base58 of a SHA-256.
     pub fn compute_id(&self) -> String {
         let mut id = bs58::encode(Sha256::digest(self.id_preimage())).into_string();
         id.truncate(16);
         id
     }
 
-    /// The JSON that is signed, without hashing: the receiver writes it again from what it has read, so the
+    /// Returns the JSON that is signed, before hashing. The receiver writes it again from the parsed message, so the
     /// spelling on the wire does not matter.
     pub fn signed_json(&self) -> Vec<u8> {
         go_json::to_vec(&Signed(self))
@@ -460,7 +460,7 @@ impl RuntimeMessage {
     /// Verifies the signature with the key of the nara `from_id`.
     ///
     /// # Errors
-    /// [`VerifyError`] if it is not that nara's.
+    /// [`VerifyError`] if the signature is not that nara's.
     pub fn verify(&self, key: &PublicKey) -> Result<(), VerifyError> {
         verify_base64(key, &self.signed_json(), &self.signature)
     }
@@ -484,7 +484,7 @@ impl serde::Serialize for Signed<'_> {
     }
 }
 
-/// Why a stash is not stored, as `reason` of [`StashAck`]; `None` if it may be.
+/// Returns the `reason` of [`StashAck`] if a stash must not be stored; `None` if it may be stored.
 pub fn stash_refusal(store: &StashStore) -> Option<&'static str> {
     if store.owner_id.is_empty() {
         Some("owner_id required")
@@ -511,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn the_payload_of_a_message_to_send_is_what_a_receiver_can_use() {
+    fn an_outgoing_payload_is_usable_by_every_receiver() {
         let nonce = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
         let store = json!({ "owner_id": "a", "nonce": nonce, "ciphertext": "AA==", "ts": 1 });
         let without = |name: &str| {
@@ -536,7 +536,7 @@ mod tests {
             (with("nonce", Value::Null), "nonce"),
             (with("ts", json!("now")), "ts"),
             (with("cipher", json!("AA==")), "cipher"),
-            // A receiver would take it, and another one would not.
+            // Some receivers would accept it and others would not.
             (with("Owner_ID", json!("b")), "Owner_ID"),
         ] {
             match read("stash:store", fields.clone()) {

@@ -13,10 +13,9 @@
 //!
 //! Ids are [`ArrivalCursor`]s. Readers skip messages of unknown type.
 //!
-//! Other endpoints sign the whole body of an answer, which a stream does not have. Instead the server signs its
-//! `hello` together with the request, and each event carries the signature of its emitter. On plain HTTP, what
-//! follows the `hello` is as safe as the network: an attacker in the middle can withhold events, but cannot forge
-//! any.
+//! Other endpoints sign the whole body of an answer; a stream has no whole body. Instead, the server signs its `hello`
+//! together with the request, and each event carries the signature of its emitter. On plain HTTP, the messages after
+//! the `hello` are as safe as the network: a man in the middle can withhold events, but cannot forge them.
 
 mod cursor;
 mod hello;
@@ -28,6 +27,5 @@ pub use hello::{Hello, HelloError, StreamOpening, StreamStart};
 pub use message::{Bye, Heartbeat, Lag, MessageError, StreamMessage, kind};
 pub use request::{InvalidStreamRequest, StreamRequest};
 
-/// The largest line and the largest message of a stream, in bytes. Events are at most 64 KiB where they are
-/// taken in.
+/// The maximum length of a line and of a message of a stream, in bytes. Servers accept events of at most 64 KiB.
 pub const MAX_STREAM_MESSAGE: usize = 256 << 10;

@@ -1,11 +1,11 @@
-//! Succession: a nara whose key changes hands, or that retires (docs/protocol/succession.md).
+//! Succession: a nara replaces its key or retires (docs/protocol/succession.md).
 //!
-//! A [`Succession`] is a statement that one key of a name is replaced by another, or by none. Both keys sign it, so
-//! neither a thief of the new key nor somebody who wants to be followed can make it alone. It travels as an event of
-//! service `succession`, which v1 peers ignore, and proves itself: who passes it on does not matter. It may be made
-//! long before it is used and kept on paper ([`Succession::to_words`]).
+//! A [`Succession`] states that one key of a name is replaced by another, or by none. Both keys sign it, so neither a
+//! thief of the new key nor an impostor that wants to take over the name can make it alone. It travels as an event of
+//! service `succession`, which v1 peers ignore, and contains its own proof, so it does not matter which peer
+//! forwards it. It may be made long before it is used and kept on paper ([`Succession::to_words`]).
 //!
-//! What follows from all statements about one name is the job of [`Lineage`].
+//! [`Lineage`] evaluates all statements about one name.
 //!
 //! ```
 //! use nara_proto::identity::{KeyPair, NaraName, Soul};
@@ -36,21 +36,22 @@ use crate::identity::{InvalidName, KeyPair, NaraName, PublicKey, Signature};
 use crate::time::UnixMillis;
 use crate::{encoding, go_json};
 
-/// The header of a request in which a nara shows the statements that made its key the one of its name
-/// (docs/protocol/succession.md, section 3.1).
+/// The request header in which a nara shows the statements that lead to its current key (docs/protocol/succession.md,
+/// section 3.1).
 pub const SUCCESSION_HEADER: HeaderName = HeaderName::from_static("x-nara-succession");
 
-/// The header of a refusal with the id of the key that the server knows for the name of the sender, or [`NO_KEY`]
+/// The header of a refusal with the id of the key that the server has pinned for the sender's name, or [`NO_KEY`]
 /// (docs/protocol/succession.md, section 3.3).
 pub const KNOWN_KEY_HEADER: HeaderName = HeaderName::from_static("x-nara-known-key");
 
-/// The value of [`KNOWN_KEY_HEADER`] if no key holds for the name.
+/// The value of [`KNOWN_KEY_HEADER`] if no key is valid for the name.
 pub const NO_KEY: &str = "none";
 
-/// The longest value of [`SUCCESSION_HEADER`], in bytes: a dozen statements of a usual name, or one of the longest.
+/// The maximum length of [`SUCCESSION_HEADER`], in bytes: a dozen statements of a usual name, or one of the longest
+/// name.
 const MAX_HEADER: usize = 8 << 10;
 
-/// A statement about a key that proves itself: every value of this type is signed by its keys.
+/// A statement about a key. It is verified: every value of this type is signed by its keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Succession {
     name: NaraName,
@@ -60,26 +61,26 @@ pub struct Succession {
     at: UnixMillis,
 }
 
-/// A text that is not a statement of succession.
+/// The error for a text that is not a statement of succession.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidSuccession {
-    /// Not signed by one of the two keys.
+    /// It is not signed by both keys.
     #[error("the statement is not signed by both keys")]
     BadSignature,
-    /// A key or a signature is not in its one spelling.
+    /// A key or a signature is not canonical.
     #[error("{0} of the statement is malformed")]
     Malformed(&'static str),
-    /// The name is not one.
+    /// The name is invalid.
     #[error("the statement names no nara: {0}")]
     Name(#[from] InvalidName),
-    /// A reason that does not fit: `rotation` has a new key and `retirement` has none.
+    /// The reason does not match the keys: `rotation` has a new key, `retirement` has none.
     #[error("the reason of the statement does not fit its keys")]
     Reason,
-    /// The new key is the old one.
+    /// The new key equals the old one.
     #[error("the new key is the old one")]
     SameKey,
-    /// The time of the event is not the one of the statement.
+    /// The time of the event differs from the time of the statement.
     #[error("the time of the event is not the time of the statement")]
     Time,
 }
@@ -88,7 +89,7 @@ impl Succession {
     const ROTATION: &str = "rotation";
     const RETIREMENT: &str = "retirement";
 
-    /// States that from `at` on `new` is the key of this name and `old` is none any more.
+    /// States that from `at` on `new` is the key of this name and `old` is not.
     ///
     /// # Errors
     /// [`InvalidSuccession::SameKey`].
@@ -112,7 +113,7 @@ impl Succession {
         })
     }
 
-    /// States that from `at` on this name has no key: everything signed with `old` is to be refused.
+    /// States that from `at` on this name has no key: everything signed with `old` must be refused.
     pub fn retire(name: &NaraName, old: &KeyPair, at: UnixMillis) -> Self {
         let key = old.public_key();
         Self {
@@ -124,7 +125,7 @@ impl Succession {
         }
     }
 
-    /// Reads the payload of an event, and verifies both signatures.
+    /// Parses the payload of an event, and verifies both signatures.
     ///
     /// # Errors
     /// [`InvalidSuccession`].
@@ -132,7 +133,7 @@ impl Succession {
         Self::unverified(payload)?.verified()
     }
 
-    /// Reads a payload, and verifies nothing.
+    /// Parses a payload without verifying it.
     fn unverified(payload: &SuccessionPayload) -> Result<Self, InvalidSuccession> {
         let new = match (payload.reason.as_str(), payload.new_key.is_empty()) {
             (Self::ROTATION, false) => Some((
@@ -151,7 +152,8 @@ impl Succession {
         })
     }
 
-    /// Reads an event of service `succession`. Its time is the one of the statement, so that every copy has one id.
+    /// Parses an event of service `succession`. Its time must equal the time of the statement, so that all copies have
+    /// one id.
     ///
     /// # Errors
     /// [`InvalidSuccession`]; a missing payload is malformed.
@@ -181,7 +183,7 @@ impl Succession {
         Ok(self)
     }
 
-    /// The payload of an event.
+    /// Returns the payload of an event.
     pub fn to_payload(&self) -> SuccessionPayload {
         let new = self.new.as_ref();
         SuccessionPayload {
@@ -197,16 +199,16 @@ impl Succession {
         }
     }
 
-    /// The event in which it spreads. Nobody signs its envelope.
+    /// Returns the event in which it spreads, with an unsigned envelope.
     pub fn to_event(&self) -> SyncEvent {
         SyncEvent::new(self.at.to_nanos(), Payload::Succession(self.to_payload()))
     }
 
-    /// Reads the header in which a nara shows to a peer, beside its signature, why its key is another one than the peer
-    /// knows: the statements that lead there, from the first on whose old key the peer knows. Empty if none does.
+    /// Parses the header with which a nara proves, beside its signature, that it replaced the key that the peer knows:
+    /// returns the statements from the first one whose old key the peer knows; empty if there is none.
     ///
-    /// Each must continue the one before. They are verified in this order, so that a stranger who shows many costs one
-    /// verification.
+    /// Each statement must continue the one before. They are verified in order, so that a stranger who sends many costs
+    /// one verification.
     ///
     /// # Errors
     /// [`InvalidSuccession`].
@@ -243,8 +245,8 @@ impl Succession {
         shown.drain(known..).map(Self::verified).collect()
     }
 
-    /// The value of the header [`SUCCESSION_HEADER`] for statements that continue each other, the oldest first. If there are
-    /// more than it can hold, the oldest are left out. `None`: there are none.
+    /// Returns the value of [`SUCCESSION_HEADER`] for consecutive statements, oldest first. If they do not fit, the
+    /// oldest are omitted. `None` if there are none.
     pub fn to_header(statements: &[Self]) -> Option<HeaderValue> {
         let mut value = String::new();
         for statement in statements.iter().rev() {
@@ -264,29 +266,29 @@ impl Succession {
         value.map(|value| HeaderValue::try_from(value).expect("base64 is ASCII"))
     }
 
-    /// The name whose key it is about.
+    /// Returns the name of the nara.
     pub fn name(&self) -> &NaraName {
         &self.name
     }
 
-    /// The key that is replaced.
+    /// Returns the key that is replaced.
     pub fn old_key(&self) -> &PublicKey {
         &self.old
     }
 
-    /// The key that replaces it; `None` if the nara retires.
+    /// Returns the key that replaces it; `None` if the nara retires.
     pub fn new_key(&self) -> Option<&PublicKey> {
         self.new.as_ref().map(|(key, _)| key)
     }
 
-    /// When it was made, by the clock of its maker. It orders nothing: see [`Lineage`].
+    /// Returns the time of the statement, by the clock of its maker. Statements are not ordered by it: see [`Lineage`].
     pub fn at(&self) -> UnixMillis {
         self.at
     }
 }
 
-/// The text that both keys sign: six lines, joined with `\n`. No other signature of a nara is over a text with this
-/// first line, and a name has no line break.
+/// Returns the text that both keys sign: six lines, joined with `\n`. No other signature of a nara covers a text with
+/// this first line, and a name has no line break.
 fn signed_text(name: &NaraName, old: &PublicKey, new: Option<&PublicKey>, at: UnixMillis) -> String {
     let (name, old) = (name.as_str(), old.to_base64());
     let next = new.map_or_else(|| "-".to_owned(), PublicKey::to_base64);

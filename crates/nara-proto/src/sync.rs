@@ -17,40 +17,40 @@ use crate::wire_struct;
 use crate::zine::with_ids;
 
 wire_struct! {
-    /// Body of `POST /events/sync`. [`SyncRequest::mode`] reads it as one of the four modes.
+    /// The body of `POST /events/sync`. [`SyncRequest::mode`] parses it as one of the four modes.
     pub struct SyncRequest {
         /// The name of the requester.
         pub from: String = "from",
-        /// Services wanted; absent or empty: all.
+        /// The requested services; absent or empty for all.
         pub services: Option<Vec<String>> = "services",
-        /// Names wanted as actor or target; absent or empty: all.
+        /// The requested names, as actor or target; absent or empty for all.
         pub subjects: Option<Vec<String>> = "subjects",
-        /// `sample`, `page` or `recent`; everything else means the legacy mode.
+        /// `sample`, `page` or `recent`; any other value means the legacy mode.
         pub mode: String = "mode", omit,
-        /// Mode `sample`: how many events.
+        /// Mode `sample`: the number of events.
         pub sample_size: i64 = "sample_size", omit,
         /// Mode `page`: only events later than this, decimal **nanoseconds**.
         pub cursor: String = "cursor", omit,
-        /// Mode `page`: how many events.
+        /// Mode `page`: the number of events.
         pub page_size: i64 = "page_size", omit,
-        /// Mode `recent`: how many events.
+        /// Mode `recent`: the number of events.
         pub limit: i64 = "limit", omit,
         /// Legacy mode: only events later than this, in **nanoseconds**.
         pub since_time: UnixNanos = "since_time", omit,
-        /// Legacy mode: which slice.
+        /// Legacy mode: the index of the slice.
         pub slice_index: i64 = "slice_index", omit,
-        /// Legacy mode: of how many slices.
+        /// Legacy mode: the number of slices.
         pub slice_total: i64 = "slice_total", omit,
-        /// Legacy mode: how many events.
+        /// Legacy mode: the number of events.
         pub max_events: i64 = "max_events", omit,
-        /// Mode `page`, our extension: a [`Cursor`]. It goes before `cursor` where it is understood, and asks
-        /// for `next_after` in the answer; older naras ignore it.
+        /// Mode `page`, an extension: a [`Cursor`]. A peer that supports it prefers it to `cursor` and returns
+        /// `next_after` in the answer; v1 peers ignore it.
         pub after: String = "after", omit,
     }
 }
 
 impl SyncRequest {
-    /// A request for one page of events behind `after`, oldest first. `size` beyond [`MAX_EVENTS`] is cut.
+    /// Returns a request for one page of events behind `after`, oldest first. `size` is limited to [`MAX_EVENTS`].
     pub fn page(after: Option<&Cursor>, size: usize) -> Self {
         let mut request = Self {
             mode: "page".to_owned(),
@@ -64,7 +64,7 @@ impl SyncRequest {
         request
     }
 
-    /// A request for the newest events, newest first.
+    /// Returns a request for the newest events, newest first.
     pub fn recent(limit: usize) -> Self {
         Self {
             mode: "recent".to_owned(),
@@ -73,7 +73,7 @@ impl SyncRequest {
         }
     }
 
-    /// A request for a random sample that favours critical and young events.
+    /// Returns a request for a random sample that favours critical and recent events.
     pub fn sample(size: usize) -> Self {
         Self {
             mode: "sample".to_owned(),
@@ -102,37 +102,36 @@ fn clamp(size: usize) -> i64 {
 }
 
 wire_struct! {
-    /// Answer of `POST /events/sync`.
+    /// The answer of `POST /events/sync`.
     pub struct SyncResponse {
         /// The name of the responder.
         pub from: String = "from",
         /// The events; `null` when nothing matched.
         pub events: Option<Vec<SyncEvent>> = "events",
-        /// Mode `page`: where the next page begins, if this one is full.
+        /// Mode `page`: the start of the next page, if this one is full.
         pub next_cursor: String = "next_cursor", omit,
-        /// When it was made, in **seconds**.
+        /// The time of the answer, in **seconds**.
         pub ts: UnixSeconds = "ts", omit,
         /// The signature, base64. It covers `from`, `ts` and the ids only.
         pub sig: String = "sig", omit,
-        /// Mode `page`, our extension: the [`Cursor`] behind the last event, if the request had `after` and
-        /// more may follow.
+        /// Mode `page`, an extension: the [`Cursor`] behind the last event, if the request had `after` and more may
+        /// follow.
         pub next_after: String = "next_after", omit,
-        /// Mode `page`, our extension: how many events the responder has in all, if the request had `after` and
-        /// no filter.
+        /// Mode `page`, an extension: the responder's total number of events, if the request had `after` and no filter.
         pub total: u64 = "total", omit,
     }
 }
 
 impl SyncResponse {
-    /// A signed response. No events are written as `null`, as v1 peers do.
+    /// Returns a signed response. An empty list is written as `null`, as by v1 peers.
     pub fn signed(from: &str, events: Vec<SyncEvent>, ts: UnixSeconds, keypair: &KeyPair) -> Self {
         let mut response = Self::unsigned(from, events, ts);
         response.sig = keypair.sign(&response.digest()).to_base64();
         response
     }
 
-    /// A response without the signature inside, where the whole of it is proven in another way: by a signature of profile
-    /// v2, or by the connection.
+    /// Returns a response without the inner signature, for a response that is proven as a whole: by a v2 signature, or
+    /// by the connection.
     pub fn unsigned(from: &str, events: Vec<SyncEvent>, ts: UnixSeconds) -> Self {
         Self {
             from: from.to_owned(),
@@ -142,26 +141,26 @@ impl SyncResponse {
         }
     }
 
-    /// The events; empty if the list is absent.
+    /// Returns the events; empty if the list is absent.
     pub fn events(&self) -> &[SyncEvent] {
         self.events.as_deref().unwrap_or_default()
     }
 
-    /// The text whose hash is signed: `"{from}:{ts}:"` and the ids.
+    /// Returns the text whose hash is signed: `"{from}:{ts}:"` and the ids.
     pub fn digest_preimage(&self) -> String {
         with_ids(format!("{}:{}:", self.from, self.ts), self.events())
     }
 
-    /// The SHA-256 that is signed.
+    /// Returns the SHA-256 digest that is signed.
     pub fn digest(&self) -> [u8; 32] {
         Sha256::digest(self.digest_preimage()).into()
     }
 
-    /// Verifies the inner signature with the key of the responder. Only the ids are covered: the events must
-    /// be verified one by one.
+    /// Verifies the inner signature with the responder's key. It covers the ids only: the events must be verified
+    /// separately.
     ///
     /// # Errors
-    /// [`VerifyError`] if it is not the responder's.
+    /// [`VerifyError`] if the signature is not the responder's.
     pub fn verify(&self, key: &PublicKey) -> Result<(), VerifyError> {
         verify_base64(key, &self.digest(), &self.sig)
     }

@@ -1,8 +1,8 @@
 //! Unix time in the three units that the wire mixes.
 //!
-//! Headers carry milliseconds, events nanoseconds, zines, hops, observations and checkpoints seconds
-//! (docs/protocol/v1.md, section 15 no. 11). Each unit has its own type, so that they cannot be confused; converting
-//! is explicit and says which way it rounds.
+//! Headers carry milliseconds, events nanoseconds, and zines, hops, observations and checkpoints seconds
+//! (docs/protocol/v1.md, section 15 no. 11). Each unit has its own type, so that they cannot be confused; conversions
+//! are explicit and document their rounding.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,29 +14,29 @@ macro_rules! unix_time {
         pub struct $name(i64);
 
         impl $name {
-            #[doc = concat!("A time of `value` ", $unit, " since 1970-01-01T00:00:00Z.")]
+            #[doc = concat!("Returns the time `value` ", $unit, " since 1970-01-01T00:00:00Z.")]
             pub const fn new(value: i64) -> Self {
                 Self(value)
             }
 
-            #[doc = concat!("The number of ", $unit, " since 1970-01-01T00:00:00Z.")]
+            #[doc = concat!("Returns the number of ", $unit, " since 1970-01-01T00:00:00Z.")]
             pub const fn get(self) -> i64 {
                 self.0
             }
 
-            /// This time moved forward; saturates at the end of the range.
+            /// Returns this time moved forward; saturates at the end of the range.
             pub fn saturating_add(self, by: Duration) -> Self {
                 let units = by.as_nanos() / (1_000_000_000 / $per_second);
                 Self(self.0.saturating_add(i64::try_from(units).unwrap_or(i64::MAX)))
             }
 
-            /// This time moved back; saturates at the beginning of the range.
+            /// Returns this time moved back; saturates at the beginning of the range.
             pub fn saturating_sub(self, by: Duration) -> Self {
                 let units = by.as_nanos() / (1_000_000_000 / $per_second);
                 Self(self.0.saturating_sub(i64::try_from(units).unwrap_or(i64::MAX)))
             }
 
-            /// The distance between two times, whichever is later.
+            /// Returns the absolute difference between two times.
             pub fn abs_diff(self, other: Self) -> Duration {
                 let units = u128::from(self.0.abs_diff(other.0));
                 let nanos = units * (1_000_000_000 / $per_second);
@@ -69,44 +69,43 @@ unix_time!(
 );
 
 impl UnixSeconds {
-    /// The same time in nanoseconds; saturates (the range of 64-bit nanoseconds ends in 2262).
+    /// Returns the time in nanoseconds; saturates (the range of 64-bit nanoseconds ends in 2262).
     pub const fn to_nanos(self) -> UnixNanos {
         UnixNanos(self.0.saturating_mul(1_000_000_000))
     }
 
-    /// The same time in milliseconds; saturates.
+    /// Returns the time in milliseconds; saturates.
     pub const fn to_millis(self) -> UnixMillis {
         UnixMillis(self.0.saturating_mul(1_000))
     }
 }
 
 impl UnixMillis {
-    /// The second in which this time lies (rounds towards the past).
+    /// Returns the second that contains this time (rounds towards the past).
     pub const fn to_seconds(self) -> UnixSeconds {
         UnixSeconds(self.0.div_euclid(1_000))
     }
 
-    /// The same time in nanoseconds; saturates.
+    /// Returns the time in nanoseconds; saturates.
     pub const fn to_nanos(self) -> UnixNanos {
         UnixNanos(self.0.saturating_mul(1_000_000))
     }
 }
 
 impl UnixNanos {
-    /// The second in which this time lies (rounds towards the past).
+    /// Returns the second that contains this time (rounds towards the past).
     pub const fn to_seconds(self) -> UnixSeconds {
         UnixSeconds(self.0.div_euclid(1_000_000_000))
     }
 
-    /// The millisecond in which this time lies (rounds towards the past).
+    /// Returns the millisecond that contains this time (rounds towards the past).
     pub const fn to_millis(self) -> UnixMillis {
         UnixMillis(self.0.div_euclid(1_000_000))
     }
 }
 
-/// A duration as v1 peers print it, for the reasons that go into HTTP bodies (docs/protocol/v1.md,
-/// section 4.3): `1h0m0s`, `-5m1.25s`, `30.001s`, `1.5ms`. Like theirs it ends at 2^63 nanoseconds, about 292
-/// years.
+/// Formats a duration like v1 peers, for texts in HTTP bodies (docs/protocol/v1.md, section 4.3): `1h0m0s`, `-5m1.25s`,
+/// `30.001s`, `1.5ms`. Like theirs, it is limited to 2^63 nanoseconds, about 292 years.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -134,7 +133,7 @@ pub fn go_duration(magnitude: Duration, negative: bool) -> String {
 
 const NANOS: u64 = 1_000_000_000;
 
-/// `value / unit` in decimal, exactly, without trailing zeros. `unit` is a power of ten.
+/// Formats `value / unit` in decimal, exactly, without trailing zeros. `unit` is a power of ten.
 fn decimal(value: u64, unit: u64) -> String {
     let (whole, fraction) = (value / unit, value % unit);
     if fraction == 0 {

@@ -1,5 +1,5 @@
-//! Which distributed trace a request belongs to: the headers `traceparent` and `tracestate` of the W3C Recommendation
-//! *Trace Context*. They are no part of any signature, so that a peer can tell us nothing but numbers with them.
+//! The distributed trace of a request: the headers `traceparent` and `tracestate` of the W3C Recommendation *Trace
+//! Context*. No signature covers them, so only ids are taken from them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,28 +8,29 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::encoding::hex_encode;
 
-/// The header that names trace and caller.
+/// The header with the ids of the trace and of the caller's span.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The header with what tracing systems add.
+/// The header with the data of tracing systems.
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// The longest `traceparent` that is read: one of a later version may be longer than ours.
+/// The maximum length of a `traceparent`: later versions may be longer than ours.
 const MAX_PARENT: usize = 512;
 
 /// The length of a `traceparent` of version 00.
 const LEN: usize = 55;
 
-/// The longest `tracestate` that is passed on: the least that section 3.3.1.5 asks for.
+/// The maximum length of a forwarded `tracestate`: the minimum that section 3.3.1.5 requires.
 const MAX_STATE: usize = 512;
 
-/// The most members of a `tracestate`.
+/// The maximum number of members of a `tracestate`.
 const MAX_MEMBERS: usize = 32;
 
 /// The only flag of version 00: the caller may have recorded the trace.
 const SAMPLED: u8 = 1;
 
-/// Names a trace, and the caller within it. `Display` and `FromStr` are the value of the header [`TRACEPARENT`].
+/// The identity of a trace and of the caller's span. `Display` and `FromStr` use the value of the header
+/// [`TRACEPARENT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceParent {
     trace_id: [u8; 16],
@@ -37,7 +38,7 @@ pub struct TraceParent {
     flags: u8,
 }
 
-/// A text that names no trace.
+/// The error for a text that is not a `traceparent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "expected a traceparent: 00-, 32 and 16 hexadecimal digits in lower case that are not all zero, and 2 more"
@@ -45,7 +46,8 @@ pub struct TraceParent {
 pub struct InvalidTraceParent;
 
 impl TraceParent {
-    /// A trace that begins with a request, from random bytes. Nobody has recorded it. `None`: the bytes are zero.
+    /// Returns a new trace that begins with a request, from random bytes, and that is not recorded yet. `None` if the
+    /// bytes are zero.
     pub fn new(trace_id: [u8; 16], parent_id: [u8; 8]) -> Option<Self> {
         (trace_id != [0; 16] && parent_id != [0; 8]).then_some(Self {
             trace_id,
@@ -54,18 +56,18 @@ impl TraceParent {
         })
     }
 
-    /// The id of the trace, in hexadecimal digits.
+    /// Returns the id of the trace, in hexadecimal digits.
     pub fn trace_id(&self) -> String {
         hex_encode(&self.trace_id)
     }
 
-    /// The id of the caller's span, in hexadecimal digits.
+    /// Returns the id of the caller's span, in hexadecimal digits.
     pub fn parent_id(&self) -> String {
         hex_encode(&self.parent_id)
     }
 
-    /// Takes the trace out of headers: what is malformed, repeated or too long is removed, and so is a `tracestate`
-    /// without its `traceparent`. A later version becomes version 00.
+    /// Extracts the trace from headers. Removes malformed, repeated and overlong headers, and a `tracestate` without
+    /// its `traceparent`. A later version becomes version 00.
     pub fn take_in(headers: &mut HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(TRACEPARENT).iter();
         let parent = match (values.next(), values.next()) {
@@ -93,7 +95,7 @@ impl TraceParent {
     }
 }
 
-/// All lines of the `tracestate` as one, if it is one.
+/// Joins all lines of the `tracestate`; `None` if it is invalid.
 fn state(headers: &HeaderMap) -> Option<HeaderValue> {
     let lines = headers.get_all(TRACESTATE).iter();
     let lines: Option<Vec<&str>> = lines.map(|line| line.to_str().ok()).collect();
@@ -190,7 +192,7 @@ mod tests {
         lines.collect()
     }
 
-    /// What is left of headers, and what they name.
+    /// Returns the extracted trace, and the headers that are left.
     fn taken(lines: &[(HeaderName, &str)]) -> (Option<TraceParent>, Option<String>, Option<String>) {
         let mut headers = headers(lines);
         let parent = TraceParent::take_in(&mut headers);
@@ -209,7 +211,7 @@ mod tests {
                 (TRACE.to_owned(), SPAN.to_owned())
             );
         }
-        // Flags that version 00 does not know are not passed on.
+        // Flags that version 00 does not define are not forwarded.
         let parent: TraceParent = format!("00-{TRACE}-{SPAN}-ff").parse().unwrap();
         assert!(parent.to_string().ends_with("-01"));
     }
@@ -228,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_traceparent_is_refused() {
+    fn an_invalid_traceparent_is_refused() {
         let zero = "0".repeat(32);
         for text in [
             String::new(),
@@ -287,7 +289,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_header_is_read_and_what_is_left_reads_as_the_same(parent in "\\PC{0,80}", state in "\\PC{0,80}") {
+        fn any_headers_are_parsed_and_the_remaining_ones_parse_the_same(parent in "\\PC{0,80}", state in "\\PC{0,80}") {
             let lines = [(TRACEPARENT, parent), (TRACESTATE, state)];
             let lines = lines.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::try_from(value).ok()?)));
             let mut headers: HeaderMap = lines.collect();

@@ -2,9 +2,9 @@
 //!
 //! Signing and verifying share the function that makes the signed bytes, so the two cannot drift apart.
 //!
-//! A v1 signature covers sender, time, method and path of a request. It does *not* cover body, query and recipient:
-//! the [replay cache](crate::replay) and the signatures inside bodies make up for part of that, and [profile v2](crate::v2) covers
-//! everything.
+//! A v1 signature covers sender, time, method and path of a request. It does *not* cover body, query and recipient: the
+//! [replay cache](crate::replay) and the signatures inside bodies compensate for part of that; [profile v2](crate::v2)
+//! covers everything.
 
 mod headers;
 mod request;
@@ -18,5 +18,5 @@ pub use stamp::Stamp;
 
 use std::time::Duration;
 
-/// How far the time of a request may lie from the receiver's clock, either way. Exactly this far is fine.
+/// The greatest difference between the time of a request and the receiver's clock, either way, inclusive.
 pub const FRESHNESS_WINDOW: Duration = Duration::from_secs(30);

@@ -1,7 +1,7 @@
 //! Profile v2: signatures over the whole request, and answers bound to their request, by RFC 9421 (HTTP Message
 //! Signatures) and RFC 9530 (digests). Specification: `docs/protocol/v2.md`; vectors: `tests/vectors-v2`.
 //!
-//! The profile is fixed: there is nothing to negotiate and nothing to leave out. A request carries
+//! The profile is fixed: nothing is negotiated or optional. A request carries
 //!
 //! ```text
 //! X-Nara-Name: alice
@@ -13,7 +13,8 @@
 //! ```
 //!
 //! and on a [secure channel](ChannelBinding) also `X-Nara-Channel`, which is covered too. An answer covers its status,
-//! its digest, the responder, and the signature of the request (`"signature";req`), so it answers one request only.
+//! its digest, the responder, and the signature of the request (`"signature";req`), so it is valid for one request
+//! only.
 //!
 //! * One signature, labelled `nara`; exactly these components in this order; exactly these parameters, in any order.
 //! * Every field has one spelling, the strict one of RFC 9651. A second spelling of a signed request would count as
@@ -22,10 +23,10 @@
 //! * `X-Nara-Name` is covered as the bytes on the wire, which are UTF-8.
 //! * `keyid` is the [`KeyId`](crate::identity::KeyId) of the key: it follows from the key, so it cannot lie.
 //!
-//! A message whose body is streamed carries `X-Nara-Body: stream` instead of `Content-Digest`, and covers it in place of
-//! the digest: the signature proves the head, and says that it does not prove the body ([`SignedBody`]).
+//! A message with a streamed body carries `X-Nara-Body: stream` instead of `Content-Digest`, and covers it in place of
+//! the digest: the signature proves the head, and states that it does not prove the body ([`SignedBody`]).
 //!
-//! Signing and verifying share the functions that make the signed bytes, so the two cannot drift apart.
+//! Signing and verifying share the functions that make the signed bytes, so they cannot drift apart.
 //!
 //! ```
 //! use nara_proto::identity::{KeyPair, Soul};
@@ -78,7 +79,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-/// The label of the one signature.
+/// The label of the signature.
 const LABEL: &str = "nara";
 
 /// The `tag` of the signatures of this profile.
@@ -87,14 +88,14 @@ const TAG: &str = "nara-mesh";
 /// The `alg` of the signatures of this profile.
 const ALGORITHM: &str = "ed25519";
 
-/// The longest time from `created` to `expires`: a request is good for no longer, whatever its sender says.
+/// The longest time from `created` to `expires`: a request is valid no longer, whatever its sender states.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(30);
 
-/// Whether a message claims to carry a signature of this profile, however broken: its label or its tag is there, or what
-/// is there cannot be read. The signature of a gateway is neither.
+/// Returns whether a message claims to carry a signature of this profile, even a broken one: it has the label or the
+/// tag, or its fields cannot be parsed. The signature of a gateway has neither.
 ///
-/// A receiver that speaks v2 must verify such a message by v2 alone: with a fall-back to v1 an attacker could
-/// choose the weaker check.
+/// A receiver that supports v2 must verify such a message by v2 alone: with a fall-back to v1, an attacker could choose
+/// the weaker check.
 pub fn is_claimed(headers: &HeaderMap) -> bool {
     let claims = |field: SignedField| {
         let Some(first) = headers.get(field.header()) else {

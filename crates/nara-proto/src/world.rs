@@ -1,4 +1,5 @@
-//! World messages: postcards that travel from nara to nara and back home (docs/protocol/v1.md, section 9).
+//! World messages: postcards that travel from nara to nara and back to their originator (docs/protocol/v1.md, section
+//! 9).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,44 +12,44 @@ use crate::identity::{KeyPair, PublicKey, Signature};
 use crate::time::{UnixNanos, UnixSeconds};
 use crate::wire_struct;
 
-/// The stamps from which a nara takes its own: entry (number of hops so far modulo 10).
+/// The stamps of hops; the index is the number of previous hops modulo 10.
 const STAMPS: [&str; 10] = ["🌟", "🎉", "🚀", "💫", "✨", "🌈", "🎊", "💖", "🌸", "🔥"];
 
-/// The shortest id that may be relayed, in bytes: v1 peers abort on shorter ones.
+/// The minimum length of an id that may be relayed, in bytes: v1 peers abort on shorter ones.
 pub const MIN_ID_LEN: usize = 8;
 
-/// The most hops that a chain may have, twice what a mesh of one /24 network needs.
+/// The maximum number of hops in a chain, twice what a mesh in one /24 network needs.
 pub const MAX_HOPS: usize = 512;
 
 wire_struct! {
-    /// One station of a world message.
+    /// One hop of a world message.
     pub struct WorldHop {
         /// The name of the nara.
         pub nara: String = "nara",
-        /// When it added its hop, in **seconds**. Covered only by the hops behind it.
+        /// The time at which it added its hop, in **seconds**. Covered only by later hops.
         pub timestamp: UnixSeconds = "timestamp",
         /// Its signature, base64.
         pub signature: String = "signature",
-        /// Its stamp. Covered only by the hops behind it.
+        /// Its stamp. Covered only by later hops.
         pub stamp: String = "stamp",
     }
 }
 
 wire_struct! {
-    /// A world message, as body of `POST /world/relay`.
+    /// A world message, the body of `POST /world/relay`.
     pub struct WorldMessage {
         /// The id; see [`WorldMessage::new`].
         pub id: String = "id",
         /// The text.
         pub message: String = "message",
-        /// The name of the nara that sent it off.
+        /// The name of the nara that sent it first.
         pub originator: String = "originator",
-        /// The stations in order. Written as `[]` when empty: `null` breaks the first signature elsewhere.
+        /// The hops in order. Written as `[]` when empty: `null` breaks the first signature on v1 peers.
         pub hops: Option<Vec<WorldHop>> = "hops",
     }
 }
 
-/// A chain of hops that does not verify. `Display` is the reason that the peer is told.
+/// The error for an invalid chain of hops. `Display` is the text that the peer receives.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChainError {
@@ -65,13 +66,13 @@ pub enum ChainError {
     Encoding {
         /// The name in the hop.
         nara: String,
-        /// What is wrong with it.
+        /// The reason.
         fault: InvalidBase64,
     },
-    /// More than [`MAX_HOPS`].
+    /// There are more than [`MAX_HOPS`] hops.
     #[error("the message has {0} hops, and the limit is {MAX_HOPS}")]
     TooLong(usize),
-    /// The key of a nara in the chain is not known.
+    /// The key of a nara in the chain is unknown.
     #[error("unknown public key for {nara}")]
     UnknownKey {
         /// The name in the hop.
@@ -79,14 +80,14 @@ pub enum ChainError {
     },
 }
 
-/// A world message with the text of an event in the name of the nara that was to sign it: v1 peers, which do not check
-/// ids, would take the signature of the hop for one of the event.
+/// The error for a world message that contains the text of an event in the name of the signing nara: v1 peers, which do
+/// not check ids, would accept the signature of the hop as one of the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the message contains the text of an event in the name of this nara")]
 pub struct ReadsAsEvent;
 
 impl WorldMessage {
-    /// A new message without hops: the originator does not add one at the start.
+    /// Returns a new message without hops: the originator does not add one at the start.
     pub fn new(originator: &str, message: &str, start: UnixNanos) -> Self {
         Self {
             id: Self::derive_id(originator, message, start),
@@ -96,30 +97,30 @@ impl WorldMessage {
         }
     }
 
-    /// The id of a message: base64 of 16 bytes of a hash over originator, text and start time.
+    /// Derives the id of a message: base64 of 16 bytes of a hash over originator, text and start time.
     fn derive_id(originator: &str, message: &str, start: UnixNanos) -> String {
         let digest = Sha256::digest(format!("{originator}:{message}:{start}"));
         base64_encode(&digest[..16])
     }
 
-    /// The hops; empty if the list is absent.
+    /// Returns the hops; empty if the list is absent.
     pub fn hops(&self) -> &[WorldHop] {
         self.hops.as_deref().unwrap_or_default()
     }
 
-    /// The nara that handed the message to the one whose hop is the last; `None`: it came from its originator. It is the
-    /// only one that whoever verified the request of that nara has proven: the originator is what it says.
+    /// Returns the nara that handed the message to the nara of the last hop; `None` if it came from its originator.
+    /// Only this nara is proven by the signature of the request; the originator is its claim.
     pub fn relayed_by(&self) -> Option<&str> {
         let (_, before) = self.hops().split_last()?;
         before.last().map(|hop| hop.nara.as_str())
     }
 
-    /// Whether the message is home: its last hop is the originator's.
+    /// Returns whether the message is complete: its last hop is the originator's.
     pub fn is_complete(&self) -> bool {
         self.hops().last().is_some_and(|hop| hop.nara == self.originator)
     }
 
-    /// The JSON that a nara signs (hashed) to add a hop behind the first `previous` hops (docs/protocol/v1.md,
+    /// Returns the JSON that a nara signs (hashed) to add a hop behind the first `previous` hops (docs/protocol/v1.md,
     /// section 9.1).
     ///
     /// # Panics
@@ -132,7 +133,7 @@ impl WorldMessage {
         text.to_end(current_nara)
     }
 
-    /// Signs and adds a hop of `nara`, with the stamp that its position gives.
+    /// Signs and adds a hop of `nara`, with the stamp of its position.
     ///
     /// # Errors
     /// [`ReadsAsEvent`], before anything is signed.
@@ -144,7 +145,7 @@ impl WorldMessage {
     ) -> Result<(), ReadsAsEvent> {
         let position = self.hops().len();
         let json = self.signed_json(position, nara);
-        // Events are signed as `{id}:{ts}:{svc}:{emitter}:{content}`, and hashed as a hop is.
+        // Events are signed as `{id}:{ts}:{svc}:{emitter}:{content}`, and hashed like a hop.
         let text = String::from_utf8_lossy(&json);
         let services = Service::ALL.into_iter();
         if services
@@ -164,10 +165,10 @@ impl WorldMessage {
         Ok(())
     }
 
-    /// Verifies every hop in order with the keys that `key_of` finds for names. An empty chain verifies.
+    /// Verifies every hop in order with the keys that `key_of` returns for names. An empty chain is valid.
     ///
     /// # Errors
-    /// [`ChainError`] for the first hop that does not verify, or a chain that is too long.
+    /// [`ChainError`] for the first invalid hop, or a chain that is too long.
     pub fn verify_chain(&self, key_of: impl Fn(&str) -> Option<PublicKey>) -> Result<(), ChainError> {
         if self.hops().len() > MAX_HOPS {
             return Err(ChainError::TooLong(self.hops().len()));
@@ -191,7 +192,7 @@ impl WorldMessage {
     }
 }
 
-/// Takes the pieces of a text: all of it, or its hash.
+/// A consumer of the pieces of a text: it collects the whole text, or its hash.
 trait Pieces {
     fn piece(&mut self, piece: &[u8]);
 }
@@ -208,8 +209,8 @@ impl Pieces for Sha256 {
     }
 }
 
-/// The text that a hop signs: its beginning, to which each hop is added once, since all later ones sign it, too. Made
-/// anew for each of them, it would cost the square of their number.
+/// The text that a hop signs: its beginning, to which each hop is added once, since all later hops sign it, too.
+/// Building it anew for each hop would take quadratic time.
 #[derive(Clone, Debug)]
 struct SignedText<T> {
     begun: T,
@@ -235,7 +236,7 @@ impl<T: Pieces + Default + Clone> SignedText<T> {
         }
     }
 
-    /// Adds a hop that all behind it sign.
+    /// Adds a hop that all later hops sign.
     fn push(&mut self, hop: &WorldHop) {
         if !std::mem::take(&mut self.is_first) {
             self.begun.piece(b",");
@@ -243,7 +244,7 @@ impl<T: Pieces + Default + Clone> SignedText<T> {
         self.begun.piece(&go_json::to_vec(hop));
     }
 
-    /// What the next hop signs.
+    /// Returns the text that the next hop signs.
     fn to_end(&self, current_nara: &str) -> T {
         let mut text = self.begun.clone();
         text.piece(b"],\"current_nara\":");
@@ -259,9 +260,9 @@ impl SignedText<Sha256> {
     }
 }
 
-/// The nara to which `current` passes a message on: of those `online`, not itself, not the originator and not
-/// in `visited`, the one with the highest clout (default 0; the first in `online` among equals). If none is
-/// left, the originator, if it is online and not `current` itself. `None`: the journey is stuck.
+/// Returns the nara to which `current` forwards a message: among `online`, except itself, the originator and `visited`,
+/// the nara with the highest clout (default 0; the first in `online` among equals). If none is left, the originator, if
+/// it is online and not `current` itself. `None` if the message cannot continue.
 pub fn next_hop<'a>(
     current: &str,
     originator: &str,
@@ -328,7 +329,7 @@ mod tests {
             message.add_hop("bob", UnixSeconds::new(2), &keypair).unwrap();
             assert_eq!(message.verify_chain(|_| Some(keypair.public_key())), Ok(()));
         }
-        // Whatever comes before a hop is covered by it.
+        // A hop covers all hops before it.
         let mut changed = message.clone();
         changed.hops.as_mut().unwrap()[2].stamp = "x".to_owned();
         let refused = changed.verify_chain(|_| Some(keypair.public_key())).unwrap_err();
@@ -349,7 +350,7 @@ mod tests {
             let refused = message.add_hop("bob", UnixSeconds::new(2), &keypair);
             assert_eq!((refused, message.hops().len()), (Err(ReadsAsEvent), 0));
         }
-        // What others say about social matters, or what is signed by others, is of no use to anybody.
+        // Other text about `social`, or an event of another nara, is harmless.
         for text in ["social:bob: hello", "a:1:social:carol:tease:carol:bob:x:"] {
             let mut message = WorldMessage::new("mallory", text, UnixNanos::new(1));
             assert_eq!(message.add_hop("bob", UnixSeconds::new(2), &keypair), Ok(()));

@@ -1,4 +1,4 @@
-//! The committed vectors of signature profile v2: what we sign is what they say, and we refuse what they refuse.
+//! The committed vectors of signature profile v2: our signatures equal theirs, and we refuse the invalid cases.
 
 #![expect(clippy::unwrap_used, reason = "a vector that cannot be read fails the test")]
 
@@ -75,7 +75,7 @@ impl Case {
         }
     }
 
-    /// Only a receiver that takes streams (`streamed`) accepts a body without a digest.
+    /// Only a receiver that accepts streams (`streamed`) accepts a body without a digest.
     fn check_body(&self, signed: SignedBody) -> Result<(), SignatureError> {
         match signed {
             SignedBody::Streamed if self.0["streamed"] == true => Ok(()),
@@ -105,7 +105,7 @@ impl Case {
         Self(self.0["receiver"].clone())
     }
 
-    /// Checks the verdict, and says whether the case is a valid one.
+    /// Checks the verdict, and returns whether the case is valid.
     fn check<E: ToString>(&self, outcome: Result<(), E>) -> bool {
         let error = outcome.err().map(|error| error.to_string());
         let expected = self.0["error"].as_str().map(str::to_owned);

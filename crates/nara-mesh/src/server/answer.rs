@@ -1,4 +1,4 @@
-//! What a peer is answered: bodies, refusals, signatures.
+//! Answers to peers: bodies, refusals, signatures.
 
 pub(in crate::server) mod hold;
 pub(in crate::server) mod json;

@@ -1,4 +1,4 @@
-//! Who sent a request.
+//! Authentication of requests.
 
 pub(in crate::server) mod authenticator;
 mod clock_refusal;

@@ -3,19 +3,19 @@ use std::future::Future;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// The tasks of a server and the two ways in which they are told to end.
+/// The tasks of a server and the two signals that end them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Background {
     /// All tasks: a shutdown waits for them.
     pub(super) tasks: TaskTracker,
-    /// No new requests.
+    /// No new requests are accepted.
     pub(super) stopping: CancellationToken,
-    /// Nothing any more.
+    /// All work ends.
     pub(super) stopped: CancellationToken,
 }
 
 impl Background {
-    /// Runs a task that no answer waits for. It is cut off when the server is.
+    /// Spawns a task that no answer waits for. It is aborted with the server.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stopped = self.stopped.clone();
         self.tasks.spawn(async move {

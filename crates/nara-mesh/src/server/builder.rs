@@ -42,7 +42,7 @@ use crate::registry::{KnownKeys, PeerProtocol, PeerRegistry};
 use crate::tls::{ChannelTrust, TlsPolicy};
 use crate::transport::{MeshListener, PeerSource, TcpTransport, Transport};
 
-/// Why a server cannot be built, or cannot start.
+/// The reason why a server cannot be built, or cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
@@ -62,7 +62,7 @@ pub enum ServeError {
     },
 }
 
-/// Configures a [`MeshServer`].
+/// A builder of a [`MeshServer`].
 #[derive(Debug)]
 #[must_use = "a builder makes nothing until `build` or `serve`"]
 pub struct MeshServerBuilder {
@@ -118,40 +118,40 @@ impl MeshServerBuilder {
         }
     }
 
-    /// The registry of peers and their keys; by default the registry of the client, else an empty one.
+    /// Sets the registry of peers and their keys; the default is the registry of the client, else an empty one.
     pub fn registry(mut self, registry: PeerRegistry) -> Self {
         self.registry = Some(registry);
         self
     }
 
-    /// The client with which the server calls others: to relay world messages, to reply to runtime messages,
-    /// and to ask unknown senders for their key. Without it, it does none of these, and says so in a warning.
+    /// Sets the client with which the server calls peers: to relay world messages, to reply to runtime messages, and to
+    /// ask unknown senders for their key. Without it, the server does none of these, and logs a warning.
     pub fn client(mut self, client: MeshClient) -> Self {
         self.client = Some(client);
         self
     }
 
-    /// A server without a client on purpose, which needs no warning.
+    /// Runs without a client on purpose, so that no warning is logged.
     pub fn without_client(mut self) -> Self {
         self.client = None;
         self.without_client = true;
         self
     }
 
-    /// Routes of the application, beside the server's own.
+    /// Adds routes of the application, beside the server's own.
     ///
-    /// Every request is verified before a handler sees it, and every answer is signed, also one that says that there
-    /// is no such path or method; handlers get the sender as the extractor
-    /// [`VerifiedSender`](crate::server::VerifiedSender). Rates, requests in flight, the bytes of bodies, time limits,
-    /// metrics and shutdown hold as for the server's own routes; [`ServerLimits`] has limits for routes in its fields
-    /// that begin with `route_`. A body is read, and checked, before the handler runs, except a stream that a secure
-    /// connection proves. Headers that begin with `X-Nara-` do not reach the handler.
+    /// Every request is verified before a handler sees it, and every answer is signed, including answers to unknown
+    /// paths and methods; handlers get the sender as the extractor [`VerifiedSender`](crate::server::VerifiedSender).
+    /// Rates, requests in flight, the bytes of bodies, time limits, metrics and shutdown apply as for the server's own
+    /// routes; the fields of [`ServerLimits`] that begin with `route_` limit routes. A body is read and checked before
+    /// the handler runs, except a stream that a secure connection proves. Headers that begin with `X-Nara-` do not
+    /// reach the handler.
     ///
-    /// The router takes every path that the server does not need itself, its fallback included: without a valid
-    /// signature nobody learns which paths there are. It may be given once ([`axum::Router::merge`] joins several). A
-    /// route that matches a path of the server's own, or one below a [nested](Self::nest_routes) prefix, is an error
-    /// when the server is built; of routes below a nested prefix this is found only for the prefix itself and for
-    /// wildcards: a nested router has everything below its prefix.
+    /// The router gets every path that the server does not use itself, including its fallback: without a valid
+    /// signature no caller learns which paths exist. It may be given once ([`axum::Router::merge`] joins several). A
+    /// route that matches a path of the server's own, or a path below a [nested](Self::nest_routes) prefix, is an error
+    /// when the server is built; for routes below a nested prefix only the prefix itself and wildcards are checked: a
+    /// nested router gets everything below its prefix.
     ///
     /// ```
     /// use axum::Router;
@@ -170,62 +170,61 @@ impl MeshServerBuilder {
         self
     }
 
-    /// As [`routes`](Self::routes), for all paths below a prefix, such as `/notes`; the router sees them without it.
+    /// Like [`routes`](Self::routes), for all paths below a prefix, such as `/notes`, which the router does not see.
     ///
-    /// Two prefixes of which one begins with the other, and a prefix of one of the server's own paths, are errors when
-    /// the server is built.
+    /// Overlapping prefixes, and a prefix of one of the server's own paths, are errors when the server is built.
     pub fn nest_routes(mut self, prefix: &str, router: Router) -> Self {
         self.routes.nest(prefix, router, true);
         self
     }
 
-    /// As [`nest_routes`](Self::nest_routes), but nobody is verified and nothing is signed: anybody who reaches this
-    /// nara may call these routes, and nobody can tell whether an answer is its own. The limits of source addresses
-    /// and of all requests hold.
+    /// Like [`nest_routes`](Self::nest_routes), but requests are not verified and answers are not signed: any host that
+    /// reaches this nara may call these routes, and no client can verify an answer. The limits of source addresses and
+    /// of all requests apply.
     pub fn danger_unsigned_routes(mut self, prefix: &str, router: Router) -> Self {
         self.routes.nest(prefix, router, false);
         self
     }
 
     /// Serves local programs that are added and removed while the server runs, with the same layers as
-    /// [`routes`](Self::routes). Below their prefixes they come before merged routes.
+    /// [`routes`](Self::routes). Below their prefixes they take precedence over merged routes.
     pub fn services(mut self, services: Services) -> Self {
         self.services = Some(services);
         self
     }
 
-    /// How peers reach the server; by default [`TcpTransport`].
+    /// Sets the transport; the default is [`TcpTransport`].
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.transport = transport;
         self
     }
 
-    /// The wall clock for the freshness of requests and the time of signatures; by default [`SystemClock`].
+    /// Sets the wall clock for the freshness of requests and the time of signatures; the default is [`SystemClock`].
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// The application's handler of incoming messages; by default they are only stored.
+    /// Sets the application's handler of incoming messages; by default they are only stored.
     pub fn handler(mut self, handler: impl MeshHandler) -> Self {
         self.handler = Arc::new(handler);
         self
     }
 
-    /// The mesh address in `/ping` answers, as text; by default none.
+    /// Sets the mesh address in `/ping` answers, as text; none by default.
     pub fn mesh_ip(mut self, mesh_ip: impl Into<String>) -> Self {
         self.mesh_ip = mesh_ip.into();
         self
     }
 
-    /// The network coordinates of this nara, for `/coordinates`; by default those of its
+    /// Sets the network coordinates for `/coordinates`; the default are those of the
     /// [registry](PeerRegistry::coordinates).
     pub fn coordinates(mut self, coordinates: Coordinates) -> Self {
         self.coordinates = Some(coordinates);
         self
     }
 
-    /// The mesh ranges: only unknown senders from these are asked for their key. The default is `100.64.0.0/10` and
+    /// Sets the mesh ranges: only unknown senders in these are asked for their key. The default is `100.64.0.0/10` and
     /// `fd7a:115c:a1e0::/48`, the addresses of tailnets.
     pub fn mesh_ranges(mut self, ranges: impl IntoIterator<Item = IpNet>) -> Self {
         self.mesh_ranges = ranges.into_iter().collect();
@@ -239,75 +238,74 @@ impl MeshServerBuilder {
         self
     }
 
-    /// The port for asking unknown senders for their key; by default [`defaults::MESH_PORT`], followed by
+    /// Sets the port for asking unknown senders for their key; the default is [`defaults::MESH_PORT`], followed by
     /// [`defaults::LEGACY_MESH_PORT`].
     pub fn mesh_port(mut self, port: u16) -> Self {
         self.mesh_port = port;
         self
     }
 
-    /// The TLS policy; by default [`TlsPolicy::Prefer`], TLS and plain HTTP on one port. A signed request of a peer
-    /// whose [`PeerInfo::tls`](crate::registry::PeerInfo::tls) says [`TlsPolicy::Require`] is refused on a plain
-    /// connection in any case.
+    /// Sets the TLS policy; the default is [`TlsPolicy::Prefer`], TLS and plain HTTP on one port. A signed request of a
+    /// peer whose [`PeerInfo::tls`](crate::registry::PeerInfo::tls) is [`TlsPolicy::Require`] is always refused on a
+    /// plain connection.
     pub fn tls(mut self, policy: TlsPolicy) -> Self {
         self.tls = policy;
         self
     }
 
-    /// Whether a TLS connection with the pinned key proves requests, and answers on it stay unsigned unless the
-    /// request asks for a signature; by default [`ChannelTrust::Trust`]. [`ChannelTrust::Handshake`] also accepts requests
-    /// without a signature of their own there, and announces it.
+    /// Sets whether a TLS connection with the pinned key proves requests, and answers on it stay unsigned unless the
+    /// request asks for a signature; the default is [`ChannelTrust::Trust`]. [`ChannelTrust::Handshake`] also accepts
+    /// unsigned requests there, and announces it.
     pub fn channel_trust(mut self, trust: ChannelTrust) -> Self {
         self.channel_trust = trust;
         self
     }
 
-    /// Knows the owners of source addresses, such as the [confirmed
-    /// peers](crate::discovery::Discovery::confirmed_peers) of a discovery: a signed request that claims another
-    /// name than the owner of its address is refused. By default there is no such check.
+    /// Sets the source of the owners of addresses, such as the [confirmed
+    /// peers](crate::discovery::Discovery::confirmed_peers) of a discovery: a signed request that claims another name
+    /// than the owner of its address is refused. By default there is no such check.
     pub fn peer_source(mut self, source: Arc<dyn PeerSource>) -> Self {
         self.peer_source = Some(source);
         self
     }
 
-    /// Where the stashes that peers leave with this nara are kept beyond its life; by default in memory only.
+    /// Sets the persistent store of peers' stashes; by default they are in memory only.
     pub fn stash_store(mut self, store: Arc<dyn StashStore>) -> Self {
         self.stash_store = Some(store);
         self
     }
 
-    /// Also listens on this address, where it is free: on [`defaults::LEGACY_MESH_PORT`], v1 peers reach this nara, which
-    /// call no other port. If the address cannot be bound, the server runs without it;
-    /// [`RunningServer::other_addr`] tells.
+    /// Also listens on this address, if it is free: v1 peers only call [`defaults::LEGACY_MESH_PORT`]. If the address
+    /// cannot be bound, the server runs without it; see [`RunningServer::other_addr`].
     pub fn also_listen(mut self, address: SocketAddr) -> Self {
         self.also_listen = Some(address);
         self
     }
 
-    /// The limits of the server.
+    /// Sets the limits of the server.
     pub fn limits(mut self, limits: ServerLimits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Which signatures are accepted, made and announced; by default [`Signatures::V2AndV1`].
+    /// Sets which signatures are accepted, made and announced; the default is [`Signatures::V2AndV1`].
     pub fn signatures(mut self, signatures: Signatures) -> Self {
         self.signatures = signatures;
         self
     }
 
-    /// Whether to refuse, in the first 30 s, requests that were signed before the server was built; by default yes.
+    /// Sets whether to refuse, in the first 30 s, requests that were signed before the server was built; on by default.
     ///
-    /// The replay cache is in memory, so after a restart an earlier request could be replayed while its time is
-    /// fresh. The price: a peer whose clock is some seconds late is refused for as long after a restart, and
-    /// retries. The age of the server is that of the monotonic clock: a machine whose time of day is set right after
-    /// the start neither refuses its peers nor accepts what is older than the server.
+    /// The replay cache is in memory, so after a restart an earlier request could be replayed while its time is fresh.
+    /// The price: a peer whose clock is some seconds behind is refused for as long after a restart, and retries. The
+    /// age of the server is measured by the monotonic clock: if the wall clock is corrected after the start, the server
+    /// neither refuses its peers nor accepts requests from before the start.
     pub fn refuse_before_start(mut self, refuse: bool) -> Self {
         self.refuse_before_start = refuse;
         self
     }
 
-    /// The server, not yet listening.
+    /// Builds the server, not yet listening.
     ///
     /// # Errors
     /// [`ServeError`] if routes collide with each other or with the server's own, or stashes cannot be read.
@@ -315,7 +313,7 @@ impl MeshServerBuilder {
         let user = self.routes.check()?;
         if let Some(services) = &self.services {
             let taken = user.nested.iter().map(|nested| nested.prefix.clone());
-            services.stay_clear_of(taken.collect(), user.merged.clone());
+            services.reserve_paths(taken.collect(), user.merged.clone());
         }
         let takes_streams = user.take_streams() || self.services.is_some();
         if self.client.is_none() && !self.without_client {
@@ -424,7 +422,7 @@ impl MeshServerBuilder {
         })
     }
 
-    /// Builds the server and serves on a mesh address of this nara; port 0 picks a free one.
+    /// Builds the server and serves on a mesh address of this nara; port 0 selects a free one.
     ///
     /// # Errors
     /// [`ServeError`] if it cannot be built, or cannot listen there.
@@ -450,12 +448,12 @@ pub struct MeshServer {
 }
 
 impl MeshServer {
-    /// Configures a server that acts as `local` and keeps its events in `ledger`.
+    /// Returns a builder of a server that acts as `local` and stores its events in `ledger`.
     pub fn builder(local: LocalNara, ledger: Arc<dyn Ledger>) -> MeshServerBuilder {
         MeshServerBuilder::new(local, ledger)
     }
 
-    /// Listens on a mesh address of this nara and serves in the background; port 0 picks a free one.
+    /// Listens on a mesh address of this nara and serves in the background; port 0 selects a free one.
     ///
     /// # Errors
     /// [`ServeError`] if the address cannot be bound.
@@ -490,7 +488,7 @@ impl MeshServer {
     }
 }
 
-/// Listens on an address that this nara can do without.
+/// Listens on an optional address.
 async fn listen_if_free(transport: &dyn Transport, address: SocketAddr) -> Option<Box<dyn MeshListener>> {
     match transport.listen(address).await {
         Ok(listener) => {
@@ -498,7 +496,7 @@ async fn listen_if_free(transport: &dyn Transport, address: SocketAddr) -> Optio
             Some(listener)
         }
         Err(error) => {
-            tracing::info!(%address, %error, "not listening there: v1 peers do not reach this nara");
+            tracing::info!(%address, %error, "not listening on the optional address: v1 peers cannot reach this nara");
             None
         }
     }

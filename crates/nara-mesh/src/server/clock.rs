@@ -1,4 +1,4 @@
-//! The clock of a server, and what is done when somebody sets it.
+//! The clock of a server, and the reaction to its steps.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use crate::clock_watch::{ClockWatch, Look};
 use crate::metrics;
 use crate::registry::PeerRegistry;
 
-/// Of the times of requests.
+/// The precision of the times of requests.
 const PRECISION: Duration = Duration::from_millis(1);
 
-/// How often the clock of a server that nobody calls is looked at.
+/// The interval at which the clock of an idle server is checked.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// The clock of a server.
@@ -29,7 +29,7 @@ impl ServerClock {
         Self { watch, registry }
     }
 
-    /// The time now. If the clock was set, the operator is told.
+    /// Reads the clock, and warns the operator of a step.
     pub(in crate::server) fn look(&self) -> Look {
         let look = self.watch.look();
         if let Some(step) = look.step {
@@ -46,13 +46,14 @@ impl ServerClock {
         look
     }
 
-    /// Whether what was signed at `age` before a look may be from before the start of this server.
+    /// Returns whether a message that was signed `age` before a reading may precede the start of this server.
     pub(in crate::server) fn is_from_before(&self, age: Duration, look: Look) -> bool {
-        // Asked again only then: the thread may have stood still behind the reading of the uptime, and before that of the time.
+        // Read again in that case only: the thread may have been suspended between the readings of the time and of the
+        // uptime.
         is_from_before(age, look.uptime) && is_from_before(age, self.look().uptime)
     }
 
-    /// Looks at the clock for ever.
+    /// Checks the clock for ever.
     pub(in crate::server) async fn run(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -63,12 +64,12 @@ impl ServerClock {
     }
 }
 
-/// Whether something that was signed at `age` before now may have been accepted by a server that ran here before, whose
-/// memory of requests is lost.
+/// Returns whether a message that was signed `age` ago may have been accepted by an earlier server here, whose replay
+/// cache is lost.
 ///
-/// The age is judged by the time of day, as freshness is; the uptime by a monotonic clock. So a time of day that was wrong
-/// at the start and is set right neither opens the time before the start nor refuses what is signed now. The age is that of
-/// two times cut to milliseconds, and so up to [`PRECISION`] too large.
+/// The age is measured by the wall clock, like freshness; the uptime by a monotonic clock. So correcting a wrong wall
+/// clock after the start neither admits requests from before the start nor refuses current ones. Both times are
+/// truncated to milliseconds, so the age is up to [`PRECISION`] too large.
 fn is_from_before(age: Duration, uptime: Duration) -> bool {
     age >= uptime + PRECISION
 }
@@ -78,8 +79,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_signed_since_the_start_is_not_from_before_however_times_are_cut() {
-        // In microseconds: when the server started, when it was signed since, and when it came.
+    fn a_message_signed_after_the_start_never_counts_as_earlier() {
+        // In microseconds: the start of the server, the signing after it, and the arrival.
         for (start, signed, came) in [
             (0, 0, 0),
             (100, 200, 1_000),

@@ -1,4 +1,4 @@
-//! Connections: accepted, opened as plain HTTP or TLS, watched, and ended.
+//! Connections: accepted, opened as plain HTTP or TLS, watched, and closed.
 
 pub(in crate::server) mod accept;
 pub(in crate::server) mod facts;

@@ -1,10 +1,9 @@
-//! A reverse proxy with identity: verified requests go on to a program of this machine, which learns from headers who
-//! sent them.
+//! A reverse proxy with identity: forwards verified requests to a local program, with headers that identify the sender.
 //!
 //! The program gets `X-Nara-Sender` (the name, percent-encoded), `X-Nara-Sender-Id` (if known), `X-Nara-Sender-Key`
-//! (base64) and `X-Nara-Coverage` (what the sender has proven). Headers that a peer sends under such names, in any
-//! spelling that a gateway interface may take for them, are removed, and so are headers about one connection
-//! (RFC 9110, section 7.6.1). Bodies are passed on as they come, in both directions.
+//! (base64) and `X-Nara-Coverage` (the proven parts of the request). Headers of a peer with such names, in any spelling
+//! that a gateway interface may confuse with them, are removed, and so are hop-by-hop headers (RFC 9110, section
+//! 7.6.1). Bodies are streamed in both directions.
 
 mod services;
 
@@ -39,15 +38,15 @@ use tokio::net::TcpStream;
 use crate::seldom::warn_seldom;
 use crate::server::VerifiedSender;
 
-/// How long connecting to the program may take. It is on this machine.
+/// The time limit for connecting to the program, which is on this machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A program of this machine that verified requests go on to. Written as `http://127.0.0.1:8000`, with a path below
-/// which it gets the requests if it has one, or as `unix:/run/notes.sock`.
+/// A local program to which verified requests are forwarded. Written as `http://127.0.0.1:8000`, optionally with a base
+/// path for the requests, or as `unix:/run/notes.sock`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
     place: Place,
-    /// Without a slash at its end.
+    /// Without a trailing slash.
     path: String,
 }
 
@@ -57,14 +56,14 @@ enum Place {
     Unix(PathBuf),
 }
 
-/// A text that names no backend.
+/// The error for a text that is not a backend.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidBackend {
     /// The text is neither an address nor a socket.
     #[error("expected http://127.0.0.1:PORT or unix:/PATH")]
     Form,
-    /// The address is not of this machine: what a peer has proven would travel unprotected.
+    /// The address is not on this machine: proven requests would travel unprotected.
     #[error("{0} is not a loopback address: requests are passed on to this machine only")]
     NotLoopback(String),
 }
@@ -118,11 +117,11 @@ impl fmt::Display for Backend {
 }
 
 impl Backend {
-    /// How long the program may take until its answer begins, by default.
+    /// The default time limit for the start of an answer.
     pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-    /// Passes all requests on to this program, for
-    /// [`nest_routes`](crate::server::MeshServerBuilder::nest_routes): it sees paths without the prefix.
+    /// Returns a router that forwards all requests to this program, for
+    /// [`nest_routes`](crate::server::MeshServerBuilder::nest_routes): the program sees paths without the prefix.
     ///
     /// Peers get 502 if the program cannot be reached or breaks off, and 504 if its answer does not begin within
     /// `answer_timeout` (usually [`Backend::ANSWER_TIMEOUT`]).
@@ -143,7 +142,7 @@ struct Proxy {
     answer_timeout: Duration,
 }
 
-/// Why a request was not answered by the program.
+/// The reason why the program did not answer a request.
 #[derive(Debug, thiserror::Error)]
 enum Failed {
     #[error("the method {0} is not passed on")]
@@ -179,7 +178,7 @@ impl Proxy {
         }
     }
 
-    /// `prefix`: what stood before the path of the request.
+    /// Forwards a request. `prefix` is the removed start of its path.
     async fn pass_on(&self, sender: &VerifiedSender, prefix: &str, request: Request) -> Response {
         match self.try_pass_on(sender, prefix, request).await {
             Ok(response) => response,
@@ -205,7 +204,7 @@ impl Proxy {
         parts.version = http::Version::HTTP_11;
         clean(&mut parts.headers);
         identify(&mut parts.headers, sender);
-        // The client writes it as the target says.
+        // The client sets it from the target.
         parts.headers.remove(header::HOST);
         parts
             .headers
@@ -220,7 +219,7 @@ impl Proxy {
             true => Failed::Silent,
             false => Failed::Unreachable(error),
         })?;
-        // `Upgrade` stays behind, so nobody asked for it.
+        // `Upgrade` is removed, so an upgrade was not requested.
         if answer.status().is_informational() {
             return Err(Failed::Upgrade);
         }
@@ -229,8 +228,8 @@ impl Proxy {
         Ok(answer.map(Body::new).into_response())
     }
 
-    /// Turns the place to which the program refers on its own server, `/PATH` or a URL of its own address, into the path that
-    /// the peer has to ask for. What refers elsewhere stays as it is, and so does what is relative.
+    /// Rewrites a `Location` on the program's own server, `/PATH` or a URL with its own address, to the path for the
+    /// peer. Other and relative locations stay unchanged.
     fn relocate(&self, headers: &mut HeaderMap, prefix: &str) {
         for name in [header::LOCATION, header::CONTENT_LOCATION] {
             let Some(told) = headers.get(&name).and_then(|value| value.to_str().ok()) else {
@@ -249,7 +248,7 @@ impl Proxy {
         }
     }
 
-    /// The authority with which the program is called.
+    /// Returns the authority of requests to the program.
     fn authority(&self) -> String {
         match &self.backend.place {
             Place::Tcp(address) => address.to_string(),
@@ -257,7 +256,7 @@ impl Proxy {
         }
     }
 
-    /// The address at the backend of a path below the prefix.
+    /// Returns the URI at the backend of a path below the prefix.
     fn target(&self, uri: &Uri) -> Result<Uri, Failed> {
         let path = uri.path();
         if forwarding::is_ambiguous_path(path) {
@@ -274,7 +273,7 @@ impl Proxy {
     }
 }
 
-/// Whether what is left of a path begins with a new segment, or the path ends there.
+/// Returns whether the rest of a path begins with a new segment or is empty.
 fn is_whole_segment(rest: &str) -> bool {
     rest.is_empty() || rest.starts_with(['/', '?', '#'])
 }
@@ -290,14 +289,14 @@ fn is_timeout(error: &hyper_util::client::legacy::Error) -> bool {
     false
 }
 
-/// Removes headers about one connection, and headers that only this nara may write.
+/// Removes hop-by-hop headers, and headers that only this nara may set.
 fn clean(headers: &mut HeaderMap) {
     forwarding::remove_headers(headers, |name| {
         forwarding::is_channel_header(name) || forwarding::is_forwarding_header(name)
     });
 }
 
-/// Says who sent a request.
+/// Sets the headers that identify the sender of a request.
 fn identify(headers: &mut HeaderMap, sender: &VerifiedSender) {
     let name = forwarding::header_text(sender.name().as_str());
     let known = [
@@ -313,7 +312,7 @@ fn identify(headers: &mut HeaderMap, sender: &VerifiedSender) {
     }
 }
 
-/// Connects to the backend, whatever the address of a request says.
+/// Connects to the backend, whatever the address of a request is.
 #[derive(Clone, Debug)]
 struct Connector(Place);
 
@@ -407,7 +406,7 @@ mod tests {
             (&root, "http://127.0.0.1:8000", "/notes"),
             (&below, "/base/sub", "/notes/sub"),
             (&below, "/base", "/notes"),
-            // What is elsewhere, or relative, stays.
+            // Other and relative locations stay unchanged.
             (&below, "/basement", "/basement"),
             (&below, "/other", "/other"),
             (&root, "sub/", "sub/"),
@@ -513,7 +512,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_upgrade_that_nobody_asked_for_is_not_passed_on() {
+    async fn an_unrequested_upgrade_is_not_forwarded() {
         let (listener, backend) = backend().await;
         let serving = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();

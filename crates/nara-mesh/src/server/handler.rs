@@ -10,11 +10,10 @@ use nara_proto::world::WorldMessage;
 
 use super::auth::sender::VerifiedSender;
 
-/// Handles what peers send, after the server has verified it.
+/// A handler of messages of peers, called after the server has verified them.
 ///
 /// Every method has a default that does nothing. The methods are called on the task of the request, before it is
-/// answered: return quickly, and hand longer work to a task or channel. A panic fails its request (status 500) and
-/// nothing else.
+/// answered: return quickly, and pass longer work to a task or channel. A panic only fails its request (status 500).
 ///
 /// ```
 /// use nara_mesh::proto::event::SyncEvent;
@@ -30,42 +29,42 @@ use super::auth::sender::VerifiedSender;
 /// }
 /// ```
 pub trait MeshHandler: Debug + Send + Sync + 'static {
-    /// Whether this nara accepts a direct message; if not, the sender gets `success: false` (docs/protocol/v1.md,
-    /// section 7.5). Called after the message was verified and before it is stored.
+    /// Returns whether this nara accepts a direct message; if not, the sender gets `success: false`
+    /// (docs/protocol/v1.md, section 7.5). Called after the message was verified and before it is stored.
     fn accepts(&self, event: &SyncEvent) -> bool {
         let _ = event;
         true
     }
 
-    /// A direct message was verified and is new in the ledger.
+    /// Handles a verified direct message that is new in the ledger.
     fn on_direct_message(&self, sender: &VerifiedSender, event: &SyncEvent) {
         let _ = (sender, event);
     }
 
-    /// A zine was verified; `events` are its accepted events. Some may have been known before.
+    /// Handles a verified zine; `events` are its accepted events. Some may have been known before.
     fn on_zine(&self, sender: &VerifiedSender, events: &[SyncEvent]) {
         let _ = (sender, events);
     }
 
-    /// A world message was verified and has our hop now; `complete`: this nara is its originator, and it is home.
+    /// Handles a verified world message to which our hop was added; `complete` if this nara is its originator.
     fn on_world_message(&self, message: &WorldMessage, complete: bool) {
         let _ = (message, complete);
     }
 
-    /// A runtime message was verified: the nara `from_id` signed it. Replies that a call of the client waits for go
-    /// to that call instead.
+    /// Handles a runtime message whose signature by the nara `from_id` was verified. Replies to a pending call of the
+    /// client go to that call instead.
     fn on_runtime_message(&self, message: &RuntimeMessage) {
         let _ = message;
     }
 
-    /// The naras that are probably online, for relaying world messages and for hints in answers of `/peer/query`.
-    /// `None`: the peers of the registry that have an address and are not down.
+    /// Returns the naras that are probably online, for relaying world messages and for hints in answers of
+    /// `/peer/query`. `None` selects the peers of the registry that have an address and are not down.
     fn online_names(&self) -> Option<Vec<NaraName>> {
         None
     }
 
-    /// The clout of others: a world message goes to the nara with the highest clout. Naras that are not listed have
-    /// 0.
+    /// Returns the clout of other naras: a world message goes to the nara with the highest clout. Naras that are not
+    /// listed have 0.
     fn clout(&self) -> BTreeMap<NaraName, f64> {
         BTreeMap::new()
     }

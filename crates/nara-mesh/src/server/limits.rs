@@ -1,4 +1,4 @@
-//! What a server grants to its peers, and the quotas that hold it.
+//! The limits of a server, and the quotas that enforce them.
 
 pub(in crate::server) mod admission;
 pub(in crate::server) mod answer_bytes;

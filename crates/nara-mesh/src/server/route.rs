@@ -1,18 +1,18 @@
 //! The routes: one handler per file, built from the endpoint types of `nara-proto`.
 //!
-//! The order of checks and the texts are those of v1 peers (docs/protocol/v1.md, section 7). We
-//! differ where they are unsafe; each difference is a rule, tested in `tests/hostile` and counted in `tests/behaviour`:
+//! The order of checks and the texts are those of v1 peers (docs/protocol/v1.md, section 7). We differ where they are
+//! unsafe; each difference is a rule, tested in `tests/hostile` and counted in `tests/behaviour`:
 //!
 //! | where | we | because |
 //! |---|---|---|
-//! | sync, zine | answer 403 if `from` is not the authenticated sender | else any peer speaks for any other |
-//! | dm | answer 403 if `emitter` is not the authenticated sender | a direct message of somebody else is a replay or a lie |
+//! | sync, zine | answer 403 if `from` is not the authenticated sender | otherwise any peer could speak for any other |
+//! | dm | answer 403 if `emitter` is not the authenticated sender | a direct message of another nara is a replay or a forgery |
 //! | dm | answer 400 to an id that is empty or forged | two events with one id: the second is lost everywhere |
 //! | dm | answer 400 to a missing payload | they crash |
 //! | zine, import | refuse single events that are forged, badly signed, unsigned (but observations) or larger than 64 KiB | they store everything |
-//! | zine | believe only a signed `hey-there` | they take keys from unsigned ones |
+//! | zine | accept only a signed `hey-there` | they accept keys from unsigned ones |
 //! | world | answer 400 to an id shorter than 8 bytes | they crash |
-//! | message | verify before a pending call is resolved; the signer must be the HTTP sender; a stash belongs to its signer | they do none of it |
+//! | message | verify before a pending call is resolved; the signer must be the HTTP sender; a stash belongs to its signer | they check none of this |
 //! | all bodies | limit size and time | they wait for ever |
 
 mod checkpoints;
@@ -64,7 +64,7 @@ use state::Shared;
 use user::{CheckedRoutes, Nested};
 use way::{Asked, Entrance, SignedEndpoint, SignedWay, to_application, to_endpoint, to_open_application};
 
-/// The entrance to all routes of a server: our own, and those of the application.
+/// Returns the outermost router of a server: our own routes, and those of the application.
 pub(in crate::server) fn entrance(
     shared: Arc<Shared>,
     authenticator: &Arc<Authenticator>,
@@ -78,7 +78,7 @@ pub(in crate::server) fn entrance(
         authenticator,
         shared: &shared,
     };
-    // These take any method, as elsewhere.
+    // These accept any method, like v1 peers.
     let mut router = Router::new()
         .route(Ping::PATH, any(ping::handle))
         .route(GetCoordinates::PATH, any(coordinates::handle))
@@ -106,7 +106,7 @@ pub(in crate::server) fn entrance(
         signed,
     } in user.nested
     {
-        // The layers see the path as it was signed, what is nested the rest of it.
+        // The layers see the signed path; the nested router sees the rest of it.
         let nested = Router::new().nest_service(&prefix, nested);
         router = router.merge(if signed {
             routes.user_signed(nested)
@@ -163,7 +163,7 @@ impl Routes<'_> {
             takes_streams: false,
         };
         let way = self.way(verification, E::MAX_RESPONSE);
-        // The method is checked behind the signature, as elsewhere: what comes here has another one.
+        // The method is checked after the signature, like v1 peers: requests that arrive here have another method.
         let layer = from_fn_with_state(way.clone(), to_endpoint);
         *router = std::mem::take(router).route(E::PATH, any(method_not_allowed).layer(layer));
         SignedEndpoint {
@@ -174,12 +174,12 @@ impl Routes<'_> {
         }
     }
 
-    /// Routes of the application on the same way: also what they answer to unknown paths and methods is
-    /// signed, and nothing of them runs before the sender is known.
+    /// Wraps routes of the application in the same steps: their answers to unknown paths and methods are signed as
+    /// well, and none of their code runs before the sender is authenticated.
     fn user_signed(&self, router: Router) -> Router {
         let verification = Verification {
             authenticator: self.authenticator.clone(),
-            // The body of a v1 request is not signed, so the same signature may not come with another one.
+            // The body of a v1 request is not signed, so the same signature must not arrive with another body.
             repetition: Repetition::Refused,
             takes_streams: true,
         };
@@ -194,7 +194,7 @@ impl Routes<'_> {
         )
     }
 
-    /// Routes of the application that anybody may call, within bounds.
+    /// Wraps open routes of the application, within bounds.
     fn user_unsigned(&self, router: Router) -> Router {
         router.layer(
             ServiceBuilder::new()

@@ -1,11 +1,11 @@
-//! Where a confidant keeps what others left with it.
+//! Persistent storage of stashes.
 
 use std::fmt::Debug;
 use std::io;
 
 use nara_proto::time::UnixSeconds;
 
-/// What an owner left with this nara, sealed by a key that only the owner has.
+/// The stash of an owner, sealed with a key that only the owner has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SealedStash {
     /// The nara id of the owner.
@@ -14,32 +14,33 @@ pub struct SealedStash {
     pub nonce: Vec<u8>,
     /// The sealed bytes.
     pub ciphertext: Vec<u8>,
-    /// When it was stored, in seconds.
+    /// The time of storage, in seconds.
     pub stored_at: UnixSeconds,
 }
 
-/// Keeps stashes beyond the life of a server. The server holds all of them in memory as well, within
+/// A persistent store of stashes. The server holds all of them in memory as well, within
 /// [`ServerLimits::stash_owners`](super::ServerLimits::stash_owners) and
-/// [`ServerLimits::stash_bytes`](super::ServerLimits::stash_bytes), so that a store is read once.
+/// [`ServerLimits::stash_bytes`](super::ServerLimits::stash_bytes), so that a store is read only once.
 ///
-/// Their errors say what the store is made of. The methods may block; they are not called on async threads, except `load` when the server is built.
+/// Errors are those of the storage. The methods may block; they are not called on async threads, except `load` when the
+/// server is built.
 pub trait StashStore: Debug + Send + Sync + 'static {
-    /// All stashes.
+    /// Loads all stashes.
     ///
     /// # Errors
     /// If they cannot be read.
     fn load(&self) -> io::Result<Vec<SealedStash>>;
 
-    /// Stores a stash in place of the one that its owner had.
+    /// Stores a stash, replacing an earlier one of its owner.
     ///
     /// # Errors
-    /// If it is not stored.
+    /// If it was not stored.
     fn save(&self, stash: &SealedStash) -> io::Result<()>;
 
-    /// Forgets the stash of an owner.
+    /// Removes the stash of an owner.
     ///
     /// # Errors
-    /// If it may still be there.
+    /// If it may still be stored.
     fn remove(&self, owner_id: &str) -> io::Result<()>;
 }
 
@@ -62,15 +63,15 @@ mod sqlite {
     /// How long a statement waits for another process that uses the database.
     const BUSY: Duration = Duration::from_secs(5);
 
-    /// Stashes in a SQLite database of their own. Several processes may have it open.
+    /// Stashes in a separate SQLite database. Several processes may open it.
     #[derive(Debug)]
     pub struct SqliteStash(Mutex<Connection>);
 
     impl SqliteStash {
-        /// Opens the database at `path`, or makes it, readable for its owner only.
+        /// Opens the database at `path`, or creates it, readable for its owner only.
         ///
         /// # Errors
-        /// If that is not possible.
+        /// If that fails.
         pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
             let path = path.as_ref();
             as_owner_of_folder(path, || Self::open_as_owner(path))?
@@ -84,7 +85,7 @@ mod sqlite {
             options.open(path)?;
             let connection = Connection::open(path).map_err(failed)?;
             connection.busy_timeout(BUSY).map_err(failed)?;
-            // Its files are made now, by their owner. The journal is made anew by each change.
+            // Its files are created now, by their owner. Each change creates the journal anew.
             connection
                 .pragma_update(None, "journal_mode", "wal")
                 .map_err(failed)?;
@@ -102,7 +103,7 @@ mod sqlite {
         }
 
         fn connection(&self) -> MutexGuard<'_, Connection> {
-            // Each statement is a transaction: nothing is left half-way.
+            // Each statement is a transaction, so no change is left half-way.
             self.0.lock().unwrap_or_else(PoisonError::into_inner)
         }
     }
@@ -174,7 +175,7 @@ mod sqlite {
             drop(store);
             let store = SqliteStash::open(&path).unwrap();
             assert_eq!(store.load().unwrap(), [stash("a", 3), stash("b", 2)]);
-            // As `nara-mesh stash list` does beside a nara that runs.
+            // Like `nara-mesh stash list` next to a running nara.
             let beside = SqliteStash::open(&path).unwrap();
             assert_eq!(beside.load().unwrap().len(), 2);
             store.remove("a").unwrap();

@@ -6,14 +6,14 @@ use rustls::CertificateError;
 use rustls::pki_types::CertificateDer;
 use rustls::server::ParsedCertificate;
 
-/// What precedes the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410, section 4). Neither the
-/// algorithm nor the length varies, so this is the only encoding in DER.
+/// The prefix of the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410, section 4). Neither the algorithm
+/// nor the length varies, so this is the only DER encoding.
 const SPKI_PREFIX: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
 ];
 
-/// The largest certificate that is parsed. A self-signed one with an Ed25519 key has less than 500 bytes; whatever
-/// else foreign tools write into theirs, is ignored.
+/// The maximum size of a certificate that is parsed. A self-signed one with an Ed25519 key has less than 500 bytes;
+/// other fields of foreign tools are ignored.
 const MAX_CERTIFICATE: usize = 8 << 10;
 
 /// The form in which TLS carries a key.
@@ -27,7 +27,7 @@ pub enum CertificateKind {
 }
 
 impl CertificateKind {
-    /// The certificate of a nara.
+    /// Returns the certificate of a nara.
     pub(super) fn certificate(self, keypair: &KeyPair) -> CertificateDer<'static> {
         match self {
             Self::X509 => self_signed(keypair),
@@ -35,7 +35,7 @@ impl CertificateKind {
         }
     }
 
-    /// The key in a certificate of this kind, which nobody has checked yet.
+    /// Returns the key in a certificate of this kind, unverified.
     pub(super) fn public_key(self, certificate: &CertificateDer<'_>) -> Result<PublicKey, CertificateError> {
         if certificate.len() > MAX_CERTIFICATE {
             return Err(CertificateError::BadEncoding);
@@ -60,7 +60,7 @@ impl fmt::Display for CertificateKind {
     }
 }
 
-/// A key as SubjectPublicKeyInfo.
+/// Encodes a key as SubjectPublicKeyInfo.
 pub(super) fn spki(key: &PublicKey) -> [u8; 44] {
     let mut spki = [0; 44];
     spki[..12].copy_from_slice(&SPKI_PREFIX);
@@ -71,13 +71,13 @@ pub(super) fn spki(key: &PublicKey) -> [u8; 44] {
 fn key_of_spki(spki: &[u8]) -> Result<PublicKey, CertificateError> {
     let key = spki.strip_prefix(&SPKI_PREFIX);
     let key = key.and_then(|key| <[u8; 32]>::try_from(key).ok());
-    // A key of another algorithm is no key of a nara, nor is a point that everybody can sign for.
+    // A key of another algorithm is not a key of a nara, nor is a point of small order, for which anybody can sign.
     let key = key.and_then(|key| PublicKey::from_bytes(key).ok());
     key.ok_or(CertificateError::ApplicationVerificationFailure)
 }
 
-/// A certificate that says nothing but the key. Its subject is the id of the key, for whoever looks at it with
-/// other tools; it is the same each time it is made, and it does not expire: the key does not either.
+/// Returns a certificate that contains only the key. Its subject is the key id, for other tools; it is deterministic,
+/// and it does not expire, like the key.
 fn self_signed(keypair: &KeyPair) -> CertificateDer<'static> {
     let key = CertificateKey(keypair, keypair.public_key());
     let mut parameters = CertificateParams::default();
@@ -87,7 +87,7 @@ fn self_signed(keypair: &KeyPair) -> CertificateDer<'static> {
     parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     let certificate = parameters.self_signed(&key);
     certificate
-        .expect("nothing in it depends on anybody but us")
+        .expect("all of its parameters are valid")
         .der()
         .clone()
 }

@@ -14,14 +14,14 @@ use super::expected::server_name;
 use super::secure_channel;
 use super::verifier::OtherKey;
 
-/// Makes connections secure, as a client. Cloning gives another handle to the same sessions.
+/// The TLS client. Clones share the sessions.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientTls {
     x509: Arc<ClientConfig>,
     raw: Arc<ClientConfig>,
 }
 
-/// The peer holds another key than the one that is pinned.
+/// The error for a peer that holds another key than the pinned one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "key {} is pinned, but the peer holds key {}",
@@ -29,23 +29,22 @@ pub(crate) struct ClientTls {
     KeyId::from(got)
 )]
 pub(crate) struct KeyMismatch {
-    /// The key that is pinned.
+    /// The pinned key.
     pub(crate) pinned: PublicKey,
-    /// The key that it has shown.
+    /// The presented key.
     pub(crate) got: PublicKey,
 }
 
-/// A connection that did not become secure.
+/// The reason why a TLS handshake failed.
 #[derive(Debug)]
 pub(crate) enum TlsFailure {
     /// The peer holds another key than expected.
     OtherKey(KeyMismatch),
-    /// The peer ended the handshake for a reason of its own: it has too many connections. Nothing proves that it was the
-    /// peer.
+    /// The peer ended the handshake because it has too many connections. This is unauthenticated.
     Busy,
-    /// The connection ended before anything was said.
+    /// The connection ended before the handshake began.
     Cut(io::Error),
-    /// The peer does not speak the TLS that we do.
+    /// The peer does not support our version of TLS.
     Handshake(io::Error),
 }
 
@@ -59,8 +58,8 @@ impl ClientTls {
         }
     }
 
-    /// Makes a connection secure. Without an expected key, whatever Ed25519 key the peer holds is in the channel,
-    /// and the caller must look at it.
+    /// Performs the handshake. Without an expected key, the channel contains the Ed25519 key that the peer holds, and
+    /// the caller must check it.
     pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: S,

@@ -1,4 +1,4 @@
-//! The configurations of rustls. One negotiates one kind of certificate for each end, so there is one for each
+//! The rustls configurations. One configuration negotiates one kind of certificate per end, so there is one per
 //! combination.
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::signer::IdentityKey;
 use super::verifier::PeerVerifier;
 use crate::defaults;
 
-/// The key of this nara in both envelopes.
+/// The key of this nara in both forms.
 #[derive(Debug)]
 pub(super) struct Identity {
     x509: Arc<CertifiedKey>,
@@ -36,7 +36,7 @@ impl Identity {
         }
     }
 
-    /// The configuration of a client that shows its key as `own` and wants that of the server as `peers`.
+    /// Returns the configuration of a client that presents its key as `own` and expects the server's as `peers`.
     pub(super) fn client(&self, own: CertificateKind, peers: CertificateKind) -> ClientConfig {
         let resolver: Arc<dyn ResolvesClientCert> = match own {
             CertificateKind::X509 => Arc::new(SingleCertAndKey::from(self.x509.clone())),
@@ -54,7 +54,7 @@ impl Identity {
         config
     }
 
-    /// The configuration of a server that shows its key as `own` and wants those of clients as `peers`.
+    /// Returns the configuration of a server that presents its key as `own` and expects the clients' as `peers`.
     pub(super) fn server(&self, own: CertificateKind, peers: CertificateKind) -> ServerConfig {
         let resolver: Arc<dyn ResolvesServerCert> = match own {
             CertificateKind::X509 => Arc::new(SingleCertAndKey::from(self.x509.clone())),
@@ -66,8 +66,8 @@ impl Identity {
         let mut config = only_tls13(builder)
             .with_client_cert_verifier(Arc::new(PeerVerifier(peers)))
             .with_cert_resolver(resolver);
-        // What a session needs is in the ticket, encrypted with a key of this process: no peer can fill our memory
-        // with sessions. Each configuration has its own, so a session ends up with the kind that it began with.
+        // Session state is in the ticket, encrypted with a key of this process, so no peer can fill our memory with
+        // sessions. Each configuration has its own key, so a session is resumed with the kind with which it began.
         config.ticketer = aws_lc_rs::Ticketer::new().expect("the operating system gives random bytes");
         config
     }

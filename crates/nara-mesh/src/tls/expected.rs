@@ -1,14 +1,14 @@
-//! Whom a client expects, in the form of the host name that rustls hands to the verifier and keys its sessions by.
+//! The key that a client expects, as the host name that rustls passes to the verifier and uses as key of its sessions.
 //!
-//! The name is never sent: there is no SNI. A session can so be resumed only with the key that it was begun with.
+//! The name is never sent: there is no SNI. So a session can be resumed only with the key with which it began.
 
 use nara_proto::identity::PublicKey;
 use rustls::pki_types::{DnsName, ServerName};
 
-/// A name that cannot be looked up (RFC 6761).
+/// A name that never resolves (RFC 6761).
 const SUFFIX: &str = "key.invalid";
 
-/// The name for a key: its 32 bytes in base 16, in two labels, since a label has at most 63 characters.
+/// Returns the name for a key: its 32 bytes in base 16, in two labels, since a label has at most 63 characters.
 pub(super) fn server_name(key: Option<&PublicKey>) -> ServerName<'static> {
     let name = match key {
         Some(key) => {

@@ -1,22 +1,22 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// When to use TLS.
+/// The TLS policy of a client or a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TlsPolicy {
-    /// Never: a client speaks plain HTTP, a server refuses TLS.
+    /// Never: a client uses plain HTTP, a server refuses TLS.
     Plain,
-    /// Where possible: a client speaks TLS with every peer that has proven to accept it, and from then on never
-    /// plain HTTP again. A server accepts both on one port.
+    /// If possible: a client uses TLS with every peer that has proven to accept it, and from then on never plain HTTP
+    /// again. A server accepts both on one port.
     #[default]
     Prefer,
-    /// Always: a client speaks nothing else, and a server refuses plain HTTP.
+    /// Always: a client uses only TLS, and a server refuses plain HTTP.
     Require,
 }
 
 impl TlsPolicy {
-    /// The text form.
+    /// Returns the text form.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Plain => "plain",
@@ -43,20 +43,20 @@ impl fmt::Display for TlsPolicy {
     }
 }
 
-/// Whether a TLS connection replaces signature checks, between peers that speak v2.
+/// Whether a TLS connection replaces signature checks, between peers that support v2.
 ///
-/// Events keep their own signatures in any case, because they travel on.
+/// Events always keep their own signatures, because they are forwarded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ChannelTrust {
-    /// On a connection with the pinned key of the peer, its request signatures are not verified again, and answers
-    /// are not signed unless the request asks for it (`Accept-Signature`, RFC 9421, section 5).
+    /// On a connection with the pinned key of the peer, its request signatures are not verified, and answers are
+    /// unsigned unless the request asks for a signature (`Accept-Signature`, RFC 9421, section 5).
     #[default]
     Trust,
-    /// As [`ChannelTrust::Trust`], and requests too have no signature of their own, between peers that both chose this: the
-    /// handshake, in which both ends prove their keys, is the only proof. Nobody can show to a third party what was
-    /// asked; streams, and peers that have not announced it, are asked with signatures.
+    /// Like [`ChannelTrust::Trust`], and requests between peers that both chose this are unsigned as well: the
+    /// handshake, in which both ends prove their keys, is the only proof. It cannot be shown to a third party. Streams,
+    /// and requests to peers that have not announced it, are signed.
     Handshake,
-    /// All signatures are made and verified as on a plain connection.
+    /// All signatures are made and verified, as on a plain connection.
     VerifyAlways,
 }

@@ -13,11 +13,11 @@ use super::certificate::CertificateKind;
 use super::config::Identity;
 use super::secure_channel;
 
-/// Makes connections secure, as a server. Cloning is cheap.
+/// The TLS server. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerTls(Arc<Configs>);
 
-/// One configuration for each combination of our own certificate and the client's.
+/// One configuration per combination of our own certificate and the client's.
 #[derive(Debug)]
 struct Configs {
     x509_x509: Arc<ServerConfig>,
@@ -39,8 +39,7 @@ impl ServerTls {
         }))
     }
 
-    /// Makes a connection secure, with raw public keys where the client offers them. The caller limits how long it
-    /// may take.
+    /// Performs the handshake, with raw public keys if the client offers them. The caller limits its time.
     pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: S,
@@ -54,7 +53,7 @@ impl ServerTls {
 }
 
 impl Configs {
-    /// The configuration for a client, and the kind of certificate that it shows.
+    /// Returns the configuration for a client, and the kind of certificate that the client presents.
     fn for_client(&self, hello: &ClientHello<'_>) -> (Arc<ServerConfig>, CertificateKind) {
         let server = hello.server_cert_types().unwrap_or_default();
         let client = hello.client_cert_types().unwrap_or_default();

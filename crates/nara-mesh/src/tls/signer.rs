@@ -7,7 +7,7 @@ use rustls::{SignatureAlgorithm, SignatureScheme};
 
 use super::certificate::spki;
 
-/// The keypair of a nara, as rustls asks for it: the secret half stays where it is.
+/// The keypair of a nara as a rustls signing key: the secret key is not copied.
 #[derive(Clone)]
 pub(super) struct IdentityKey(pub(super) KeyPair);
 

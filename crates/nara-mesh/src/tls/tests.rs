@@ -16,14 +16,14 @@ use super::client::connect;
 use super::config::Identity;
 use super::*;
 
-/// The two ends of a connection, each with what its channel proves.
+/// The two ends of a connection, each with the proof of its channel.
 struct Pair {
     client: (ClientStream<DuplexStream>, SecureChannel),
     server: (ServerStream<DuplexStream>, SecureChannel),
 }
 
 impl Pair {
-    /// Sends a word each way, so that both ends have read whatever else the other sent before it.
+    /// Sends a word each way, so that both ends have read all earlier data.
     async fn talk(&mut self) {
         let (client, server) = (&mut self.client.0, &mut self.server.0);
         let mut word = [0; 4];
@@ -60,7 +60,7 @@ type Connected = (
     io::Result<(ServerStream<DuplexStream>, SecureChannel)>,
 );
 
-/// Lets a client call a server; a failure of one end closes the connection for the other.
+/// Connects a client to a server; a failure of one end closes the connection for the other.
 async fn call(
     client: &ClientTls,
     server: &ServerTls,
@@ -157,12 +157,12 @@ async fn a_client_without_a_certificate_is_refused() {
         .client_auth_cert_resolver;
     let (at_client, at_server) = call_with(config, &server, X509).await;
     assert!(at_server.is_err());
-    // In TLS 1.3 a client is done before the server has looked at it: it reads the refusal.
+    // In TLS 1.3 a client finishes before the server has verified it, so it reads the refusal afterwards.
     let (mut stream, _) = at_client.unwrap();
     assert!(stream.read_u8().await.is_err());
 }
 
-/// A client or a server that shows a key of another algorithm.
+/// Returns the certified key of a client or a server with another algorithm.
 fn p256() -> Arc<CertifiedKey> {
     let key = rcgen::KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     let certificate = CertificateParams::default().self_signed(&key).unwrap();
@@ -191,14 +191,14 @@ async fn keys_of_other_algorithms_are_refused_at_both_ends() {
 }
 
 #[test]
-fn a_certificate_gives_the_key_that_it_was_made_of_and_nothing_else_does() {
+fn only_a_certificate_yields_its_key() {
     for kind in [X509, RawPublicKey] {
         let certificate = kind.certificate(&alice());
         assert_eq!(kind.public_key(&certificate).unwrap(), alice().public_key());
         assert_eq!(
             certificate,
             kind.certificate(&alice()),
-            "made anew, it is the same"
+            "a second certificate of one key is equal"
         );
         for cut in [0, 1, certificate.len() - 1] {
             assert!(kind.public_key(&certificate[..cut].into()).is_err());
@@ -246,7 +246,7 @@ async fn a_session_is_not_resumed_with_another_kind_of_certificate_nor_for_anoth
     pair(call(&client, &server, Some(&key), X509).await).talk().await;
     assert!(!pair(call(&client, &server, Some(&key), RawPublicKey).await).is_resumed());
 
-    // Whoever takes over an address cannot go on with the sessions of its predecessor.
+    // The next owner of an address cannot resume the sessions of its predecessor.
     let other = ServerTls::new(&keypair(3));
     let (at_client, _) = call(&client, &other, Some(&key), X509).await;
     assert!(matches!(at_client, Err(TlsFailure::OtherKey(_))));
@@ -255,7 +255,7 @@ async fn a_session_is_not_resumed_with_another_kind_of_certificate_nor_for_anoth
     assert!(!pair(call(&client, &restarted, Some(&key), X509).await).is_resumed());
 }
 
-/// A ClientHello of TLS 1.2: its one extension offers signatures, and none offers a newer version.
+/// Returns a ClientHello of TLS 1.2: its one extension offers signature schemes, and none offers a newer version.
 fn client_hello_of_tls12() -> Vec<u8> {
     let mut hello = vec![3, 3];
     hello.extend([7; 32]);

@@ -12,25 +12,25 @@ use rustls::{
 use super::certificate::CertificateKind;
 use super::expected::server_name;
 
-/// Verifies that the other end shows an Ed25519 key and holds it, on both sides; on the client also that it is the
-/// expected one.
+/// Verifies, on both sides, that the other end presents an Ed25519 key and holds it; on the client also that it is the
+/// expected key.
 #[derive(Debug)]
 pub(super) struct PeerVerifier(pub(super) CertificateKind);
 
-/// The server shows this key instead of the expected one.
+/// The error for a server that presents another key than the expected one.
 #[derive(Debug, thiserror::Error)]
 #[error("the peer shows key {}", KeyId::from(_0))]
 pub(super) struct OtherKey(pub(super) PublicKey);
 
 impl PeerVerifier {
-    /// The key that the other end shows.
+    /// Returns the key that the other end presents.
     fn key(
         &self,
         certificate: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
     ) -> Result<PublicKey, CertificateError> {
         if !intermediates.is_empty() {
-            // There is nobody who could vouch for the key.
+            // Intermediate certificates cannot vouch for the key.
             return Err(CertificateError::UnknownIssuer);
         }
         self.0.public_key(certificate)

@@ -12,11 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{BoxMeshStream, MeshListener, Transport};
 
-/// Connections that wait to be accepted.
+/// The number of connections that wait to be accepted.
 const BACKLOG: usize = 128;
 
-/// A network inside the process, for tests with paused time and for simulations: hosts have addresses, and a
-/// host can go silent, be slow, or lose its connections.
+/// A network inside the process, for tests with paused time and for simulations: hosts have addresses, and a host can
+/// become silent or slow, or lose its connections.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryNetwork(Arc<Mutex<Hosts>>);
 
@@ -29,7 +29,7 @@ struct Hosts {
     next_port: u16,
 }
 
-/// A connection that may still be there.
+/// A connection that may still be open.
 #[derive(Debug)]
 struct Wire {
     hosts: [IpAddr; 2],
@@ -43,7 +43,7 @@ impl Wire {
     }
 }
 
-/// `Debug` for a boxed stream, so that channels of them have it.
+/// Implements `Debug` for a boxed stream, as channels require it.
 struct BoxMeshStreamDebug(BoxMeshStream);
 
 impl std::fmt::Debug for BoxMeshStreamDebug {
@@ -53,12 +53,12 @@ impl std::fmt::Debug for BoxMeshStreamDebug {
 }
 
 impl MemoryNetwork {
-    /// An empty network.
+    /// Returns an empty network.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The transport of the host with this address.
+    /// Returns the transport of the host with this address.
     pub fn host(&self, address: IpAddr) -> MemoryTransport {
         MemoryTransport {
             network: self.clone(),
@@ -66,13 +66,12 @@ impl MemoryNetwork {
         }
     }
 
-    /// Makes a host silent: dialling it never gets an answer, as with a machine that lost power. Open connections
-    /// stay open.
+    /// Makes a host silent: dialling it never gets an answer, like a machine without power. Open connections stay open.
     pub fn silence(&self, host: IpAddr) {
         self.hosts().silent.insert(host);
     }
 
-    /// Lets a silent host answer again.
+    /// Makes a silent host answer again.
     pub fn restore(&self, host: IpAddr) {
         self.hosts().silent.remove(&host);
     }
@@ -96,7 +95,7 @@ impl MemoryNetwork {
     }
 
     fn hosts(&self) -> std::sync::MutexGuard<'_, Hosts> {
-        // The table is valid whatever a holder of the lock did before it panicked.
+        // The table is valid even if a holder of the lock panicked.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

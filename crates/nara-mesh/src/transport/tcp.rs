@@ -6,7 +6,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{BoxMeshStream, MeshListener, Transport};
 
-/// TCP of the operating system: loopback, or a machine whose tailnet is a network device.
+/// TCP of the operating system: loopback, or a machine whose tailnet is a network interface.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TcpTransport;
 

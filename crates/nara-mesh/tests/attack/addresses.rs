@@ -1,4 +1,4 @@
-//! Addresses that naras claim.
+//! Claimed addresses of naras.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ async fn an_answer_from_elsewhere_proves_nothing_about_the_address_that_a_nara_c
     let answer = alice.fetch_sync_events(address, SyncRequest::recent(1)).await;
     assert_eq!(answer.unwrap().verification().key, Some(ghost.public_key()));
     assert_eq!(proofs(), 0);
-    // At the address that it claims, an answer counts.
+    // At the claimed address, an answer counts.
     alice.registry().register(at(address)).unwrap();
     let answer = alice
         .fetch_sync_events(ghost.name(), SyncRequest::recent(1))
@@ -52,7 +52,7 @@ async fn an_answer_from_elsewhere_proves_nothing_about_the_address_that_a_nara_c
     attacker.shutdown(Duration::from_secs(5)).await;
 }
 
-/// What a registry says of an introduced nara that proves itself, once each time.
+/// Counts the events that an introduced nara has proven itself.
 fn proofs(registry: &PeerRegistry) -> impl FnMut() -> usize + use<> {
     let mut changes = registry.subscribe();
     move || {
@@ -98,7 +98,7 @@ async fn a_call_from_elsewhere_proves_nothing_about_the_address_that_a_nara_clai
         let answer = client.fetch_sync_events(bob.name(), SyncRequest::recent(1)).await;
         answer.unwrap();
     };
-    // That it holds its key is proven once, and nothing more by calls from 127.0.0.1.
+    // Possession of its key is proven once; calls from 127.0.0.1 prove nothing more.
     call().await;
     assert_eq!(proofs(), 1);
     call().await;
@@ -113,7 +113,7 @@ async fn a_call_from_elsewhere_proves_nothing_about_the_address_that_a_nara_clai
     bob.shutdown(Duration::from_secs(5)).await;
 }
 
-/// On loopback many naras share an address, so that this takes a network in memory.
+/// On loopback many naras share an address, so this needs an in-memory network.
 #[tokio::test(start_paused = true)]
 async fn naras_that_call_from_one_address_have_a_bounded_share_of_gossip() {
     let network = MemoryNetwork::new();

@@ -1,4 +1,4 @@
-//! Clocks that jump.
+//! Clock steps.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::replays::direct_message;
 use crate::road::LegacyRoad;
 use crate::support::{NOW, Target, nara, request, signed};
 
-/// What a target answers to a sync request of alice that was signed so many seconds after [`NOW`].
+/// Returns a target's answer to a sync request of alice that was signed this many seconds after [`NOW`].
 fn sync(target: &Target, seconds: i64) -> (u16, String) {
     sync_at(target, seconds * 1_000)
 }
@@ -23,7 +23,7 @@ fn sync_at(target: &Target, millis: i64) -> (u16, String) {
     (answer.status, answer.text())
 }
 
-/// A target that started with its clock so far from the right time, which it learns a second later.
+/// Starts a target whose clock is off by this much, and corrects it a second later.
 async fn started_at(seconds: i64) -> Target {
     let clock = ManualClock::new(after(seconds));
     let at_target = clock.clone();
@@ -64,7 +64,7 @@ async fn a_clock_that_is_set_back_does_not_make_a_replay_fresh() {
             .status(),
         200
     );
-    // Long enough for the request to be forgotten as stale, by whatever comes then.
+    // Long enough for the request to be forgotten as stale.
     target.clock.set(after(120));
     let alice = nara("alice");
     let later = target.post(&alice, "/events/sync", br#"{"from":"alice"}"#);
@@ -99,7 +99,7 @@ async fn a_server_that_started_with_a_wrong_clock_serves_as_soon_as_it_is_set_ri
         assert_eq!(sync(&target, 1).0, 200, "{wrong}");
         let step = target.registry.clock_step().unwrap();
         assert_eq!(step.nanos, -wrong * 1_000_000_000);
-        // What a server before this one may have accepted stays refused, whatever this one believed the time to be.
+        // A request that an earlier server may have accepted stays refused, whatever time this one assumed.
         let (status, text) = sync(&target, -5);
         assert_eq!(status, 401);
         assert!(text.contains("signed before this nara started"), "{text}");
@@ -125,7 +125,7 @@ async fn a_clock_that_jumps_to_and_fro_costs_only_the_time_of_the_jump() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_time_that_comes_again_is_refused_with_the_reason_and_for_no_longer_than_it_lasted() {
     let target = Target::start().await;
-    // For a minute and a half there is a request every second.
+    // There is a request every second for a minute and a half.
     for second in 0..90 {
         assert_eq!(sync(&target, second).0, 200);
         target.clock.advance(Duration::from_secs(1));
@@ -138,7 +138,7 @@ async fn a_time_that_comes_again_is_refused_with_the_reason_and_for_no_longer_th
         text.contains("Thu, 22 Jan 2026 16:40:59 GMT by its clock"),
         "{text}"
     );
-    // The requests of the last half minute are remembered one by one.
+    // The requests of the last half minute are still in the cache.
     target.clock.set(after(62));
     assert_eq!(sync_at(&target, 62_001).0, 200);
 }

@@ -1,4 +1,4 @@
-//! Too much of everything.
+//! Floods and oversized messages.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -90,12 +90,12 @@ async fn a_gibibyte_that_just_comes_is_cut_off() {
     while sent < GIBIBYTE && stream.write_all(&chunk).is_ok() {
         sent += chunk.len();
     }
-    // What the limit allows, and what the buffers of both sockets hold.
+    // The limit, plus the buffers of both sockets.
     assert!(sent < GIBIBYTE / 16, "{sent}");
     assert_eq!(target.post(&nara("alice"), "/events/sync", SYNC).status, 200);
 }
 
-/// `content` as gzip that compresses nothing: one stored block.
+/// Returns `content` as gzip without compression: one stored block.
 fn gzip(content: &[u8]) -> Vec<u8> {
     let mut crc = !0_u32;
     for byte in content {
@@ -116,7 +116,7 @@ fn gzip(content: &[u8]) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compressed_request_is_never_unpacked() {
-    // Whoever does not unpack cannot be made to unpack a bomb.
+    // A server that does not decompress is immune to decompression bombs.
     let target = Target::start().await;
     let alice = nara("alice");
     for encoding in ["gzip", "deflate", "br", "zstd"] {
@@ -160,7 +160,7 @@ async fn a_compressed_answer_is_neither_asked_for_nor_unpacked() {
 
 const HOST: [u8; 4] = [100, 64, 0, 1];
 
-/// The server `target` in a network in memory, where strangers are called back.
+/// The server `target` in an in-memory network, where strangers are called back.
 struct Crowd {
     network: MemoryNetwork,
     registry: PeerRegistry,
@@ -197,7 +197,7 @@ impl Crowd {
             .await
     }
 
-    /// How long alice waits for the answer to a signed request, from an address of her own.
+    /// Returns how long alice waits for the answer to a signed request, from her own address.
     async fn alice_is_served_within(&self) -> Duration {
         let began = Instant::now();
         let mut stream = self.connect_from([100, 127, 0, 1]).await.unwrap();
@@ -269,7 +269,7 @@ async fn ten_thousand_connections_of_two_hundred_addresses_delay_nobody_else() {
             let [_, _, high, low] = (index % 200).to_be_bytes();
             tokio::spawn(async move {
                 let mut stream = crowd.connect_from([100, 65, high, low]).await.unwrap();
-                // Half of them say nothing, the others begin a header; all are held for as long as the server lets them.
+                // Half of them are silent, the others begin a header; all stay open as long as the server allows.
                 if index % 2 == 0 {
                     let _ = stream.write_all(b"G").await;
                 }

@@ -1,4 +1,4 @@
-//! Keys put in the place of others, and keys and signatures that are crooked themselves.
+//! Substituted keys, and malformed keys and signatures.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::proxy::Fate;
 use crate::road::LegacyRoad;
 use crate::support::{NOW, Target, free_port, nara, nara_with_seed, request, signed};
 
-/// An answer to `/ping` that says what the attacker likes.
+/// Returns a `/ping` answer with content of the attacker's choice.
 fn forged_ping(name: &str, key: &str) -> Message {
     let mut answer = legacy::ping_answer(&nara(name));
     key.clone_into(&mut answer.public_key);
@@ -39,7 +39,7 @@ fn forged_ping(name: &str, key: &str) -> Message {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_first_use_a_man_in_the_middle_can_be_taken_for_a_v1_only_nara() {
-    // Trust on first use means this: nothing that alice knows tells the impostor from bob.
+    // This is inherent to trust on first use: alice cannot distinguish the impostor from bob.
     let alice = nara("alice");
     let clock = ManualClock::new(NOW.to_nanos());
     let impostor = nara_with_seed("bob", 99);
@@ -87,7 +87,7 @@ async fn a_forged_ping_does_not_replace_a_pinned_key() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_knows_only_the_key_of_a_ping_is_not_believed_without_its_signature() {
-    // The attacker changes the key of /ping, but cannot sign the answers that follow with bob's.
+    // The attacker changes the key of /ping, but cannot sign the following answers with bob's key.
     let road = LegacyRoad::start().await;
     let stranger = MeshClient::builder(nara("alice"))
         .clock(Arc::new(road.clock.clone()))
@@ -107,7 +107,7 @@ async fn who_knows_only_the_key_of_a_ping_is_not_believed_without_its_signature(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_small_order_is_believed_from_nobody() {
-    // Under such a key one signature would fit many messages, whoever made it.
+    // Under such a key one signature would be valid for many messages, whoever made it.
     let clock = ManualClock::new(NOW.to_nanos());
     for point in EIGHT_TORSION {
         let key = encoding::base64_encode(&point.compress().to_bytes());
@@ -186,12 +186,12 @@ async fn a_name_that_is_known_cannot_be_squatted() {
     while let Ok(event) = events.try_recv() {
         conflicts += usize::from(matches!(event, PeerEvent::KeyConflict(_)));
     }
-    assert_eq!(conflicts, 1, "whoever watches is told");
+    assert_eq!(conflicts, 1, "subscribers are notified");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_nobody_has_belongs_to_who_comes_first() {
-    // Names are not registered anywhere: this is what trust on first use is.
+    // Names are not registered anywhere: this is inherent to trust on first use.
     let target = Target::start().await;
     let bob = nara("bob");
     let introduce = |carol: &LocalNara, at: i64| {

@@ -1,5 +1,4 @@
-//! A nara that speaks v1 only, as v1 peers do: it verifies name, time, method and path, and
-//! knows no replay.
+//! A v1-only nara: like v1 peers, it verifies name, time, method and path, and does not detect replays.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response};
@@ -14,7 +13,7 @@ use nara_proto::v1::{RequestAuth, ResponseAuth};
 use crate::fake_peer::{Answer, FakePeer, Received, plain};
 use crate::support::free_port;
 
-/// Starts `nara`, which believes requests of `caller`.
+/// Starts `nara`, which accepts requests of `caller`.
 pub(crate) async fn start(nara: &LocalNara, caller: &LocalNara, clock: &ManualClock) -> FakePeer {
     let (nara, key, clock) = (nara.clone(), caller.public_key(), clock.clone());
     FakePeer::start(TcpTransport, free_port(), move |request| {
@@ -33,7 +32,7 @@ pub(crate) async fn start(nara: &LocalNara, caller: &LocalNara, clock: &ManualCl
     .await
 }
 
-/// What `nara` says about itself on `/ping`.
+/// Returns the `/ping` answer of `nara`.
 pub(crate) fn ping_answer(nara: &LocalNara) -> PingResponse {
     PingResponse {
         from: nara.name().to_string(),
@@ -42,11 +41,11 @@ pub(crate) fn ping_answer(nara: &LocalNara) -> PingResponse {
     }
 }
 
-/// A valid answer of each endpoint that the tests use.
+/// Returns a valid answer of each endpoint that the tests use.
 fn body(nara: &LocalNara, clock: &ManualClock, request: &Received) -> Bytes {
     let body = match request.target.as_str() {
         "/events/sync" => {
-            // What it was asked shows in what it answers, so that answers can be told apart.
+            // The answer repeats the request's parameter, so that answers can be distinguished.
             let asked: nara_proto::sync::SyncRequest = go_json::from_slice(&request.body).unwrap();
             let mut answer = SyncResponse::signed(
                 nara.name().as_str(),
@@ -62,7 +61,7 @@ fn body(nara: &LocalNara, clock: &ManualClock, request: &Received) -> Bytes {
     body.into()
 }
 
-/// An answer that `nara` signs now.
+/// Returns an answer that `nara` signs now.
 pub(crate) fn signed(nara: &LocalNara, clock: &ManualClock, body: Bytes) -> Answer {
     let mut response = Response::new(body.clone());
     ResponseAuth::sign(nara.keypair(), nara.name(), clock.now_millis(), &body)

@@ -1,11 +1,11 @@
-//! Attacks over real sockets: an active man in the middle between our client and a server, and malicious peers.
-//! Each is tried against v1, against signature profile v2, and over TLS. What v1 leaves possible is asserted as
-//! such, under a name that says so. `docs/threat-model.md` has the table; attacks that `tests/hostile`,
-//! `tests/client` or `tests/stream` try already are not repeated here.
+//! Attacks over real sockets: a man in the middle between our client and a server, and malicious peers. Each is tried
+//! against v1, against profile v2, and over TLS. Attacks that v1 allows are asserted as such, under a name that says
+//! so. `docs/threat-model.md` has the table; attacks in `tests/hostile`, `tests/client` and `tests/stream` are not
+//! repeated here.
 
 #![expect(
     clippy::unwrap_used,
-    reason = "a helper of a test that cannot go on fails the test"
+    reason = "a test helper that cannot continue fails the test"
 )]
 
 mod addresses;

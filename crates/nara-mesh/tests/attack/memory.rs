@@ -1,4 +1,4 @@
-//! A peer with a believed key that wants to put something into the memory of another, or to push something out of it.
+//! A peer with a trusted key that wants to add data to a ledger, or to evict data from it.
 
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::{ArrivalLog as _, EventStore as _, MemoryLedger, ReadLimit, RetentionPolicy};
@@ -71,7 +71,7 @@ async fn checkpoints_of_nobody_are_not_stored_and_push_nothing_out() {
     let events = stored(&target).await;
     assert_eq!(events.len(), 30);
     assert!(events.iter().all(|event| event.emitter == "alice"));
-    // There is room for what alice says next.
+    // There is room for alice's next event.
     tell(&target, &alice, vec![tease(&alice, "carol", ago(0).get())]);
     assert_eq!(target.count().await, 31);
 }
@@ -96,7 +96,7 @@ async fn postcards_push_nothing_out_of_the_memory() {
     let mallory = nara("mallory");
     for number in 0..300 {
         let message = WorldMessage::new("mallory", "hello", ago(number));
-        // Stuck here, and noted all the same.
+        // It cannot be forwarded, but it is stored.
         target.post_json(&mallory, "/world/relay", &message);
     }
     let stored = stored(&target).await;
@@ -107,12 +107,12 @@ async fn postcards_push_nothing_out_of_the_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_direct_message_claims_nothing_that_its_signature_does_not_cover() {
+async fn a_direct_message_keeps_only_covered_fields() {
     let target = Target::start().await;
     let bob = nara("bob");
     let send = |event: &SyncEvent| target.post_json(&bob, "/dm", event).text();
     let told = |success: bool| format!("{{\"from\":\"target\",\"success\":{success}}}\n");
-    // Signed by bob, and alice acts in it; and one of the day after tomorrow.
+    // One is signed by bob with alice as actor, the other is dated the day after tomorrow.
     let mut of_alice = observation("alice", "status-change");
     of_alice.sign("bob", bob.keypair());
     let ahead = tease(&bob, "alice", ago(-172_800_000_000_000).get());
@@ -120,7 +120,7 @@ async fn a_direct_message_claims_nothing_that_its_signature_does_not_cover() {
         assert_eq!(send(&refused), told(false), "{refused:?}");
     }
     assert_eq!(target.count().await, 0);
-    // Anybody on the way could have added these.
+    // Any forwarding peer could have added these.
     let mut genuine = observation("bob", "restart");
     genuine.sign("bob", bob.keypair());
     let mut changed = genuine.clone();
@@ -167,10 +167,10 @@ async fn nothing_unsigned_is_stored_in_the_name_of_a_known_nara_not_even_if_it_t
         }
     }
     assert_eq!(target.count().await, 0);
-    // A nara whose key nobody knows here may have said so.
+    // A nara with an unknown key may have said so.
     tell(&target, &bob, vec![observation("stranger", "status-change")]);
     assert_eq!(target.count().await, 1);
-    // Bob answers for it with his quota.
+    // It counts against bob's quota.
     let limit = ReadLimit::events(9);
     let arrived = target.ledger.arrived_after(Default::default(), 0, limit).await;
     let told_by = arrived.unwrap().events[0].origin.clone();
@@ -181,7 +181,7 @@ async fn nothing_unsigned_is_stored_in_the_name_of_a_known_nara_not_even_if_it_t
 async fn a_postcard_with_the_text_of_an_event_of_the_relay_is_not_signed() {
     let target = Target::start().await;
     let alice = nara("alice");
-    // Signed as the next hop, the text from `a` on would be an event of the target to peers that do not check ids.
+    // If it is signed as the next hop, the text from `a` on is an event of the target for peers that do not check ids.
     let text = format!("a:{}:social:target:tease:target:alice:I resign:", NOW.to_nanos());
     let card = WorldMessage::new("alice", &text, NOW.to_nanos());
     let answer = target.post_json(&alice, "/world/relay", &card);

@@ -1,21 +1,21 @@
-//! An HTTP/1.1 message as bytes that somebody in the middle can read and change.
+//! An HTTP/1.1 message as bytes that a man in the middle can read and change.
 
 use std::io;
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _};
 
-/// A request or an answer with a body of announced length.
+/// A request or an answer with a body of known length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Message {
     /// The request line or the status line.
     pub(crate) start: String,
-    /// In the order of the wire, as it spells them.
+    /// In wire order, with their wire spelling.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
 }
 
 impl Message {
-    /// Reads one message; `None` if the connection ended before it began. Of an answer without length only the head
+    /// Reads one message; `None` if the connection ended before it began. For an answer without length, only the head
     /// is read: see [`Message::is_stream`].
     pub(crate) async fn read(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Self>> {
         let mut lines = Vec::new();
@@ -48,12 +48,12 @@ impl Message {
         Ok(Some(message))
     }
 
-    /// Whether the body has no announced end.
+    /// Returns whether the body has no announced end.
     pub(crate) fn is_stream(&self) -> bool {
         self.header("transfer-encoding").is_some()
     }
 
-    /// The bytes of the wire; the length is that of the body.
+    /// Returns the wire bytes; the length is the body's.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = format!("{}\r\n", self.start).into_bytes();
         for (name, value) in &self.headers {
@@ -77,35 +77,35 @@ impl Message {
         found.map(|(_, value)| value.as_str())
     }
 
-    /// Replaces a header, or adds it.
+    /// Replaces or adds a header.
     pub(crate) fn set_header(&mut self, name: &str, value: &str) {
         self.remove_headers(|known| known.eq_ignore_ascii_case(name));
         self.headers.push((name.to_owned(), value.to_owned()));
     }
 
-    /// Removes the headers whose names in lower case are chosen.
+    /// Removes the headers whose lower-case names are selected.
     pub(crate) fn remove_headers(&mut self, chosen: impl Fn(&str) -> bool) {
         self.headers.retain(|(name, _)| !chosen(&name.to_lowercase()));
     }
 
-    /// The path and query of a request.
+    /// Returns the path and query of a request.
     pub(crate) fn target(&self) -> &str {
         self.start.split(' ').nth(1).unwrap_or_default()
     }
 
-    /// The status of an answer.
+    /// Returns the status of an answer.
     pub(crate) fn status(&self) -> u16 {
         let status = self.start.split(' ').nth(1);
         status.and_then(|status| status.parse().ok()).unwrap_or_default()
     }
 
-    /// Changes text of the start line.
+    /// Replaces text of the start line.
     pub(crate) fn replace_in_start(&mut self, from: &str, to: &str) {
         assert!(self.start.contains(from), "{}", self.start);
         self.start = self.start.replace(from, to);
     }
 
-    /// Changes text of the body.
+    /// Replaces text of the body.
     pub(crate) fn replace_in_body(&mut self, from: &str, to: &str) {
         let text = String::from_utf8_lossy(&self.body).into_owned();
         assert!(text.contains(from), "{text}");

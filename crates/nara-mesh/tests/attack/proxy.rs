@@ -1,5 +1,4 @@
-//! An active man in the middle of plain HTTP: whoever dials the proxy reaches the one behind it, by way of the
-//! attacker.
+//! An active man in the middle of plain HTTP: a proxy between a client and a server, controlled by the attacker.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,16 +10,16 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::message::Message;
 use crate::support::free_port;
 
-/// What the attacker does with a request.
+/// The attacker's action on a request.
 #[derive(Debug)]
 pub(crate) enum Fate {
-    /// Sends it on, changed or not.
+    /// Forwards it, changed or not.
     Forward,
-    /// Sends it to somebody else, whose answer goes back.
+    /// Sends it to another server, whose answer is returned.
     Divert(SocketAddr),
-    /// Sends it twice; the second answer goes back.
+    /// Sends it twice; the second answer is returned.
     Twice,
-    /// Answers it without asking anybody.
+    /// Answers it without forwarding.
     Answer(Message),
     /// Closes the connection.
     Drop,
@@ -45,7 +44,7 @@ struct State {
 }
 
 impl Proxy {
-    /// A proxy before `behind` that changes nothing yet.
+    /// Starts a proxy before `behind` that changes nothing yet.
     pub(crate) async fn before(behind: SocketAddr) -> Self {
         let listener = TcpListener::bind(free_port()).await.unwrap();
         let proxy = Self {
@@ -62,24 +61,24 @@ impl Proxy {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let running = running.clone();
-                // A connection that breaks is seen by its two ends.
+                // Both ends notice a broken connection.
                 tokio::spawn(async move { running.serve(stream).await });
             }
         });
         proxy
     }
 
-    /// What is done with requests from now on.
+    /// Sets the action on requests from now on.
     pub(crate) fn on_request(&self, act: impl FnMut(&mut Message) -> Fate + Send + 'static) {
         self.state().on_request = Box::new(act);
     }
 
-    /// What is done with answers from now on.
+    /// Sets the action on answers from now on.
     pub(crate) fn on_answer(&self, act: impl FnMut(&mut Message) + Send + 'static) {
         self.state().on_answer = Box::new(act);
     }
 
-    /// The requests to `path` so far, as they were sent.
+    /// Returns the requests to `path` so far, as sent.
     pub(crate) fn requests(&self, path: &str) -> Vec<Message> {
         let state = self.state();
         let to_path = state
@@ -89,7 +88,7 @@ impl Proxy {
         to_path.cloned().collect()
     }
 
-    /// The answers so far, as they were sent.
+    /// Returns the answers so far, as sent.
     pub(crate) fn answers(&self) -> Vec<Message> {
         self.state().answers.clone()
     }
@@ -130,7 +129,7 @@ impl Proxy {
     }
 }
 
-/// Sends a request on a connection of its own. Returns the answer, and the connection behind it.
+/// Sends a request on a new connection. Returns the answer, and the connection after it.
 async fn exchange(to: SocketAddr, request: &Message) -> io::Result<(Message, BufReader<TcpStream>)> {
     let mut stream = BufReader::new(TcpStream::connect(to).await?);
     stream.write_all(&request.to_bytes()).await?;
@@ -139,7 +138,7 @@ async fn exchange(to: SocketAddr, request: &Message) -> io::Result<(Message, Buf
     Ok((answer, stream))
 }
 
-/// Sends a request that was kept, and returns the answer.
+/// Sends a recorded request, and returns the answer.
 pub(crate) async fn send(to: SocketAddr, request: &Message) -> Message {
     exchange(to, request).await.unwrap().0
 }

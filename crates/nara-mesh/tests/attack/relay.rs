@@ -1,4 +1,4 @@
-//! An active man in the middle of bytes that he cannot read: of TLS.
+//! An active man in the middle of TLS, whose bytes he cannot read.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use crate::support::free_port;
 
 type Change = Box<dyn FnMut(usize, &mut Vec<u8>) -> bool + Send>;
 
-/// A relay of TCP that runs until the test ends. It keeps what clients sent, connection by connection.
+/// A TCP relay that runs until the test ends. It records the bytes of clients per connection.
 #[derive(Clone)]
 pub(crate) struct Relay {
     pub(crate) address: SocketAddr,
@@ -19,14 +19,15 @@ pub(crate) struct Relay {
 
 struct State {
     behind: SocketAddr,
-    /// Told the place of each piece in its direction; may change it, and says whether the connection goes on.
+    /// Called with the offset of each piece in its direction; may change it, and returns whether the connection
+    /// continues.
     to_server: Change,
     to_client: Change,
     sent: Vec<Vec<u8>>,
 }
 
 impl Relay {
-    /// A relay before `behind` that changes nothing yet.
+    /// Starts a relay before `behind` that changes nothing yet.
     pub(crate) async fn before(behind: SocketAddr) -> Self {
         let listener = TcpListener::bind(free_port()).await.unwrap();
         let relay = Self {
@@ -52,7 +53,7 @@ impl Relay {
         relay
     }
 
-    /// Leads connections to another server from now on.
+    /// Redirects new connections to another server.
     pub(crate) fn divert(&self, behind: SocketAddr) {
         self.state().behind = behind;
     }
@@ -65,7 +66,7 @@ impl Relay {
         self.state().to_client = Box::new(change);
     }
 
-    /// What clients sent, by connection, as they sent it.
+    /// Returns the bytes of clients, per connection.
     pub(crate) fn sent(&self) -> Vec<Vec<u8>> {
         self.state().sent.clone()
     }

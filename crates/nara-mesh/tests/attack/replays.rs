@@ -1,4 +1,4 @@
-//! Messages that are kept and used again.
+//! Recorded messages that are sent again.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ async fn a_stale_v1_answer_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_is_no_request_and_a_request_is_no_answer() {
-    // Both carry the same three headers; what they sign differs.
+    // Both carry the same three headers; the signed texts differ.
     let road = LegacyRoad::start().await;
     road.sync(1).await.unwrap();
     let request = road.attacker.requests("/events/sync")[0].clone();
@@ -65,7 +65,7 @@ async fn an_answer_is_no_request_and_a_request_is_no_answer() {
     assert!(road.sync(1).await.unwrap_err().is_unauthenticated());
 }
 
-/// A direct message of alice as raw v1.
+/// Returns a direct message of alice as raw v1.
 pub(crate) fn direct_message(via: &str) -> Message {
     let alice = nara("alice");
     let headers = crate::support::signed(&alice, NOW, "POST", "/dm");

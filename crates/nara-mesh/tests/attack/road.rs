@@ -1,4 +1,4 @@
-//! The way from alice to bob, with an attacker on it.
+//! The path from alice to bob, with an attacker on it.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::legacy;
 use crate::proxy::Proxy;
 use crate::support::{NOW, known, nara};
 
-/// Our client alice, who reaches the v1-only bob through `attacker`, which she takes for him.
+/// Our client alice, who reaches the v1-only bob through `attacker`, which she believes to be bob.
 pub(crate) struct LegacyRoad {
     pub(crate) alice: MeshClient,
     pub(crate) attacker: Proxy,
@@ -44,7 +44,7 @@ impl LegacyRoad {
         }
     }
 
-    /// A sync request with this limit; returns the limit that the answer is for.
+    /// Sends a sync request with this limit; returns the limit that is repeated in the answer.
     pub(crate) async fn sync(&self, limit: usize) -> Result<String, ClientError> {
         let request = SyncRequest::recent(limit);
         let answer = self.alice.fetch_sync_events(self.bob.id(), request).await?;
@@ -52,7 +52,7 @@ impl LegacyRoad {
         Ok(answer.into_inner().next_cursor)
     }
 
-    /// A request with a query, on an endpoint of an application.
+    /// Sends a request with a query, to an endpoint of an application.
     pub(crate) async fn ask(&self, query: &str) -> Result<String, ClientError> {
         let answer = self
             .alice
@@ -63,7 +63,7 @@ impl LegacyRoad {
     }
 }
 
-/// A signed endpoint whose question is its query.
+/// A signed endpoint whose request is its query.
 pub(crate) struct Asked;
 
 impl Endpoint for Asked {

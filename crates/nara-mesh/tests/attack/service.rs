@@ -1,4 +1,4 @@
-//! Peers and strangers that take what others need.
+//! Denial of service by peers and strangers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::support::{NOW, Target, free_port, known, nara, registry, request, sig
 const HOST: [u8; 4] = [100, 64, 0, 1];
 const SYNC: &[u8] = br#"{"from":"alice","mode":"recent"}"#;
 
-/// The server `target` in a network in memory, where time stands still unless a test waits for it.
+/// The server `target` in an in-memory network, where time is paused unless a test waits for it.
 struct Town {
     network: MemoryNetwork,
     ledger: Arc<MemoryLedger>,
@@ -64,7 +64,7 @@ impl Town {
         stream
     }
 
-    /// The status of the answer, to the end of the connection.
+    /// Returns the status of the answer, read to the end of the connection.
     async fn ask(&self, host: u8, bytes: &[u8]) -> String {
         let mut stream = self.send(host, bytes).await;
         let mut answer = Vec::new();
@@ -73,7 +73,7 @@ impl Town {
         answer.lines().next().unwrap_or_default()["HTTP/1.1 ".len()..][..3].to_owned()
     }
 
-    /// A signed request, which is answered at this instant of time.
+    /// Checks that a signed request is answered without delay.
     async fn alice_is_served_at_once(&self) {
         let headers = signed(&nara("alice"), NOW, "POST", "/events/sync");
         let before = tokio::time::Instant::now();
@@ -92,7 +92,7 @@ async fn strangers_that_never_answer_hold_no_place_of_others() {
     let mut silent = Vec::new();
     let mut waiting = Vec::new();
     for host in 1..=16 {
-        // It takes the connection of the call-back, and says nothing.
+        // It accepts the call-back's connection, and stays silent.
         let stranger = town.network.host([100, 64, 1, host].into());
         let address = SocketAddr::from(([100, 64, 1, host], 9632));
         silent.push(stranger.listen(address).await.unwrap());
@@ -165,7 +165,7 @@ async fn an_answer_that_drips_is_cut_off() {
     let mut stream = town
         .send(1, &request("GET", "/api/checkpoints/all?limit=2000", &[], b""))
         .await;
-    // One byte a second is progress enough for a connection that is only watched for silence.
+    // For a connection that is only watched for silence, one byte a second is enough progress.
     let mut read = 0;
     let mut byte = [0; 1];
     while stream.read(&mut byte).await.is_ok_and(|count| count > 0) && read < 300 {
@@ -229,7 +229,7 @@ async fn one_peer_that_asks_for_samples_does_not_keep_others_waiting() {
     };
     let (done, answers) = std::sync::mpsc::channel();
     for number in 0..SAMPLES {
-        // Each is another sample, so that none is answered out of what was drawn for another.
+        // Each is a different sample, so that the cache answers none.
         let body = format!(
             r#"{{"from":"bob","mode":"sample","sample_size":{}}}"#,
             4_000 - number
@@ -238,7 +238,7 @@ async fn one_peer_that_asks_for_samples_does_not_keep_others_waiting() {
         let done = done.clone();
         std::thread::spawn(move || done.send(asked()));
     }
-    // All of them have been asked for when the first is answered.
+    // All of them have been requested when the first is answered.
     let first = tokio::task::spawn_blocking(move || (answers.recv().unwrap(), answers));
     let (first, answers) = first.await.unwrap();
     assert_eq!(first, 200);
@@ -351,7 +351,7 @@ async fn nobody_is_redirected_to_a_place_of_a_strangers_choice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_of_one_millisecond_are_as_many_messages_and_none_counts_twice() {
+async fn messages_of_one_millisecond_all_arrive_and_count_once() {
     let target = Target::start().await;
     let alice = nara("alice");
     let headers = signed(&alice, NOW, "POST", "/dm");
@@ -376,8 +376,8 @@ async fn messages_of_one_millisecond_are_as_many_messages_and_none_counts_twice(
     assert_eq!(target.count().await, 20);
 }
 
-/// What v1 leaves possible, and nothing more: the signature does not cover the body, so who has captured one can put
-/// another body behind it, from the same address only. What is inside must be signed by its sender all the same.
+/// Inherent to v1: the signature does not cover the body, so a captured one can be used with another body, from the
+/// same address only. Inner messages must still be signed by their sender.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_captured_v1_signature_brings_no_message_that_its_sender_did_not_sign() {
     let target = Target::start().await;

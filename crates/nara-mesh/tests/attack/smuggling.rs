@@ -1,5 +1,5 @@
-//! Requests that two readers could read as two different ones. Nothing stands between peers here that could
-//! disagree with the server; it must still never make two requests of one, nor take one in two ways.
+//! Requests that two readers could parse differently. No proxy here could disagree with the server; it must still never
+//! parse two requests from one, nor one request in two ways.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr};
@@ -7,17 +7,17 @@ use std::net::{Shutdown, SocketAddr};
 use crate::raw_http;
 use crate::support::{NOW, Target, nara, seen, signed};
 
-/// Sends bytes, ends the sending side, and returns everything that comes back.
+/// Sends bytes, closes the sending side, and returns everything that is received.
 fn converse(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = raw_http::connect(address).unwrap();
     // The server may close before it has read everything.
     let _ = stream.write_all(bytes);
-    // An end that arrives together with the request would make it be given up: only an answer is followed by one.
+    // If the end arrived with the request, the server would drop the request, so an answer is read first.
     let mut answer = vec![0; 64 << 10];
     let read = stream.read(&mut answer).unwrap_or_default();
     answer.truncate(read);
     let _ = stream.shutdown(Shutdown::Write);
-    // A reset instead of an end leaves what was read.
+    // A reset instead of an end keeps the received bytes.
     let _ = stream.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
 }
@@ -27,7 +27,7 @@ fn statuses(answers: &str) -> Vec<&str> {
     lines.map(|line| &line[9..12]).collect()
 }
 
-/// A signed `POST /dm` of alice with these further header lines, as raw text.
+/// Returns a signed `POST /dm` of alice with additional header lines, as raw text.
 fn head(lines: &str) -> String {
     let mut head = "POST /dm HTTP/1.1\r\nHost: nara\r\n".to_owned();
     for (name, value) in signed(&nara("alice"), NOW, "POST", "/dm") {
@@ -51,7 +51,7 @@ async fn a_request_with_two_kinds_of_length_is_one_request_and_the_last_of_its_c
     ] {
         let target = Target::start().await;
         let answers = converse(target.address(), format!("{}{body}", head(&lines)).as_bytes());
-        // Chunked wins, so the body is empty; what stands behind it is not answered.
+        // Chunked takes precedence, so the body is empty; the bytes after it are not answered.
         assert_eq!(statuses(&answers), ["400"], "{answers}");
         assert!(answers.contains("Invalid JSON"), "{answers}");
     }

@@ -1,4 +1,4 @@
-//! Statements about keys that come out of order, or together, by every way into a nara: a hostile peer chooses the order.
+//! Statements of succession out of order, or together, by every path into a nara: a hostile peer chooses the order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::naras::{nara, nara_with_seed, pinned, tease};
 
 pub(crate) const AT: i64 = 1_769_100_000_250;
 
-/// The way that statements take into bob.
+/// The path by which statements reach bob.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
     Zine,
@@ -43,7 +43,7 @@ const WAYS: [Way; 6] = [
     Way::Import,
 ];
 
-/// Dora, with her `n`th key.
+/// Returns dora with her `n`th key.
 pub(crate) fn dora(n: u8) -> LocalNara {
     nara_with_seed("dora", n)
 }
@@ -86,7 +86,7 @@ pub(crate) async fn until(what: impl Fn() -> bool) -> bool {
     false
 }
 
-/// Bob, who has pinned dora's first key, gets these events from carol at once. Returns the key that holds then.
+/// Sends these events from carol to bob, who has pinned dora's first key, at once. Returns dora's valid key.
 async fn told(
     way: Way,
     events: Vec<SyncEvent>,
@@ -139,7 +139,7 @@ async fn told(
         Way::Stream => {
             let options = SubscribeOptions::default().oldest().into_ledger(bobs.clone());
             let mut events = from_carol.subscribe(options);
-            // Whoever does not read holds it up.
+            // An unread stream blocks it.
             live = Some(tokio::spawn(
                 async move { while events.next().await.is_some() {} },
             ));
@@ -153,7 +153,7 @@ async fn told(
             .recent(EventFilter::default(), ReadLimit::events(100))
             .await
             .unwrap();
-        // Bob's own introduction is there, too.
+        // Bob's own introduction is stored, too.
         let is_stored = |id: &String| stored.iter().any(|checked| checked.event.id == *id);
         if live.is_none() || told.iter().all(is_stored) {
             break;
@@ -169,7 +169,7 @@ async fn told(
     (holds, stored.into_iter().map(|checked| checked.event).collect())
 }
 
-/// What dora says with each of four keys, and her statements about them.
+/// Returns dora's events with each of four keys, and her statements about these keys.
 fn three_rotations() -> ([SyncEvent; 4], [SyncEvent; 3]) {
     let said = [1, 2, 3, 4].map(|key| tease(&dora(key), "bob", AT * 1_000_000 + i64::from(key)));
     // The later a statement, the earlier its time.
@@ -187,7 +187,7 @@ async fn three_rotations_at_once_are_followed_on_every_way_with_what_the_new_key
     for way in WAYS {
         let mut events: Vec<_> = said[3..].iter().chain(&statements).cloned().collect();
         if way == Way::Stream {
-            // There each event may come alone, and then what was said before its key was stated is refused.
+            // There events may arrive separately; an event before the statement about its key is then refused.
             events.rotate_left(1);
         }
         let newest = Some(dora(4).public_key());
@@ -219,7 +219,7 @@ async fn a_retirement_or_a_fork_behind_a_rotation_is_heeded_on_every_way() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_keys_in_between_say_beside_their_statements_is_kept_on_every_way() {
     let (said, statements) = three_rotations();
-    // On a stream each event may come alone.
+    // On a stream each event may arrive separately.
     for way in WAYS.into_iter().filter(|way| *way != Way::Stream) {
         let events = said.iter().chain(&statements).cloned().collect();
         let newest = Some(dora(4).public_key());
@@ -234,7 +234,7 @@ async fn what_the_keys_in_between_say_beside_their_statements_is_kept_on_every_w
     }
 }
 
-/// A nara that another one introduced, or that was met.
+/// Returns a nara that another one introduced, or that was met.
 pub(crate) fn known_from(nara: &LocalNara, source: KeySource) -> PeerInfo {
     PeerInfo {
         name: Some(nara.name().clone()),
@@ -266,7 +266,7 @@ pub(crate) fn introduction(nara: &LocalNara, number: i64) -> SyncEvent {
     )
 }
 
-/// Bob, and what eve tells him, in one zine each.
+/// Starts bob, to whom eve sends each of these batches in one zine.
 pub(crate) async fn told_by_eve(
     ledger: &Arc<dyn Ledger>,
     known: Vec<PeerInfo>,
@@ -302,14 +302,14 @@ async fn a_statement_does_not_leave_with_the_events_of_who_told_it_first() {
     let dora_holds = |bob: &Nara| bob.registry().by_name("dora").and_then(|dora| dora.key());
     let newest = Some(dora(2).public_key());
     assert!(until(|| dora_holds(&bob) == newest).await);
-    // The keeper has written it down.
+    // The keeper has stored it.
     tokio::time::sleep(Duration::from_millis(200)).await;
     bob.shutdown(Duration::from_secs(5)).await;
     let flood = (0..10).map(|part| (1..50).map(|n| restart(50 * part + n)).collect());
     let bob = told_by_eve(&ledger, Vec::new(), flood.collect()).await;
     bob.shutdown(Duration::from_secs(5)).await;
     assert!(ledger.count().await.unwrap() <= 81);
-    // The key that was replaced does not come back with a restart.
+    // The replaced key is not restored by a restart.
     let bob = start(nara("bob"), &ledger, Vec::new()).await;
     assert_eq!(dora_holds(&bob), newest);
     bob.shutdown(Duration::from_secs(5)).await;
@@ -365,7 +365,7 @@ async fn a_new_key_that_introduces_itself_beside_its_statement_is_no_conflict() 
     assert_eq!(conflicts(), 0);
     let dora_holds = bob.registry().by_name("dora").and_then(|dora| dora.key());
     assert_eq!(dora_holds, Some(dora(2).public_key()));
-    // Without a statement it is one.
+    // Without a statement it is a conflict.
     drop(
         to_bob
             .exchange_zine(vec![introduction(&dora(3), 3)])
@@ -396,7 +396,7 @@ async fn a_replaced_key_that_introduces_itself_beside_its_statement_is_no_news()
     assert!(!told.iter().any(is_alarm), "{told:?}");
     let dora_holds = bob.registry().by_name("dora").and_then(|dora| dora.key());
     assert_eq!(dora_holds, Some(dora(2).public_key()));
-    // Introductions of strangers and of others are counted together.
+    // Introductions of strangers and of known naras are counted together.
     let strangers = (0..64).map(|n| introduction(&nara(&format!("stranger-{n}")), 10 + n));
     let zine = strangers.chain([introduction(&dora(3), 3)]).collect();
     let mut changes = bob.registry().subscribe();

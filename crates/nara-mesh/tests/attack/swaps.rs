@@ -1,4 +1,4 @@
-//! Parts of a message, or whole messages, put in the place of others.
+//! Parts of a message, or whole messages, that are swapped.
 
 use std::sync::{Arc, Mutex};
 
@@ -61,7 +61,7 @@ async fn an_event_inside_a_swapped_v1_body_is_verified_all_the_same() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_v1_only_request_can_be_used_at_another_receiver() {
-    // Alice asks bob, and whoever is between them, or bob himself, hands the request to the target.
+    // Alice calls bob; a man in the middle, or bob himself, forwards the request to the target.
     let road = LegacyRoad::start().await;
     road.sync(1).await.unwrap();
     let kept = &road.attacker.requests("/events/sync")[0];
@@ -72,7 +72,7 @@ async fn a_v1_only_request_can_be_used_at_another_receiver() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_v1_only_request_can_be_reflected_to_its_sender() {
-    // The target asked bob; bob hands the request back to the target's own server.
+    // The target called bob; bob returns the request to the target's own server.
     let target = Target::start().await;
     let headers = signed(&target.local, NOW, "POST", "/events/sync");
     let answer = target.send(&request(
@@ -132,7 +132,7 @@ async fn the_body_of_a_v1_only_answer_cannot_be_swapped() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_of_a_v1_only_answer_can_be_swapped() {
-    // A refusal becomes a success only if its body is one: the body is signed and must be of the endpoint.
+    // A refusal can become a success only if its body is valid for it: the body is signed and must match the endpoint.
     let road = LegacyRoad::start().await;
     road.attacker
         .on_answer(|answer| answer.start = "HTTP/1.1 503 Service Unavailable".to_owned());
@@ -143,7 +143,7 @@ async fn the_status_of_a_v1_only_answer_can_be_swapped() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_nara_cannot_answer_in_the_place_of_the_one_that_was_asked() {
-    // Carol is genuine, and her answer is signed; but bob was asked.
+    // Carol is genuine, and her answer is signed, but the request was for bob.
     let road = LegacyRoad::start().await;
     let carol = nara("carol");
     let peer = crate::legacy::start(&carol, &nara("alice"), &road.clock).await;
@@ -155,7 +155,7 @@ async fn another_nara_cannot_answer_in_the_place_of_the_one_that_was_asked() {
     assert!(road.sync(1).await.unwrap_err().is_unauthenticated());
 }
 
-/// Keeps the ids of those who sent direct messages.
+/// Records the ids of senders of direct messages.
 #[derive(Debug, Default)]
 struct Ids(Arc<Mutex<Vec<Option<NaraId>>>>);
 
@@ -179,7 +179,7 @@ async fn a_handler_is_told_the_id_that_is_pinned_for_the_sender() {
     assert_eq!(*told.lock().unwrap(), expected);
 }
 
-/// The request as a nara sends it that speaks v1 only.
+/// Returns the request as a v1-only nara sends it.
 pub(crate) fn v1_only(request: &Message) -> Message {
     let mut request = request.clone();
     request.remove_headers(|name| {

@@ -1,4 +1,4 @@
-//! Naras that tell about others: who is charged for it, and how many of those that they make up find room.
+//! Naras that introduce others: against whom their events count, and how many invented naras find room.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,20 +19,20 @@ use nara_proto::sync::{EventFilter, SyncRequest};
 use crate::naras::{nara, tease};
 use crate::succession::{AT, dora, introduction, memory, met, start, stated, told_by_eve, until};
 
-/// A ledger of 80 events: an account within its quota has ten of them.
+/// Returns a ledger of 80 events: an account within its quota has ten of them.
 fn small() -> Arc<dyn Ledger> {
     let policy = RetentionPolicy::default().max_events(80);
     Arc::new(MemoryLedger::new().with_retention(policy))
 }
 
-/// What dora says with her first key.
+/// Returns dora's event with her first key.
 fn said() -> Vec<SyncEvent> {
     (0..8)
         .map(|number| tease(&dora(1), "bob", AT * 1_000_000 + number))
         .collect()
 }
 
-/// As many successors of her first key as anybody who has it can state.
+/// Returns as many successors of her first key as its holder can state.
 fn forks() -> Vec<SyncEvent> {
     (10..210).map(|key| stated(1_000, 1, Some(key))).collect()
 }
@@ -77,7 +77,7 @@ async fn imported_statements_are_not_charged_to_the_nara_that_they_are_about() {
     assert!(keeps(&ledger, &said()).await);
 }
 
-/// Has a nara call bob, who knows its key by then, or gets it by a call back.
+/// Makes a nara call bob, who knows its key by then, or gets it by a call back.
 async fn calls(caller: &LocalNara, bob: &Nara) {
     let client = MeshClient::builder(caller.clone()).build();
     client.registry().register(bob.as_peer()).unwrap();
@@ -87,7 +87,7 @@ async fn calls(caller: &LocalNara, bob: &Nara) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn puppets_that_call_find_so_much_room_and_leave_that_of_others() {
-    // Of 64 places, those whom others introduced and who called have 16, and those of one teller 8.
+    // Of 64 places, introduced naras that called get 16, and those of one teller 8.
     let registry = PeerRegistry::default().with_max_peers(64);
     let bob = Nara::builder(nara("bob"))
         .listen("127.0.0.1:0".parse().unwrap())

@@ -1,4 +1,4 @@
-//! The same attackers against TLS, over real sockets. What one end of a handshake can do wrong is in `tests/tls`.
+//! The same attacks against TLS, over real sockets. Faults of one end of a handshake are in `tests/tls`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::relay::Relay;
 use crate::support::{NOW, Target, free_port, known, nara, request, seen};
 
-/// Between peers that speak v2 the connection is the proof, and nothing else is verified.
+/// Between peers that support v2 the connection is the only proof.
 fn speaks_tls() -> PeerProtocol {
     let mut protocol = PeerProtocol::default();
     protocol.v2 = true;
@@ -24,7 +24,7 @@ fn speaks_tls() -> PeerProtocol {
     protocol
 }
 
-/// The client of alice, who knows the target, that it speaks TLS, and takes `address` for it.
+/// Returns alice's client, which knows the target, that it supports TLS, and `address` as its address.
 fn alice(target: &Target, address: std::net::SocketAddr) -> MeshClient {
     let client = MeshClient::builder(nara("alice"))
         .clock(Arc::new(target.clock.clone()))
@@ -42,7 +42,7 @@ async fn sync(client: &MeshClient, target: &Target) -> Result<(), ClientError> {
     Ok(())
 }
 
-/// A direct message with words that would be seen.
+/// Returns a direct message with recognisable words.
 fn secret() -> SyncEvent {
     seen(
         &nara("alice"),
@@ -74,7 +74,7 @@ async fn a_man_in_the_middle_of_tls_reads_nothing() {
     }
 }
 
-/// How many bytes a direct message takes over TLS, to the server and back.
+/// Returns how many bytes a direct message takes over TLS, to the server and back.
 async fn lengths() -> (usize, usize) {
     let target = Target::start().await;
     let relay = Relay::before(target.address()).await;
@@ -91,7 +91,7 @@ async fn lengths() -> (usize, usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_byte_anywhere_in_a_tls_conversation_ends_it() {
-    // Hellos, keys, proofs, the request and its answer: each way is cut into eight parts.
+    // Hellos, keys, proofs, the request and its answer: each direction is cut into eight parts.
     let (out, back) = lengths().await;
     for part in 1..8 {
         for (place, to_server) in [(out * part / 8, true), (back * part / 8, false)] {
@@ -123,7 +123,7 @@ async fn what_was_recorded_of_tls_is_worth_nothing_on_another_connection() {
     client.send_dm(target.local.id(), secret()).await.unwrap();
     let recorded = relay.sent().remove(0);
     let mut stream = tokio::net::TcpStream::connect(target.address()).await.unwrap();
-    // The server hangs up as soon as the recorded keys do not fit.
+    // The server closes as soon as the recorded keys do not match.
     let _ = stream.write_all(&recorded).await;
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
@@ -205,7 +205,7 @@ async fn a_man_in_the_middle_gains_nothing_where_the_handshake_is_the_only_proof
     client.send_dm(target.local.id(), secret()).await.unwrap();
     sync(&client, &target).await.unwrap();
     assert_eq!(*target.senders.0.lock().unwrap(), ["alice"]);
-    // What was recorded, led elsewhere or said without TLS, is worth nothing.
+    // Recorded, redirected or plain messages are worthless.
     let mut stream = tokio::net::TcpStream::connect(target.address()).await.unwrap();
     let _ = stream.write_all(&relay.sent().concat()).await;
     let mut answer = Vec::new();

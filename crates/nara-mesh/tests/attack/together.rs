@@ -1,4 +1,4 @@
-//! Eight hostile keys at the same time, each of them believed, and each on an address of its own.
+//! Eight hostile peers at the same time, each with a trusted key and its own address.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -23,20 +23,20 @@ use crate::support::{NOW, free_port, known, nara, request, signed};
 /// Eight quotas of an eighth are the whole ledger.
 const HOSTILE: u8 = 8;
 
-/// The verified events that the ledger keeps.
+/// The number of verified events that the ledger keeps.
 const ROOM: usize = 400;
 
-/// The peers that the registry keeps.
+/// The number of peers that the registry keeps.
 const PEERS: usize = 64;
 
-/// Events of one zine.
+/// The number of events in one zine.
 const ZINE: usize = 50;
 
 fn at(ts: i64) -> i64 {
     NOW.to_nanos().get() - 1_000_000 + ts
 }
 
-/// A nara that was met at its own address.
+/// Returns a nara that was met at its own address.
 fn met(nara: &LocalNara, host: u8) -> PeerInfo {
     let address = SocketAddr::from(([127, 0, 1, host], 9632));
     PeerInfo {
@@ -53,7 +53,7 @@ fn met(nara: &LocalNara, host: u8) -> PeerInfo {
     }
 }
 
-/// A nara that sends from an address of its own.
+/// A nara that sends from its own address.
 struct Sender {
     nara: LocalNara,
     host: u8,
@@ -70,14 +70,14 @@ impl Sender {
         socket.connect(self.to).await.unwrap()
     }
 
-    /// A signed request, each of them a millisecond later.
+    /// Returns a signed request; each has a time one millisecond later.
     fn signed(&mut self, path: &str, body: &[u8]) -> Vec<u8> {
         self.sent += 1;
         let at = UnixMillis::new(NOW.get() + self.sent);
         request("POST", path, &signed(&self.nara, at, "POST", path), body)
     }
 
-    /// Status and body of the answer; 0 if there is none.
+    /// Returns status and body of the answer; 0 without one.
     async fn post(&mut self, path: &str, body: &[u8]) -> (u16, String) {
         let bytes = self.signed(path, body);
         let mut stream = self.connect().await;
@@ -109,11 +109,11 @@ impl Sender {
     }
 }
 
-/// What a hostile nara does; the connections that it leaves open.
+/// Runs the attacks of a hostile nara; returns the connections that it leaves open.
 async fn attack(mut eve: Sender, honest: Arc<Vec<SyncEvent>>) -> Vec<TcpStream> {
     let name = eve.nara.name().as_str().to_owned();
     let mut open = Vec::new();
-    // Answers that are not read, and bodies that do not end.
+    // Unread answers, and bodies that do not end.
     for _ in 0..4 {
         let mut stream = eve.connect().await;
         let checkpoints = request("GET", "/api/checkpoints/all?limit=2000", &[], b"");
@@ -124,7 +124,7 @@ async fn attack(mut eve: Sender, honest: Arc<Vec<SyncEvent>>) -> Vec<TcpStream> 
         let _ = stream.write_all(&begun[..begun.len() - 1]).await;
         open.push(stream);
     }
-    // Copies of what honest naras will tell, in every way in which they are worth nothing.
+    // Worthless copies of the events that honest naras will send, in every variant.
     let copies = |event: &SyncEvent| {
         let mut stripped = event.clone();
         stripped.sig.clear();
@@ -138,7 +138,7 @@ async fn attack(mut eve: Sender, honest: Arc<Vec<SyncEvent>>) -> Vec<TcpStream> 
     for events in copied.chunks(ZINE) {
         eve.tell(events.to_vec()).await;
     }
-    // Lies in the name of others.
+    // Forged events in the name of others.
     let lie = |number: i64| {
         let payload = SocialPayload {
             kind: "tease".to_owned(),
@@ -157,7 +157,7 @@ async fn attack(mut eve: Sender, honest: Arc<Vec<SyncEvent>>) -> Vec<TcpStream> 
     let lies: Vec<_> = (0..20).map(lie).collect();
     eve.tell(lies.clone()).await;
     eve.post("/dm", &go_json::to_vec(&lies[0])).await;
-    // Checkpoints of nobody, and ghosts.
+    // Checkpoints without known voters, and ghosts.
     let checkpoint = |number: i64| {
         let payload = CheckpointPayload {
             version: 1,
@@ -190,7 +190,7 @@ async fn attack(mut eve: Sender, honest: Arc<Vec<SyncEvent>>) -> Vec<TcpStream> 
     };
     let ghosts = (0..40).map(ghost).collect();
     eve.tell(ghosts).await;
-    // Much of its own, newer than everything else.
+    // Many events of its own, newer than all others.
     for part in 0..5 {
         let own = |number: i64| tease(&eve.nara, "target", at(10_000 + part * 1_000 + number));
         let own = (0..ZINE as i64).map(own).collect();
@@ -204,7 +204,7 @@ async fn attack(mut eve: Sender, honest: Arc<Vec<SyncEvent>>) -> Vec<TcpStream> 
     open
 }
 
-/// The target of all of them, which knows alice by its configuration and has met the others.
+/// Returns the common target, which knows alice by its configuration and has met the others.
 async fn target(others: &[(LocalNara, u8)]) -> (RunningServer, PeerRegistry, Arc<MemoryLedger>) {
     let registry = PeerRegistry::default().with_max_peers(PEERS);
     registry.register(known(&nara("alice"), None)).unwrap();
@@ -247,7 +247,7 @@ async fn eight_hostile_keys_together_take_nothing_from_the_honest() {
         (from..from + count).map(event).collect()
     };
 
-    // Before: what alice signs and what an old ledger told her, and what bob signs.
+    // Before: alice's signed events, those of an old ledger, and bob's signed events.
     let unsigned = |number: i64| {
         let mut event = tease(&nara("oldie"), "target", at(500 + number));
         event.sig.clear();
@@ -261,7 +261,7 @@ async fn eight_hostile_keys_together_take_nothing_from_the_honest() {
     );
     assert_eq!(bob.tell(of_bob.clone()).await, 200);
 
-    // Meanwhile: what they tell next is known to everybody beforehand.
+    // Meanwhile: the attackers know the next events in advance.
     let (more_of_alice, more_of_bob) = (of(&alice, 200, 20), of(&bob, 300, 4));
     let all = [
         of_alice,
@@ -292,7 +292,7 @@ async fn eight_hostile_keys_together_take_nothing_from_the_honest() {
         open.extend(attack.await.unwrap());
     }
 
-    // Afterwards, with their connections still open.
+    // Afterwards, with the attackers' connections still open.
     assert!(alice.is_served("sample").await && bob.is_served("recent").await);
     let everything = ReadLimit::events(usize::MAX);
     let kept = ledger.page(EventFilter::default(), Cursor::START, everything);
@@ -307,14 +307,14 @@ async fn eight_hostile_keys_together_take_nothing_from_the_honest() {
         .filter(|event| ["alice", "bob", "oldie"].contains(&event.actor()))
         .find(|event| !of_honest.contains(event.id.as_str()));
     assert!(forged.is_none(), "{forged:?}");
-    // A hundredth of slack, and a tenth for what is not verified.
+    // A hundredth of slack, and a tenth for unverified events.
     assert!(kept.len() <= ROOM + ROOM / 100 + ROOM / 10, "{}", kept.len());
 
     let key_of = |name: &str| registry.by_name(name).and_then(|peer| peer.key());
     assert_eq!(key_of("alice"), Some(nara("alice").public_key()));
     assert_eq!(key_of("bob"), Some(nara("bob").public_key()));
     assert!(registry.len() <= PEERS);
-    // Somebody new can still be met.
+    // A new nara can still be met.
     registry.register(met(&nara("carol"), 3)).unwrap();
     drop(open);
 }

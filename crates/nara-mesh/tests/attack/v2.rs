@@ -1,4 +1,4 @@
-//! The same attackers against signature profile v2, without TLS.
+//! The same attacks against profile v2, without TLS.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::proxy::{self, Fate, Proxy};
 use crate::support::{NOW, Target, known, nara, seen};
 use crate::swaps::v1_only;
 
-/// Our client alice and our server, who know of each other that they speak v2, and the attacker between them.
+/// Our client alice and our server, which know that both support v2, and the attacker between them.
 struct Road {
     alice: MeshClient,
     attacker: Proxy,
@@ -47,7 +47,7 @@ fn client(target: &Target, address: SocketAddr) -> MeshClient {
 }
 
 impl Road {
-    /// Nobody has proven anything yet.
+    /// Starts both without any proven protocol.
     async fn start_as_strangers() -> Self {
         let target = Target::start().await;
         let attacker = Proxy::before(target.address()).await;
@@ -69,7 +69,7 @@ impl Road {
         road
     }
 
-    /// Asks for events; says whether the answer was bound to the question.
+    /// Requests events; returns whether the answer was bound to the request.
     async fn sync(&self) -> Result<bool, ClientError> {
         let request = SyncRequest::recent(7);
         let answer = self
@@ -85,12 +85,12 @@ impl Road {
         self.alice.send_dm(self.target.local.id(), event).await.map(drop)
     }
 
-    /// The last request to a signed endpoint.
+    /// Returns the last request to a signed endpoint.
     fn kept(&self, path: &str) -> Message {
         self.attacker.requests(path).pop().unwrap()
     }
 
-    /// What the server says to a message.
+    /// Returns the server's answer to a message.
     async fn deliver(&self, message: &Message) -> (u16, String) {
         let answer = proxy::send(self.target.address(), message).await;
         (
@@ -101,7 +101,7 @@ impl Road {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_v2_conversation_passes_an_attacker_that_does_nothing() {
+async fn a_v2_conversation_passes_a_passive_attacker() {
     let road = Road::start().await;
     assert!(road.sync().await.unwrap());
     road.send_dm().await.unwrap();
@@ -116,7 +116,7 @@ async fn a_swapped_body_is_refused_under_v2() {
         Fate::Forward
     });
     assert_eq!(road.sync().await.unwrap_err().status().unwrap(), 400);
-    // The digest is signed as well, so it cannot be made to fit.
+    // The digest is signed as well, so it cannot be adjusted.
     road.attacker.on_request(|request| {
         request.replace_in_body("\"limit\":7", "\"limit\":8");
         let fitting = ContentDigest::of(&request.body).to_field();
@@ -213,7 +213,7 @@ async fn a_second_signature_or_a_repeated_header_is_refused_under_v2() {
     }
 }
 
-/// Adds what a gateway adds: a signature of its own, and the digest of another algorithm.
+/// Adds what a gateway adds: its own signature, and the digest of another algorithm.
 fn gateway(message: &mut Message) {
     for (name, added) in [
         (
@@ -239,7 +239,7 @@ async fn what_a_gateway_adds_gives_an_attacker_nothing() {
     });
     road.attacker.on_answer(gateway);
     assert!(road.sync().await.unwrap());
-    // Two that have not arrived.
+    // Two requests that have not arrived.
     road.attacker.on_request(|_| Fate::Drop);
     let mut kept = Vec::new();
     for _ in 0..2 {
@@ -274,7 +274,7 @@ async fn what_a_gateway_adds_gives_an_attacker_nothing() {
     }
     gateway(&mut kept[0]);
     assert_eq!(road.deliver(&kept[0]).await.0, 200);
-    // The addition does not make a request new, and other digests do not make up for ours.
+    // The addition does not make a request new, and other digests do not replace ours.
     let (status, text) = road.deliver(&kept[0]).await;
     assert_eq!(status, 401);
     assert!(text.contains("replayed"), "{text}");
@@ -296,14 +296,14 @@ async fn a_v2_request_is_refused_by_another_receiver() {
         .unwrap();
     let answer = proxy::send(bob.local_addr(), &road.kept("/events/sync")).await;
     assert_eq!(answer.status(), 401);
-    // To alice, the same attack looks like this.
+    // Against alice, the same attack looks like this.
     road.attacker.on_request(move |_| Fate::Divert(bob.local_addr()));
     assert!(road.sync().await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_v2_request_is_refused_when_it_is_reflected_to_its_sender() {
-    // The target calls bob; whoever is between them hands the request to the target's own server.
+    // The target calls bob; a man in the middle forwards the request to the target's own server.
     let target = Target::start().await;
     let bob =
         Target::start_with(|builder| builder.registry(crate::support::registry(&[&nara("target")]))).await;
@@ -331,11 +331,11 @@ async fn a_v2_request_is_refused_when_it_is_reflected_to_its_sender() {
 async fn a_v2_request_that_is_delivered_twice_counts_once() {
     let road = Road::start().await;
     road.attacker.on_request(|_| Fate::Twice);
-    // The attacker gives back the second answer, which is a refusal.
+    // The attacker returns the second answer, which is a refusal.
     assert!(road.send_dm().await.is_err());
     assert_eq!(road.target.count().await, 1);
     assert_eq!(road.target.senders.0.lock().unwrap().len(), 1);
-    // Nor is anything forgiven on an endpoint where v1 forgives.
+    // Not even on an endpoint where v1 allows repetitions.
     assert!(road.sync().await.is_err());
 }
 
@@ -346,7 +346,7 @@ async fn what_was_kept_from_before_a_restart_is_refused() {
     road.send_dm().await.unwrap();
     let clock = ManualClock::new(NOW.to_nanos());
     clock.advance(Duration::from_secs(1));
-    // The same nara with the same knowledge, and without the memory of what it accepted.
+    // The same nara with the same knowledge, but an empty replay cache.
     let again = nara_mesh::server::MeshServer::builder(road.target.local.clone(), road.target.ledger.clone())
         .registry(road.target.registry.clone())
         .clock(Arc::new(clock))
@@ -361,7 +361,7 @@ async fn what_was_kept_from_before_a_restart_is_refused() {
             "v2 {path}"
         );
     }
-    // Nor does v1 help the attacker: nothing from before is taken.
+    // V1 does not help the attacker either: requests from before the start are refused.
     let stranger = Road::start_as_strangers().await;
     stranger.sync().await.unwrap();
     let kept = v1_only(&stranger.kept("/events/sync"));
@@ -373,7 +373,7 @@ async fn a_v2_answer_belongs_to_its_question() {
     let road = Road::start().await;
     road.sync().await.unwrap();
     let kept = road.attacker.answers().pop().unwrap();
-    // A moment later, to the very same question.
+    // A moment later, for an equal request.
     road.attacker.on_request(move |_| Fate::Answer(kept.clone()));
     assert!(road.sync().await.unwrap_err().is_unauthenticated());
 }
@@ -413,7 +413,7 @@ async fn a_v2_request_that_was_held_back_is_stale() {
 async fn headers_that_are_stripped_from_a_request_are_a_downgrade() {
     let road = Road::start_as_strangers().await;
     let mut events = road.target.registry.subscribe();
-    // Once alice has been heard with v2, she is not heard without.
+    // Once alice has proven v2, she is not accepted without.
     assert!(road.sync().await.unwrap());
     road.target.clock.advance(Duration::from_millis(10));
     let stranger = client(&road.target, road.attacker.address);
@@ -430,7 +430,7 @@ async fn headers_that_are_stripped_from_a_request_are_a_downgrade() {
     while let Ok(event) = events.try_recv() {
         downgrades += usize::from(matches!(event, PeerEvent::Downgrade { .. }));
     }
-    assert_eq!(downgrades, 1, "whoever watches is told");
+    assert_eq!(downgrades, 1, "subscribers are notified");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -443,7 +443,7 @@ async fn headers_that_are_stripped_from_an_answer_are_a_downgrade() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_v1_answer_in_the_place_of_a_v2_answer_is_a_downgrade() {
-    // Genuine, made for somebody whom the target takes for a v1-only nara.
+    // Genuine, made for a nara that the target believes to be v1-only.
     let road = Road::start().await;
     let old = nara("bob");
     let answer = road.target.post(&old, "/events/sync", br#"{"from":"bob"}"#);
@@ -462,7 +462,7 @@ async fn a_v1_answer_in_the_place_of_a_v2_answer_is_a_downgrade() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_in_the_middle_from_the_first_contact_on_can_hold_both_at_v1() {
-    // Neither has heard of the other's v2 yet, and all that would tell is stripped: this is what v1 peers cost.
+    // Neither has seen the other's v2 yet, and all announcements are stripped: this is the cost of supporting v1 peers.
     let road = Road::start_as_strangers().await;
     road.attacker.on_request(|request| {
         *request = v1_only(request);
@@ -479,8 +479,8 @@ async fn who_is_in_the_middle_from_the_first_contact_on_can_hold_both_at_v1() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_signs_v1_only_cannot_ask_for_more_than_v1() {
-    // Its operator has chosen so: what it remembers of the other changes nothing.
+async fn a_v1_only_client_gets_v1_answers() {
+    // Its operator has chosen so: what it remembers of the other does not matter.
     let target = Target::start().await;
     let client = MeshClient::builder(nara("alice"))
         .clock(Arc::new(target.clock.clone()))
@@ -510,7 +510,7 @@ async fn one_genuine_exchange_ends_the_time_in_which_v1_can_be_forced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_capability_that_was_made_up_or_moved_teaches_nothing() {
     let road = Road::start_as_strangers().await;
-    // One that bob signed about himself, and one that says more than was signed.
+    // One is signed by bob about himself, the other states more than was signed.
     let bob = Target::start_with(|builder| builder).await;
     let mut ping = Message {
         start: "GET /ping HTTP/1.1".to_owned(),

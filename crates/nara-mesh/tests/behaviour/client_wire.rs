@@ -1,4 +1,4 @@
-//! `client_wire.json`: what the client sends, and what it makes of the answer, over a socket.
+//! `client_wire.json`: the client's requests, and its results for the answers, over a socket.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,7 +25,7 @@ use crate::RUNTIME;
 use crate::fake_peer::{FakePeer, Received, plain};
 use crate::harness::{Case, Unreadable};
 
-/// What becomes of a call: the forms in which its result may be told, or an error.
+/// The result of a call: its accepted forms, or an error.
 type Outcome = Result<Vec<String>, ClientError>;
 
 pub(crate) fn client_wire(case: &Case<'_>) -> Result<(), Unreadable> {
@@ -33,7 +33,7 @@ pub(crate) fn client_wire(case: &Case<'_>) -> Result<(), Unreadable> {
         return call_nobody(case);
     }
     let wire = Wire::new(case)?;
-    // Nobody else verifies answers, so this is the client that must come to the same verdict.
+    // V1 peers do not verify answers, so this client must reach the same verdict.
     let trusting = wire.client(MeshClientBuilder::danger_accept_unverified_responses);
     let outcome = RUNTIME.block_on(wire.call(case, &trusting))?;
     check_outcome(case, &outcome)?;
@@ -50,7 +50,7 @@ pub(crate) fn client_wire(case: &Case<'_>) -> Result<(), Unreadable> {
     wire.check_own_zine(case, &trusting)
 }
 
-/// A call whose callee nobody registered: it fails before anything is sent.
+/// Calls an unregistered peer: it fails before anything is sent.
 fn call_nobody(case: &Case<'_>) -> Result<(), Unreadable> {
     let soul: Soul = case.parsed("soul")?;
     let local = LocalNara::new(&soul, case.parsed("name")?)
@@ -64,7 +64,7 @@ fn call_nobody(case: &Case<'_>) -> Result<(), Unreadable> {
     Ok(())
 }
 
-/// A nara at the address that the case names, and how to call it.
+/// A nara at the address of the case, and the parameters of the call.
 struct Wire {
     local: LocalNara,
     clock: ManualClock,
@@ -111,7 +111,7 @@ impl Wire {
         let target = case.text("request_target")?;
         Ok(match path_of(target) {
             EventsSync::PATH => {
-                // The name of the sender is the client's to fill in.
+                // The client fills in the name of the sender.
                 let request = SyncRequest {
                     from: String::new(),
                     ..json(case)?
@@ -123,7 +123,7 @@ impl Wire {
                         "from={} events={count} next_cursor={}",
                         answer.from, answer.next_cursor
                     );
-                    // A call for checkpoints tells only how many.
+                    // A call for checkpoints returns only their number.
                     vec![all, count.to_string()]
                 })
             }
@@ -138,7 +138,7 @@ impl Wire {
                 .await
                 .map(|_| told(())),
             MeshMessage::PATH => {
-                // As bytes, which go out as they are: others spell some messages in another way than we do.
+                // As raw bytes: v1 peers spell some messages differently.
                 let body = case.text("body")?.to_owned();
                 let sent = client.peer(peer).call::<MessageBytes>(&body).await;
                 sent.map(|_| told(()))
@@ -149,7 +149,7 @@ impl Wire {
         })
     }
 
-    /// The call that is named after zines makes its own. At the time of theirs it makes the same bytes.
+    /// Checks the zine that the client itself builds. At the recorded time it must have the same bytes.
     fn check_own_zine(&self, case: &Case<'_>, client: &MeshClient) -> Result<(), Unreadable> {
         if path_of(case.text("request_target")?) != GossipZine::PATH {
             return Ok(());
@@ -168,7 +168,7 @@ impl Wire {
     }
 }
 
-/// Connects to a recorder on loopback who calls one address of the mesh, and nobody who calls another.
+/// Connects to a recorder on loopback for one address of the mesh, and fails for any other.
 #[derive(Debug)]
 struct Detour {
     from: SocketAddr,
@@ -190,7 +190,7 @@ impl Transport for Detour {
     }
 }
 
-/// A runtime message as somebody else made it.
+/// A runtime message as a v1 peer spelled it.
 struct MessageBytes;
 
 impl Endpoint for MessageBytes {
@@ -233,9 +233,9 @@ fn check_request(case: &Case<'_>, request: &Received) -> Result<(), Unreadable> 
         };
         match name.as_str() {
             "host" => case.check("host", value),
-            // Of the HTTP libraries.
+            // Headers of the HTTP libraries.
             "accept-encoding" | "content-length" | "user-agent" => {}
-            // Of profile v2, beside what everybody sends; old naras do not look at them.
+            // Headers of profile v2, in addition to v1; v1 peers ignore them.
             "content-digest" | "signature" | "signature-input" | "x-nara-to" => {}
             name => {
                 let spelled = spelled.iter().find(|spelled| spelled.eq_ignore_ascii_case(name));
@@ -247,7 +247,7 @@ fn check_request(case: &Case<'_>, request: &Received) -> Result<(), Unreadable> 
     Ok(())
 }
 
-/// The verdict of who believes answers without proof, as everybody else does.
+/// Checks the verdict of a client that accepts unproven answers, like v1 peers.
 fn check_outcome(case: &Case<'_>, outcome: &Outcome) -> Result<(), Unreadable> {
     case.check("expect", if outcome.is_ok() { "ok" } else { "error" });
     match outcome {
@@ -266,7 +266,7 @@ fn check_outcome(case: &Case<'_>, outcome: &Outcome) -> Result<(), Unreadable> {
     }
 }
 
-/// Of the Go program's words, those that say which error it is.
+/// Checks the parts of the Go program's texts that identify the error.
 fn check_error(case: &Case<'_>, error: &ClientError) -> Result<(), Unreadable> {
     let status = status(case)?;
     let ours = match error.status() {
@@ -290,7 +290,7 @@ fn check_error(case: &Case<'_>, error: &ClientError) -> Result<(), Unreadable> {
     Ok(())
 }
 
-/// The verdict of a client that nobody told to believe answers without proof.
+/// Checks the verdict of a client with default settings, which refuses unproven answers.
 fn check_default(case: &Case<'_>, outcome: &Outcome) -> Result<(), Unreadable> {
     let expected = case.text("expect")?;
     let ours = match outcome {

@@ -27,7 +27,7 @@ pub(crate) fn exchange(case: &Case<'_>) -> Result<(), Unreadable> {
     let growth = server.count() - before;
 
     if case.text("expect")? == "aborted" {
-        // There is no answer to compare with; ours must be one that a rule foresees.
+        // There is no answer to compare with; a rule must allow ours.
         case.prose(&[
             "status",
             "response_headers",
@@ -46,8 +46,8 @@ pub(crate) fn exchange(case: &Case<'_>) -> Result<(), Unreadable> {
     check_answer(case, &server, &answer)
 }
 
-/// The exchanges were recorded with the events of the fixture, but for those whose answer shows that there were
-/// none: no checkpoints at all, or a zine without them.
+/// The exchanges were recorded with the events of the fixture, except for those whose answer shows that there were
+/// none: no checkpoints, or a zine without them.
 fn has_empty_ledger(case: &Case<'_>, ledger: &[&str]) -> bool {
     let Some(body) = case.peek("response_body").and_then(Value::as_str) else {
         return false;
@@ -60,8 +60,8 @@ fn has_empty_ledger(case: &Case<'_>, ledger: &[&str]) -> bool {
         || (is_zine && is_answered && !ledger.iter().any(|event| body.contains(event)))
 }
 
-/// The exchanges were recorded with all naras of the fixture online, but for a query that found nobody to ask next though
-/// it had asked nobody.
+/// The exchanges were recorded with all naras of the fixture online, except for a query that found no next nara
+/// although it had asked none.
 fn was_recorded_alone(case: &Case<'_>) -> bool {
     let target = case.peek("request_target").and_then(Value::as_str);
     let query = target.and_then(|target| target.strip_prefix(PeerQuery::PATH)?.strip_prefix('?'));
@@ -103,14 +103,14 @@ fn check_answer(case: &Case<'_>, server: &Server, answer: &RawResponse) -> Resul
         return Ok(());
     }
 
-    // An answer to HEAD was recorded with the body that belongs to it, which does not travel.
+    // An answer to HEAD was recorded with its body, which is not sent.
     let expected = case.text("response_body")?;
     let is_head = case.text("method")? == "HEAD";
     if is_head {
         let length = answer.header("Content-Length");
         case.claim(
             "response_body",
-            "has the length of the body that does not travel",
+            "has the length of the body that is not sent",
             length.is_none_or(|length| length == expected.len().to_string()),
         );
     } else {
@@ -130,7 +130,7 @@ fn is_signed_by(server: &Server, answer: &RawResponse, body: &[u8]) -> bool {
         .is_ok_and(|auth| auth.verify_signature(&server.key, body).is_ok())
 }
 
-/// All headers that were recorded are the same: the clock stands still, so the signature is, too.
+/// All recorded headers are equal: the clock stands still, so the signature is equal, too.
 fn check_headers(case: &Case<'_>, server: &Server, answer: &RawResponse) -> Result<(), Unreadable> {
     let mut ours = Map::new();
     for (name, expected) in case.entries("response_headers")? {
@@ -143,7 +143,7 @@ fn check_headers(case: &Case<'_>, server: &Server, answer: &RawResponse) -> Resu
     Ok(())
 }
 
-/// Which of several neighbours is named next is nobody's promise: any that was not asked yet will do.
+/// Which of several neighbours is named next is unspecified: any that was not asked yet is allowed.
 fn is_possible_redirect(case: &Case<'_>, server: &Server, got: Option<&str>) -> Result<bool, Unreadable> {
     let target = case.text("request_target")?;
     let (_, query) = target.split_once('?').unwrap_or_default();

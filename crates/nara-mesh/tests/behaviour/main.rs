@@ -1,7 +1,7 @@
-//! Conformance of server and client with what was recorded from v1 peers, over real sockets.
+//! Conformance of server and client with recordings of v1 peers, over real sockets.
 //!
-//! The harness and the table of deliberate deviations are those of `nara-proto`'s conformance test: one
-//! format, one table. `NARA_VECTORS` names another folder of vectors.
+//! The harness and the table of deviations are shared with `nara-proto`'s conformance test. `NARA_VECTORS` names
+//! another folder of vectors.
 
 mod client_wire;
 #[path = "../../../nara-proto/tests/conformance/deviations.rs"]
@@ -25,7 +25,7 @@ use std::sync::LazyLock;
 use harness::Check;
 use tokio::runtime::Runtime;
 
-/// Servers and clients of all cases run here.
+/// The runtime of all servers and clients.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime can be started"));
 
 const CHECKS: [(&str, Check); 3] = [

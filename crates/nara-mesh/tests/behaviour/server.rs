@@ -21,7 +21,7 @@ use crate::RUNTIME;
 use crate::harness::{Case, Unreadable};
 use crate::raw_http::{self, RawResponse};
 
-/// A running server and what is known about it.
+/// A running server and its parts.
 pub(crate) struct Server {
     pub(crate) key: PublicKey,
     pub(crate) peers: Vec<NaraName>,
@@ -29,7 +29,7 @@ pub(crate) struct Server {
     running: RunningServer,
 }
 
-/// Who is online.
+/// The naras that are online.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Presence {
     AllOnline,
@@ -47,7 +47,7 @@ impl MeshHandler for Neighbourhood {
 }
 
 impl Server {
-    /// Starts the server of the fixture with these events, in this order. `also_known`: one more peer.
+    /// Starts the server of the fixture with these events, in this order. `also_known` is an additional peer.
     pub(crate) fn start(
         fixture: &Case<'_>,
         ledger: &[&str],
@@ -78,7 +78,7 @@ impl Server {
                 .expect("the peers of the fixture are consistent");
         }
         if let Some((name, key)) = also_known {
-            // Someone of the fixture under its own key, or somebody new.
+            // A nara of the fixture under its own key, or a new one.
             let _ = registry.register(known(name, key));
         }
 
@@ -90,7 +90,7 @@ impl Server {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let store = Arc::new(MemoryLedger::new());
-        // It has been running for longer than any request of a case is old.
+        // It has been running for longer than the age of any request of a case.
         let clock = ManualClock::new(now.saturating_sub(2 * FRESHNESS_WINDOW).to_nanos());
         let key = local.public_key();
         let builder = MeshServer::builder(local, store.clone())
@@ -116,7 +116,7 @@ impl Server {
         })
     }
 
-    /// How many events its ledger holds.
+    /// Returns how many events its ledger holds.
     pub(crate) fn count(&self) -> usize {
         RUNTIME
             .block_on(self.ledger.count())

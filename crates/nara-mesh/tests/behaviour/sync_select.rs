@@ -1,4 +1,4 @@
-//! `sync_select.json`: what the server selects, asked over its socket.
+//! `sync_select.json`: the server's selection, requested over its socket.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ pub(crate) fn sync_select(case: &Case<'_>) -> Result<(), Unreadable> {
     let body = case.text("request_json")?;
     let request = go_json::from_slice::<SyncRequest>(body.as_bytes()).unwrap_or_default();
 
-    // The requests were not recorded with a sender; ours signs as the nara that the body names.
+    // The requests were recorded without a sender; ours signs as the nara in the body.
     let name: NaraName = request
         .from
         .parse()
@@ -78,7 +78,7 @@ fn check_selection(case: &Case<'_>, request: &SyncRequest, answer: &RawResponse)
     } else if same_but_for_ties {
         case.prose(&["response_body"]);
     } else if request.mode == "sample" && is_possible_sample(case, &response, expected.len())? {
-        // A random choice: theirs cannot be ours.
+        // A random choice differs from theirs.
         case.prose(&["response_body"]);
     } else {
         let ours: Vec<Value> = ours.into_iter().map(Value::from).collect();
@@ -88,7 +88,7 @@ fn check_selection(case: &Case<'_>, request: &SyncRequest, answer: &RawResponse)
     Ok(())
 }
 
-/// As many events as theirs, oldest first, with all critical ones that fit.
+/// Checks for as many events as theirs, oldest first, with all critical ones that fit.
 fn is_possible_sample(case: &Case<'_>, response: &SyncResponse, len: usize) -> Result<bool, Unreadable> {
     let ledger = case.texts("ledger")?;
     let ledger: Vec<SyncEvent> = ledger

@@ -1,4 +1,4 @@
-//! How much of a request is proven, and routes that ask for all of it.
+//! The proven parts of a request, and routes that require a fully proven one.
 
 use axum::Router;
 use axum::middleware::from_fn;
@@ -34,7 +34,7 @@ async fn a_sender_says_how_much_it_has_proven() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_not_trusted_covers_nothing_more_than_the_signature() {
+async fn an_untrusted_connection_covers_no_more_than_the_signature() {
     let server = serve(bob().routes(routes()).channel_trust(ChannelTrust::VerifyAlways)).await;
     let answer = call(&server, Profile::Tls, "POST", "/any", "").await;
     assert_eq!(answer.text(), format!("{:?}", Coverage::Whole));

@@ -1,8 +1,8 @@
-//! Routes of the application on the server of a nara, over real sockets: what is verified before a handler runs, what is
-//! signed behind it, and which bounds hold.
+//! Routes of the application on the server of a nara, over real sockets: verification before a handler, signatures
+//! after it, and bounds.
 #![expect(
     clippy::unwrap_used,
-    reason = "a helper of a test that cannot go on fails the test"
+    reason = "a test helper that cannot continue fails the test"
 )]
 
 mod bounds;

@@ -161,7 +161,7 @@ async fn forged_identity_headers_do_not_reach_a_handler() {
 }
 
 #[tokio::test]
-async fn unsigned_routes_take_everybody_and_prove_nothing() {
+async fn unsigned_routes_accept_any_caller_and_prove_nothing() {
     let open = Router::new()
         .route("/x", get(async || "open"))
         .route("/who", get(greet));
@@ -177,7 +177,7 @@ async fn unsigned_routes_take_everybody_and_prove_nothing() {
     assert_eq!(
         answer.status,
         StatusCode::INTERNAL_SERVER_ERROR,
-        "nobody was verified there"
+        "no sender is verified there"
     );
     let answer = call(&server, Profile::V2, "GET", "/elsewhere", "").await;
     assert_eq!(answer.status, StatusCode::NOT_FOUND);

@@ -1,4 +1,4 @@
-//! Bodies that are sent as they are made.
+//! Bodies that are sent while they are produced.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use crate::naras::{nara_with_seed, registry};
 use crate::support::{Connection, Profile, SIGNED, bob, nara, serve};
 
-/// Each piece of the request, as it comes.
+/// Returns each piece of the request as it arrives.
 fn echo(body: Body) -> Body {
     let pieces: BodyDataStream = body.into_data_stream();
     Body::from_stream(pieces)
@@ -76,7 +76,7 @@ async fn on_a_secure_connection_bodies_stream_in_both_directions() {
     assert_eq!(head.response.status(), StatusCode::OK);
     let mut body = head.response.into_body();
     for piece in ["one", "two", "three"] {
-        // The next one is sent when the last one came back: nothing waits for the end.
+        // The next piece is sent when the last one came back, so neither side waits for the end.
         pieces.send(Ok(Bytes::from(piece))).await.unwrap();
         let frame = body.frame().await.unwrap().unwrap();
         assert_eq!(frame.into_data().unwrap(), piece);
@@ -205,7 +205,7 @@ async fn a_streamed_request_ends_with_the_key_on_which_it_was_opened() {
     let read = move |body: Body| {
         let told = told.clone();
         async move {
-            // Nothing comes; the first frame is the error.
+            // No byte arrives; the first frame is the error.
             let frame = body.into_data_stream().next().await;
             told.send(matches!(frame, Some(Err(_)))).await.unwrap();
         }
@@ -217,7 +217,7 @@ async fn a_streamed_request_ends_with_the_key_on_which_it_was_opened() {
     let silent = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
     let sending = connection.send("POST", "/s/read", headers, signature, silent);
     let replacing = async {
-        // A request that is answered came behind the head of the other one.
+        // This request arrives after the head of the other one.
         let mut other = Connection::open(server.local_addr(), Profile::Tls).await;
         other.call("GET", "/s/unknown", "").await;
         let other = nara_with_seed("alice", 99).public_key();

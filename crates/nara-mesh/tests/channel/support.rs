@@ -1,4 +1,4 @@
-//! The server of bob with routes of his own, and callers who sign by hand.
+//! Bob's server with his own routes, and callers that sign by hand.
 
 use std::future::poll_fn;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -34,10 +34,10 @@ use tokio::net::TcpStream;
 pub(crate) use crate::naras::nara;
 use crate::naras::{registry, seed_of};
 
-/// When the tests take place.
+/// The time of the tests.
 pub(crate) const NOW: UnixMillis = UnixMillis::new(1_769_100_000_250);
 
-/// The server of bob, which knows alice.
+/// Returns bob's server, which knows alice.
 pub(crate) fn bob() -> MeshServerBuilder {
     MeshServer::builder(nara("bob"), Arc::new(MemoryLedger::new()))
         .without_client()
@@ -45,33 +45,33 @@ pub(crate) fn bob() -> MeshServerBuilder {
 }
 
 pub(crate) async fn serve(builder: MeshServerBuilder) -> RunningServer {
-    // It has been running for longer than any request of a test is old.
+    // It has been running for longer than the age of any request of a test.
     let clock = ManualClock::new(NOW.saturating_sub(2 * FRESHNESS_WINDOW).to_nanos());
     let built = builder.clock(Arc::new(clock.clone())).build().unwrap();
     clock.advance(2 * FRESHNESS_WINDOW);
     built.serve((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap()
 }
 
-/// How a caller proves itself.
+/// How a caller authenticates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Profile {
     V1,
     V2,
     Tls,
-    /// Not at all.
+    /// Without any proof.
     Unsigned,
 }
 
 pub(crate) const SIGNED: [Profile; 3] = [Profile::V1, Profile::V2, Profile::Tls];
 
-/// One connection of alice to bob.
+/// A connection from alice to bob.
 pub(crate) struct Connection {
     sender: SendRequest<Body>,
     channel: Option<ChannelBinding>,
     profile: Profile,
 }
 
-/// An answer, read to its end.
+/// A complete answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -80,7 +80,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Whether bob has proven it the way it was asked for.
+    /// Returns whether bob has proven it as requested.
     pub(crate) fn is_proven(&self) -> bool {
         self.proven
     }
@@ -90,7 +90,7 @@ impl Answer {
     }
 }
 
-/// An answer whose body is still to be read.
+/// An answer whose body is not read yet.
 pub(crate) struct Head {
     pub(crate) response: Response<Incoming>,
     request: Option<Signature>,
@@ -98,7 +98,7 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// What of the body the v2 signature of the answer covers, if it is bob's.
+    /// Returns the signed statement about the body in bob's v2 signature, if valid.
     pub(crate) fn signed_body(&self) -> Option<SignedBody> {
         let signed = ResponseSignature::from_headers(self.response.headers()).ok()?;
         let (key, request) = (nara("bob").public_key(), self.request?);
@@ -161,7 +161,7 @@ impl Connection {
         }
     }
 
-    /// Sends a request that alice signed as this connection is used.
+    /// Sends a request with the signature of this connection's profile.
     pub(crate) async fn call(&mut self, method: &str, target: &str, body: impl Into<Bytes>) -> Answer {
         let body = body.into();
         let (headers, signature) = self.sign(method, target, Some(&body), |_| {});
@@ -171,7 +171,7 @@ impl Connection {
         head.unwrap().read().await.unwrap()
     }
 
-    /// The headers of a request to bob; without `body` it is a stream.
+    /// Returns the headers of a request to bob; without `body` it is streamed.
     pub(crate) fn sign(
         &self,
         method: &str,
@@ -191,7 +191,7 @@ impl Connection {
         match self.profile {
             Profile::Unsigned => {}
             Profile::V1 => {
-                // A millisecond of its own.
+                // A separate millisecond per request.
                 let at = UnixMillis::new(NOW.get() - i64::try_from(number).unwrap());
                 RequestAuth::sign(alice.keypair(), alice.name(), at, method, path).write_to(&mut headers);
             }
@@ -216,7 +216,7 @@ impl Connection {
         (headers, signature)
     }
 
-    /// Sends a request as it is.
+    /// Sends a request unchanged.
     pub(crate) async fn send(
         &mut self,
         method: &str,
@@ -238,7 +238,7 @@ impl Connection {
         })
     }
 
-    /// Asks for an answer that may be signed at its head only.
+    /// Requests an answer that may be signed at its head only.
     pub(crate) async fn ask_for_stream(&mut self, target: &str) -> Head {
         let (headers, signature) = self.sign("GET", target, Some(b""), |headers| {
             if self.profile == Profile::V2 {
@@ -250,7 +250,7 @@ impl Connection {
     }
 }
 
-/// One request on a connection of its own.
+/// Sends one request on a new connection.
 pub(crate) async fn call(
     server: &RunningServer,
     profile: Profile,
@@ -286,7 +286,7 @@ fn client_config(nara: &LocalNara) -> ClientConfig {
         .unwrap()
 }
 
-/// Accepts every server: whose key it has is not what these tests are about.
+/// Accepts every server: these tests do not check its key.
 #[derive(Debug)]
 struct Anyone;
 

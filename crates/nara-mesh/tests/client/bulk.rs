@@ -1,4 +1,4 @@
-//! Whole ledgers into ledgers, from a real server, and from peers that are not what they should be.
+//! Sync of whole ledgers, from a real server, and from misbehaving peers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,12 +17,12 @@ use nara_mesh::server::{MeshServer, RunningServer};
 
 use crate::support::{Answer, Mesh, address, event, introduce, json, known, nara, plain, signed};
 
-/// A ledger in memory that keeps everything.
+/// Returns an in-memory ledger without limits.
 pub(crate) fn ledger() -> Arc<MemoryLedger> {
     Arc::new(MemoryLedger::new().with_retention(RetentionPolicy::UNLIMITED))
 }
 
-/// Starts the real server of bob at 100.64.0.2, which knows alice.
+/// Starts bob's real server at 100.64.0.2, which knows alice.
 pub(crate) async fn serve_bob(mesh: &Mesh, ledger: Arc<dyn Ledger>) -> RunningServer {
     let registry = PeerRegistry::default();
     registry.register(known(&mesh.alice, None)).unwrap();
@@ -40,7 +40,7 @@ pub(crate) async fn all(ledger: &dyn Ledger) -> Vec<SyncEvent> {
     page.into_iter().map(|checked| checked.event).collect()
 }
 
-/// Events of bob, several at each time.
+/// Returns events of bob, several at each time.
 pub(crate) fn events(count: i64) -> Vec<SyncEvent> {
     let bob = nara("bob");
     (0..count).map(|n| event(&bob, 1_000_000 * n + 1)).collect()
@@ -122,7 +122,7 @@ async fn bad_events_are_named_and_left_out_and_the_page_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sync_that_breaks_off_keeps_what_came_and_resumes_without_duplicates() {
+async fn an_interrupted_sync_keeps_its_events_and_resumes_without_duplicates() {
     let mesh = Mesh::new();
     let client = mesh.client();
     let sent = events(100);
@@ -163,7 +163,7 @@ async fn a_sync_that_breaks_off_keeps_what_came_and_resumes_without_duplicates()
     assert_eq!(all(&*ours).await, sent);
 }
 
-/// The page that a sync request asks for.
+/// Returns the page for a sync request.
 fn page(events: &[SyncEvent], request: &[u8]) -> bytes::Bytes {
     let request: SyncRequest = go_json::from_slice(request).unwrap();
     let after: Cursor = request.after.parse().unwrap();
@@ -184,7 +184,7 @@ fn page(events: &[SyncEvent], request: &[u8]) -> bytes::Bytes {
     json(&response)
 }
 
-/// Requests for pages are never ahead of the caller by more than two.
+/// Requests for pages are at most two ahead of the caller.
 #[tokio::test(start_paused = true)]
 async fn no_more_than_three_pages_are_held() {
     use futures_util::StreamExt as _;
@@ -203,7 +203,7 @@ async fn no_more_than_three_pages_are_held() {
     let mut pages = client.peer(&id).sync_pages(EventFilter::default(), 10, None);
     for taken in 1..=5 {
         pages.next().await.unwrap().unwrap();
-        // Everything that can happen without the caller happens.
+        // Everything that does not depend on the caller happens.
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         assert_eq!(peer.received().len(), taken + 2);
     }
@@ -218,7 +218,7 @@ async fn a_gigabyte_page_is_cut_at_the_limit_and_named() {
     let client = mesh.client();
     let bob = nara("bob");
     let id = introduce(&client, &bob, address(2));
-    // Announces a gigabyte; that it would never come does not matter.
+    // Announces a gigabyte, which it never sends.
     let _peer = mesh
         .peer(2, |_| {
             let mut response = Response::new(bytes::Bytes::from_static(b"{"));

@@ -28,12 +28,12 @@ use crate::support::{
     Answer, FakePeer, Mesh, NOW, address, event, introduce, json, nara, plain, signed, timed,
 };
 
-/// Idle connections kept for one peer, and in all.
+/// The number of idle connections kept per peer, and in total.
 const POOL_IDLE_PER_PEER: usize = 20;
 const POOL_IDLE_TOTAL: usize = 100;
 
-/// A transport whose streams end on the reading side once `ended` is set, without waking anybody: what a
-/// client meets whose peer closed a moment ago.
+/// A transport whose streams end on the reading side once `ended` is set, without a wake-up: like those of a peer that
+/// closed a moment ago.
 #[derive(Debug)]
 struct Closing {
     inner: MemoryTransport,
@@ -48,7 +48,7 @@ struct ClosingStream {
 impl Transport for Closing {
     fn dial(&self, peer: SocketAddr) -> BoxFuture<'_, io::Result<BoxMeshStream>> {
         Box::pin(async move {
-            // Streams dialled from now on live.
+            // Streams dialled from now on stay open.
             let ended = if self.ended.load(Ordering::SeqCst) {
                 Arc::default()
             } else {
@@ -91,7 +91,7 @@ impl AsyncWrite for ClosingStream {
     }
 }
 
-/// A client whose connections turn out closed once the switch is on; those dialled later live.
+/// Returns a client whose connections end once the switch is on; later ones stay open.
 fn client_of_closing_peers(mesh: &Mesh) -> (MeshClient, Arc<AtomicBool>) {
     let ended = Arc::new(AtomicBool::new(false));
     let transport = Closing {
@@ -155,7 +155,7 @@ async fn idle_connections_are_bounded_for_one_peer_and_for_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_not_sent_is_signed_anew_and_sent_again_if_that_is_harmless() {
+async fn an_unsent_idempotent_request_is_signed_again_and_retried() {
     let mesh = Mesh::new();
     let (client, ended) = client_of_closing_peers(&mesh);
     let bob = nara("bob");
@@ -180,7 +180,7 @@ async fn what_was_not_sent_is_signed_anew_and_sent_again_if_that_is_harmless() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_idempotent_is_not_sent_again() {
+async fn a_request_that_is_not_idempotent_is_not_retried() {
     let mesh = Mesh::new();
     let (client, ended) = client_of_closing_peers(&mesh);
     let bob = nara("bob");
@@ -197,7 +197,7 @@ async fn what_is_not_idempotent_is_not_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dm_is_the_event_and_its_receipt_says_what_became_of_it() {
+async fn a_dm_is_the_event_and_its_receipt_has_the_outcome() {
     let mesh = Mesh::new();
     let client = mesh.client();
     let bob = nara("bob");
@@ -271,7 +271,7 @@ async fn a_reply_that_comes_before_the_answer_reaches_its_caller() {
     let responder = bob.clone();
     mesh.peer(2, move |request| {
         let message = RuntimeMessage::from_json(&request.body).unwrap();
-        // Another nara cannot answer for bob, and a message that answers nothing comes back.
+        // Another nara cannot answer for bob, and an unexpected message is returned.
         let of_carol = ack(&message, &nara("carol"));
         assert_eq!(replies.resolve(of_carol.clone()).unwrap_err().as_ref(), &of_carol);
         let mut unsolicited = ack(&message, &responder);
@@ -293,7 +293,7 @@ async fn a_reply_that_comes_before_the_answer_reaches_its_caller() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn replies_to_messages_of_one_moment_reach_their_callers_in_whatever_order_they_come() {
+async fn replies_to_simultaneous_messages_reach_their_callers_in_any_order() {
     let mesh = Mesh::new();
     let client = mesh.client();
     let bob = nara("bob");
@@ -321,7 +321,7 @@ async fn replies_to_messages_of_one_moment_reach_their_callers_in_whatever_order
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_waits_thirty_seconds_for_a_reply_and_leaves_nothing_behind() {
+async fn a_caller_waits_thirty_seconds_for_a_reply_and_then_cleans_up() {
     let mesh = Mesh::new();
     let client = mesh.client();
     let bob = nara("bob");
@@ -357,7 +357,7 @@ async fn a_message_that_cannot_be_sent_does_not_wait_for_its_reply() {
     assert!(sent.unwrap_err().is_unknown_peer());
 }
 
-/// Starts a peer that answers queries with a redirect to `next`, or with what it knows of dora.
+/// Starts a peer that answers queries with a redirect to `next`, or with its data about dora.
 async fn query_peer(mesh: &Mesh, last: u8, next: Option<&'static str>) -> FakePeer {
     mesh.peer(last, move |_| match next {
         Some(next) => match plain(307, "") {
@@ -405,13 +405,13 @@ async fn a_query_follows_names_and_not_locations() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_query_asks_nine_at_most_and_nobody_twice() {
+async fn a_query_asks_at_most_nine_peers_and_none_twice() {
     let mesh = Mesh::new();
     let client = mesh.client();
     let mut peers = Vec::new();
     for last in 2..20 {
         introduce(&client, &nara(&format!("peer-{last:02}")), address(last));
-        // Everyone suggests one who was asked, the target itself, us, or nobody we know.
+        // Each suggests a nara that was asked, the target itself, us, or an unknown nara.
         let next = ["peer-02", "dora", "alice", "stranger"][usize::from(last) % 4];
         peers.push(query_peer(&mesh, last, Some(next)).await);
     }

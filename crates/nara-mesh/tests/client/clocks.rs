@@ -1,4 +1,4 @@
-//! Clocks that are apart.
+//! Clock offsets.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,12 +19,12 @@ use crate::support::{Answer, Mesh, NOW, address, event, introduce, nara, ping_an
 const SECOND: i64 = 1_000_000_000;
 const OK: &str = r#"{"success":true}"#;
 
-/// A clock so many nanoseconds ahead of that of alice, as it stands at the beginning.
+/// Returns a clock this many nanoseconds ahead of alice's initial time.
 fn ahead(nanos: i64) -> ManualClock {
     ManualClock::new(UnixNanos::new(NOW + nanos))
 }
 
-/// Starts a nara whose clock is so far ahead, and introduces it.
+/// Starts a nara whose clock is this far ahead, and introduces it.
 async fn peer_ahead(mesh: &Mesh, client: &MeshClient, last: u8, nanos: i64) -> (NaraId, FakePeer) {
     let local = nara(&format!("peer-{last}"));
     let id = introduce(client, &local, address(last));
@@ -42,7 +42,7 @@ async fn dm(mesh: &Mesh, client: &MeshClient, id: &NaraId) -> Result<(), ClientE
     client.send_dm(id, event(&mesh.alice, 1)).await.map(drop)
 }
 
-/// Tells a client the clocks of three peers, all so far ahead.
+/// Teaches a client the clocks of three peers, all this far ahead.
 async fn three_others(mesh: &Mesh, client: &MeshClient, nanos: i64) {
     for last in 11..14 {
         let (id, _peer) = peer_ahead(mesh, client, last, nanos).await;
@@ -66,7 +66,7 @@ async fn the_offset_of_a_peer_is_learned_from_its_verified_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_learned_from_what_is_not_proven() {
+async fn an_unproven_answer_teaches_no_clock() {
     let mesh = Mesh::new();
     let client = mesh.client();
     let (bob, mallory) = (nara("bob"), nara("mallory"));
@@ -133,7 +133,7 @@ async fn a_clock_that_was_set_right_and_is_wrong_again_is_warned_of_again() {
     assert_eq!(warned, 2);
 }
 
-/// What a nara answers to a request that it finds stale, with its clock so far ahead.
+/// Returns the answer of a nara, whose clock is this far ahead, to a request that it considers stale.
 fn refusal(nanos: i64, fault: Option<ClockFault>) -> Answer {
     let Answer::With(mut response) = plain(
         401,
@@ -151,7 +151,7 @@ fn refusal(nanos: i64, fault: Option<ClockFault>) -> Answer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_for_time_says_both_clocks_and_what_to_do() {
+async fn a_refusal_for_time_names_both_clocks_and_the_remedy() {
     let mesh = Mesh::new();
     let client = mesh.client();
     let id = introduce(&client, &nara("bob"), address(2));
@@ -264,7 +264,7 @@ async fn the_date_of_an_older_nara_tells_its_clock_to_the_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_time_a_peer_claims_the_message_stays_readable() {
+async fn any_claimed_time_gives_a_readable_message() {
     for claimed in [i64::MIN, -1, 0, i64::MAX] {
         let mesh = Mesh::new();
         let client = mesh.client();
@@ -287,7 +287,7 @@ async fn whatever_time_a_peer_claims_the_message_stays_readable() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_outside_of_the_window_says_how_far_and_counts_for_nothing() {
+async fn a_stale_answer_is_an_error_with_the_offset_and_teaches_nothing() {
     let mesh = Mesh::new();
     let client = mesh.client();
     let (id, _peer) = peer_ahead(&mesh, &client, 2, -40 * SECOND).await;
@@ -322,7 +322,7 @@ async fn a_forged_answer_outside_of_the_window_is_a_forgery_and_no_matter_of_clo
     assert!(error.is_unauthenticated() && !error.is_clock_skew(), "{error}");
 }
 
-/// The time of the last request, in milliseconds ahead of our clock.
+/// Returns the time of the last request, in milliseconds ahead of our clock.
 fn signed_ahead(mesh: &Mesh, peer: &FakePeer) -> i64 {
     let auth = RequestAuth::from_headers(&peer.last().headers).unwrap();
     auth.timestamp().get() - nara_mesh::clock::Clock::now_millis(&mesh.clock).get()
@@ -377,7 +377,7 @@ async fn compensated_times_are_never_used_twice_and_others_keep_theirs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_can_move_our_time_by_more_than_the_window() {
+async fn no_peer_can_move_our_time_by_more_than_the_window() {
     let mesh = Mesh::new();
     let client = mesh.builder().compensate_clocks(true).build();
     let bob = nara("bob");
@@ -396,7 +396,7 @@ async fn nobody_can_move_our_time_by_more_than_the_window() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ping_tells_the_offset_of_an_unsigned_answer_as_what_it_is() {
+async fn a_ping_reports_the_offset_of_an_unsigned_answer_as_unproven() {
     let mesh = Mesh::new();
     let clock = Arc::new(ahead(-3 * SECOND));
     let client = mesh.builder().clock(clock).build();
@@ -414,10 +414,10 @@ async fn a_ping_tells_the_offset_of_an_unsigned_answer_as_what_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ping_tells_what_is_proven_of_a_clock_whatever_the_unsigned_answer_says() {
+async fn a_ping_reports_the_proven_offset_if_there_is_one() {
     let mesh = Mesh::new();
     let client = mesh.client();
-    // Its signed answers are 4 s ahead; that of `/ping` tells our own time.
+    // Its signed answers are 4 s ahead; its `/ping` answer has our own time.
     let (id, _peer) = peer_ahead(&mesh, &client, 2, 4 * SECOND).await;
     let measured = client.peer(&id).measure_clock().await.unwrap().unwrap();
     assert!((measured.nanos() - 4 * SECOND).abs() <= SECOND / 2);
@@ -462,14 +462,14 @@ async fn a_peer_whose_clock_jumps_is_called_again_at_once() {
         .set_clock_compensation(Some(true));
     dm(&mesh, &client, &id).await.unwrap();
     dm(&mesh, &client, &id).await.unwrap();
-    // Between our time and the one that it had.
+    // Between our time and the peer's former time.
     clock.set(UnixNanos::new(NOW - 16 * SECOND));
     assert!(dm(&mesh, &client, &id).await.unwrap_err().is_clock_skew());
     dm(&mesh, &client, &id).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_learned_of_clocks_ends_when_ours_is_set() {
+async fn learned_offsets_are_forgotten_when_our_clock_is_set() {
     let mesh = Mesh::new();
     let client = mesh.client();
     three_others(&mesh, &client, 20 * SECOND).await;
@@ -477,7 +477,7 @@ async fn what_was_learned_of_clocks_ends_when_ours_is_set() {
     dm(&mesh, &client, &id).await.unwrap();
     let peer = client.peer(&id).known().unwrap();
     assert!(peer.clock_offset().is_some());
-    // Set right: nobody is apart from us any more.
+    // Corrected: no peer's clock differs from ours any more.
     mesh.clock.set(UnixNanos::new(NOW + 20 * SECOND));
     dm(&mesh, &client, &id).await.unwrap();
     let learned = peer.clock_offset().unwrap();

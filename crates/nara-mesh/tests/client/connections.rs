@@ -1,4 +1,4 @@
-//! Connections that break, and peers that are no naras at all.
+//! Broken connections, and peers that are not naras.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ use tokio::sync::Barrier;
 
 use crate::support::{Mesh, address, event, introduce, json, nara};
 
-/// A peer behind something that forgets its connections: on those from before `reset` the next request breaks.
+/// A peer behind a middlebox that loses its connections: on those from before `reset` the next request breaks.
 struct Forgetful {
     client: MeshClient,
     id: NaraId,
@@ -34,7 +34,7 @@ struct Forgetful {
 }
 
 impl Forgetful {
-    /// With so many idle connections.
+    /// Starts it with this many idle connections.
     async fn start(mesh: &Mesh, idle: usize) -> Self {
         let (bob, clock) = (nara("bob"), mesh.clock.clone());
         let client = mesh.client();
@@ -70,7 +70,7 @@ impl Forgetful {
                         }
                         request.into_body().collect().await.unwrap();
                         if now == 0 {
-                            // So that each of the first calls needs a connection of its own.
+                            // So that each of the first calls needs a separate connection.
                             together.wait().await;
                         }
                         let ping = PingResponse {
@@ -145,7 +145,7 @@ async fn an_idle_connection_is_closed_with_the_key_on_which_it_was_opened() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_must_not_be_repeated_fails_once_and_does_not_open_the_breaker() {
+async fn a_non_idempotent_call_fails_once_and_does_not_open_the_breaker() {
     let mesh = Mesh::new();
     let peer = Forgetful::start(&mesh, 5).await;
     let dm = async || peer.client.send_dm(&peer.id, event(&mesh.alice, 1)).await;
@@ -159,7 +159,7 @@ async fn what_must_not_be_repeated_fails_once_and_does_not_open_the_breaker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_speak_http_is_told_apart_from_a_connection_that_breaks() {
+async fn a_protocol_error_is_distinguished_from_a_broken_connection() {
     let mesh = Mesh::new();
     let cases: [(&[u8], ClientErrorKind); 4] = [
         (b"SSH-2.0-OpenSSH_9.6\r\n", ClientErrorKind::NotHttp),

@@ -1,4 +1,4 @@
-//! Time limits, connections that die, and peers that are down.
+//! Time limits, dead connections, and peers that are down.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use crate::support::{Answer, Mesh, address, introduce, nara, ping_answer, plain,
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Calls in flight to one peer.
+/// The maximum number of calls in flight to one peer.
 const MAX_IN_FLIGHT_PER_PEER: usize = 32;
 
 /// How long an idle connection is kept.

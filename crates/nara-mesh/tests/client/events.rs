@@ -1,4 +1,4 @@
-//! Answers that are events: each gets its own verdict.
+//! Answers with events: each event gets its own verdict.
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -30,7 +30,7 @@ fn checkpoint(ts: i64) -> SyncEvent {
 
 fn observation(ts: i64) -> SyncEvent {
     let payload = ObservationPayload {
-        // Nobody knows its key.
+        // Its key is unknown.
         observer: "dave".to_owned(),
         subject: "carol".to_owned(),
         kind: "first-seen".to_owned(),
@@ -41,7 +41,7 @@ fn observation(ts: i64) -> SyncEvent {
     SyncEvent::new(UnixNanos::new(ts), Payload::Observation(payload))
 }
 
-/// Answers a page of `ledger`, with our cursor if `modern`.
+/// Returns a page of `ledger`, with our cursor if `modern`.
 fn serve_page(ledger: &[SyncEvent], request: &Received, bob: &LocalNara, modern: bool) -> Bytes {
     let mut request: SyncRequest = go_json::from_slice(&request.body).unwrap();
     if !modern {
@@ -185,7 +185,7 @@ async fn pages_bring_every_event_once_from_peers_old_and_new() {
         let mesh = Mesh::new();
         let client = mesh.client();
         let bob = nara("bob");
-        // Pairs share a time, and a page of three parts one of them.
+        // Pairs share a time, and a page of three splits one of them.
         let ledger: Vec<_> = (1..=20)
             .flat_map(|ts| {
                 let mut pair = [event(&bob, ts), observation(ts)];

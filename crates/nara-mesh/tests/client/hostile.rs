@@ -1,4 +1,4 @@
-//! Peers that do not speak HTTP, or too much of it. Each must end in an error, in time and within bounds.
+//! Peers that do not speak HTTP, or send too much. Each must end in an error, in time and within bounds.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::{Mesh, address, introduce, nara, timed};
 
-/// Starts a peer that writes `head`, then `tail` for ever, whatever it is asked.
+/// Starts a peer that writes `head`, then `tail` for ever, whatever the request.
 async fn raw_peer(mesh: &Mesh, last: u8, head: Vec<u8>, tail: &'static [u8]) {
     let mut listener = mesh
         .network
@@ -33,7 +33,7 @@ async fn raw_peer(mesh: &Mesh, last: u8, head: Vec<u8>, tail: &'static [u8]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_http_is_an_error_and_no_panic() {
+async fn invalid_http_is_an_error_and_no_panic() {
     let many_headers = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(100));
     let long_header = format!("HTTP/1.1 200 OK\r\na: {}\r\n\r\n", "b".repeat(1 << 20));
     let answers: [&[u8]; 14] = [
@@ -69,7 +69,7 @@ async fn what_is_not_http_is_an_error_and_no_panic() {
 async fn an_answer_without_end_ends_at_its_limit_or_at_the_deadline() {
     let chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     let heads: [(&[u8], &[u8]); 4] = [
-        // A body without end, headers without end, interim answers without end, trailers without end.
+        // An endless body, endless headers, endless interim answers, endless trailers.
         (chunked, b"4\r\nabcd\r\n"),
         (b"HTTP/1.1 200 OK\r\n", b"a: b\r\n"),
         (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),

@@ -1,10 +1,7 @@
-//! The client against peers made by hand: mostly over a network in memory and with paused time, so that
-//! seconds cost nothing and nothing depends on the speed of the machine.
+//! The client against hand-written peers: mostly over an in-memory network with paused time, so that waiting is free
+//! and nothing depends on the speed of the machine.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test may panic, and so may what it is made of"
-)]
+#![expect(clippy::unwrap_used, reason = "tests and their helpers may panic")]
 
 mod bulk;
 mod calls;

@@ -1,4 +1,4 @@
-//! Two naras that report one restart of a third.
+//! Two naras that report the same restart of a third.
 
 use std::slice::from_ref;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use nara_mesh::proto::time::{UnixNanos, UnixSeconds};
 use crate::bulk::{all, ledger, serve_bob};
 use crate::support::{Mesh, address, introduce, nara};
 
-/// What a nara says about a restart of carol. Its id covers the time of the event, and not who says so.
+/// Returns an observation of carol's restart. Its id covers the time of the event, but not the observer.
 fn restart(observer: &LocalNara, ts: i64) -> SyncEvent {
     let payload = ObservationPayload {
         observer: observer.name().to_string(),
@@ -31,7 +31,7 @@ fn restart(observer: &LocalNara, ts: i64) -> SyncEvent {
     event
 }
 
-/// A ledger with one event.
+/// Returns a ledger with one event.
 async fn with(event: &SyncEvent) -> Arc<MemoryLedger> {
     let ledger = ledger();
     ledger.insert_verified(vec![event.clone()]).await.unwrap();

@@ -1,4 +1,4 @@
-//! The channel for services of one's own: `request`, and what is proven about its answers.
+//! Calls to user-defined services: `request`, and the proof of its answers.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::support::{
     Answer, FakePeer, Mesh, Received, address, event, introduce, nara, ping_answer, plain, signed,
 };
 
-/// An answer of `nara` by profile v2; `None`: to a request without one.
+/// Returns a v2 answer of `nara`; `None` if the request has no v2 signature.
 pub(crate) fn signed_v2(
     nara: &LocalNara,
     clock: &ManualClock,
@@ -45,7 +45,7 @@ fn with_status(status: u16, body: &'static [u8]) -> Response<Bytes> {
     response
 }
 
-/// A peer that speaks v2 and gives every request this answer.
+/// Starts a v2 peer that gives every request this answer.
 async fn v2_peer(mesh: &Mesh, status: u16, body: &'static [u8]) -> (MeshClient, NaraId, FakePeer) {
     let (bob, clock) = (nara("bob"), mesh.clock.clone());
     let client = mesh.client();
@@ -68,7 +68,7 @@ fn delete_note() -> Request<Empty<Bytes>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_404_of_a_v1_peer_is_an_answer_that_says_what_was_not_covered() {
+async fn the_404_of_a_v1_peer_is_an_answer_with_its_coverage() {
     let mesh = Mesh::new();
     let client = mesh.client();
     let (bob, clock) = (nara("bob"), mesh.clock.clone());
@@ -125,7 +125,7 @@ async fn a_v2_peer_can_verify_all_of_a_request_and_its_answer_belongs_to_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_would_smuggle_a_header_or_another_request_is_refused_before_anything_is_sent() {
+async fn header_and_request_smuggling_is_refused_before_anything_is_sent() {
     let mesh = Mesh::new();
     let (client, id, peer) = v2_peer(&mesh, 200, b"").await;
     let refused = async |request: Request<String>| {
@@ -207,7 +207,7 @@ async fn bodies_beyond_their_limits_are_errors() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_not_proven_is_an_error_whatever_its_status() {
+async fn an_unproven_answer_is_an_error_with_any_status() {
     type Lie = fn(&LocalNara, &ManualClock, &Received) -> Answer;
     let lies: [(Lie, ClientErrorKind); 6] = [
         (|_, _, _| plain(200, "trust me"), ClientErrorKind::Unauthenticated),
@@ -290,7 +290,7 @@ async fn a_pause_that_a_service_asks_for_is_its_own_and_not_one_of_the_peer() {
                 answer.headers_mut().insert("retry-after", "60".parse().unwrap());
                 Answer::With(answer)
             }
-            // Before it knows who asks, a nara signs nothing.
+            // Before it has authenticated the sender, a nara signs nothing.
             "/flood" => {
                 let mut answer = with_status(429, b"slow down");
                 answer.headers_mut().insert("retry-after", "60".parse().unwrap());
@@ -336,7 +336,7 @@ async fn a_request_that_is_given_up_leaves_its_place_to_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_is_named_by_a_text_and_a_text_that_names_none_is_an_error_of_its_own() {
+async fn a_peer_is_named_by_a_text_and_an_invalid_text_is_a_distinct_error() {
     let mesh = Mesh::new();
     let client = mesh.client();
     let bob = nara("bob");

@@ -1,4 +1,4 @@
-//! What the registry knows once somebody has answered.
+//! The registry's data after an answer.
 
 use bytes::Bytes;
 use nara_mesh::client::MeshClient;

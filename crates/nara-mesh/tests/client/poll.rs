@@ -1,4 +1,4 @@
-//! A subscription to a peer that has no streams.
+//! A subscription to a peer without streams.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::support::{Answer, FakePeer, Mesh, address, event, introduce, json, na
 
 const EVERY: Duration = Duration::from_secs(5);
 
-/// A v1 peer whose ledger has these events; `Err`: it answers that it is down.
+/// The events in the ledger of a v1 peer; `Err` if it answers that it is down.
 type Events = Arc<Mutex<Result<Vec<SyncEvent>, ()>>>;
 
 async fn v1_peer(mesh: &Mesh, events: &Events) -> FakePeer {
@@ -48,7 +48,7 @@ async fn next(events: &mut Subscription) -> VerifiedEvent {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_arrives_at_a_v1_peer_is_given_out_once_and_oldest_first() {
+async fn new_events_of_a_v1_peer_are_returned_once_and_oldest_first() {
     let mesh = Mesh::new();
     let client = mesh.client();
     let id = introduce(&client, &nara("bob"), address(2));
@@ -77,7 +77,7 @@ async fn what_arrives_at_a_v1_peer_is_given_out_once_and_oldest_first() {
             (EventTrust::Verified, None, Some(Insertion::Stored))
         );
     }
-    // It is away for a while, and has more when it is back.
+    // It is down for a while, and has more events afterwards.
     let mut known = std::mem::replace(&mut *theirs.lock().unwrap(), Err(())).unwrap();
     state
         .wait_for(|state| matches!(state, StreamState::Waiting { .. }))
@@ -89,7 +89,7 @@ async fn what_arrives_at_a_v1_peer_is_given_out_once_and_oldest_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_poll_begins_with_what_is_wanted_of_the_past_and_names_what_it_refuses() {
+async fn a_poll_begins_with_the_requested_past_and_names_refused_events() {
     let mesh = Mesh::new();
     let client = mesh.client();
     let id = introduce(&client, &nara("bob"), address(2));

@@ -1,4 +1,4 @@
-//! Peers of which the port is not known: 9632 and 7433 are tried, as in RFC 8305.
+//! Peers with an unknown port: 9632 and 7433 are tried, as in RFC 8305.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,12 +18,12 @@ use crate::support::{FakePeer, Mesh, NOW, address, introduce, json, nara, ping_a
 
 const DELAY: Duration = Duration::from_millis(250);
 
-/// The port of v1 peers on the host `100.64.0.{last}`.
+/// Returns the v1 port of the host `100.64.0.{last}`.
 fn v1_address(last: u8) -> SocketAddr {
     SocketAddr::new(address(last).ip(), 7433)
 }
 
-/// Bob at an address.
+/// Starts bob at an address.
 async fn bob_at(mesh: &Mesh, address: SocketAddr) -> FakePeer {
     let (bob, clock) = (nara("bob"), mesh.clock.clone());
     FakePeer::start(
@@ -42,7 +42,7 @@ fn answer(bob: &LocalNara) -> Bytes {
     json(&SyncResponse::signed("bob", Vec::new(), now, bob.keypair()))
 }
 
-/// A client that knows bob by the address of its host.
+/// Returns a client that knows bob by the address of his host.
 fn client_by_ip(mesh: &Mesh) -> MeshClient {
     let client = mesh.client();
     register_by_ip(&client);
@@ -54,7 +54,7 @@ fn register_by_ip(client: &MeshClient) {
     client.registry().register(bob.at_ip(address(2).ip())).unwrap();
 }
 
-/// A network in which one port of one host does not answer.
+/// A network in which one port of one host is silent.
 #[derive(Debug)]
 struct SilentPort {
     inner: MemoryTransport,
@@ -92,7 +92,7 @@ async fn a_v1_peer_is_reached_at_its_port_and_the_port_is_remembered() {
     assert!(matches!(events.try_recv(), Ok(PeerEvent::AddressChanged(_))));
     assert_eq!(peer.last().headers["host"], "100.64.0.2:7433");
 
-    // A guess that comes again does not undo that.
+    // A repeated guess does not undo that.
     register_by_ip(&client);
     assert_eq!(port_of_bob(&client), 7433);
     client.ping("bob").await.unwrap();
@@ -134,7 +134,7 @@ async fn a_peer_that_listens_on_both_ports_is_called_on_the_mesh_port() {
 async fn a_port_is_remembered_for_a_verified_answer_only() {
     let mesh = Mesh::new();
     let client = client_by_ip(&mesh);
-    // Whoever listens on the second port knows the key that bob tells everybody, and does not hold it.
+    // The listener on the second port knows bob's public key, but does not hold it.
     let (bob, eve, clock) = (nara("bob"), nara("eve"), mesh.clock.clone());
     let listening = v1_address(2);
     let _eve = FakePeer::start(

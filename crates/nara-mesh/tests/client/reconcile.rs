@@ -1,4 +1,4 @@
-//! Finding and fetching what is missing, from a real server, and from peers that break the rules.
+//! Finding and fetching missing events, from a real server, and from peers that break the rules.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ fn ids(events: &[SyncEvent]) -> BTreeSet<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_what_is_missing_is_fetched() {
+async fn only_missing_events_are_fetched() {
     let every = events(500);
     let pair = Pair::with(&every[..490], &every).await;
     assert!(!pair.check(Scope::all()).await);
@@ -90,7 +90,7 @@ async fn only_what_is_missing_is_fetched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_peer_lacks_is_pushed_only_if_asked_for() {
+async fn missing_events_of_the_peer_are_pushed_only_on_request() {
     let every = events(60);
     let pair = Pair::with(&every[..50], &every[10..]).await;
     let report = pair.reconcile(Scope::all(), false).await.unwrap();
@@ -117,7 +117,7 @@ async fn a_scope_leaves_the_rest_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_rejected_is_not_fetched_from_the_same_peer_again() {
+async fn rejected_events_are_not_fetched_from_the_same_peer_again() {
     let mut sent = events(20);
     sent[3].sign("bob", nara("eve").keypair());
     sent[7].sign("bob", nara("eve").keypair());
@@ -134,7 +134,7 @@ async fn what_was_rejected_is_not_fetched_from_the_same_peer_again() {
     assert_eq!((second.missing_here, second.rejected_before), (2, 2));
     assert_eq!(second.progress.received, 0);
 
-    // The genuine events come from others all the same: a bad signature does not spoil an id.
+    // Other peers still deliver the genuine events: a bad signature does not spoil an id.
     let honest = Pair::new(pair.ours.clone(), ledger()).await;
     honest.theirs.insert_verified(genuine.clone()).await.unwrap();
     let items = genuine
@@ -193,7 +193,7 @@ async fn what_was_rejected_for_want_of_a_key_is_fetched_again_when_it_is_learned
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_retention_keeps_out_is_fetched_once() {
+async fn events_outside_of_the_retention_are_fetched_once() {
     let small = MemoryLedger::new().with_retention(RetentionPolicy::UNLIMITED.max_events(10));
     let pair = Pair::new(Arc::new(small), ledger()).await;
     let every = events(40);
@@ -243,7 +243,7 @@ async fn a_peer_without_the_endpoint_is_paged_through() {
     assert_eq!(error.status().unwrap(), 404);
 }
 
-/// A reconciliation with a peer that answers rounds and fetches like this.
+/// Reconciles with a peer that answers rounds and fetches like this.
 async fn with_hostile(
     mine: &[SyncEvent],
     round: impl Fn(&Received) -> Vec<u8> + Send + Sync + 'static,
@@ -328,7 +328,7 @@ async fn an_item_that_no_event_has_is_refused() {
         frame
     };
     let (outcome, _) = with_hostile(&[], forged, |_| Vec::new()).await;
-    assert!(cause(outcome).contains("stands for no event"));
+    assert!(cause(outcome).contains("represents no event"));
 }
 
 fn set(events: &[SyncEvent]) -> ItemSet {
@@ -382,7 +382,7 @@ async fn a_peer_that_gives_one_event_at_a_time_is_left_at_some_point() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_refuses_frames_and_scopes_that_are_none() {
+async fn a_server_refuses_malformed_frames_and_scopes() {
     use nara_mesh::proto::endpoint::{EventsFetch, EventsReconcile, ReconcileRequest};
 
     let pair = Pair::with(&[], &events(5)).await;
@@ -426,7 +426,7 @@ async fn union(
     yours: &[SyncEvent],
 ) -> Result<(), TestCaseError> {
     let pair = Pair::new(ours, theirs).await;
-    // Half before the first look, half behind it, so that the sets are changed and not made anew.
+    // Half before the first call, half after it, so that the sets are updated and not rebuilt.
     for half in [0, 1] {
         let part =
             |events: &[SyncEvent]| -> Vec<_> { events.iter().skip(half).step_by(2).cloned().collect() };
@@ -464,7 +464,7 @@ proptest! {
     }
 }
 
-/// What a ledger says that it holds is what it holds, whatever was inserted and pruned in between.
+/// The ledger's item set equals its contents after any inserts and prunes.
 async fn keeps_its_items(ledger: Arc<dyn Ledger>) {
     let every = events(400);
     assert!(ledger.items(Scope::all()).await.unwrap().is_empty());

@@ -1,4 +1,4 @@
-//! Peers that ask for a pause.
+//! Peers that ask for a pause (`Retry-After`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,7 +33,7 @@ fn busy(status: u16, retry_after: &str) -> Answer {
     with(plain(status, "slow down\n"), &[(RETRY_AFTER, retry_after)])
 }
 
-/// A client, and a peer whose first answers are these and whose later ones are good.
+/// Returns a client, and a peer that first gives these answers and then valid ones.
 async fn peer_that_first(mesh: &Mesh, busy: Vec<(u16, &'static str)>) -> (MeshClient, NaraId, FakePeer) {
     let bob = nara("bob");
     let client = mesh.client();
@@ -95,7 +95,7 @@ async fn a_pause_that_ends_after_the_deadline_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_must_not_be_repeated_is_not() {
+async fn a_non_idempotent_call_is_not_retried_after_a_pause() {
     let mesh = Mesh::new();
     let (client, bob, peer) = peer_that_first(&mesh, vec![(503, "1")]).await;
     let dm = event(&mesh.alice, 1);
@@ -132,7 +132,7 @@ async fn until_the_pause_is_over_no_socket_is_used_and_the_breaker_stays_closed(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_of_one_peer_is_none_of_another() {
+async fn a_pause_of_one_peer_does_not_affect_another() {
     let mesh = Mesh::new();
     let (client, bob, _peer) = peer_that_first(&mesh, vec![(429, "60")]).await;
     let carol = nara("carol");
@@ -172,7 +172,7 @@ async fn a_date_is_read_by_the_clock_of_the_peer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_makes_us_wait_longer_than_the_cap() {
+async fn no_peer_makes_us_wait_longer_than_the_cap() {
     let mesh = Mesh::new();
     let (client, bob, _peer) = peer_that_first(&mesh, vec![(503, "31536000")]).await;
     let error = client.ping(&bob).await.unwrap_err();

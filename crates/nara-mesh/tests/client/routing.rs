@@ -1,4 +1,4 @@
-//! Where requests go, and what stands in them.
+//! The destinations and contents of requests.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -70,7 +70,7 @@ async fn a_peer_is_found_by_id_name_address_and_ip() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_nobody_registered_can_be_pinged_at_the_mesh_port() {
+async fn an_unregistered_address_can_be_pinged_at_the_mesh_port() {
     let mesh = Mesh::new();
     let bob = nara("bob");
     mesh.honest(2, &bob, empty_sync(&bob)).await;
@@ -198,7 +198,7 @@ async fn a_sync_request_is_written_as_the_wire_has_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ping_is_unsigned_and_tells_who_asks() {
+async fn a_ping_is_unsigned_and_names_the_caller() {
     let mesh = Mesh::new();
     let bob = nara("bob");
     let peer = mesh.honest(2, &bob, empty_sync(&bob)).await;
@@ -211,7 +211,7 @@ async fn a_ping_is_unsigned_and_tells_who_asks() {
     assert!(received.body.is_empty());
 }
 
-/// An endpoint of an application, with a path that is not plain ASCII.
+/// An endpoint of an application, whose path is not plain ASCII.
 struct Cafe;
 
 impl Endpoint for Cafe {

@@ -1,4 +1,4 @@
-//! A peer as a service of tower, with bodies that are streams.
+//! A peer as a tower service, with streamed bodies.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use crate::support::{Mesh, address, introduce, nara};
 
 type PeerBody = BoxBody<Bytes, std::io::Error>;
 
-/// A peer that answers each request with a body in pieces, whose head `sign` has signed.
+/// Starts a peer that answers each request with a body in pieces, whose head `sign` signs.
 async fn peer(
     mesh: &Mesh,
     pieces: &'static [&'static str],
@@ -51,7 +51,7 @@ async fn peer(
                     body.collect().await.unwrap();
                     let head = sign(&head.headers, Response::new(Bytes::new()));
                     let end = stream::once(async {
-                        // So that what comes before is sent.
+                        // So that the previous pieces are sent.
                         sleep(Duration::from_secs(1)).await;
                         Err(std::io::Error::other("gone"))
                     });
@@ -171,7 +171,7 @@ async fn the_answer_of_a_v1_peer_is_proven_before_any_of_it_is_given_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_refuses_what_request_refuses() {
+async fn a_service_refuses_the_same_requests_as_request() {
     let mesh = Mesh::new();
     let (client, id) = peer(&mesh, &["trust me"], false, |_, answer| answer).await;
     let error = client.service(&id).oneshot(request()).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! The client of alice in a network in memory, and the peers that it calls.
+//! Alice's client in an in-memory network, and its peers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,12 +23,12 @@ pub(crate) use crate::naras::{known, nara, pinned};
 
 pub(crate) const NOW: i64 = 1_769_100_000_250_000_000;
 
-/// The host `100.64.0.{last}`, at the mesh port.
+/// Returns the host `100.64.0.{last}` with the mesh port.
 pub(crate) fn address(last: u8) -> SocketAddr {
     SocketAddr::from(([100, 64, 0, last], 9632))
 }
 
-/// A signed social event at `ts` nanoseconds.
+/// Returns a signed social event at `ts` nanoseconds.
 pub(crate) fn event(emitter: &LocalNara, ts: i64) -> SyncEvent {
     tease(emitter, "bob", ts)
 }
@@ -37,7 +37,7 @@ pub(crate) fn json(value: &impl serde::Serialize) -> Bytes {
     go_json::to_body(value).into()
 }
 
-/// An answer signed by `nara` at the time of `clock`.
+/// Returns an answer signed by `nara` at the time of `clock`.
 pub(crate) fn signed(nara: &LocalNara, clock: &ManualClock, status: u16, body: impl Into<Bytes>) -> Answer {
     let body = body.into();
     let mut response = Response::new(body.clone());
@@ -57,7 +57,7 @@ pub(crate) fn ping_answer(nara: &LocalNara) -> Answer {
     plain(200, json(&answer))
 }
 
-/// A network in memory with the client of alice at 100.64.0.1.
+/// An in-memory network with alice's client at 100.64.0.1.
 pub(crate) struct Mesh {
     pub(crate) network: MemoryNetwork,
     pub(crate) clock: ManualClock,
@@ -111,7 +111,7 @@ pub(crate) fn introduce(client: &MeshClient, nara: &LocalNara, address: SocketAd
     nara.id().clone()
 }
 
-/// How long `work` takes on the clock of paused time.
+/// Returns how long `work` takes on the paused clock.
 pub(crate) async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
     let started = tokio::time::Instant::now();
     (work.await, started.elapsed())

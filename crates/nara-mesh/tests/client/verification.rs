@@ -1,4 +1,4 @@
-//! What is believed, and what is not.
+//! Which answers are accepted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +25,7 @@ fn sync_body(responder: &nara_mesh::identity::LocalNara, events: Vec<SyncEvent>)
     ))
 }
 
-/// The error of a sync with bob, whose key is pinned, when this is his answer.
+/// Returns the error of a sync with bob, whose key is pinned, for this answer.
 async fn refused(
     mesh: &Mesh,
     answer: impl Fn() -> Answer + Send + Sync + 'static,
@@ -181,7 +181,7 @@ async fn an_inner_signature_of_another_nara_is_refused() {
         let mesh = Mesh::new();
         let clock = mesh.clock.clone();
         let error = refused(&mesh, move || {
-            // Once carol's answer passed on by bob, once carol's signature under bob's name.
+            // First carol's answer forwarded by bob, then carol's signature under bob's name.
             let mut body = SyncResponse::signed(inner, vec![], UnixSeconds::new(1), nara("carol").keypair());
             body.from = inner.to_owned();
             signed(&nara("bob"), &clock, 200, json(&body))
@@ -559,7 +559,7 @@ async fn a_nara_with_a_new_soul_is_an_error_with_both_keys_and_an_event() {
     assert!(
         matches!(events.try_recv(), Ok(PeerEvent::KeyConflict(conflict)) if conflict.offered == reborn.public_key())
     );
-    // A ping tells it, too.
+    // A ping reports it, too.
     assert_eq!(client.ping(bob.id()).await.unwrap().key_matches, Some(false));
     assert!(matches!(events.try_recv(), Ok(PeerEvent::KeyConflict(_))));
     assert_eq!(

@@ -16,7 +16,7 @@ async fn another_key_for_a_known_name_is_refused_and_said() {
     let _mallory = world.start(&nara_with_seed("bob", 66), "100.64.0.3:9632").await;
     world.set(vec![node("bob", &["100.64.0.2"])]);
     assert_eq!(name_of(&found.next().await), "bob");
-    // The node of bob is offline, so that only the key tells them apart.
+    // Bob's node is offline, so that only the key distinguishes them.
     world.change(|nodes| nodes[0].online = Some(false));
     found.next().await;
     world.change(|nodes| nodes.push(node("bob-x7q2", &["100.64.0.3"])));
@@ -50,7 +50,7 @@ async fn another_key_for_a_known_name_is_refused_and_said() {
 async fn of_two_nodes_that_claim_one_nara_the_first_keeps_it_until_it_goes() {
     let world = World::new();
     let mut found = world.run();
-    // A ping is not signed: everybody can tell the key of bob.
+    // A ping is unsigned: any nara can return bob's key.
     let _first = world.start(&nara("bob"), "100.64.0.2:9632").await;
     let _second = world.start(&nara("bob"), "100.64.0.3:9632").await;
     world.set(vec![node("bob", &["100.64.0.2"])]);
@@ -131,7 +131,7 @@ async fn a_node_where_another_nara_runs_now_is_that_nara() {
     world.set(vec![node("bob", &["100.64.0.2"])]);
     found.next().await;
     *current.lock().unwrap() = nara("carol");
-    // Nothing on the network says so.
+    // The network does not report it.
     let renamed = found.within(Duration::from_secs(160)).await;
     assert_eq!(name_of(&renamed), "carol");
     assert_eq!(
@@ -139,7 +139,7 @@ async fn a_node_where_another_nara_runs_now_is_that_nara() {
         "100.64.0.2:9632".parse().ok()
     );
     assert_eq!(world.breaker("bob"), BreakerState::Open);
-    // Or the host name says so.
+    // Or the host name shows it.
     *current.lock().unwrap() = nara("dave");
     world.set(vec![node("dave", &["100.64.0.2"])]);
     assert_eq!(name_of(&found.within(Duration::from_secs(2)).await), "dave");

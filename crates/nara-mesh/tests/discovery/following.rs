@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::support::{World, name_of, nara, node};
 
-/// How late a change may be known (issue: discovery).
+/// The greatest delay until a change is known (issue: discovery).
 const SOON: Duration = Duration::from_secs(2);
 
 #[tokio::test(start_paused = true)]
@@ -128,7 +128,7 @@ async fn a_thousand_nodes_that_join_at_once_are_all_found() {
     for number in 0..NODES {
         let name = format!("nara{number}");
         nodes.push(node(&name, &[&address(number)]));
-        // Every tenth is a machine that says nothing.
+        // Every tenth node is a silent machine.
         if number % 10 == 0 {
             world.network.silence(nodes[number].addresses[0]);
         } else {
@@ -152,6 +152,6 @@ async fn a_thousand_nodes_that_join_at_once_are_all_found() {
     }
     assert_eq!((naras.len(), silent.len()), (900, 100));
     assert_eq!(world.client.registry().len(), 900);
-    // Silent nodes take the limit of a ping each, but not one after the other.
+    // Silent nodes take the time limit of a ping each, but concurrently.
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }

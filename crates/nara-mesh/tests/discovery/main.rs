@@ -1,6 +1,6 @@
-//! Finding naras on a network that changes, with paused time.
+//! Discovery of naras on a changing network, with paused time.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 
 mod claims;
 mod following;

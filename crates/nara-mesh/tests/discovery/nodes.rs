@@ -65,7 +65,7 @@ async fn tools_and_nodes_without_a_host_name_are_not_asked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_of_which_nothing_is_said_may_be_online() {
+async fn a_node_with_unknown_state_may_be_online() {
     let world = World::new();
     let _bob = world.start(&nara("bob"), "100.64.0.2:9632").await;
     world.set(vec![Candidate::new("bob", vec![ip("100.64.0.2")])]);
@@ -81,7 +81,7 @@ async fn the_confirmed_owner_of_an_address_is_who_answers_there_under_its_own_na
     let mut found = world.run_as(discovery);
     let _bob = world.start(&nara("bob"), "100.64.0.2:9632").await;
     let _carol = world.start(&nara("carol"), "100.64.0.3:9632").await;
-    // Others may share the machine on which carol is.
+    // Other naras may share carol's machine.
     world.set(vec![
         node("bob-x7q2", &["100.64.0.2", "fd7a:115c:a1e0::2"]),
         node("raspberry", &["100.64.0.3"]),
@@ -102,7 +102,7 @@ async fn the_confirmed_owner_of_an_address_is_who_answers_there_under_its_own_na
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_claims_to_be_this_nara_is_not_registered() {
+async fn an_impostor_of_this_nara_is_not_registered() {
     let world = World::new();
     let _copy = world.start(&nara("alice"), "100.64.0.2:9632").await;
     let _other = world

@@ -26,7 +26,7 @@ mod naras;
 pub(crate) use fake_peer::{Answer, FakePeer, plain};
 pub(crate) use naras::{nara, nara_with_seed};
 
-/// What a nara answers to a ping.
+/// Returns a nara's answer to a ping.
 pub(crate) fn pong(nara: &LocalNara) -> Answer {
     let key = nara.public_key().to_base64();
     plain(
@@ -56,7 +56,7 @@ impl PeerSource for Nodes {
     }
 }
 
-/// A network on which alice looks for naras.
+/// A network on which alice discovers naras.
 pub(crate) struct World {
     pub(crate) network: MemoryNetwork,
     pub(crate) client: MeshClient,
@@ -88,7 +88,7 @@ impl World {
         tokio::spawn(async move {
             discovery
                 .run(|found| {
-                    // A test may have seen enough.
+                    // The test may have ended.
                     let _ = sender.send(found);
                 })
                 .await;
@@ -96,7 +96,7 @@ impl World {
         Outcomes(outcomes)
     }
 
-    /// A nara that answers at an address.
+    /// Starts a nara that answers at an address.
     pub(crate) async fn start(&self, nara: &LocalNara, address: &str) -> FakePeer {
         let nara = nara.clone();
         let address: SocketAddr = address.parse().unwrap();
@@ -104,7 +104,7 @@ impl World {
         FakePeer::start(host, address, move |_| pong(&nara)).await
     }
 
-    /// Tells which nodes there are now.
+    /// Sets the current nodes.
     pub(crate) fn set(&self, nodes: Vec<Candidate>) {
         self.nodes.send_replace(nodes);
     }
@@ -122,17 +122,17 @@ impl World {
     }
 }
 
-/// What discovery found, as it comes.
+/// The outcomes of discovery, as they arrive.
 pub(crate) struct Outcomes(mpsc::UnboundedReceiver<Found>);
 
 impl Outcomes {
-    /// The next outcome. With paused time a limit is exact, and the machine may be slow.
+    /// Returns the next outcome. With paused time the limit is exact, even on a slow machine.
     pub(crate) async fn within(&mut self, limit: Duration) -> Found {
         let next = tokio::time::timeout(limit, self.0.recv()).await;
         next.expect("nothing was found in time").unwrap()
     }
 
-    /// The next outcome, however long it takes.
+    /// Returns the next outcome, however long it takes.
     pub(crate) async fn next(&mut self) -> Found {
         self.0.recv().await.unwrap()
     }
@@ -142,14 +142,14 @@ pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// A node that the network calls online.
+/// Returns a node that the network reports as online.
 pub(crate) fn node(host_name: &str, addresses: &[&str]) -> Candidate {
     let mut candidate = Candidate::new(host_name, addresses.iter().map(|text| ip(text)).collect());
     candidate.online = Some(true);
     candidate
 }
 
-/// The name of the nara that was found.
+/// Returns the name of the discovered nara.
 pub(crate) fn name_of(found: &Found) -> &str {
     match found {
         Found::Nara { peer, .. } => peer.name.as_ref().unwrap().as_str(),

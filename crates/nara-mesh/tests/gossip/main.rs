@@ -1,9 +1,6 @@
-//! Whole naras that gossip, on a network in memory and with paused time.
+//! Complete naras that gossip, on an in-memory network with paused time.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test may panic, and so may what it is made of"
-)]
+#![expect(clippy::unwrap_used, reason = "tests and their helpers may panic")]
 
 mod support;
 
@@ -20,7 +17,7 @@ fn live_streams(status: &GossipStatus) -> usize {
     status.peers.iter().filter(|peer| peer.link == live).count()
 }
 
-/// Whether as many streams are live as the nara shall have.
+/// Returns whether all intended streams are live.
 fn is_settled(status: &GossipStatus) -> bool {
     live_streams(status) == DEGREE
 }
@@ -48,12 +45,12 @@ async fn an_event_reaches_every_nara_exactly_once() {
         assert_eq!(total.received, total.new + total.duplicate);
         copies += total.received;
     }
-    // Everybody hears it from at most each neighbour, and at least once.
+    // Each nara receives it at most once from each neighbour, and at least once.
     assert!((3 * 7..=3 * 8 * DEGREE as u64).contains(&copies), "{copies}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_nara_that_was_away_catches_up_and_what_it_made_meanwhile_reaches_the_others() {
+async fn a_nara_that_was_away_catches_up_and_its_own_events_reach_the_others() {
     let mut mesh = Mesh::start(8).await;
     for nara in &mesh.naras {
         nara.wait_for(is_settled).await;
@@ -67,12 +64,12 @@ async fn a_nara_that_was_away_catches_up_and_what_it_made_meanwhile_reaches_the_
     for nara in &mesh.naras[..7] {
         within(Duration::from_secs(1), nara.has(&missed)).await;
     }
-    // Long enough for the others to give up on it.
+    // Long enough for the others to give it up.
     tokio::time::sleep(Duration::from_secs(60)).await;
     mesh.restart(7).await;
     within(Duration::from_secs(5), mesh.naras[7].has(&missed)).await;
     for nara in &mesh.naras {
-        // Its old neighbours try it again after their pause at the latest.
+        // Its former neighbours retry it after their pause at the latest.
         within(Duration::from_secs(120), nara.has(&own)).await;
         assert_eq!(nara.ledger.count().await.unwrap(), 3);
     }
@@ -94,7 +91,7 @@ async fn a_peer_without_streams_is_served_by_zines_and_its_events_reach_everybod
     let ours = mesh.naras[0].make_event(1).await;
     let theirs = mesh.naras[old].make_event(2).await;
     for nara in &mesh.naras {
-        // A round of zines comes every 30 to 300 s.
+        // Rounds of zines are 30 to 300 s apart.
         within(Duration::from_secs(601), nara.has(&ours)).await;
         within(Duration::from_secs(601), nara.has(&theirs)).await;
     }
@@ -114,7 +111,7 @@ async fn a_forged_event_is_refused_where_it_is_heard_and_goes_no_further() {
         let total = nara.wait_for(|status| status.total.received > 0).await.total;
         assert_eq!((total.received, total.refused, total.new), (1, 1, 0));
         assert_eq!(nara.ledger.count().await.unwrap(), 0);
-        // Who passes on what others forged is no liar: it is still listened to.
+        // Forwarding a forged event is not misbehaviour: the peer stays a neighbour.
         nara.wait_for(|status| live_streams(status) == 2).await;
     }
 }
@@ -134,7 +131,7 @@ async fn a_peer_that_is_removed_is_not_listened_to_any_more_and_a_new_one_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_stop_nothing_comes_any_more() {
+async fn no_event_arrives_after_stop() {
     let mut mesh = Mesh::start(2).await;
     mesh.naras[0].wait_for(|status| live_streams(status) == 1).await;
     mesh.naras[0].gossip.take().unwrap().stop().await;

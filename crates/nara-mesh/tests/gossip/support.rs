@@ -22,12 +22,12 @@ use nara_mesh::tls::TlsPolicy;
 use nara_mesh::transport::{MemoryNetwork, Transport as _};
 use tokio::time::Instant;
 
-/// To how many peers each nara listens: less than all, so that events take several hops.
+/// The number of neighbours: fewer than all, so that events take several hops.
 pub(crate) const DEGREE: usize = 3;
 
 const NOW: i64 = 1_769_100_000_250_000_000;
 
-/// A wall clock that follows the paused one.
+/// A wall clock that follows the paused clock.
 #[derive(Debug)]
 struct VirtualClock(Instant);
 
@@ -49,7 +49,7 @@ pub(crate) struct Nara {
 }
 
 impl Nara {
-    /// Makes an event, as the application of this nara would, and returns its id.
+    /// Makes an event, like the application of this nara, and returns its id.
     pub(crate) async fn make_event(&self, ts: u64) -> String {
         let event = self.event(ts);
         let id = event.id.clone();
@@ -57,7 +57,7 @@ impl Nara {
         id
     }
 
-    /// Puts an event into the ledger that claims to be of this nara and is signed with another key.
+    /// Adds a forged event of this nara to the ledger, signed with another key.
     pub(crate) async fn forge_event(&self) {
         let other = Soul::bond([9; 32], "other");
         let mut event = self.event(1);
@@ -65,7 +65,7 @@ impl Nara {
         self.ledger.insert_verified(vec![event]).await.unwrap();
     }
 
-    /// A signed event, `ts` nanoseconds from now.
+    /// Returns a signed event, `ts` nanoseconds from now.
     fn event(&self, ts: u64) -> SyncEvent {
         let payload = SocialPayload {
             kind: "tease".to_owned(),
@@ -79,7 +79,7 @@ impl Nara {
         SyncEvent::signed(ts, Payload::Social(payload), name, self.local.keypair())
     }
 
-    /// Waits until an event is in the ledger.
+    /// Waits until the ledger contains an event.
     pub(crate) async fn has(&self, id: &str) {
         let mut follower = Follower::new(self.ledger.clone(), 0, EventFilter::default());
         loop {
@@ -91,7 +91,7 @@ impl Nara {
         }
     }
 
-    /// Waits until the status of gossip is as wanted.
+    /// Waits until the status of gossip satisfies a condition.
     pub(crate) async fn wait_for(&self, wanted: impl FnMut(&GossipStatus) -> bool) -> GossipStatus {
         let mut status = self.gossip.as_ref().unwrap().status();
         within(Duration::from_secs(60), status.wait_for(wanted))
@@ -101,7 +101,7 @@ impl Nara {
     }
 }
 
-/// Waits no longer than this.
+/// Waits for `work`, at most this long.
 pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> T {
     tokio::time::timeout(limit, work).await.expect("in time")
 }
@@ -130,7 +130,7 @@ impl Mesh {
         mesh
     }
 
-    /// A nara that knows those before it, and they know it; it is not online yet.
+    /// Creates a nara that knows the earlier ones, which know it; it is not online yet.
     fn nara(&self) -> Nara {
         let index = self.naras.len();
         let name = format!("nara-{index}");
@@ -138,7 +138,7 @@ impl Mesh {
         seed[0] = u8::try_from(index).unwrap();
         let local = LocalNara::new(&Soul::bond(seed, &name), name.parse().unwrap()).unwrap();
         let address = SocketAddr::from(([100, 64, 0, seed[0] + 1], 9632));
-        // Who is removed stays out, although it calls.
+        // A removed nara stays out, although it calls.
         let registry = PeerRegistry::default().with_trust(TrustPolicy::Closed);
         let info = info(&local, address);
         for other in &self.naras {
@@ -188,7 +188,7 @@ impl Mesh {
         nara.server.take().unwrap().shutdown(Duration::from_secs(1)).await;
     }
 
-    /// Adds a nara of a version that knows no streams and does not call anybody; returns its number.
+    /// Adds a nara without streams that does not call other naras; returns its number.
     pub(crate) async fn join_without_streams(&mut self) -> usize {
         let nara = self.nara();
         let host = self.network.host(nara.address.ip());
@@ -234,7 +234,7 @@ impl Mesh {
         self.naras.len() - 1
     }
 
-    /// Waits until the gossip of one of the naras is as wanted.
+    /// Waits until the gossip of one of the naras satisfies a condition.
     pub(crate) async fn wait_for_any(&self, wanted: impl Fn(&GossipStatus) -> bool) {
         let all = self.naras.iter().filter_map(|nara| nara.gossip.as_ref());
         let waiting = all.map(|gossip| {

@@ -1,4 +1,4 @@
-//! Who may ask at all.
+//! The authentication of requests.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -104,7 +104,7 @@ async fn a_replayed_request_is_refused() {
         target.send(&request("POST", "/dm", &headers, &dm("mesh"))).status,
         200
     );
-    // Another body would be another message, since bodies are signed inside here; this one came before.
+    // Another body would be another message, since inner bodies are signed; this one was received before.
     let replayed = target.send(&request("POST", "/dm", &headers, &dm("mesh")));
     assert_eq!(replayed.status, 401);
     assert_eq!(replayed.text(), "Authentication failed: replayed request\n");
@@ -124,7 +124,7 @@ async fn a_repeated_sync_request_is_fine_from_its_source_only() {
     assert_eq!(
         target.send(&bytes).status,
         200,
-        "older naras may ask twice in a millisecond"
+        "v1 peers may ask twice in a millisecond"
     );
 
     let elsewhere = tokio::net::TcpSocket::new_v4().unwrap();

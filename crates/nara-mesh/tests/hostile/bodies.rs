@@ -1,4 +1,4 @@
-//! What may stand in bodies, and how large they may be.
+//! The contents and sizes of bodies.
 
 use std::io::Write as _;
 
@@ -152,7 +152,7 @@ async fn a_body_larger_than_its_endpoint_takes_is_refused() {
 async fn a_body_of_a_stranger_is_not_even_read() {
     let target = Target::start().await;
     let mut stream = raw_http::connect(target.address()).unwrap();
-    // The body is promised and never sent.
+    // The body is announced and never sent.
     stream
         .write_all(b"POST /gossip/zine HTTP/1.1\r\nHost: nara\r\nContent-Length: 1000000\r\n\r\n")
         .unwrap();

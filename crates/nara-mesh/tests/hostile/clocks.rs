@@ -1,4 +1,4 @@
-//! Requests that are refused for their time, and what their senders are told about it.
+//! Requests that are refused because of their time, and the information in the refusals.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::naras::known;
 use crate::raw_http::RawResponse;
 use crate::support::{NOW, Target, free_port, nara, registry, request, signed};
 
-/// A request of alice that is signed so many milliseconds ahead of the clock of the target.
+/// Sends a request of alice that is signed this many milliseconds ahead of the target's clock.
 fn ask(target: &Target, ms: i64) -> RawResponse {
     let at = UnixMillis::new(NOW.get() + ms);
     let headers = signed(&nara("alice"), at, "POST", "/events/sync");
@@ -46,7 +46,7 @@ async fn a_refusal_for_time_tells_the_time_and_keeps_its_text() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_for_time_says_who_seems_wrong_by_the_clocks_of_other_peers() {
+async fn a_refusal_for_time_names_the_wrong_clock_by_the_clocks_of_other_peers() {
     for (others_ms, request_ms, fault) in [
         (0, -40_000, Some("sender")),
         (0, 40_000, Some("sender")),
@@ -88,9 +88,9 @@ async fn a_refusal_for_time_says_who_seems_wrong_by_the_clocks_of_other_peers() 
     }
 }
 
-/// With the inherited signature, and with the one that covers everything.
+/// With a v1 signature and with a v2 signature.
 #[tokio::test(flavor = "multi_thread")]
-async fn our_client_says_whose_clock_is_wrong_when_it_is_refused_for_its_time() {
+async fn our_client_reports_the_wrong_clock_after_a_refusal_for_time() {
     for signatures in [Signatures::V1Only, Signatures::V2AndV1] {
         let target = Target::start_with(|builder| builder.signatures(signatures)).await;
         let late = ManualClock::new(UnixNanos::new(NOW.to_nanos().get() - 40_000_000_000));
@@ -126,7 +126,7 @@ async fn our_client_learns_the_clock_of_a_peer_however_the_peer_proves_itself() 
             call.await.unwrap();
             let offset = peer.clock_offset().unwrap();
             let wrong = offset.nanos().abs_diff(20_000_000_000);
-            // Profile v2 tells whole seconds.
+            // Profile v2 has whole seconds.
             assert!(
                 wrong <= offset.uncertainty().as_nanos() as u64 && wrong < 1_000_000_000,
                 "{offset}"

@@ -1,4 +1,4 @@
-//! How long, how many, and how they end. Time stands still here unless the test waits for it.
+//! The lifetime and number of connections. Time is paused here unless the test waits for it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -55,7 +55,7 @@ async fn answer(stream: &mut BoxMeshStream) -> String {
     String::from_utf8_lossy(&buffer[..count]).into_owned()
 }
 
-/// A signed request whose body does not come.
+/// Returns a signed request without its body.
 fn without_body() -> Vec<u8> {
     let headers = signed(&nara("alice"), NOW, "POST", "/dm");
     let mut bytes = request("POST", "/dm", &headers, &[b' '; 10]);
@@ -67,7 +67,7 @@ fn without_body() -> Vec<u8> {
 async fn a_header_that_does_not_end_costs_its_connection_after_five_seconds() {
     let quiet = Quiet::start(ServerLimits::default()).await;
     let mut stream = quiet.connect().await;
-    // Idle is fine for a while; then the header begins, and drips.
+    // Idle is fine for a while; then a header begins, and arrives slowly.
     tokio::time::sleep(Duration::from_secs(7)).await;
     let began = Instant::now();
     let mut sent = 0;
@@ -146,7 +146,7 @@ async fn one_address_cannot_take_all_connections() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_when_all_connections_are_taken_waits() {
+async fn a_connection_beyond_the_limit_waits() {
     let mut limits = ServerLimits::default();
     limits.connections = 1;
     let quiet = Quiet::start(limits).await;
@@ -219,7 +219,7 @@ async fn a_dropped_server_stops() {
     assert!(again.dial(address).await.is_err(), "nobody listens any more");
 }
 
-/// A listener that fails a few times, and then is gone.
+/// A listener that fails a few times, and then permanently.
 #[derive(Clone, Debug, Default)]
 struct Failing(Arc<AtomicUsize>);
 

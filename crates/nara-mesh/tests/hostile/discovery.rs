@@ -1,4 +1,4 @@
-//! Whose key is asked for, and how often.
+//! Key discovery: which senders are asked, and how often.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use nara_mesh::transport::{BoxMeshStream, MeshListener, TcpTransport, Transport}
 use crate::raw_http;
 use crate::support::{LOOPBACK, NOW, Target, free_port, nara, nara_with_seed, registry, request, signed};
 
-/// TCP that counts how often it dials.
+/// A TCP transport that counts its dials.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counting(Arc<AtomicUsize>);
 
@@ -39,7 +39,7 @@ impl Counting {
     }
 }
 
-/// A server that calls unknown senders back on `port`, on loopback too if `inside`.
+/// Starts a server that calls unknown senders back on `port`, on loopback too if `inside`.
 pub(crate) async fn target(port: u16, inside: bool, limits: ServerLimits) -> (Target, Counting) {
     let dials = Counting::default();
     let registry = registry(&[&nara("alice"), &nara("bob")]);
@@ -65,7 +65,7 @@ pub(crate) async fn target(port: u16, inside: bool, limits: ServerLimits) -> (Ta
     (target, dials)
 }
 
-/// A nara that answers `/ping`, and whose requests are signed as these tests sign them.
+/// Starts a nara that answers `/ping`, and whose requests the tests sign.
 pub(crate) async fn online(nara: &LocalNara) -> RunningServer {
     MeshServer::builder(nara.clone(), Arc::new(MemoryLedger::new()))
         .signatures(Signatures::V1Only)
@@ -148,7 +148,7 @@ async fn many_requests_of_one_stranger_make_one_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_answers_under_another_name_is_not_believed_nor_asked_again() {
+async fn an_answer_under_another_name_is_refused_and_not_retried() {
     let dave = online(&nara("dave")).await;
     let (target, dials) = target(dave.local_addr().port(), true, ServerLimits::default()).await;
     assert_eq!(sync(&target, &nara("carol")), 401);
@@ -160,7 +160,7 @@ async fn who_answers_under_another_name_is_not_believed_nor_asked_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_source_cannot_make_us_call_without_end() {
-    // Nobody listens there: each discovery fails at once.
+    // The port is closed: each discovery fails at once.
     let mut limits = ServerLimits::default();
     limits.discoveries_per_minute = 2;
     let (target, dials) = target(1, true, limits).await;
@@ -193,9 +193,9 @@ async fn a_known_name_with_a_new_key_is_refused_and_reported() {
     })
     .await;
     assert_eq!(sync(&target, &impostor), 401);
-    // Without the question that it waits for it would wait for ever.
+    // Without the discovery it would wait for ever.
     let event = tokio::time::timeout(Duration::from_secs(60), watch.recv()).await;
-    let PeerEvent::KeyConflict(conflict) = event.expect("nobody asked").unwrap() else {
+    let PeerEvent::KeyConflict(conflict) = event.expect("no discovery happened").unwrap() else {
         panic!("another event");
     };
     assert_eq!(conflict.offered, impostor.public_key());
@@ -208,7 +208,7 @@ async fn a_known_name_with_a_new_key_is_refused_and_reported() {
     assert_eq!(sync(&target, &nara("alice")), 200);
 }
 
-/// A server at `listen` that knows nobody and calls strangers of these ranges back on `port`.
+/// Starts a server at `listen` that knows no peer and calls strangers of these ranges back on `port`.
 async fn wary(listen: &str, port: u16, ranges: &[&str]) -> Option<RunningServer> {
     let client = MeshClient::builder(nara("target")).build();
     let ranges: Vec<ipnet::IpNet> = ranges.iter().map(|range| range.parse().unwrap()).collect();
@@ -229,7 +229,7 @@ async fn wary(listen: &str, port: u16, ranges: &[&str]) -> Option<RunningServer>
     }
 }
 
-/// What a request of carol is answered that is sent to this address.
+/// Returns the status of carol's request to this address.
 fn carol_asks(address: SocketAddr) -> u16 {
     let headers = signed(&nara("carol"), NOW, "POST", "/events/sync");
     let bytes = request("POST", "/events/sync", &headers, br#"{"from":"carol"}"#);
@@ -268,7 +268,7 @@ async fn an_address_of_ipv4_on_a_socket_of_ipv6_is_judged_as_ipv4() {
     let carol = carol_at("127.0.0.1:0").await.unwrap();
     let port = carol.local_addr().port();
     for (ranges, status) in [
-        // As IPv6 it is in this range, but that is not what it is.
+        // As IPv6 it is in this range, but it is an IPv4 address.
         (&["::ffff:0:0/96", "::/0"][..], 401),
         (&["127.0.0.0/8"][..], 200),
     ] {
@@ -280,7 +280,7 @@ async fn an_address_of_ipv4_on_a_socket_of_ipv6_is_judged_as_ipv4() {
     }
 }
 
-/// Answers everything that comes to a port of loopback with these bytes, and counts the connections.
+/// Answers all connections to a loopback port with these bytes, and counts them.
 fn answering(bytes: Vec<u8>) -> (u16, Arc<AtomicUsize>) {
     let listener = std::net::TcpListener::bind(free_port()).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -328,7 +328,7 @@ async fn a_call_back_follows_no_redirect() {
         "308 Permanent Redirect",
     ] {
         let location = format!("Location: http://{}/ping\r\n", carol.local_addr());
-        // The body would be a good answer.
+        // The body would be a valid answer.
         let (port, connections) = answering(http(status, &location, &ping_of_carol(0)));
         let server = wary("127.0.0.1:0", port, &["127.0.0.0/8"]).await.unwrap();
         assert_eq!(carol_asks(server.local_addr()), 401, "{status}");
@@ -352,7 +352,7 @@ async fn a_call_back_reads_4_kib_and_no_more() {
 async fn a_call_back_that_is_never_answered_ends() {
     let (port, connections) = answering(Vec::new());
     let server = wary("127.0.0.1:0", port, &["127.0.0.0/8"]).await.unwrap();
-    // After 2 s: how long exactly, a test with paused time says.
+    // After 2 s; a test with paused time checks the exact time.
     assert_eq!(carol_asks(server.local_addr()), 401);
     assert_eq!(connections.load(Ordering::SeqCst), 1);
 }

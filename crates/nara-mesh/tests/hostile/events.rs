@@ -1,4 +1,4 @@
-//! What gossip is believed.
+//! Which gossiped events are accepted.
 
 use nara_mesh::identity::LocalNara;
 use nara_mesh::registry::PeerEvent;
@@ -9,7 +9,7 @@ use nara_proto::zine::Zine;
 
 use crate::support::{NOW, Target, nara, nara_with_seed, seen};
 
-/// Naras at one address that are taken from hearsay.
+/// The maximum number of naras at one address from hearsay.
 const HEARSAY_PER_ADDRESS: usize = 64;
 
 fn introduction(nara: &LocalNara, ts: UnixNanos) -> SyncEvent {
@@ -69,7 +69,7 @@ async fn bad_events_of_a_zine_are_refused_and_good_ones_kept() {
     };
     let unsigned_observation = SyncEvent::new(now, Payload::Observation(observation));
 
-    // The key of bob is known: what is said in his name must be signed.
+    // Bob's key is known: events in his name must be signed.
     let kept = [&good, &of_a_stranger].map(|event| event.id.clone());
     let events = vec![
         shadowing,
@@ -109,7 +109,7 @@ async fn only_a_signed_introduction_is_believed() {
     let (carol, dave) = (nara("carol"), nara("dave"));
     let mut unsigned = introduction(&dave, NOW.to_nanos());
     unsigned.sig.clear();
-    // Mallory introduces dave with a key of its own.
+    // Mallory introduces dave with her own key.
     let mallory = nara("mallory");
     let mut hearsay = introduction(&dave, NOW.to_nanos());
     hearsay.hey_there.as_mut().unwrap().public_key = mallory.public_key().to_base64();
@@ -124,7 +124,7 @@ async fn only_a_signed_introduction_is_believed() {
     assert_eq!(peer.key(), Some(carol.public_key()));
     assert_eq!(peer.info().address.unwrap().to_string(), "100.64.0.33:9632");
     assert!(target.registry.by_name("dave").is_none());
-    // From now on carol may ask.
+    // From now on carol is known.
     let answer = target.post(&carol, "/events/sync", br#"{"from":"carol"}"#);
     assert_eq!(answer.status, 200);
 }

@@ -1,4 +1,4 @@
-//! World messages: on their way, stuck, and home.
+//! World messages: forwarded, stuck, and complete.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -95,7 +95,7 @@ async fn a_postcard_travels_through_all_and_comes_home() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postcard_goes_around_a_nara_that_is_down() {
     let nodes = mesh(&["a", "b", "c"]).await;
-    // `aa` is chosen first, and nobody listens there.
+    // `aa` is chosen first, and does not listen.
     let nobody = SocketAddr::new(LOOPBACK, 1);
     nodes[1]
         .registry

@@ -1,7 +1,6 @@
-//! Who asks for too much, too often, or for too many things at once, is told to wait; others are still served.
+//! Excessive requests are refused with a pause; other peers are still served.
 //!
-//! The limits on headers and their time, on bodies and their progress, and on connections are in `connections` and
-//! `bodies`.
+//! The limits on headers, bodies, their progress and connections are tested in `connections` and `bodies`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +21,7 @@ use crate::support::{NOW, Target, nara, registry, request, signed};
 
 const HOST: [u8; 4] = [100, 64, 0, 1];
 
-/// A server in a network in memory, where time stands still unless a test waits for it.
+/// A server in an in-memory network, where time is paused unless a test waits for it.
 struct Calm {
     network: MemoryNetwork,
     server: RunningServer,
@@ -67,13 +66,13 @@ impl Calm {
     }
 }
 
-/// A small answer, to the end of its connection.
+/// A small answer, read to the end of its connection.
 struct Answer(String);
 
 impl Answer {
     async fn read(stream: &mut BoxMeshStream) -> Self {
         let mut bytes = Vec::new();
-        // A connection that is cut off is an answer, too.
+        // A closed connection is a valid result, too.
         let _ = stream.read_to_end(&mut bytes).await;
         Self(String::from_utf8_lossy(&bytes).into_owned())
     }
@@ -111,7 +110,7 @@ impl Answer {
     }
 }
 
-/// A signed request; each needs a time of its own, or it is a replay.
+/// Returns a signed request; each needs a distinct time, or it is a replay.
 fn sync(sender: &LocalNara, ms: i64) -> Vec<u8> {
     let headers = signed(sender, UnixMillis::new(NOW.get() + ms), "POST", "/events/sync");
     request("POST", "/events/sync", &headers, &body(sender))
@@ -121,7 +120,7 @@ fn body(sender: &LocalNara) -> Vec<u8> {
     format!(r#"{{"from":"{}"}}"#, sender.name()).into_bytes()
 }
 
-/// The same, but its body does not come.
+/// Returns the same request without its body.
 fn unfinished(sender: &LocalNara, ms: i64) -> Vec<u8> {
     let mut bytes = sync(sender, ms);
     bytes.truncate(bytes.len() - body(sender).len());
@@ -157,7 +156,7 @@ async fn an_address_that_floods_is_told_to_wait_and_others_are_served() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_refused_for_its_address_costs_no_place_in_the_replay_cache() {
+async fn a_request_refused_for_its_address_takes_no_place_in_the_replay_cache() {
     let calm = Calm::start(|limits| {
         limits.requests_per_address = Some(RateLimit::new(1, 1));
         limits.replay_capacity = 2;
@@ -184,7 +183,7 @@ async fn a_peer_that_floods_is_told_to_wait_wherever_it_calls_from_and_others_ar
     assert_eq!(refused.retry_after(), Some("1"));
     assert_eq!(
         refused.text(),
-        "Too many requests of yours: at most 2 a second, 2 at once; try again in 1 s\n"
+        "Too many requests from you: at most 2 a second, 2 at once; try again in 1 s\n"
     );
     assert!(refused.is_signed(), "its sender is known, so it is told by whom");
     assert_eq!(calm.ask(4, &sync(&bob, 11)).await.status(), 200);
@@ -194,7 +193,7 @@ async fn a_peer_that_floods_is_told_to_wait_wherever_it_calls_from_and_others_ar
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_can_use_up_the_rate_of_a_peer_with_requests_that_it_did_not_sign() {
+async fn forged_requests_do_not_use_up_the_rate_of_a_peer() {
     let calm = Calm::start(|limits| limits.requests_per_peer = Some(RateLimit::new(1, 1))).await;
     for ms in 0..5 {
         let mut headers = signed(
@@ -266,7 +265,7 @@ async fn peers_and_addresses_that_take_all_requests_they_can_leave_some_for_othe
     assert_eq!(calm.ask(5, &sync(&nara("bob"), 10)).await.status(), 200);
 }
 
-/// A signed request with a body of so many bytes, and one in which all of it but the last byte has come.
+/// Returns a signed request with a body of this size, and one that lacks its last byte.
 fn large(sender: &LocalNara, ms: i64, size: usize) -> (Vec<u8>, Vec<u8>) {
     let headers = signed(sender, UnixMillis::new(NOW.get() + ms), "POST", "/events/sync");
     let mut padded = vec![b' '; size - body(sender).len()];
@@ -310,7 +309,7 @@ async fn the_bodies_of_all_have_so_many_bytes_at_once_imports_among_them() {
         "Too many bytes of request bodies at once, try again in a second\n"
     );
     assert_eq!(calm.ask(3, &large(&bob, 1, 150).0).await.status(), 200);
-    // Whoever is gone holds nothing any more.
+    // A closed connection holds nothing any more.
     drop(slow);
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(calm.ask(3, &large(&alice, 2, 401).0).await.status(), 200);
@@ -405,7 +404,7 @@ async fn an_address_asks_for_checkpoints_so_often() {
     assert_eq!(calm.ping(2).await.status(), 200);
 }
 
-/// Hundreds of naras on one machine, each of which asks a few times, are no flood; one that asks without end is.
+/// Hundreds of naras on one machine with a few requests each are no flood; one that sends without end is.
 #[tokio::test(start_paused = true)]
 async fn the_defaults_let_a_mesh_on_one_machine_pass_and_stop_a_flood() {
     let calm = Calm::start(|_| {}).await;
@@ -420,7 +419,7 @@ async fn the_defaults_let_a_mesh_on_one_machine_pass_and_stop_a_flood() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_rates_refuses_nobody() {
+async fn a_server_without_rates_refuses_no_request() {
     let target = Target::start_with(|builder| {
         let mut limits = ServerLimits::default();
         limits.requests_per_address = None;

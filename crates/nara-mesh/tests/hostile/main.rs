@@ -1,9 +1,8 @@
-//! What peers must not be able to do to a server, tried over real sockets, or over networks in memory where
-//! time is part of the question.
+//! Attacks of peers on a server, over real sockets, or over in-memory networks where time matters.
 
 #![expect(
     clippy::unwrap_used,
-    reason = "a helper of a test that cannot go on fails the test"
+    reason = "a test helper that cannot continue fails the test"
 )]
 
 mod authentication;

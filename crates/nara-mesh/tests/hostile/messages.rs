@@ -1,4 +1,4 @@
-//! Runtime messages: who may answer, and whose stash it is.
+//! Runtime messages: replies, and the ownership of stashes.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use nara_proto::runtime_message::{MessagePayload, RuntimeMessage, StashAck, Stas
 
 use crate::support::{NOW, Target, free_port, known, nara};
 
-/// A nara with client and server, whose clock is the real one.
+/// A nara with client and server on the real clock.
 struct Node {
     local: LocalNara,
     registry: PeerRegistry,
@@ -113,7 +113,7 @@ async fn only_the_owner_stores_and_gets_its_stash() {
     let stored = owner.message(&keeper, store(&owner.local));
     owner.client.peer(id).call_runtime(&stored).await.unwrap();
 
-    // Whatever is done with them, the answer is the same empty one; so look at what the keeper still has.
+    // The answer is always empty, so the keeper's state is checked.
     for payload in [store(&owner.local), ask(&owner.local)] {
         let message = thief.message(&keeper, payload);
         thief
@@ -128,7 +128,7 @@ async fn only_the_owner_stores_and_gets_its_stash() {
     forged.from_id = owner.local.id().to_string();
     let forged = forged.sign(thief.local.keypair());
     thief.client.peer(id).send_runtime_message(&forged).await.unwrap();
-    // The owner's own message, taken from the wire and sent again by the thief.
+    // The owner's own message, captured and sent again by the thief.
     let mut other = owner.message(&keeper, store(&owner.local));
     if let MessagePayload::StashStore(store) = &mut other.payload {
         store.ciphertext = b"older".to_vec().into();
@@ -152,7 +152,7 @@ async fn only_the_nara_that_was_asked_can_answer() {
         asker.meet(node);
         node.meet(&asker);
     }
-    // The one that is asked does not know the asker by id, so that it drops the question.
+    // This one does not know the asker by id, so that it drops the request.
     let stranger = Node::start("asked2").await;
     asker.meet(&stranger);
     stranger
@@ -205,7 +205,7 @@ async fn nonsense_gets_the_same_empty_signed_answer() {
     }
 }
 
-/// A v1 peer tells its id in its messages only.
+/// A v1 peer announces its id only in its messages.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_id_of_a_message_is_bound_to_the_nara_that_signed_it_and_to_no_other() {
     let (owner, keeper, other) = (
@@ -222,7 +222,7 @@ async fn the_id_of_a_message_is_bound_to_the_nara_that_signed_it_and_to_no_other
     }
     let id = keeper.local.id();
 
-    // Under the id of another, who is not known by it yet.
+    // Under the id of another nara, which is not known by it yet.
     let mut forged = other.message(&keeper, store(&owner.local));
     forged.from_id = owner.local.id().to_string();
     let forged = forged.sign(owner.local.keypair());
@@ -238,7 +238,7 @@ async fn the_id_of_a_message_is_bound_to_the_nara_that_signed_it_and_to_no_other
     let bound = keeper.registry.by_id(owner.local.id()).unwrap();
     assert_eq!(bound.info().name.as_ref(), Some(owner.local.name()));
 
-    // And now it belongs to the owner, and the owner to it.
+    // Now the id belongs to the owner, and only to it.
     let mut taken = other.message(&keeper, store(&owner.local));
     taken.from_id = owner.local.id().to_string();
     let taken = taken.sign(other.local.keypair());
@@ -248,7 +248,7 @@ async fn the_id_of_a_message_is_bound_to_the_nara_that_signed_it_and_to_no_other
     assert!(keeper.registry.by_name("other").unwrap().info().id.is_none());
 }
 
-/// Remembers the stashes that came without being asked for.
+/// Records the stashes that arrive without a request.
 #[derive(Clone, Debug)]
 struct Recovered(tokio::sync::mpsc::UnboundedSender<RuntimeMessage>);
 
@@ -264,7 +264,7 @@ async fn an_owner_that_introduces_itself_gets_its_stash_back_also_after_a_restar
     let path = folder.path().join("stash.db");
     let owner = Node::start("owner").await;
     let (sender, mut recovered) = tokio::sync::mpsc::unbounded_channel();
-    // The same nara after it lost its memory.
+    // The same nara after it lost its data.
     let reborn = MeshServer::builder(owner.local.clone(), Arc::new(MemoryLedger::new()))
         .client(owner.client.clone())
         .handler(Recovered(sender))
@@ -355,7 +355,7 @@ async fn a_program_is_told_who_signed_a_runtime_message() {
         .register(known(&keeper, Some(running.local_addr())))
         .unwrap();
     let mut claimed = message(&owner.local, &keeper, store(&owner.local));
-    // Nothing signs this text.
+    // The signature does not cover this text.
     claimed.from = "mallory".to_owned();
     let to_keeper = owner.client.peer(keeper.id());
     to_keeper.send_runtime_message(&claimed).await.unwrap();

@@ -1,4 +1,4 @@
-//! Strangers who say on which port they listen.
+//! Strangers that announce the port on which they listen.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
@@ -12,7 +12,7 @@ use crate::discovery::{online, target};
 use crate::raw_http::RawResponse;
 use crate::support::{NOW, Target, free_port, nara, nara_with_seed, request, signed};
 
-/// A request of `sender`, with a statement of `signer` that it listens on `port`.
+/// Sends a request of `sender` with an announcement of `port` signed by `signer`.
 fn claim(target: &Target, sender: &LocalNara, signer: &LocalNara, port: u16) -> RawResponse {
     let at = NOW;
     let mut headers = signed(sender, at, "POST", "/events/sync");
@@ -32,7 +32,7 @@ fn claim(target: &Target, sender: &LocalNara, signer: &LocalNara, port: u16) -> 
     target.send(&request("POST", "/events/sync", &headers, body.as_bytes()))
 }
 
-/// A port on which nobody listens.
+/// Returns a closed port.
 fn nowhere() -> u16 {
     let listener = std::net::TcpListener::bind(free_port()).unwrap();
     listener.local_addr().unwrap().port()
@@ -56,7 +56,7 @@ async fn a_port_that_another_key_says_introduces_nobody() {
     let server = online(&carol).await;
     let (target, _) = target(nowhere(), true, ServerLimits::default()).await;
     let impostor = nara_with_seed("carol", 66);
-    // Whoever signs the request: the port leads to carol, and carol did not say so.
+    // Whoever signs the request: the port leads to carol, and carol did not announce it.
     for sender in [&impostor, &carol] {
         assert_eq!(
             claim(&target, sender, &impostor, server.local_addr().port()).status,
@@ -98,12 +98,12 @@ async fn a_stranger_that_says_many_ports_is_called_so_often_and_no_more() {
     for port in 20_000..20_100 {
         assert_ne!(claim(&target, &carol, &carol, port).status, 200);
     }
-    // Each call tries the port that was said, and the two standard ones.
+    // Each call tries the announced port, and the two standard ones.
     assert!(dials.dials() <= 8 * 3, "{}", dials.dials());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_known_nara_moves_nobody_elses_address() {
+async fn a_known_nara_does_not_move_the_address_of_another() {
     let alice = nara("alice");
     let elsewhere: SocketAddr = "127.0.0.9:9632".parse().unwrap();
     let (target, _) = target(nowhere(), true, ServerLimits::default()).await;

@@ -1,5 +1,5 @@
-//! A request must come from the address of the nara that it claims, where the network knows it. The network is one in
-//! memory, where addresses are true; time is paused.
+//! A request must come from the address of the nara that it claims, if the network knows it. The network is in memory,
+//! where addresses are genuine; time is paused.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use nara_proto::sync::SyncRequest;
 
 use crate::support::{known, nara, registry};
 
-/// What a network knows: `100.64.0.1` is alice, `100.64.0.2` is bob, `100.64.0.9` takes for ever.
+/// A network with `100.64.0.1` as alice and `100.64.0.2` as bob, whose lookup of `100.64.0.9` never ends.
 #[derive(Debug)]
 struct Network;
 
@@ -61,7 +61,7 @@ async fn target(network: &MemoryNetwork) -> (RunningServer, PeerRegistry) {
     (server, registry)
 }
 
-/// What the target answers to a request that `sender` signed and that comes from `source`.
+/// Returns the target's answer to a request that `sender` signed and that comes from `source`.
 async fn call(network: &MemoryNetwork, sender: &LocalNara, source: &str) -> Result<(), ClientError> {
     let client = MeshClient::builder(sender.clone())
         .transport(Arc::new(network.host(source.parse().unwrap())))
@@ -111,7 +111,7 @@ async fn where_the_network_does_not_know_the_signature_decides() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_the_network_does_not_answer_nobody_is_let_in_and_nobody_hangs() {
+async fn a_silent_network_refuses_requests_without_blocking_them() {
     let network = MemoryNetwork::new();
     let (_server, _) = target(&network).await;
     let start = tokio::time::Instant::now();
@@ -134,7 +134,7 @@ async fn a_stranger_that_claims_the_name_of_another_node_is_not_called_back() {
         .serve(target_address())
         .await
         .unwrap();
-    // Whoever runs at the address of bob says that it is alice, to the call-back too.
+    // The nara at bob's address claims to be alice, also in the call-back.
     let impostor = nara("alice");
     let _impostor = MeshServer::builder(impostor.clone(), Arc::new(MemoryLedger::new()))
         .transport(Arc::new(network.host([100, 64, 0, 2].into())))

@@ -1,4 +1,4 @@
-//! A server under attack, and those who call it.
+//! A server under attack, and its callers.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -18,24 +18,24 @@ use nara_proto::v1::{FRESHNESS_WINDOW, RequestAuth, ResponseAuth};
 pub(crate) use crate::naras::{known, nara, nara_with_seed, registry};
 use crate::raw_http::{self, RawResponse};
 
-/// When the tests take place.
+/// The time of the tests.
 pub(crate) const NOW: UnixMillis = UnixMillis::new(1_769_100_000_250);
 
 pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// Any free port on loopback.
+/// Returns any free port on loopback.
 pub(crate) fn free_port() -> SocketAddr {
     SocketAddr::new(LOOPBACK, 0)
 }
 
-/// Remembers who sent direct messages.
+/// Records the senders of direct messages.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Recorder(pub(crate) Arc<Mutex<Vec<String>>>);
 
 impl MeshHandler for Recorder {
     fn on_direct_message(&self, sender: &VerifiedSender, event: &SyncEvent) {
         if event.seen.as_deref().is_some_and(|seen| seen.via == "panic") {
-            panic!("as the test wants it");
+            panic!("as the test demands");
         }
         self.0.lock().unwrap().push(sender.name().to_string());
     }
@@ -61,7 +61,7 @@ impl Target {
         Self::start_on(MemoryLedger::new(), registry, change).await
     }
 
-    /// A target with another memory, that knows others.
+    /// Starts a target with another ledger and other known peers.
     pub(crate) async fn start_on(
         ledger: MemoryLedger,
         registry: PeerRegistry,
@@ -69,7 +69,7 @@ impl Target {
     ) -> Self {
         let local = nara("target");
         let ledger = Arc::new(ledger);
-        // It has been running for longer than any request of a test is old.
+        // It has been running for longer than the age of any request of a test.
         let clock = ManualClock::new(NOW.saturating_sub(2 * FRESHNESS_WINDOW).to_nanos());
         let senders = Recorder::default();
         let builder = MeshServer::builder(local.clone(), ledger.clone())
@@ -96,14 +96,14 @@ impl Target {
         self.ledger.count().await.unwrap()
     }
 
-    /// Sends raw bytes on a connection of their own.
+    /// Sends raw bytes on a new connection.
     pub(crate) fn send(&self, request: &[u8]) -> RawResponse {
         raw_http::send(self.address(), request)
             .unwrap()
             .expect("an answer")
     }
 
-    /// Sends a request that `sender` signs now, a millisecond later each time.
+    /// Sends a request that `sender` signs now, each one millisecond later.
     pub(crate) fn post(&self, sender: &LocalNara, path: &str, body: &[u8]) -> RawResponse {
         self.clock.advance(std::time::Duration::from_millis(1));
         let headers = signed(sender, self.clock.now_millis(), "POST", path);
@@ -119,7 +119,7 @@ impl Target {
         self.post(sender, path, &go_json::to_vec(body))
     }
 
-    /// Whether an answer carries the signature of the target over its body.
+    /// Returns whether an answer has the target's signature over its body.
     pub(crate) fn signed_answer(&self, answer: &RawResponse) -> bool {
         let now = self.clock.now_millis();
         ResponseAuth::from_headers(&answer.header_map())
@@ -127,7 +127,7 @@ impl Target {
     }
 }
 
-/// The authentication headers of a request.
+/// Returns the authentication headers of a request.
 pub(crate) fn signed(sender: &LocalNara, at: UnixMillis, method: &str, path: &str) -> Vec<(String, Vec<u8>)> {
     let mut headers = HeaderMap::new();
     RequestAuth::sign(sender.keypair(), sender.name(), at, method, path).write_to(&mut headers);
@@ -145,7 +145,7 @@ pub(crate) fn request(method: &str, path: &str, headers: &[(String, Vec<u8>)], b
     raw_http::request(method, path, &headers, body)
 }
 
-/// A signed event that says that `emitter` saw `subject`.
+/// Returns a signed event in which `emitter` saw `subject`.
 pub(crate) fn seen(emitter: &LocalNara, subject: &str, via: &str, ts: UnixNanos) -> SyncEvent {
     let payload = SeenPayload {
         observer: emitter.name().to_string(),

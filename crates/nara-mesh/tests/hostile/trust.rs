@@ -1,4 +1,4 @@
-//! Every way on which a key arrives leads through the trust policy, and whom the operator does not trust stays out.
+//! Every path by which a key arrives passes the trust policy, and distrusted naras stay out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,13 +27,13 @@ use tokio::sync::broadcast::Receiver;
 use crate::naras;
 use crate::support::{LOOPBACK, NOW, Target, free_port, known, nara, nara_with_seed};
 
-/// Refuses what comes from anywhere, and counts how often it is asked.
+/// Returns a policy that refuses every key, and counts its calls.
 fn refusing(asked: &Arc<AtomicUsize>) -> TrustPolicy {
     let asked = asked.clone();
     TrustPolicy::by(move |offer| {
         assert!(offer.source.to_string().len() > 3 && !offer.stored);
         asked.fetch_add(1, Ordering::SeqCst);
-        Err("as the test wants it".into())
+        Err("as the test demands".into())
     })
 }
 
@@ -73,7 +73,7 @@ async fn target(registry: &PeerRegistry, port: u16) -> Target {
     .await
 }
 
-/// A nara that serves, knows alice, and tells the key of carol.
+/// Starts a serving nara that knows alice, and carol's key for `/peer/query`.
 async fn online(local: &LocalNara) -> RunningServer {
     let registry = PeerRegistry::default();
     registry.register(known(&nara("alice"), None)).unwrap();
@@ -90,7 +90,7 @@ fn sync(target: &Target, sender: &LocalNara) -> u16 {
     target.post(sender, "/events/sync", body.as_bytes()).status
 }
 
-/// Bob passes on how carol introduces herself.
+/// Bob forwards carol's introduction.
 fn gossip_of_carol(target: &Target) {
     let (bob, carol) = (nara("bob"), nara("carol"));
     let payload = HeyTherePayload {
@@ -124,7 +124,7 @@ async fn a_hey_there_is_believed_only_if_the_policy_says_so() {
         let told_by = Some("bob".parse().unwrap());
         let expected = ("carol".to_owned(), KeySource::HeyThere { told_by });
         assert_eq!(refusal(&mut events), Some(expected));
-        // What it says is stored all the same: gossip is passed on.
+        // The event is stored nevertheless: gossip is forwarded.
         assert_eq!(target.count().await, 1);
     }
     let registry = guarded(TrustPolicy::FirstUse);
@@ -157,13 +157,13 @@ async fn a_stranger_is_called_back_only_if_its_key_could_be_believed() {
     }
 }
 
-/// Alice with this policy.
+/// Returns alice with this policy.
 fn alice(registry: PeerRegistry) -> MeshClient {
     MeshClient::builder(nara("alice")).registry(registry).build()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_of_a_stranger_is_worth_what_the_policy_says() {
+async fn the_policy_decides_on_an_answer_of_a_stranger() {
     let carol = nara("carol");
     let server = online(&carol).await;
     let registry = PeerRegistry::default().with_trust(refusing(&Arc::default()));
@@ -179,7 +179,7 @@ async fn an_answer_of_a_stranger_is_worth_what_the_policy_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_of_a_stranger_is_worth_what_the_policy_says() {
+async fn the_policy_decides_on_a_stream_of_a_stranger() {
     let server = online(&nara("carol")).await;
     for policy in [TrustPolicy::Pinned, refusing(&Arc::default())] {
         let registry = PeerRegistry::default().with_trust(policy);
@@ -194,7 +194,7 @@ async fn a_stream_of_a_stranger_is_worth_what_the_policy_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_peer_says_of_another_is_worth_what_the_policy_says() {
+async fn the_policy_decides_on_an_introduction_by_a_peer() {
     let server = online(&nara("bob")).await;
     let carol: NaraName = "carol".parse().unwrap();
     for (policy, believed) in [(TrustPolicy::Pinned, false), (TrustPolicy::FirstUse, true)] {
@@ -237,7 +237,7 @@ impl PeerSource for Node {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_discovery_finds_is_worth_what_the_policy_says() {
+async fn the_policy_decides_on_a_discovered_key() {
     let server = online(&nara("carol")).await;
     let registry = PeerRegistry::default().with_trust(TrustPolicy::Closed);
     let node = Arc::new(Node(Candidate::new("carol", vec![LOOPBACK])));
@@ -259,7 +259,7 @@ async fn what_discovery_finds_is_worth_what_the_policy_says() {
         "{found:?}"
     );
     assert!(registry.is_empty());
-    // A key that the operator gave is enough to find out where it is.
+    // A key from the operator is enough to discover its address.
     registry.register(known(&nara("carol"), None)).unwrap();
     let discovery = Discovery::new(alice(registry.clone()), node)
         .ports([server.local_addr().port()])
@@ -269,7 +269,7 @@ async fn what_discovery_finds_is_worth_what_the_policy_says() {
     assert_eq!(carol.address, Some(server.local_addr()));
 }
 
-/// The operator decides about a nara.
+/// Applies a decision of the operator about a nara.
 fn decide(registry: &PeerRegistry, name: &str, verdict: Verdict, at: i64) {
     let decision = OperatorDecision {
         verdict,
@@ -324,7 +324,7 @@ async fn the_key_of_an_untrusted_nara_is_not_served_under_another_name() {
     assert_ne!(sync(&target, &newcomer), 200);
     let known = registry.by_name("newcomer");
     assert!(known.is_none_or(|peer| peer.key().is_none()));
-    // Nor is anything believed that it signs under the other name.
+    // An event that it signs under the other name is refused, too.
     let event = naras::tease(&alias, "bob", NOW.to_nanos().get());
     let bob = nara("bob");
     let zine = Zine::signed("bob", NOW.to_seconds(), vec![event], bob.keypair());
@@ -337,7 +337,7 @@ async fn the_key_of_an_untrusted_nara_is_not_served_under_another_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_can_be_kept_out_before_anybody_uses_it() {
+async fn a_name_can_be_banned_before_it_is_used() {
     let carol = nara("carol");
     let server = online(&carol).await;
     let registry = guarded(TrustPolicy::FirstUse);
@@ -384,7 +384,7 @@ async fn an_untrusted_nara_is_not_called_under_any_of_its_names() {
     client.fetch_sync_events(carol.id(), recent()).await.unwrap();
 }
 
-/// Carol, who serves alice with these signatures.
+/// Starts carol, who serves alice with these signatures.
 async fn carol_with(signatures: Signatures) -> RunningServer {
     let registry = PeerRegistry::default();
     registry.register(known(&nara("alice"), None)).unwrap();
@@ -396,7 +396,7 @@ async fn carol_with(signatures: Signatures) -> RunningServer {
         .unwrap()
 }
 
-/// What becomes of a call of alice, who has just been started with this ledger.
+/// Returns the result of a call of alice, just started with this ledger.
 async fn call_after_restart(ledger: &Arc<dyn Ledger>, carol: &RunningServer) -> Result<(), ClientError> {
     let registry = PeerRegistry::default();
     let (keeper, recalled) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();

@@ -10,7 +10,7 @@ use crate::support::{
     EPOCH, HEAD, Mesh, Opening, block, event, is_waiting, next, next_ts, serve_by_hand, until,
 };
 
-/// Bob's answer: a proper hello with nothing missed, and then `rest`.
+/// Returns bob's answer: a valid hello with no missed events, followed by `rest`.
 fn answer(mesh: &Mesh, opening: &Opening, rest: &str) -> Vec<u8> {
     let (start, reason) = match opening.last_event_id.split_once(':') {
         Some((_, seq)) => (seq.parse().unwrap(), "cursor"),
@@ -20,7 +20,7 @@ fn answer(mesh: &Mesh, opening: &Opening, rest: &str) -> Vec<u8> {
     format!("{HEAD}{}{rest}", block("hello", start, &hello)).into_bytes()
 }
 
-/// Subscribes to bob, who says `rest` behind his hello.
+/// Subscribes to bob, who sends `rest` after his hello.
 async fn subscribe(rest: impl Into<String>) -> (Subscription, tokio::time::Instant) {
     let mesh = Mesh::new();
     let network = mesh.network.clone();
@@ -34,7 +34,7 @@ async fn subscribe(rest: impl Into<String>) -> (Subscription, tokio::time::Insta
     )
 }
 
-/// The rule that bob breaks by saying `rest`.
+/// Returns the rule that bob breaks by sending `rest`.
 async fn problem_of(rest: impl Into<String>) -> StreamProblem {
     let (mut events, began) = subscribe(rest).await;
     let problem = next_problem(&mut events).await;
@@ -95,7 +95,7 @@ async fn bad_utf_8_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn places_must_be_those_of_the_ledger_and_rise() {
+async fn positions_must_belong_to_the_ledger_and_increase() {
     let mesh = Mesh::new();
     let one = go_json::to_string(&event(&mesh.bob, 1));
     let ping = r#"{"position":0}"#;
@@ -121,7 +121,7 @@ async fn places_must_be_those_of_the_ledger_and_rise() {
         StreamProblem::Message(_)
     ));
 
-    // What came before the broken rule counts.
+    // Events before the violation count.
     let (mut events, _) = subscribe(block("event", 5, &one) + &block("event", 5, &one)).await;
     assert_eq!(next_ts(&mut events).await, 1);
     let problem = next_problem(&mut events).await;
@@ -214,7 +214,7 @@ async fn another_nara_cannot_answer_for_it() {
             hello.sign(other, mesh.bob.keypair());
             go_json::to_string(&hello)
         },
-        // Changed behind its back.
+        // Changed by a man in the middle.
         |mesh, opening| {
             let mut hello = mesh.hello(opening, 0, 0, "now");
             hello.keep_alive_ms = 1_000_000;
@@ -273,7 +273,7 @@ async fn three_missed_keep_alives_mean_that_it_is_dead() {
             let mut hello = mesh.hello(opening, 0, 0, "now");
             hello.keep_alive_ms = keep_alive_ms;
             hello.sign(opening.opening(), mesh.bob.keypair());
-            // Comments are no sign of life: no handler of the server made them.
+            // Comments are no sign of life: they do not come from the server's handler.
             let block = block("hello", 0, &go_json::to_string(&hello));
             format!("{HEAD}{block}: still here\n\n").into_bytes()
         })
@@ -303,7 +303,7 @@ async fn a_senseless_keep_alive_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_it_asks_for_with_retry_counts_within_bounds() {
+async fn the_retry_field_is_followed_within_bounds() {
     for (retry, range) in [
         (3_000_u64, Duration::from_secs(3)..=Duration::from_secs(3)),
         (u64::MAX, Duration::from_secs(30)..=Duration::from_secs(30)),

@@ -1,4 +1,4 @@
-//! Slow readers, and how many streams there may be.
+//! Slow readers, and the number of streams.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::support::{Mesh, address, event, is_waiting, ledger, next_ts, until};
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_reader_delays_nobody_and_gets_everything_in_the_end() {
+async fn a_slow_reader_delays_no_other_and_gets_all_events() {
     let mesh = Mesh::new();
     let bobs = ledger();
     let _server = mesh.serve(bobs.clone()).await;
@@ -27,7 +27,7 @@ async fn a_slow_reader_delays_nobody_and_gets_everything_in_the_end() {
         .subscribe(SubscribeOptions::default());
     until(&slow, |state| *state == StreamState::Live).await;
     until(&fast, |state| *state == StreamState::Live).await;
-    // Far more than what the connection, the decoder and the queue of items hold.
+    // Far more than the connection, the decoder and the queue of items hold.
     let count = 4000;
     for ts in 0..count {
         bobs.insert_verified(vec![event(&mesh.bob, ts)]).await.unwrap();
@@ -91,7 +91,7 @@ async fn a_server_has_so_many_streams_and_no_more() {
 async fn a_stream_begins_in_the_turn_of_its_peer() {
     let mesh = Mesh::new();
     let mut limits = ServerLimits::default();
-    // Nobody ever has a turn to read the ledger.
+    // The ledger has no place for reads.
     limits.reads = 0;
     let _server = mesh.serve_with(ledger(), limits).await;
     let events = mesh
@@ -105,7 +105,7 @@ async fn a_stream_begins_in_the_turn_of_its_peer() {
     );
 }
 
-/// Sends a signed request of alice's and gives the connection and the first bytes of the answer.
+/// Sends a signed request of alice and returns the connection and the first bytes of the answer.
 async fn get(mesh: &Mesh, stamp: &mut Stamp, target: &str, headers: &str) -> (BoxMeshStream, String) {
     let mut stream = mesh.network.host(address(1).ip()).dial(address(2)).await.unwrap();
     let now = stamp.next(mesh.clock.now_millis());
@@ -126,7 +126,7 @@ async fn get(mesh: &Mesh, stamp: &mut Stamp, target: &str, headers: &str) -> (Bo
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_that_cannot_be_read_are_refused_with_what_to_do() {
+async fn malformed_requests_are_refused_with_a_hint() {
     let mesh = Mesh::new();
     let _server = mesh.serve(ledger()).await;
     let mut stamp = Stamp::default();
@@ -166,14 +166,14 @@ async fn the_opening_needs_a_signature_and_is_no_replay() {
         !answer.contains("x-nara-signature"),
         "the body has no end: {answer}"
     );
-    // The very same request, to the byte.
+    // The identical request.
     let (_second, answer) = get(&mesh, &mut Stamp::default(), "/events/stream", "").await;
     assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
     assert!(answer.contains("replayed"), "{answer}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_nobody_reads_is_closed_and_its_place_is_free_again() {
+async fn an_unread_stream_is_closed_and_frees_its_place() {
     let mesh = Mesh::new();
     let bobs = ledger();
     let mut limits = ServerLimits::default();

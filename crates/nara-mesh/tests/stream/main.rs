@@ -1,6 +1,6 @@
-//! Live streams, end to end: on a network in memory, in paused time.
+//! Live streams, end to end: on an in-memory network, with paused time.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 
 mod hostile;
 mod limits;

@@ -1,7 +1,7 @@
 //! Runs of cuts, delays, crashes and restarts, each from a seed.
 //!
-//! `NARA_SOAK_RUNS` says how many, `NARA_SOAK_SEED` which one is the first: to repeat a run that failed, set it to
-//! the seed of that run and the number to 1. `cargo xtask soak` makes many.
+//! `NARA_SOAK_RUNS` is the number of runs, `NARA_SOAK_SEED` the first seed: to repeat a failed run, set it to the seed
+//! of that run and the number to 1. `cargo xtask soak` makes many runs.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 #[test]
-fn whatever_happens_to_a_stream_every_event_arrives_exactly_once() {
+fn with_any_faults_of_a_stream_every_event_arrives_exactly_once() {
     let first = setting("NARA_SOAK_SEED", 1);
     let mut faults = 0;
     for seed in first..first + setting("NARA_SOAK_RUNS", RUNS) {
@@ -37,7 +37,7 @@ fn whatever_happens_to_a_stream_every_event_arrives_exactly_once() {
     assert!(faults > 0, "the runs had faults");
 }
 
-/// One run: bob's ledger grows while everything breaks, and then has time to heal.
+/// One run: bob's ledger grows while faults occur, followed by time to recover.
 struct Run {
     seed: u64,
     random: Xoshiro256PlusPlus,
@@ -46,7 +46,7 @@ struct Run {
     alices: Arc<MemoryLedger>,
     server: Option<RunningServer>,
     reader: Option<tokio::task::JoinHandle<()>>,
-    /// How often each event was stored, in all lives of alice.
+    /// How often each event was stored, in all incarnations of alice.
     stored: Arc<Mutex<BTreeMap<String, usize>>>,
     written: i64,
     faults: usize,
@@ -87,7 +87,7 @@ impl Run {
             0..=4 => self.write().await,
             5 => self.mesh.network.cut(address(2).ip()),
             6 => {
-                // The next connections have another delay, so that old bytes may come later than new ones.
+                // The next connections have another delay, so that old bytes may arrive after new ones.
                 let latency = Duration::from_millis(self.random.random_range(0..200));
                 self.mesh.network.set_latency(latency);
                 self.mesh.network.cut(address(2).ip());
@@ -98,7 +98,7 @@ impl Run {
                         server.shutdown(Duration::from_secs(1)).await;
                     } else {
                         crash(server).await;
-                        // What a host had open is gone with it.
+                        // A host's open connections end with it.
                         self.mesh.network.cut(address(2).ip());
                     }
                 } else {
@@ -127,7 +127,7 @@ impl Run {
         self.faults += 1;
     }
 
-    /// Bob's ledger gets events, in no order of time, whether or not his server runs.
+    /// Adds events to bob's ledger, out of time order, whether or not his server runs.
     async fn write(&mut self) {
         let count = self.random.random_range(1..20);
         let mut batch = Vec::new();
@@ -141,12 +141,12 @@ impl Run {
 
     async fn start_server(&mut self) {
         let mut limits = ServerLimits::default();
-        // So that what a silent network hides comes up within a run.
+        // So that a silent network is detected within a run.
         limits.stream_keep_alive = Duration::from_secs(1);
         self.server = Some(self.mesh.serve_with(self.bobs.clone(), limits).await);
     }
 
-    /// Alice begins a life, with her ledger and nothing else of the one before.
+    /// Starts a new incarnation of alice, with her ledger only.
     fn start_reader(&mut self) {
         let options = SubscribeOptions::default()
             .oldest()
@@ -176,7 +176,7 @@ impl Run {
         };
         let healed = tokio::time::timeout(Duration::from_secs(600), equal).await;
         assert!(healed.is_ok(), "seed {}: not equal after ten minutes", self.seed);
-        // Time for whatever should not come any more.
+        // Time for late events that should not arrive.
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert_eq!(ids(&*self.alices).await, expected, "seed {}", self.seed);
         let stored = self.stored.lock().unwrap();
@@ -206,7 +206,7 @@ async fn read(mut events: Subscription, stored: Arc<Mutex<BTreeMap<String, usize
                     *stored.lock().unwrap().entry(verified.event.id).or_default() += 1;
                 }
             }
-            // Requests that were on their way too long are refused as stale.
+            // Requests that took too long are refused as stale.
             Err(StreamError::Unauthenticated(_)) => {}
             Err(error) => panic!("seed {seed}: {error}"),
         }

@@ -1,4 +1,4 @@
-//! What was there, what comes, and what happens at the seams.
+//! Stored events, new events, and the transition between them.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::support::{
 };
 
 #[tokio::test(start_paused = true)]
-async fn what_was_there_comes_first_and_then_what_arrives() {
+async fn stored_events_come_first_and_then_new_ones() {
     let mesh = Mesh::new();
     let bobs = ledger();
     let _server = mesh.serve(bobs.clone()).await;
@@ -32,13 +32,13 @@ async fn what_was_there_comes_first_and_then_what_arrives() {
         assert_eq!(verified.trust, EventTrust::Verified);
     }
     until(&events, |state| *state == StreamState::Live).await;
-    // Late, and so before the others in time.
+    // It arrives late, but its time is before the others.
     bobs.insert_verified(vec![event(&mesh.bob, -1)]).await.unwrap();
     assert_eq!(next_ts(&mut events).await, -1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_since_only_what_arrives_from_now_on_comes() {
+async fn without_since_only_new_events_come() {
     let mesh = Mesh::new();
     let bobs = ledger();
     let _server = mesh.serve(bobs.clone()).await;
@@ -67,7 +67,7 @@ async fn since_begins_with_the_first_arrival_of_that_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_what_the_filter_wants_comes_and_the_cursor_passes_the_rest() {
+async fn only_matching_events_come_and_the_cursor_passes_the_others() {
     let mesh = Mesh::new();
     let bobs = ledger();
     let _server = mesh.serve(bobs.clone()).await;
@@ -86,7 +86,7 @@ async fn only_what_the_filter_wants_comes_and_the_cursor_passes_the_rest() {
         .unwrap();
     assert_eq!(next_ts(&mut events).await, 2);
     bobs.insert_verified(vec![event(&mesh.bob, 3)]).await.unwrap();
-    // Two keep-alives later the place behind the unwanted event is known and written down.
+    // Two keep-alives later the position behind the unwanted event is known and stored.
     tokio::time::sleep(Duration::from_secs(40)).await;
     let place = r#"bob ["social"] ["carol", "a,b&c"]"#.to_owned();
     let cursor = alices.arrival_cursor(place).await.unwrap().unwrap();
@@ -190,7 +190,7 @@ async fn the_ledger_remembers_how_far_a_stream_was_read() {
         assert_eq!(number(&verified), ts);
         assert_eq!(verified.insertion, Some(Insertion::Stored));
     }
-    // The place is written a second after the events at the latest.
+    // The position is stored a second after the events at the latest.
     tokio::time::sleep(Duration::from_secs(2)).await;
     drop(events);
     bobs.insert_verified(vec![event(&mesh.bob, 10)]).await.unwrap();
@@ -200,14 +200,14 @@ async fn the_ledger_remembers_how_far_a_stream_was_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_came_again_after_a_crash_is_known_by_its_id() {
+async fn an_event_repeated_after_a_crash_is_recognised_by_its_id() {
     let mesh = Mesh::new();
     let (bobs, alices) = (ledger(), ledger());
     let _server = mesh.serve(bobs.clone()).await;
     bobs.insert_verified(vec![event(&mesh.bob, 1)]).await.unwrap();
     let options = || SubscribeOptions::default().oldest().into_ledger(alices.clone());
     for expected in [Insertion::Stored, Insertion::Duplicate] {
-        // Dropped before the place was written; the next client signs at another time.
+        // Dropped before the position was stored; the next client signs at another time.
         tokio::time::sleep(Duration::from_millis(10)).await;
         let mut events = mesh.client().peer(mesh.bob.id()).subscribe(options());
         assert_eq!(next(&mut events).await.unwrap().insertion, Some(expected));
@@ -215,7 +215,7 @@ async fn what_came_again_after_a_crash_is_known_by_its_id() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_is_not_told_what_it_told() {
+async fn an_event_is_not_sent_back_to_its_sender() {
     let mesh = Mesh::new();
     let bobs = ledger();
     let _server = mesh.serve(bobs.clone()).await;
@@ -337,13 +337,13 @@ async fn dropping_a_subscription_closes_its_stream() {
 async fn a_stream_ends_with_the_key_on_which_it_was_opened() {
     type Change = fn(&PeerRegistry, &LocalNara);
     let changes: [Change; 4] = [
-        // As the peers file has another key after a reload.
+        // Like a peers file with another key after a reload.
         |registry, bob| {
             let other = nara("mallory").public_key();
             let info = PeerInfo::configured(bob.name().clone(), other);
             registry.reconfigure(info).unwrap();
         },
-        // As `peers reset` does.
+        // Like `peers reset`.
         |registry, bob| {
             let peer = registry.by_id(bob.id()).unwrap();
             let mut record = peer.info().into_record().unwrap();
@@ -351,7 +351,7 @@ async fn a_stream_ends_with_the_key_on_which_it_was_opened() {
             record.apply(PeerChange::Forget { at }).unwrap();
             registry.restore(record).unwrap();
         },
-        // As `peers untrust` does.
+        // Like `peers untrust`.
         |registry, bob| {
             let peer = registry.by_id(bob.id()).unwrap();
             let mut record = peer.info().into_record().unwrap();
@@ -366,7 +366,7 @@ async fn a_stream_ends_with_the_key_on_which_it_was_opened() {
         let _server = mesh.serve(ledger()).await;
         let client = mesh.client();
         if index == 1 {
-            // A key that nobody configured is forgotten by a reset.
+            // A reset forgets a key that is not configured.
             let bob = client.registry().by_id(mesh.bob.id()).unwrap();
             client.registry().remove(&bob);
             let mut learned = bob.info();

@@ -1,4 +1,4 @@
-//! Naras on a network in memory, and servers of streams made by hand.
+//! Naras on an in-memory network, and hand-written servers of streams.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use nara_mesh::transport::{BoxMeshStream, MemoryNetwork, Transport as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 
-/// The wall clock of tests: it moves with tokio's paused time.
+/// The wall clock of tests: it advances with tokio's paused time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PausedClock(Instant);
 
@@ -36,7 +36,7 @@ impl Clock for PausedClock {
     }
 }
 
-/// A nara whose soul follows from its name.
+/// Returns a nara whose soul is derived from its name.
 pub(crate) fn nara(name: &str) -> LocalNara {
     let mut seed = [9; 32];
     for (byte, of_name) in seed.iter_mut().zip(name.bytes()) {
@@ -45,17 +45,17 @@ pub(crate) fn nara(name: &str) -> LocalNara {
     LocalNara::new(&Soul::bond(seed, name), name.parse().unwrap()).unwrap()
 }
 
-/// The host `100.64.0.{last}`, at the mesh port.
+/// Returns the host `100.64.0.{last}` with the mesh port.
 pub(crate) fn address(last: u8) -> SocketAddr {
     SocketAddr::from(([100, 64, 0, last], 9632))
 }
 
-/// The time of event number `n`; events must have times above zero.
+/// Returns the time of event number `n`; events must have times above zero.
 pub(crate) fn time(n: i64) -> UnixNanos {
     UnixNanos::new(1_769_000_000_000_000_000 + n)
 }
 
-/// The signed social event number `ts`.
+/// Returns the signed social event number `ts`.
 pub(crate) fn event(emitter: &LocalNara, ts: i64) -> SyncEvent {
     let payload = SocialPayload {
         kind: "tease".to_owned(),
@@ -72,7 +72,7 @@ pub(crate) fn ledger() -> Arc<MemoryLedger> {
     Arc::new(MemoryLedger::new().with_retention(RetentionPolicy::UNLIMITED))
 }
 
-/// Ids of all events of a ledger, by time.
+/// Returns the ids of all events of a ledger, by time.
 pub(crate) async fn ids(ledger: &dyn Ledger) -> Vec<String> {
     let all = ledger
         .page(
@@ -126,7 +126,7 @@ impl Mesh {
         registry
     }
 
-    /// Alice's client.
+    /// Returns alice's client.
     pub(crate) fn client(&self) -> MeshClient {
         self.client_of(&self.alice, 1)
     }
@@ -139,7 +139,7 @@ impl Mesh {
             .build()
     }
 
-    /// Bob's server.
+    /// Starts bob's server.
     pub(crate) async fn serve(&self, ledger: Arc<dyn Ledger>) -> RunningServer {
         self.serve_with(ledger, ServerLimits::default()).await
     }
@@ -155,7 +155,7 @@ impl Mesh {
             .unwrap()
     }
 
-    /// A signed `hello` of bob.
+    /// Returns a signed `hello` of bob.
     pub(crate) fn hello(&self, request: &Opening, position: i64, start: i64, reason: &str) -> Hello {
         let mut hello = Hello {
             from: self.bob.name().to_string(),
@@ -174,10 +174,10 @@ impl Mesh {
     }
 }
 
-/// The epoch of servers made by hand.
+/// The epoch of hand-written servers.
 pub(crate) const EPOCH: &str = "00000000000000ab";
 
-/// The request that a server made by hand got.
+/// The request that a hand-written server received.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Opening {
     pub(crate) query: String,
@@ -214,17 +214,17 @@ impl Opening {
     }
 }
 
-/// The head of an answer that is a stream, until its connection closes.
+/// The head of a streamed answer that lasts until its connection closes.
 pub(crate) const HEAD: &str =
     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
 
-/// One block of server-sent events.
+/// Returns one block of server-sent events.
 pub(crate) fn block(kind: &str, seq: i64, data: &str) -> String {
     format!("event: {kind}\nid: {EPOCH}:{seq}\ndata: {data}\n\n")
 }
 
-/// Starts a server at `.2` that answers the n-th request with what `answer` makes of it, and then holds the
-/// connection; empty: closes it.
+/// Starts a server at `.2` that answers the n-th request with the result of `answer`, and then holds the connection; it
+/// closes it if the result is empty.
 pub(crate) async fn serve_by_hand(
     network: &MemoryNetwork,
     answer: impl Fn(usize, &Opening) -> Vec<u8> + Send + Sync + 'static,
@@ -240,7 +240,7 @@ pub(crate) async fn serve_by_hand(
             tokio::spawn(async move {
                 let opening = Opening::read(&mut stream).await;
                 let bytes = answer(index, &opening);
-                // The client may hang up in the middle.
+                // The client may close the connection in the middle.
                 if stream.write_all(&bytes).await.is_ok() && !bytes.is_empty() {
                     std::future::pending::<()>().await;
                 }
@@ -249,7 +249,7 @@ pub(crate) async fn serve_by_hand(
     });
 }
 
-/// The next item, within a minute of paused time.
+/// Returns the next item, within a minute of paused time.
 pub(crate) async fn next(subscription: &mut Subscription) -> Result<VerifiedEvent, StreamError> {
     tokio::time::timeout(Duration::from_secs(60), subscription.next())
         .await
@@ -257,12 +257,12 @@ pub(crate) async fn next(subscription: &mut Subscription) -> Result<VerifiedEven
         .expect("the subscription goes on")
 }
 
-/// The number of the next event.
+/// Returns the number of the next event.
 pub(crate) async fn next_ts(subscription: &mut Subscription) -> i64 {
     number(&next(subscription).await.unwrap())
 }
 
-/// Waits until a subscription is in a state.
+/// Waits until a subscription reaches a state.
 pub(crate) async fn until(subscription: &Subscription, wanted: impl Fn(&StreamState) -> bool) -> StreamState {
     let mut state = subscription.state();
     let waiting = state.wait_for(|state| wanted(state));
@@ -274,12 +274,12 @@ pub(crate) fn is_waiting(state: &StreamState) -> bool {
     matches!(state, StreamState::Waiting { .. })
 }
 
-/// The number of an event.
+/// Returns the number of an event.
 pub(crate) fn number(verified: &VerifiedEvent) -> i64 {
     verified.event.ts.get() - time(0).get()
 }
 
-/// Ends a server without goodbye.
+/// Stops a server without a goodbye.
 pub(crate) async fn crash(server: RunningServer) {
     drop(server);
     // Its tasks end when they run next.

@@ -1,9 +1,6 @@
-//! A peer made by hand: answers whatever a test wants, and keeps what it was sent.
+//! A hand-written peer: gives any answer that a test needs, and records its requests.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a peer of a test that cannot go on fails the test"
-)]
+#![expect(clippy::unwrap_used, reason = "a peer that cannot continue fails the test")]
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -21,7 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use nara_mesh::transport::{MeshListener, Transport};
 
-/// A request as it arrived.
+/// A received request.
 #[derive(Clone, Debug)]
 pub(crate) struct Received {
     pub(crate) method: Method,
@@ -40,13 +37,13 @@ impl Received {
     }
 }
 
-/// What a peer does with a request.
+/// A peer's reaction to a request.
 pub(crate) enum Answer {
     /// Answers.
     With(Response<Bytes>),
     /// Never answers.
     Nothing,
-    /// Answers with a head and the beginning of a body, and then nothing.
+    /// Answers with a head and the beginning of a body, and then stops.
     Half(Response<Bytes>),
 }
 
@@ -56,7 +53,7 @@ pub(crate) fn plain(status: u16, body: impl Into<Bytes>) -> Answer {
     Answer::With(response)
 }
 
-/// A peer that runs.
+/// A running peer.
 #[derive(Clone, Debug)]
 pub(crate) struct FakePeer {
     pub(crate) address: SocketAddr,
@@ -65,7 +62,7 @@ pub(crate) struct FakePeer {
 }
 
 impl FakePeer {
-    /// Starts a peer that answers every request with what `answer` makes of it.
+    /// Starts a peer that answers every request with the result of `answer`.
     pub(crate) async fn start(
         transport: impl Transport,
         address: SocketAddr,
@@ -75,7 +72,7 @@ impl FakePeer {
         Self::start_on(listener, move |received, _| std::future::ready(answer(&received)))
     }
 
-    /// The same where an answer takes calls of its own. The second argument is where the request came from.
+    /// The same for answers that make calls themselves. The second argument is the source of the request.
     pub(crate) fn start_on<F>(
         mut listener: Box<dyn MeshListener>,
         answer: impl Fn(Received, SocketAddr) -> F + Send + Sync + 'static,
@@ -133,17 +130,17 @@ impl FakePeer {
         }
     }
 
-    /// All requests so far.
+    /// Returns all requests so far.
     pub(crate) fn received(&self) -> Vec<Received> {
         self.received.lock().unwrap().clone()
     }
 
-    /// The last request.
+    /// Returns the last request.
     pub(crate) fn last(&self) -> Received {
         self.received().pop().unwrap()
     }
 
-    /// How many connections were accepted so far.
+    /// Returns how many connections were accepted so far.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }

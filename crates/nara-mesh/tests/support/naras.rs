@@ -1,4 +1,4 @@
-//! Naras, what a registry knows about them, and what they sign.
+//! Naras, their registry entries, and their signed events.
 
 #![expect(clippy::unwrap_used, reason = "names and souls of tests are valid")]
 
@@ -10,12 +10,12 @@ use nara_proto::event::{Payload, SocialPayload, SyncEvent};
 use nara_proto::identity::Soul;
 use nara_proto::time::{UnixMillis, UnixNanos};
 
-/// A nara whose soul follows from its name.
+/// Returns a nara whose soul is derived from its name.
 pub(crate) fn nara(name: &str) -> LocalNara {
     bonded(name, seed_of(name))
 }
 
-/// The seed of the soul that follows from a name.
+/// Returns the seed of the soul that is derived from a name.
 pub(crate) fn seed_of(name: &str) -> [u8; 32] {
     let mut seed = [7; 32];
     for (byte, of_name) in seed.iter_mut().zip(name.bytes()) {
@@ -24,7 +24,7 @@ pub(crate) fn seed_of(name: &str) -> [u8; 32] {
     seed
 }
 
-/// A nara with another soul.
+/// Returns a nara with another soul.
 pub(crate) fn nara_with_seed(name: &str, seed: u8) -> LocalNara {
     bonded(name, [seed; 32])
 }
@@ -33,7 +33,7 @@ fn bonded(name: &str, seed: [u8; 32]) -> LocalNara {
     LocalNara::new(&Soul::bond(seed, name), name.parse().unwrap()).unwrap()
 }
 
-/// The key of a nara as an operator pins it.
+/// Returns a nara's key as pinned by an operator.
 pub(crate) fn pinned(nara: &LocalNara) -> PinnedKey {
     PinnedKey {
         name: nara.name().clone(),
@@ -44,7 +44,7 @@ pub(crate) fn pinned(nara: &LocalNara) -> PinnedKey {
     }
 }
 
-/// All that a registry can know about a nara.
+/// Returns a complete registry entry of a nara.
 pub(crate) fn known(nara: &LocalNara, address: Option<SocketAddr>) -> PeerInfo {
     PeerInfo {
         id: Some(nara.id().clone()),
@@ -55,7 +55,7 @@ pub(crate) fn known(nara: &LocalNara, address: Option<SocketAddr>) -> PeerInfo {
     }
 }
 
-/// A registry that knows these naras, without addresses.
+/// Returns a registry that knows these naras, without addresses.
 pub(crate) fn registry(naras: &[&LocalNara]) -> PeerRegistry {
     let registry = PeerRegistry::default();
     for nara in naras {
@@ -64,7 +64,7 @@ pub(crate) fn registry(naras: &[&LocalNara]) -> PeerRegistry {
     registry
 }
 
-/// A signed social event at `ts` nanoseconds.
+/// Returns a signed social event at `ts` nanoseconds.
 pub(crate) fn tease(emitter: &LocalNara, target: &str, ts: i64) -> SyncEvent {
     let payload = SocialPayload {
         kind: "tease".to_owned(),

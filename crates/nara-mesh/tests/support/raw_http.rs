@@ -1,4 +1,4 @@
-//! HTTP/1.1 by hand: what no client library would send, byte by byte.
+//! Raw HTTP/1.1: bytes that no client library would send.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -6,27 +6,27 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// No test depends on this: it only keeps a broken one from hanging.
+/// No test depends on this limit: it only keeps a broken one from hanging.
 const STUCK: Duration = Duration::from_secs(20);
 
-/// An answer as it came.
+/// An answer as received.
 #[derive(Clone, Debug)]
 pub(crate) struct RawResponse {
     pub(crate) status: u16,
-    /// Names in lower case, in the order of the wire.
+    /// Names in lower case, in wire order.
     pub(crate) headers: Vec<(String, Vec<u8>)>,
     pub(crate) body: Vec<u8>,
 }
 
 impl RawResponse {
-    /// The value of a header, as text; broken UTF-8 shows.
+    /// Returns the value of a header, as text; invalid UTF-8 is replaced.
     pub(crate) fn header(&self, name: &str) -> Option<String> {
         let name = name.to_lowercase();
         let (_, value) = self.headers.iter().find(|(known, _)| *known == name)?;
         Some(String::from_utf8_lossy(value).into_owned())
     }
 
-    /// The headers, but for those that no HTTP library would take.
+    /// Returns the headers, except those that no HTTP library would accept.
     pub(crate) fn header_map(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
@@ -37,13 +37,13 @@ impl RawResponse {
         headers
     }
 
-    /// The body as text.
+    /// Returns the body as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
-/// The bytes of a request that closes the connection behind it.
+/// Returns the bytes of a request that asks to close the connection.
 pub(crate) fn request(method: &str, target: &str, headers: &[(&str, &[u8])], body: &[u8]) -> Vec<u8> {
     let mut bytes = format!("{method} {target} HTTP/1.1\r\nHost: nara\r\nConnection: close\r\n").into_bytes();
     for (name, value) in headers {
@@ -66,8 +66,7 @@ pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Sends bytes on a connection of their own and reads the answer; `None` if the connection was closed without
-/// one.
+/// Sends bytes on a new connection and reads the answer; `None` if the connection was closed without one.
 pub(crate) fn send(address: SocketAddr, bytes: &[u8]) -> io::Result<Option<RawResponse>> {
     let mut stream = connect(address)?;
     // The server may answer and close before it has read everything.
@@ -137,7 +136,7 @@ fn read_more(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> io::Result<bool> {
             bytes.extend_from_slice(&buffer[..count]);
             Ok(true)
         }
-        // Closed with unread bytes of ours: as good as an end.
+        // Closed with unread bytes of ours: equivalent to an end.
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(false),
         Err(error) => Err(error),
     }

@@ -1,8 +1,8 @@
-//! A v1 peer, as its peers see it: what the Go implementation does (docs/protocol/v1.md), and nothing beyond.
+//! A v1 peer as seen from the network: it behaves like the Go implementation (docs/protocol/v1.md).
 //!
-//! It listens on one port and dials that port only, signs with v1 only, and tells no id in `/ping`. It has no streams
-//! and no reconciliation, believes every event that it can read, and keeps stashes for others. Ids reach it over its
-//! plaza, which here is [`V1Peer::meet`].
+//! It listens on one port and dials that port only, signs with v1 only, and announces no id in `/ping`. It has no
+//! streams and no reconciliation, accepts every event that it can parse, and keeps stashes for others. It learns ids
+//! over its plaza, represented by [`V1Peer::meet`].
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -30,10 +30,10 @@ use nara_mesh::transport::Transport;
 
 use crate::fake_peer::{Answer, FakePeer, Received, plain};
 
-/// How far back the events of a zine go.
+/// The maximum age of the events of a zine.
 const ZINE_WINDOW: Duration = Duration::from_secs(300);
 
-/// A v1 peer that runs. Clones are the same peer.
+/// A running v1 peer. Clones are the same peer.
 #[derive(Clone, Debug)]
 pub(crate) struct V1Peer(Arc<Parts>);
 
@@ -46,7 +46,7 @@ struct Parts {
     memory: Mutex<Memory>,
 }
 
-/// What it knows. It loses all of it when it restarts.
+/// Its data, which it loses when it restarts.
 #[derive(Debug, Default)]
 struct Memory {
     /// In the order of arrival.
@@ -55,18 +55,18 @@ struct Memory {
     /// Name and address by id.
     met: BTreeMap<String, (String, SocketAddr)>,
     online: BTreeMap<String, bool>,
-    /// What it keeps for others, by the id of the owner.
+    /// The stashes that it keeps for others, by the id of the owner.
     stashes: BTreeMap<String, StashStore>,
-    /// What others kept for it and gave back.
+    /// The stash that others kept for it and returned.
     own_stash: Option<StashResponse>,
     acks: Vec<StashAck>,
     is_endless: bool,
-    /// How often it was asked for each kind of event sync.
+    /// The number of requests of each kind of event sync.
     syncs: BTreeMap<String, usize>,
 }
 
 impl V1Peer {
-    /// Starts the peer. Its port is the only one that it calls others on.
+    /// Starts the peer. It calls others on its own port only.
     pub(crate) async fn start(
         nara: LocalNara,
         address: SocketAddr,
@@ -106,17 +106,17 @@ impl V1Peer {
         memory.met.insert(nara.id().to_string(), (name, address));
     }
 
-    /// Learns a key over the plaza, and nothing else.
+    /// Learns only a key over the plaza.
     pub(crate) fn knows(&self, name: &str, key: PublicKey) {
         self.memory().keys.insert(name.to_owned(), key);
     }
 
-    /// How often it was asked for events in this mode.
+    /// Returns how often it was asked for events in this mode.
     pub(crate) fn syncs(&self, mode: &str) -> usize {
         self.memory().syncs.get(mode).copied().unwrap_or_default()
     }
 
-    /// Puts events into its memory.
+    /// Adds events to its ledger.
     pub(crate) fn remember(&self, events: impl IntoIterator<Item = SyncEvent>) {
         self.memory().events.extend(events);
     }
@@ -130,12 +130,12 @@ impl V1Peer {
         self.memory().events.clone()
     }
 
-    /// Whether it has the event with this id.
+    /// Returns whether it has the event with this id.
     pub(crate) fn has(&self, id: &str) -> bool {
         self.memory().events.iter().any(|event| event.id == id)
     }
 
-    /// Whether it takes a nara for online; `None`: it never heard of it.
+    /// Returns whether it considers a nara online; `None` if it does not know it.
     pub(crate) fn is_online(&self, name: &str) -> Option<bool> {
         self.memory().online.get(name).copied()
     }
@@ -148,19 +148,19 @@ impl V1Peer {
         self.memory().acks.clone()
     }
 
-    /// What it keeps for the nara with this id.
+    /// Returns the stash that it keeps for the nara with this id.
     pub(crate) fn keeps_for(&self, id: &str) -> Option<StashStore> {
         self.memory().stashes.get(id).cloned()
     }
 
-    /// Loses its memory, but not what it has met: the plaza tells that again.
+    /// Loses its data, except the naras that it met: the plaza reports these again.
     pub(crate) fn restart(&self) {
         let mut memory = self.memory();
         let Memory { met, keys, .. } = std::mem::take(&mut *memory);
         (memory.met, memory.keys) = (met, keys);
     }
 
-    /// A `hey-there` as of now.
+    /// Returns a `hey-there` with the current time.
     pub(crate) fn hey_there(&self) -> SyncEvent {
         self.event(Payload::HeyThere(HeyTherePayload {
             from: self.nara().name().to_string(),
@@ -170,7 +170,7 @@ impl V1Peer {
         }))
     }
 
-    /// A `chau` as of now.
+    /// Returns a `chau` with the current time.
     pub(crate) fn chau(&self) -> SyncEvent {
         self.event(Payload::Chau(ChauPayload {
             from: self.nara().name().to_string(),
@@ -179,13 +179,13 @@ impl V1Peer {
         }))
     }
 
-    /// A signed event as of now.
+    /// Returns a signed event with the current time.
     pub(crate) fn event(&self, payload: Payload) -> SyncEvent {
         let (name, keypair) = (self.nara().name().as_str(), self.nara().keypair());
         SyncEvent::signed(self.0.clock.now_nanos(), payload, name, keypair)
     }
 
-    /// Sends a zine, and takes the events of the answer in.
+    /// Sends a zine, and stores the events of the answer.
     pub(crate) async fn send_zine(&self, to: IpAddr, events: Vec<SyncEvent>) -> (StatusCode, Bytes) {
         let (name, keypair) = (self.nara().name().as_str(), self.nara().keypair());
         let zine = Zine::signed(name, self.0.clock.now_seconds(), events, keypair);
@@ -199,17 +199,17 @@ impl V1Peer {
         (status, body)
     }
 
-    /// Sends a direct message, signed at a time: several may share it.
+    /// Sends a direct message, signed at this time: several may share it.
     pub(crate) async fn send_dm(&self, to: IpAddr, event: &SyncEvent, at: UnixMillis) -> (StatusCode, Bytes) {
         self.post_at(to, "/dm", go_json::to_vec(event), at).await
     }
 
-    /// Asks a confidant to keep a stash. The ack comes as a message of its own.
+    /// Asks a confidant to keep a stash. The ack arrives as a separate message.
     pub(crate) async fn store_stash(&self, with: &LocalNara, to: IpAddr, plaintext: &[u8]) {
         self.store_stash_as(self.nara().id(), with, to, plaintext).await;
     }
 
-    /// The same in a message that says it is of the nara with this id.
+    /// The same in a message that claims to be from the nara with this id.
     pub(crate) async fn store_stash_as(&self, id: &NaraId, with: &LocalNara, to: IpAddr, plaintext: &[u8]) {
         let nonce = [7; 24];
         let payload = MessagePayload::StashStore(StashStore {
@@ -222,7 +222,7 @@ impl V1Peer {
         self.send_message(to, self.message(id, with, payload)).await;
     }
 
-    /// Asks a confidant for its stash, as a v1 peer does that begins.
+    /// Asks a confidant for its stash, like a v1 peer at its start.
     pub(crate) async fn refresh_stash(&self, with: &LocalNara, to: IpAddr) {
         let payload = MessagePayload::StashRefresh(StashRefresh {
             owner_id: self.nara().id().to_string(),
@@ -240,7 +240,7 @@ impl V1Peer {
             .sign(nara.keypair())
     }
 
-    /// What cannot be delivered is lost.
+    /// An undeliverable message is lost.
     async fn send_message(&self, to: IpAddr, message: RuntimeMessage) {
         let request = self.request("/mesh/message", message.to_json(), self.0.clock.now_millis());
         let _ = self.call(self.port_of(to), request).await;
@@ -261,7 +261,7 @@ impl V1Peer {
         request
     }
 
-    /// One request on a connection of its own.
+    /// Sends one request on a new connection.
     async fn call(
         &self,
         address: SocketAddr,
@@ -453,7 +453,7 @@ impl V1Peer {
         (200, go_json::to_body(&receipt).into())
     }
 
-    /// Takes events in. Whoever sent them is online, unless it says goodbye.
+    /// Stores events. Their sender is online, unless it says goodbye.
     async fn merge(&self, sender: &str, events: Vec<SyncEvent>) {
         let mut comes = Vec::new();
         let mut goes = false;
@@ -488,7 +488,7 @@ impl V1Peer {
         }
     }
 
-    /// A confidant gives a stash back when it hears that its owner begins.
+    /// A confidant returns a stash when its owner introduces itself.
     async fn give_back(&self, name: &str) {
         let found = {
             let memory = self.memory();
@@ -509,7 +509,7 @@ impl V1Peer {
         self.send_message(to.ip(), message).await;
     }
 
-    /// The outcome never shows in the answer.
+    /// The answer never depends on the outcome.
     async fn receive_message(&self, body: &[u8]) -> (u16, Bytes) {
         if let Ok(message) = RuntimeMessage::from_json(body) {
             self.process(message).await;
@@ -523,7 +523,7 @@ impl V1Peer {
             let met = memory.met.get(&message.from_id).cloned();
             met.and_then(|(name, address)| Some((memory.keys.get(&name).copied()?, name, address)))
         };
-        // A refresh is never verified; everything else is, with the key known for the id.
+        // A refresh is never verified; other kinds are verified with the key known for the id.
         let key = sender.as_ref().map(|(key, ..)| key);
         let verified = key.is_some_and(|key| message.verify(key).is_ok());
         if !verified && !matches!(message.payload, MessagePayload::StashRefresh(_)) {

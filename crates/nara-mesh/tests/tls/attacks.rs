@@ -1,4 +1,4 @@
-//! What whoever sits between two naras, or poses as one of them, does not achieve.
+//! Attacks of a man in the middle, or of an impostor, that must fail.
 
 use nara_mesh::proto::sync::SyncRequest;
 use nara_mesh::registry::{KeySource, PeerEvent};
@@ -21,14 +21,14 @@ async fn a_known_peer_cannot_be_impersonated() {
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(cause.starts_with("bob is pinned to key "), "{cause}");
     let Ok(PeerEvent::KeyConflict(conflict)) = events.try_recv() else {
-        panic!("whoever watches is told");
+        panic!("subscribers are notified");
     };
     assert_eq!(conflict.offered_by, KeySource::Tls(address(MALLORY)));
     assert_eq!(
         client.peer(mesh.bob.id()).known().unwrap().key(),
         Some(mesh.bob.public_key())
     );
-    // Bob cannot help it, so his breaker stays closed however often it happens.
+    // It is not bob's fault, so his breaker stays closed however often it happens.
     for _ in 0..20 {
         let error = client.ping(mesh.bob.id()).await.unwrap_err();
         assert!(!error.is_circuit_open(), "{error}");
@@ -36,12 +36,12 @@ async fn a_known_peer_cannot_be_impersonated() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_passes_on_the_answers_of_a_nara_is_not_taken_for_it() {
+async fn a_forwarder_of_answers_is_not_mistaken_for_the_nara() {
     let mesh = Mesh::new();
     let _server = mesh.server().serve(address(BOB)).await.unwrap();
     Mallory::new().pose_as_bob(&mesh).await;
     let client = mesh.stranger().tls(TlsPolicy::Require).build();
-    // Alice has never met bob, so she accepts any key in the handshake; his signed words do not fit to it.
+    // Alice has never met bob, so she accepts any key in the handshake; his signature does not match it.
     let error = client.discover_key(address(MALLORY), None).await.unwrap_err();
     assert!(error.is_unauthenticated(), "{error}");
     let failed = client
@@ -61,7 +61,7 @@ async fn a_signed_request_is_refused_on_the_connection_of_somebody_else() {
     let text = exchange(&mut stream, &request).await;
     assert!(text.starts_with("HTTP/1.1 401"), "{text}");
     assert!(text.contains("does not belong to alice"), "{text}");
-    // The same request on a plain connection is one that bob has not seen yet.
+    // On a plain connection, bob has not seen this request yet.
     let text = exchange(&mut mesh.dial(MALLORY).await, &request).await;
     assert!(text.starts_with("HTTP/1.1 200"), "{text}");
 }

@@ -1,4 +1,4 @@
-//! Which calls go over TLS, and what they show.
+//! Which calls use TLS, and what an observer sees.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use nara_mesh::transport::TcpTransport;
 use crate::naras::known;
 use crate::support::{ALICE, BOB, Mesh, Tap, address, speaks_raw, speaks_tls};
 
-/// Where the tap sits.
+/// The address of the tap.
 const TAP: u8 = 9;
 
 const X509: Security = Security::Tls(CertificateKind::X509);
@@ -52,7 +52,7 @@ async fn a_peer_that_went_back_to_plain_connections_is_called_again_once_it_is_f
     let _server = server.serve(address(BOB)).await.unwrap();
     let client = mesh.client(BOB, speaks_tls());
     client.ping(mesh.bob.id()).await.unwrap_err();
-    // As `peers reset` does.
+    // Like `peers reset`.
     let peer = client.peer(mesh.bob.id()).known().unwrap();
     let mut record = peer.info().into_record().unwrap();
     let at = UnixMillis::new(1);
@@ -64,7 +64,7 @@ async fn a_peer_that_went_back_to_plain_connections_is_called_again_once_it_is_f
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_insists_on_tls_is_told_that_there_is_none() {
+async fn a_client_that_requires_tls_reports_a_peer_without_it() {
     let mesh = Mesh::new();
     let server = mesh.server().tls(TlsPolicy::Plain);
     let _server = server.serve(address(BOB)).await.unwrap();
@@ -130,7 +130,7 @@ async fn a_peer_that_has_proven_tls_is_never_called_without() {
     let text = error.to_string();
     assert!(text.contains("the peer spoke TLS before"), "{text}");
     assert_eq!(error.kind(), ClientErrorKind::TlsGone);
-    // Nor is whoever is at its address, by a caller who does not know whom to expect.
+    // Nor is a nara at its address, by a caller that does not expect a certain key.
     client.discover_key(address(TAP), None).await.unwrap_err();
     client.ping(address(TAP)).await.unwrap_err();
     assert_eq!(tap.were_tls(), [true; 3]);
@@ -244,7 +244,7 @@ async fn plain_and_secure_calls_share_a_socket() {
     assert_eq!(seen, [Security::Plain, X509, RAW]);
 }
 
-/// A server of bob with a place for one connection of each address.
+/// Returns bob's server with one connection allowed per address.
 fn crowded(mesh: &Mesh) -> nara_mesh::server::MeshServerBuilder {
     let mut limits = nara_mesh::server::ServerLimits::default();
     limits.connections_per_address = 1;
@@ -256,7 +256,7 @@ async fn a_server_without_a_place_says_so_over_tls_and_over_plain_http() {
     let mesh = Mesh::new();
     let _server = crowded(&mesh).serve(address(BOB)).await.unwrap();
     let held = mesh.dial(ALICE).await;
-    // Before the server has seen the first connection, the second would be the first.
+    // The server must see the first connection before the second.
     tokio::task::yield_now().await;
     for (protocol, told) in [
         (speaks_raw(), "it has too many connections from our address"),

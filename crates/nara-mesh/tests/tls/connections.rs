@@ -1,4 +1,4 @@
-//! How long, how many, and how they end.
+//! The lifetime and number of connections.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ async fn a_handshake_that_does_not_end_costs_its_connection_after_five_seconds()
     let mesh = Mesh::new();
     let _server = mesh.server().serve(address(BOB)).await.unwrap();
     let mut stream = mesh.dial(ALICE).await;
-    // Idle is fine for a while; then the handshake begins, and drips.
+    // Idle is fine for a while; then a handshake begins, and arrives slowly.
     tokio::time::sleep(Duration::from_secs(7)).await;
     let began = Instant::now();
     stream.write_all(&[TLS, 3, 1, 0, 200]).await.unwrap();

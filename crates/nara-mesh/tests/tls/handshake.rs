@@ -1,4 +1,4 @@
-//! Requests without a signature of their own, where the handshake is the proof that both ends chose.
+//! Unsigned requests, proven by the handshake alone because both ends chose this.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +25,7 @@ fn speaks_everything() -> PeerProtocol {
     protocol
 }
 
-/// The server of bob, whose route `/proof` says what proves a request.
+/// Returns bob's server, whose route `/proof` returns the proof of a request.
 fn server(mesh: &Mesh, trust: ChannelTrust) -> MeshServerBuilder {
     let proof = async |sender: VerifiedSender, headers: HeaderMap| {
         assert_eq!(sender.coverage(), Coverage::Channel);
@@ -50,7 +50,7 @@ fn client(mesh: &Mesh, trust: ChannelTrust) -> MeshClient {
     client
 }
 
-/// What proved a request of alice, as bob saw it.
+/// Returns the proof of a request of alice, as bob saw it.
 async fn proof(client: &MeshClient, mesh: &Mesh) -> String {
     let request = Request::get("/proof").body(String::new()).unwrap();
     let answer = client.peer(mesh.bob.id()).request(request).await.unwrap();
@@ -94,7 +94,7 @@ async fn the_handshake_alone_proves_requests_between_peers_that_both_chose_it() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_handler_refuses_is_not_asked_again() {
+async fn a_request_refused_by_a_handler_is_not_retried() {
     let mesh = Mesh::new();
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = calls.clone();
@@ -153,7 +153,7 @@ async fn a_stream_is_asked_for_with_a_signature() {
     assert_eq!(first.unwrap().unwrap().unwrap().event.id, event.id);
 }
 
-/// A request without a signature, with this binding.
+/// Returns an unsigned request with this binding.
 fn unsigned(binding: Option<ChannelBinding>, from: &str) -> Vec<u8> {
     let mut headers = HeaderMap::new();
     if let Some(binding) = binding {
@@ -180,7 +180,7 @@ async fn a_request_without_a_signature_is_refused_where_the_handshake_is_not_its
         status(&exchange(&mut stream, &unsigned(Some(binding), "alice")).await),
         "200"
     );
-    // Written for another connection, as by somebody whose request a proxy with her key passes on.
+    // Written for another connection, like a request that a proxy with her key forwards.
     for foreign in [None, Some(ChannelBinding::new([7; 32]))] {
         let (mut stream, _) = alice.connect_bound(mesh.dial(ALICE).await).await;
         assert_eq!(
@@ -188,7 +188,7 @@ async fn a_request_without_a_signature_is_refused_where_the_handshake_is_not_its
             "401"
         );
     }
-    // In the name of another nara, or with a key that nobody knows.
+    // In the name of another nara, or with an unknown key.
     let (mut stream, binding) = alice.connect_bound(mesh.dial(ALICE).await).await;
     assert_eq!(
         status(&exchange(&mut stream, &unsigned(Some(binding), "bob")).await),

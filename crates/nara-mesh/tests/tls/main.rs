@@ -1,6 +1,6 @@
-//! Secure connections, end to end: on a network in memory, in paused time.
+//! Secure connections, end to end: on an in-memory network, with paused time.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 
 mod attacks;
 mod calls;

@@ -1,4 +1,4 @@
-//! The channel for services of one's own, over TLS: streams in both directions.
+//! Calls to user-defined services over TLS: streams in both directions.
 
 use std::convert::Infallible;
 
@@ -22,7 +22,7 @@ use tower::{ServiceBuilder, ServiceExt as _};
 use crate::naras::{known, nara};
 use crate::support::{BOB, Mesh, address, speaks_tls};
 
-/// Bob's server, which says back what it is told, while it is told.
+/// Starts bob's server, which echoes a body while it arrives.
 async fn echo(mesh: &Mesh) -> RunningServer {
     let routes = Router::new()
         .route("/echo", post(async |body: Body| body))
@@ -61,7 +61,7 @@ type Pieces = StreamBody<
     >,
 >;
 
-/// A body that is made piece by piece.
+/// Returns a body that is produced piece by piece.
 fn pieces() -> (mpsc::Sender<&'static str>, Pieces) {
     let (sender, pieces) = mpsc::channel(1);
     let frame: fn(&'static str) -> Result<Frame<Bytes>, Infallible> =
@@ -106,7 +106,7 @@ async fn a_request_over_a_trusted_connection_is_covered_as_a_whole() {
     let mesh = Mesh::new();
     let _server = echo(&mesh).await;
     let client = client(&mesh);
-    // What bob can do beyond TLS is learned from his answers.
+    // Bob's capabilities beyond TLS are learned from his answers.
     client.ping("bob").await.unwrap();
     let request = || Request::post("/notes/who").body("hello".to_owned()).unwrap();
     let answer = client.request("bob", request()).await.unwrap();
@@ -172,7 +172,7 @@ async fn an_answer_whose_peer_is_silent_ends_with_the_key_as_well() {
 async fn nothing_more_is_sent_to_a_key_that_was_replaced_while_a_request_is_made() {
     let mesh = Mesh::new();
     let (took, mut taken) = mpsc::channel(1);
-    // It takes all that is sent, and does not answer.
+    // It accepts everything that is sent, and does not answer.
     let routes = Router::new().route(
         "/sink",
         post(async move |body: Body| {
@@ -199,7 +199,7 @@ async fn nothing_more_is_sent_to_a_key_that_was_replaced_while_a_request_is_made
             .reconfigure(configured(nara("mallory").public_key()))
             .unwrap();
         if !silent {
-            // It may be taken out of the channel, and is not sent.
+            // It may be taken from the channel, but is not sent.
             let _ = told.send("two").await;
         }
         let error = calling.await.unwrap().unwrap_err();

@@ -1,4 +1,4 @@
-//! Alice calls bob on a network in memory; whoever sits between them, or poses as one of them.
+//! Alice calls bob on an in-memory network, with a man in the middle or an impostor.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -30,7 +30,7 @@ pub(crate) const MALLORY: u8 = 3;
 /// The first byte of a TLS connection.
 pub(crate) const TLS: u8 = 0x16;
 
-/// The host `100.64.0.{last}`, at the mesh port.
+/// Returns the host `100.64.0.{last}` with the mesh port.
 pub(crate) fn address(last: u8) -> SocketAddr {
     SocketAddr::from(([100, 64, 0, last], 9632))
 }
@@ -52,14 +52,14 @@ impl Mesh {
         }
     }
 
-    /// The client of alice, who knows nobody.
+    /// Returns alice's client, which knows no peer.
     pub(crate) fn stranger(&self) -> MeshClientBuilder {
         MeshClient::builder(self.alice.clone())
             .transport(Arc::new(self.network.host(address(ALICE).ip())))
             .clock(Arc::new(self.clock.clone()))
     }
 
-    /// The client of alice, who knows bob, what he can do, and that he is at `at`.
+    /// Returns alice's client, which knows bob, his protocols, and his address `at`.
     pub(crate) fn client(&self, at: u8, protocol: PeerProtocol) -> MeshClient {
         let client = self.stranger().build();
         let peer = client.registry().register(known(&self.bob, Some(address(at))));
@@ -67,7 +67,7 @@ impl Mesh {
         client
     }
 
-    /// The server of bob, who knows alice, not yet running.
+    /// Returns bob's server, which knows alice, not yet running.
     pub(crate) fn server(&self) -> MeshServerBuilder {
         MeshServer::builder(self.bob.clone(), Arc::new(MemoryLedger::new()))
             .registry(registry(&[&self.alice]))
@@ -80,7 +80,7 @@ impl Mesh {
         host.dial(address(BOB)).await.unwrap()
     }
 
-    /// A request that alice has signed, as bytes.
+    /// Returns a request signed by alice, as bytes.
     pub(crate) fn signed_by_alice(&self, method: &str, path: &str) -> Vec<u8> {
         let mut headers = http::HeaderMap::new();
         let now = self.clock.now_millis();
@@ -89,7 +89,7 @@ impl Mesh {
     }
 }
 
-/// The bytes of a request.
+/// Returns the bytes of a request.
 pub(crate) fn head_and_body(method: &str, path: &str, headers: &http::HeaderMap, body: &[u8]) -> Vec<u8> {
     let length = body.len();
     let mut bytes =
@@ -116,7 +116,7 @@ pub(crate) fn speaks_raw() -> PeerProtocol {
     protocol
 }
 
-/// Passes on connections to bob, and keeps what callers sent: the bytes of each connection.
+/// Forwards connections to bob, and records the bytes of callers per connection.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tap(Arc<Mutex<Vec<Vec<u8>>>>);
 
@@ -160,19 +160,19 @@ impl Tap {
         tokio::join!(out, back);
     }
 
-    /// What each connection sent.
+    /// Returns the bytes that each connection sent.
     pub(crate) fn connections(&self) -> Vec<Vec<u8>> {
         self.0.lock().unwrap().clone()
     }
 
-    /// Whether each connection was TLS, in their order.
+    /// Returns whether each connection was TLS, in order.
     pub(crate) fn were_tls(&self) -> Vec<bool> {
         let first = |sent: &Vec<u8>| sent.first() == Some(&TLS);
         self.connections().iter().map(first).collect()
     }
 }
 
-/// Mallory: an Ed25519 key of her own, and no scruples.
+/// Mallory, an attacker with her own Ed25519 key.
 pub(crate) struct Mallory {
     certificate: CertificateDer<'static>,
     key: Vec<u8>,
@@ -184,7 +184,7 @@ impl Mallory {
         Self::with(&rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap())
     }
 
-    /// The same with the key of a nara whose soul follows from its name.
+    /// Returns an attacker with the key of a nara whose soul is derived from its name.
     pub(crate) fn with_the_key_of(nara: &LocalNara) -> Self {
         // PKCS#8 of an Ed25519 key (RFC 8410, section 7): 16 bytes, then the seed.
         let mut der = vec![
@@ -212,7 +212,7 @@ impl Mallory {
         self.connect_bound(stream).await.0
     }
 
-    /// Connects to bob, and tells the binding of the connection.
+    /// Connects to bob, and returns the binding of the connection.
     pub(crate) async fn connect_bound(&self, stream: BoxMeshStream) -> (BoxMeshStream, ChannelBinding) {
         let config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
@@ -232,7 +232,7 @@ impl Mallory {
         (Box::new(stream), ChannelBinding::new(binding.unwrap()))
     }
 
-    /// Accepts connections in place of bob, and passes on what they say to the real one, without TLS.
+    /// Accepts connections in place of bob, and forwards their contents to the real one, without TLS.
     pub(crate) async fn pose_as_bob(&self, mesh: &Mesh) {
         let config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
@@ -301,14 +301,14 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
-/// Sends bytes and reads one small answer; empty: the connection was closed.
+/// Sends bytes and reads one small answer; empty if the connection was closed.
 pub(crate) async fn exchange(stream: &mut BoxMeshStream, bytes: &[u8]) -> String {
     // It may be closed already.
     let _ = stream.write_all(bytes).await;
     answer(stream).await
 }
 
-/// Reads one small answer; empty: the connection was closed.
+/// Reads one small answer; empty if the connection was closed.
 pub(crate) async fn answer(stream: &mut BoxMeshStream) -> String {
     let mut buffer = vec![0; 4096];
     let count = stream.read(&mut buffer).await.unwrap_or(0);

@@ -46,7 +46,7 @@ async fn between_peers_that_trust_their_connection_it_is_the_proof() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_asks_for_signatures_gets_them() {
+async fn a_client_that_asks_for_signatures_gets_them() {
     let mesh = Mesh::new();
     let _server = mesh.server().serve(address(BOB)).await.unwrap();
     let client = mesh.stranger().channel_trust(ChannelTrust::VerifyAlways).build();
@@ -74,12 +74,12 @@ async fn a_peer_that_is_not_known_to_speak_v2_gets_everything_signed() {
     let client = mesh.client(BOB, speaks_tls());
     let proof = sync(&client, &mesh).await;
     assert!(!proof.channel && proof.bound && proof.header && proof.inner);
-    // It has shown by its answer that it speaks v2.
+    // Its answer has proven that it supports v2.
     assert!(sync(&client, &mesh).await.channel);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_peer_announces_makes_the_next_connection_secure() {
+async fn an_announcement_of_tls_makes_the_next_connection_secure() {
     let mesh = Mesh::new();
     let _server = mesh.server().serve(address(BOB)).await.unwrap();
     let client = mesh.client(BOB, PeerProtocol::default());
@@ -106,12 +106,12 @@ async fn a_stream_runs_over_a_secure_connection() {
     let mut events = client
         .peer(mesh.bob.id())
         .subscribe(SubscribeOptions::default().oldest());
-    // Who cannot connect tries again for ever.
+    // A client that cannot connect retries for ever.
     let first = tokio::time::timeout(Duration::from_secs(60), events.next()).await;
     assert_eq!(first.unwrap().unwrap().unwrap().event.id, event.id);
 }
 
-/// A request of alice with a signature of v2 for a connection with this binding.
+/// Returns a v2 request of alice for a connection with this binding.
 fn bound_request(mesh: &Mesh, binding: Option<[u8; 32]>) -> Vec<u8> {
     let body = br#"{"from":"alice"}"#;
     let mut headers = http::HeaderMap::new();
@@ -142,7 +142,7 @@ async fn a_request_that_was_signed_for_another_connection_is_refused() {
         let text = exchange(&mut stream, &bound_request(&mesh, binding)).await;
         assert!(text.starts_with("HTTP/1.1 401"), "{text}");
     }
-    // Nor is one for a secure connection good on a plain one.
+    // A request for a secure connection is not valid on a plain one.
     let text = exchange(&mut mesh.dial(ALICE).await, &bound_request(&mesh, Some([7; 32]))).await;
     assert!(text.starts_with("HTTP/1.1 401"), "{text}");
     let text = exchange(&mut mesh.dial(ALICE).await, &bound_request(&mesh, None)).await;

@@ -1,4 +1,4 @@
-//! What happened while we were away comes from v1 peers, too, though they have neither streams nor reconciliation.
+//! Missed events arrive from v1 peers, too, though they have neither streams nor reconciliation.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ async fn older_events_of_a_v1_peer_arrive_soon_after_the_start() {
     until(async || mesh.ledger.cursor("greta".to_owned()).await.unwrap().is_some()).await;
     alice.shutdown(GRACE).await;
 
-    // The next start resumes behind what came: a page with the news, and an empty one at most.
+    // The next start resumes behind the received events: a page with the new ones, and at most an empty one.
     let pages = greta.syncs("page");
     mesh.clock.advance(Duration::from_secs(3600));
     let news = tease(greta.nara(), "bob", mesh.now().get() - 600_000_000_000);
@@ -61,7 +61,7 @@ async fn not_all_peers_are_asked_for_the_same() {
     let paged = peers.iter().filter(|peer| peer.syncs("page") > 0).count();
     assert_eq!(paged, 1);
 
-    // The more is known, the less often they are asked: in an hour far less than sixty times.
+    // The more is known, the less often they are asked: far less than sixty times in an hour.
     tokio::time::sleep(Duration::from_secs(3600)).await;
     let samples: usize = peers.iter().map(|peer| peer.syncs("sample")).sum();
     assert!((6..=24).contains(&samples), "{samples}");
@@ -69,7 +69,7 @@ async fn not_all_peers_are_asked_for_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_knows_what_others_do_not_is_asked_for_all_of_it() {
+async fn a_peer_with_unknown_events_is_asked_for_all_of_them() {
     let mesh = Mesh::new();
     let greta = mesh.v1("greta", 2).await;
     greta.remember(history(greta.nara(), OLDER, mesh.now()));
@@ -122,7 +122,7 @@ async fn a_peer_that_appears_after_the_start_is_asked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_told_not_to_catch_up_asks_nobody() {
+async fn without_catch_up_no_peer_is_asked() {
     let mesh = Mesh::new();
     let greta = mesh.v1("greta", 2).await;
     let alice = mesh.quiet_alice(&greta).await;
@@ -164,7 +164,7 @@ async fn a_peer_whose_pages_never_end_does_not_keep_us_from_the_others() {
     alice.registry().register(configured(&hans)).unwrap();
     until(async || mesh.ledger.cursor("hans".to_owned()).await.unwrap().is_some()).await;
     until(async || hans.syncs("page") > 3).await;
-    // What the endless one told is kept, and goes on behind it.
+    // The events of the endless peer are kept, and the next round resumes behind them.
     assert!(mesh.ledger.cursor("greta".to_owned()).await.unwrap().is_some());
     alice.shutdown(GRACE).await;
 }

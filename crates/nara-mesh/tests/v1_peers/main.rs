@@ -1,9 +1,6 @@
-//! A nara of ours among v1 peers: over a network in memory with paused time, and over real sockets.
+//! Our nara among v1 peers: over an in-memory network with paused time, and over real sockets.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test may panic, and so may what it is made of"
-)]
+#![expect(clippy::unwrap_used, reason = "tests and their helpers may panic")]
 
 mod catching_up;
 #[path = "../support/fake_peer.rs"]

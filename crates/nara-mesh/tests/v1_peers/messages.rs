@@ -1,4 +1,4 @@
-//! Messages between v1 peers and ours: many at once, and stashes.
+//! Messages between v1 peers and our nara: many at once, and stashes.
 
 use futures_util::future::join_all;
 use http::StatusCode;

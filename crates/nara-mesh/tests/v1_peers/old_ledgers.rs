@@ -1,5 +1,5 @@
-//! What only v1 peers hold or do: events without signatures, ids that they tell nowhere but in messages, and owners
-//! that introduce thousands.
+//! Peculiarities of v1 peers: unsigned events, ids that are only announced in messages, and owners that introduce
+//! thousands of naras.
 
 use std::net::SocketAddr;
 
@@ -14,7 +14,7 @@ use nara_mesh::proto::sync::EventFilter;
 
 use crate::support::{GRACE, Mesh, history, ip, nara, until};
 
-/// A social event of an old ledger, which nobody signed.
+/// Returns an unsigned social event of an old ledger.
 fn unsigned(mesh: &Mesh, actor: &str, number: i64) -> SyncEvent {
     let payload = SocialPayload {
         kind: "tease".to_owned(),
@@ -48,7 +48,7 @@ async fn a_sync_counts_the_unsigned_events_of_an_old_ledger() {
     let synced = greta.sync_into(&*mesh.ledger, EventFilter::default(), SyncOptions::default());
     let progress = synced.await.unwrap().progress;
     assert_eq!(progress.verified, 10);
-    // In the name of a nara whose key is known nobody speaks without it; of a stranger it is hearsay.
+    // In the name of a nara with a known key, unsigned events are refused; of a stranger they are hearsay.
     assert_eq!((progress.refused, progress.refused_unsigned), (5, 5));
     assert_eq!(progress.unsigned, 3);
     assert_eq!(mesh.ledger.count().await.unwrap(), before + 13);
@@ -111,7 +111,7 @@ async fn the_id_of_a_v1_peer_is_learned_from_the_message_that_its_own_key_signed
     assert_eq!(id("hans"), None);
     assert!(hans.acks().is_empty());
 
-    // An id that follows from another soul, and that nobody has, is bound on first use: v1 ids prove nothing.
+    // An unused id of another soul is bound on first use: v1 ids prove nothing.
     let other = Soul::bond([77; 32], "hans");
     let free = NaraId::derive(&other, "hans");
     hans.store_stash_as(&free, &nara("alice"), ip(1), b"mine").await;

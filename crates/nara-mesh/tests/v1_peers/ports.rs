@@ -1,4 +1,4 @@
-//! V1 peers listen on 7433 and call 7433, whatever the specification says; and strangers on other ports.
+//! V1 peers listen on 7433 and call 7433, contrary to the specification; and strangers on other ports.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ async fn strangers_of_v1_and_ours_meet_where_ours_listens_on_both_ports() {
     assert_eq!(alice.other_address().unwrap().port(), LEGACY_MESH_PORT);
     let greta = mesh.v1("greta", 2).await;
 
-    // Alice asks greta for her key, at the only port that greta has.
+    // Alice asks greta for her key, at greta's only port.
     let (status, _) = greta.send_zine(ip(1), vec![greta.hey_there()]).await;
     assert_eq!(status, StatusCode::OK);
     let known = alice.registry().by_name("greta").unwrap().info();
@@ -51,11 +51,11 @@ async fn a_v1_peer_that_is_known_from_a_hey_there_is_reached() {
     let alice = mesh.alice().start().await.unwrap();
     let greta = mesh.v1("greta", 2).await;
     let hans = mesh.v1("hans", 3).await;
-    // Hans passes on what greta said.
+    // Hans forwards greta's event.
     hans.send_zine(ip(1), vec![greta.hey_there()]).await;
     let report = alice.peer("greta").ping().await.unwrap();
     assert_eq!(report.key_matches, Some(true));
-    // A ping proves nothing, so that only a signed answer settles the port.
+    // A ping proves nothing, so only a signed answer settles the port.
     let of_greta = alice.peer("greta");
     of_greta.fetch_sync_events(SyncRequest::recent(1)).await.unwrap();
     let known = alice.registry().by_name("greta").unwrap().info();
@@ -105,7 +105,7 @@ async fn two_of_ours_on_ports_of_their_own_meet_though_one_does_not_know_the_oth
 
 /// On one machine, over real sockets.
 #[tokio::test]
-async fn two_of_ours_on_one_machine_meet_on_ports_that_nobody_told() {
+async fn two_of_ours_on_one_machine_meet_on_unconfigured_ports() {
     let anywhere = "127.0.0.1:0".parse().unwrap();
     let start = |name: &str| {
         nara_mesh::Nara::builder(nara(name))

@@ -1,4 +1,4 @@
-//! Who is there: v1 peers hear it of us, and we of them.
+//! Presence: v1 peers learn it from us, and we from them.
 
 use nara_mesh::Nara;
 use nara_mesh::proto::event::Service;
@@ -10,7 +10,7 @@ fn presence(alice: &Nara, name: &str) -> PresenceState {
     alice.registry().by_name(name).unwrap().presence()
 }
 
-/// Whether a v1 peer has an event of this service by alice.
+/// Returns whether a v1 peer has an event of this service by alice.
 fn heard(peer: &V1Peer, service: Service) -> bool {
     let events = peer.events();
     events
@@ -46,7 +46,7 @@ async fn a_v1_peer_that_appears_later_hears_that_we_are_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_gossip_nobody_is_told() {
+async fn without_gossip_no_peer_is_told() {
     let mesh = Mesh::new();
     let greta = mesh.v1("greta", 2).await;
     let alice = mesh.alice().without_gossip().know(configured(&greta));
@@ -80,7 +80,7 @@ async fn presence_follows_from_events_and_calls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restart_does_not_forget_who_said_goodbye() {
+async fn goodbyes_survive_a_restart() {
     let mesh = Mesh::new();
     let greta = mesh.v1("greta", 2).await;
     let start = || {

@@ -1,4 +1,4 @@
-//! Alice, who is one of ours, and v1 peers around her.
+//! Alice, one of our naras, and v1 peers around her.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -41,20 +41,20 @@ impl Mesh {
         }
     }
 
-    /// Alice at 100.64.0.1, on both ports.
+    /// Returns alice at 100.64.0.1, on both ports.
     pub(crate) fn alice(&self) -> NaraBuilder {
         self.nara("alice", 1, MESH_PORT)
             .also_listen(SocketAddr::new(ip(1), LEGACY_MESH_PORT))
             .ledger(self.ledger.clone())
     }
 
-    /// Alice serving. She knows a v1 peer, and does nothing of her own accord.
+    /// Starts alice, who knows a v1 peer and does nothing unprompted.
     pub(crate) async fn quiet_alice(&self, known: &V1Peer) -> Nara {
         let alice = self.alice().without_gossip().catch_up(false);
         alice.know(configured(known)).start().await.unwrap()
     }
 
-    /// One of ours on a port of its own.
+    /// Returns one of our naras on a non-standard port.
     pub(crate) fn nara(&self, name: &str, last: u8, port: u16) -> NaraBuilder {
         // Messages of the tests may be as old as the nara.
         Nara::builder(nara(name))
@@ -64,7 +64,7 @@ impl Mesh {
             .configure_server(|server| server.refuse_before_start(false))
     }
 
-    /// A v1 peer at 100.64.0.{last}.
+    /// Starts a v1 peer at 100.64.0.{last}.
     pub(crate) async fn v1(&self, name: &str, last: u8) -> V1Peer {
         let address = SocketAddr::new(ip(last), LEGACY_MESH_PORT);
         V1Peer::start(
@@ -81,13 +81,13 @@ impl Mesh {
     }
 }
 
-/// What an operator writes down about a v1 peer: name, key, and the address without a port.
+/// Returns an operator's entry for a v1 peer: name, key, and the address without a port.
 pub(crate) fn configured(peer: &V1Peer) -> PeerInfo {
     let nara = peer.nara();
     PeerInfo::configured(nara.name().clone(), nara.public_key()).at_ip(peer.address().ip())
 }
 
-/// Waits until something is so. It costs nothing where time is paused.
+/// Waits until a condition holds, which is free with paused time.
 pub(crate) async fn until(is_so: impl AsyncFn() -> bool) {
     let waiting = async {
         while !is_so().await {
@@ -98,7 +98,7 @@ pub(crate) async fn until(is_so: impl AsyncFn() -> bool) {
     waited.expect("it is not so after ten minutes");
 }
 
-/// The events that a peer of long standing remembers: so many, one a minute, the last one an hour ago.
+/// Returns the events of a long-running peer: this many, one a minute, the last one an hour ago.
 pub(crate) fn history(emitter: &LocalNara, count: usize, now: UnixNanos) -> Vec<SyncEvent> {
     let minute = 60_000_000_000;
     let end = now.get() - 60 * minute;

@@ -1,4 +1,4 @@
-//! What a client makes of answers.
+//! The client's verdicts on answers.
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
@@ -20,7 +20,7 @@ use nara_proto::v2::{
 use crate::fake_peer::{Answer, FakePeer, Received};
 use crate::support::{NOW, client, client_of_bob, free_port, nara};
 
-/// Something that a peer does to the answer that it would give.
+/// A change that a peer makes to its valid answer.
 type Change = fn(&mut Response<Bytes>, &Received);
 
 fn body() -> Bytes {
@@ -31,7 +31,7 @@ fn body() -> Bytes {
     .into()
 }
 
-/// Signs an answer as bob does.
+/// Signs an answer as bob.
 pub(crate) fn sign(response: &mut Response<Bytes>, request: &Received) {
     let request = RequestSignature::from_headers(&request.headers).unwrap();
     sign_for(&nara("bob"), response, &request);
@@ -53,7 +53,7 @@ pub(crate) fn sign_v1(response: &mut Response<Bytes>) {
     auth.write_to(response.headers_mut());
 }
 
-/// A peer at the address of bob that answers as bob would and then does something to the answer.
+/// Starts a peer at bob's address that answers as bob and then changes the answer.
 async fn peer(change: Change) -> FakePeer {
     FakePeer::start(TcpTransport, free_port(), move |request| {
         let mut response = Response::new(body());
@@ -159,7 +159,7 @@ async fn an_answer_that_was_changed_is_refused() {
 async fn an_answer_with_less_than_was_proven_is_refused() {
     let peer = peer(|response, request| {
         sign_v1(response);
-        // As an honest bob at first; then somebody takes the better signature away.
+        // First as an honest bob; then a man in the middle removes the stronger signature.
         if request.headers.contains_key("x-nara-signature") {
             sign(response, request);
         }
@@ -175,7 +175,7 @@ async fn an_answer_with_less_than_was_proven_is_refused() {
 }
 
 #[tokio::test]
-async fn a_nara_that_knows_the_inherited_signature_only_is_still_served() {
+async fn a_v1_only_nara_is_still_served() {
     let peer = peer(|response, _| sign_v1(response)).await;
     let client = client_of_bob(peer.address);
     for _ in 0..2 {
@@ -185,7 +185,7 @@ async fn a_nara_that_knows_the_inherited_signature_only_is_still_served() {
     }
 }
 
-/// What a nara says at `at` of what it can do.
+/// Returns a nara's announcement of its capabilities at `at`.
 fn capability(nara: &LocalNara, at: UnixMillis) -> HeaderMap {
     let capability = Capability {
         streams: false,
@@ -201,7 +201,7 @@ fn capability(nara: &LocalNara, at: UnixMillis) -> HeaderMap {
     HeaderMap::from_iter([(CAPABILITY_HEADER, signed.to_field())])
 }
 
-/// A ping answer of bob with these headers.
+/// Returns the protocols learned from a ping answer of bob with these headers.
 async fn pinged(headers: HeaderMap) -> PeerProtocol {
     let bob = nara("bob");
     let answer = PingResponse {
@@ -246,7 +246,7 @@ async fn pinned_v2(headers: HeaderMap) -> bool {
 
 const LOOKS_FOR_V1: &str = "Authentication failed: missing auth headers\n";
 
-/// What a call makes of a refusal by a peer that is known to speak v2, or not.
+/// Returns the client's error for a refusal by a peer that is known to support v2, or not.
 async fn refusal(speaks_v2: bool, status: u16, text: &'static str) -> (ClientError, usize) {
     let peer = FakePeer::start(TcpTransport, free_port(), move |_| {
         crate::fake_peer::plain(status, text)
@@ -269,7 +269,7 @@ async fn refusal(speaks_v2: bool, status: u16, text: &'static str) -> (ClientErr
 }
 
 #[tokio::test]
-async fn only_a_peer_that_has_proven_v2_and_looks_for_the_inherited_signature_has_gone_back() {
+async fn only_a_proven_v2_peer_that_looks_for_v1_headers_has_gone_back() {
     let (error, downgrades) = refusal(true, 401, LOOKS_FOR_V1).await;
     assert!(error.is_downgrade() && downgrades == 1, "{error}");
     for (speaks_v2, status, text) in [
@@ -288,7 +288,7 @@ async fn only_a_peer_that_has_proven_v2_and_looks_for_the_inherited_signature_ha
 }
 
 #[tokio::test]
-async fn who_has_introduced_itself_is_not_asked_for_its_key_again() {
+async fn a_nara_that_introduced_itself_is_not_asked_for_its_key() {
     let peer = FakePeer::start(TcpTransport, free_port(), |request| {
         let bob = nara("bob");
         let mut response = Response::new(match request.target.as_str() {

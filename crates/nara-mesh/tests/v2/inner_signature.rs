@@ -1,4 +1,4 @@
-//! The signature inside an answer: only where nothing else proves that the answer belongs to its question.
+//! The signature inside an answer, which is only needed if nothing else binds the answer to its request.
 
 use http::{HeaderMap, Response};
 use nara_mesh::client::{ClientError, Verification};
@@ -12,7 +12,7 @@ use crate::answers::{sign, sign_v1};
 use crate::fake_peer::{Answer, FakePeer, Received};
 use crate::support::{Bob, NOW, client_of_bob, free_port, nara, sync_headers};
 
-/// What the server of bob puts into its answer to a request with these headers.
+/// Returns bob's answer to a request with these headers.
 async fn answer_of_bob(headers: &HeaderMap) -> SyncResponse {
     let bob = Bob::start(|builder| builder).await;
     let answer = bob.sync(headers);
@@ -20,7 +20,7 @@ async fn answer_of_bob(headers: &HeaderMap) -> SyncResponse {
     go_json::from_slice(&answer.body).unwrap()
 }
 
-/// What the client of alice makes of this answer of a peer that it takes for bob.
+/// Returns the verdict of alice's client on this answer of a peer that it believes to be bob.
 async fn verdict(
     answer: SyncResponse,
     sign: fn(&mut Response<bytes::Bytes>, &Received),
@@ -38,7 +38,7 @@ async fn verdict(
     Ok(fetched.verification().clone())
 }
 
-fn inherited(response: &mut Response<bytes::Bytes>, _: &Received) {
+fn v1_signed(response: &mut Response<bytes::Bytes>, _: &Received) {
     sign_v1(response);
 }
 
@@ -51,19 +51,19 @@ fn signed(by: &LocalNara) -> SyncResponse {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_does_without_the_inherited_signature_gets_none_inside() {
+async fn a_v2_only_request_gets_no_inner_signature() {
     let answer = answer_of_bob(&sync_headers(|_| {})).await;
     assert_eq!((answer.from.as_str(), answer.sig.as_str()), ("bob", ""));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_may_read_the_inherited_signature_only_gets_one_inside() {
+async fn a_request_with_a_v1_signature_gets_an_inner_signature() {
     let alice = nara("alice");
-    let inherited = RequestAuth::sign(alice.keypair(), alice.name(), NOW, "POST", "/events/sync");
+    let v1_signed = RequestAuth::sign(alice.keypair(), alice.name(), NOW, "POST", "/events/sync");
     let mut both = sync_headers(|_| {});
-    inherited.write_to(&mut both);
+    v1_signed.write_to(&mut both);
     let mut alone = HeaderMap::new();
-    inherited.write_to(&mut alone);
+    v1_signed.write_to(&mut alone);
     for headers in [alone, both] {
         let answer = answer_of_bob(&headers).await;
         answer.verify(&nara("bob").public_key()).unwrap();
@@ -71,21 +71,21 @@ async fn whoever_may_read_the_inherited_signature_only_gets_one_inside() {
 }
 
 #[tokio::test]
-async fn an_answer_for_this_question_needs_none_inside() {
+async fn a_bound_answer_needs_no_inner_signature() {
     let proof = verdict(unsigned("bob"), sign).await.unwrap();
     assert!(proof.header && proof.bound && !proof.inner);
 }
 
 #[tokio::test]
-async fn an_answer_for_any_question_needs_one_inside() {
-    let error = verdict(unsigned("bob"), inherited).await.unwrap_err();
+async fn an_unbound_answer_needs_an_inner_signature() {
+    let error = verdict(unsigned("bob"), v1_signed).await.unwrap_err();
     assert!(error.is_unauthenticated(), "{error}");
-    let proof = verdict(signed(&nara("bob")), inherited).await.unwrap();
+    let proof = verdict(signed(&nara("bob")), v1_signed).await.unwrap();
     assert!(proof.header && !proof.bound && proof.inner);
 }
 
 #[tokio::test]
-async fn one_that_is_there_must_be_good() {
+async fn an_inner_signature_must_be_valid_if_present() {
     let error = verdict(signed(&nara("carol")), sign).await.unwrap_err();
     assert!(error.is_unauthenticated(), "{error}");
     let proof = verdict(signed(&nara("bob")), sign).await.unwrap();
@@ -93,7 +93,7 @@ async fn one_that_is_there_must_be_good() {
 }
 
 #[tokio::test]
-async fn an_answer_in_the_name_of_another_is_refused_without_one_inside() {
+async fn an_answer_in_the_name_of_another_is_refused_without_an_inner_signature() {
     let error = verdict(unsigned("carol"), sign).await.unwrap_err();
     assert!(error.is_unauthenticated(), "{error}");
 }

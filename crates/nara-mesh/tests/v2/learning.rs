@@ -1,4 +1,4 @@
-//! Two naras, each with a client and a server: how they come to speak v2, and what happens to those who do not.
+//! Two naras, each with a client and a server: how they learn to use v2, and what happens to downgrades.
 
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ async fn two_naras_speak_v2_from_the_first_call_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_called_by_its_address_is_asked_who_it_is() {
+async fn a_peer_called_by_address_is_asked_for_its_identity() {
     let bob = Bob::start(|builder| builder).await;
     let client = client(|builder| builder);
     let answer = client
@@ -83,7 +83,7 @@ async fn a_server_that_went_back_is_not_called_with_less() {
     let knows = client_of_bob(address);
     assert!(is_bound(&knows).await);
     bob.running.shutdown(std::time::Duration::ZERO).await;
-    // Another one with what it knows: its own connection may not have noticed yet that the server is gone.
+    // Another client with the same knowledge: its own connection may not have noticed yet that the server is gone.
     let client = client(|builder| builder.registry(knows.registry().clone()));
     let _old = Bob::start_at(address, |builder| builder.signatures(Signatures::V1Only)).await;
     let error = client
@@ -93,7 +93,7 @@ async fn a_server_that_went_back_is_not_called_with_less() {
     assert!(error.is_unauthenticated(), "{error}");
 }
 
-/// A nara with a client and a server that share what they know.
+/// Returns a nara whose client and server share their registry.
 async fn whole(
     name: &str,
     knows: &PeerRegistry,
@@ -115,7 +115,7 @@ async fn whole(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_proves_who_serves_it_with_either_signature() {
+async fn a_stream_proves_its_server_with_either_signature() {
     for signatures in [Signatures::V2AndV1, Signatures::V1Only] {
         let registry = crate::support::registry(&[&nara("alice")]);
         let (_, server, ledger) = whole("bob", &registry, signatures).await;

@@ -1,9 +1,9 @@
-//! Signatures of profile v2, over real sockets: two naras that speak it, those who do not, and those who would rather
-//! that nobody did.
+//! Signatures of profile v2, over real sockets: two naras that support it, naras that do not, and attackers that want
+//! to prevent it.
 
 #![expect(
     clippy::unwrap_used,
-    reason = "a helper of a test that cannot go on fails the test"
+    reason = "a test helper that cannot continue fails the test"
 )]
 
 mod answers;

@@ -1,4 +1,4 @@
-//! What a server makes of signed requests.
+//! The server's verdicts on signed requests.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn a_signed_request_is_answered_by_a_signature_for_it() {
     let signed = signed_by(&nara("alice"), SYNC_LINE, SYNC, |_| {});
     let answer = bob.sync(&headers(&signed));
     assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_eq!(answer.header("x-nara-signature"), None, "nobody asked for it");
+    assert_eq!(answer.header("x-nara-signature"), None, "it was not requested");
     let proof = ResponseSignature::from_headers(&answer.header_map()).unwrap();
     let key = nara("bob").public_key();
     proof.check_key(&key).unwrap();
@@ -86,7 +86,7 @@ async fn another_body_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_digest_of_a_body_that_nobody_reads_is_checked() {
+async fn the_digest_of_an_unread_body_is_checked() {
     let bob = Bob::start(|builder| builder).await;
     let line = RequestLine {
         method: "GET",
@@ -148,7 +148,7 @@ async fn a_replay_is_refused_until_it_is_stale() {
     let bob = Bob::start(|builder| builder).await;
     let headers = sync_headers(|_| {});
     assert_eq!(bob.sync(&headers).status, 200);
-    // The inherited signature may come twice from one source on this endpoint; this one never needs to.
+    // A v1 signature may arrive twice from one source on this endpoint; a v2 signature never needs to.
     assert_refused(&bob.sync(&headers), 401, "replayed request");
     bob.clock.advance(Duration::from_secs(30));
     assert_refused(&bob.sync(&headers), 401, "replayed request");
@@ -228,12 +228,12 @@ async fn another_key_than_the_pinned_one_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_signed_with_v2_is_refused_with_less() {
+async fn a_peer_that_has_proven_v2_is_refused_with_v1() {
     let bob = Bob::start(|builder| builder).await;
     let alice = nara("alice");
-    let mut inherited = http::HeaderMap::new();
-    RequestAuth::sign(alice.keypair(), alice.name(), NOW, "POST", "/events/sync").write_to(&mut inherited);
-    assert_eq!(bob.sync(&inherited).status, 200);
+    let mut v1_headers = http::HeaderMap::new();
+    RequestAuth::sign(alice.keypair(), alice.name(), NOW, "POST", "/events/sync").write_to(&mut v1_headers);
+    assert_eq!(bob.sync(&v1_headers).status, 200);
 
     let mut events = bob.registry.subscribe();
     assert_eq!(bob.sync(&sync_headers(|_| {})).status, 200);
@@ -251,7 +251,7 @@ async fn who_has_signed_with_v2_is_refused_with_less() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unverified_v2_request_marks_nobody() {
+async fn an_unverified_v2_request_proves_no_protocol() {
     let bob = Bob::start(|builder| builder).await;
     let mut events = bob.registry.subscribe();
     let impostor = nara_with_seed("alice", 99);
@@ -262,7 +262,7 @@ async fn an_unverified_v2_request_marks_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_v2_takes_the_inherited_signature_only() {
+async fn a_server_without_v2_accepts_v1_signatures_only() {
     let bob = Bob::start(|builder| builder.signatures(Signatures::V1Only)).await;
     let alice = nara("alice");
     let mut both = sync_headers(|_| {});
@@ -276,7 +276,7 @@ async fn a_server_without_v2_takes_the_inherited_signature_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ping_tells_what_a_nara_can_do_without_another_body() {
+async fn a_ping_announces_capabilities_without_changing_its_body() {
     let bob = Bob::start(|builder| builder.tls(TlsPolicy::Plain)).await;
     let ping = bob.send("GET", "/ping", &http::HeaderMap::new(), b"");
     let field = ping.header("x-nara-capability").unwrap();

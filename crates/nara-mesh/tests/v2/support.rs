@@ -1,4 +1,4 @@
-//! A server and a client on loopback, and signatures made by hand.
+//! A server and a client on loopback, and hand-made signatures.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
@@ -19,17 +19,17 @@ use nara_proto::v2::{
 pub(crate) use crate::naras::{known, nara, registry};
 use crate::raw_http::{self, RawResponse};
 
-/// When the tests take place.
+/// The time of the tests.
 pub(crate) const NOW: UnixMillis = UnixMillis::new(1_769_100_000_250);
 
 pub(crate) const SYNC: &[u8] = br#"{"from":"alice","mode":"recent"}"#;
 
-/// Any free port on loopback.
+/// Returns any free port on loopback.
 pub(crate) fn free_port() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-/// The server of bob, which knows alice.
+/// Bob's server, which knows alice.
 pub(crate) struct Bob {
     pub(crate) running: RunningServer,
     pub(crate) registry: PeerRegistry,
@@ -46,7 +46,7 @@ impl Bob {
         change: impl FnOnce(MeshServerBuilder) -> MeshServerBuilder,
     ) -> Self {
         let registry = registry(&[&nara("alice")]);
-        // It has been running for longer than any request of a test is old.
+        // It has been running for longer than the age of any request of a test.
         let clock = ManualClock::new(NOW.saturating_sub(2 * FRESHNESS_WINDOW).to_nanos());
         let builder = MeshServer::builder(nara("bob"), Arc::new(MemoryLedger::new()))
             .registry(registry.clone())
@@ -64,7 +64,7 @@ impl Bob {
         self.running.local_addr()
     }
 
-    /// Sends a request as it is.
+    /// Sends a request unchanged.
     pub(crate) fn send(&self, method: &str, target: &str, headers: &HeaderMap, body: &[u8]) -> RawResponse {
         let headers: Vec<_> = headers
             .iter()
@@ -76,19 +76,19 @@ impl Bob {
             .expect("an answer")
     }
 
-    /// What becomes of a sync request with these headers.
+    /// Returns the answer to a sync request with these headers.
     pub(crate) fn sync(&self, headers: &HeaderMap) -> RawResponse {
         self.send("POST", "/events/sync", headers, SYNC)
     }
 }
 
-/// The client of alice, at the time of the tests.
+/// Returns alice's client, at the time of the tests.
 pub(crate) fn client(change: impl FnOnce(MeshClientBuilder) -> MeshClientBuilder) -> MeshClient {
     let clock = ManualClock::new(NOW.to_nanos());
     change(MeshClient::builder(nara("alice")).clock(Arc::new(clock))).build()
 }
 
-/// The client of alice, which knows bob at an address.
+/// Returns alice's client, which knows bob at an address.
 pub(crate) fn client_of_bob(address: SocketAddr) -> MeshClient {
     let client = client(|builder| builder);
     client
@@ -98,7 +98,7 @@ pub(crate) fn client_of_bob(address: SocketAddr) -> MeshClient {
     client
 }
 
-/// What `signer` signs for bob.
+/// Returns a request that `signer` signs for bob.
 pub(crate) fn signed_by<'a>(
     signer: &LocalNara,
     line: RequestLine<'a>,
@@ -118,7 +118,7 @@ pub(crate) fn signed_by<'a>(
     signer.signer().sign_request(&request)
 }
 
-/// The headers of a sync request of alice to bob.
+/// Returns the headers of a sync request from alice to bob.
 pub(crate) fn sync_headers<'a>(change: impl FnOnce(&mut RequestToSign<'a>)) -> HeaderMap {
     headers(&signed_by(&nara("alice"), SYNC_LINE, SYNC, change))
 }
@@ -135,7 +135,7 @@ pub(crate) fn headers(signed: &RequestSignature) -> HeaderMap {
     headers
 }
 
-/// Ten bytes that no other request of the test has.
+/// Returns ten bytes that no other request of the test has.
 fn rand() -> [u8; 10] {
     use std::sync::atomic::{AtomicU64, Ordering};
 

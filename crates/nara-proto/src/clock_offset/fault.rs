@@ -5,15 +5,15 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::time::{UnixMillis, go_duration};
 
-/// The header with the clock of the receiver, in decimal **milliseconds**, on an answer that refuses a request for
+/// The header with the receiver's clock, in decimal **milliseconds**, in an answer that refuses a request because of
 /// its time. It is not signed.
 pub const TIME_HEADER: HeaderName = HeaderName::from_static("x-nara-time");
 
-/// The header that names the clock that is probably wrong, `sender` or `receiver` of the request, on an answer that
-/// refuses the request for its time; absent if the receiver cannot tell. It is not signed.
+/// The header that names the clock that is probably wrong, `sender` or `receiver` of the request, in an answer that
+/// refuses the request because of its time; absent if the receiver cannot tell. It is not signed.
 pub const FAULT_HEADER: HeaderName = HeaderName::from_static("x-nara-clock-fault");
 
-/// Whose clock is probably wrong, seen from one side.
+/// The clock that is probably wrong, seen from one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockFault {
     /// The clock of the judging side.
@@ -23,9 +23,8 @@ pub enum ClockFault {
 }
 
 impl ClockFault {
-    /// Judges by the clocks of others: a clock that is at most half as far from their median as the other clock is
-    /// the better one. `theirs` and `mesh` are **nanoseconds** ahead of our clock. `None`: neither is clearly
-    /// better.
+    /// Judges by the clocks of other peers: a clock that is at most half as far from their median as the other clock is
+    /// the better one. `theirs` and `mesh` are **nanoseconds** ahead of our clock. `None` if neither is clearly better.
     pub fn judge(theirs: i64, mesh: i64) -> Option<Self> {
         let ours_off = mesh.unsigned_abs();
         let theirs_off = theirs.abs_diff(mesh);
@@ -37,7 +36,7 @@ impl ClockFault {
         }
     }
 
-    /// The same judgement, seen from the other side.
+    /// Returns the same judgement, seen from the other side.
     #[must_use]
     pub const fn from_the_other_side(self) -> Self {
         match self {
@@ -47,7 +46,7 @@ impl ClockFault {
     }
 }
 
-/// What a receiver says about the clocks when it refuses a request for its time.
+/// What a receiver reports about the clocks when it refuses a request because of its time.
 ///
 /// `Display` is the full reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,12 +55,12 @@ pub struct ClockRefusal {
     pub request: Option<UnixMillis>,
     /// The clock of the receiver.
     pub receiver: UnixMillis,
-    /// Whose clock is probably wrong, seen by the receiver.
+    /// The clock that is probably wrong, as the receiver sees it.
     pub fault: Option<ClockFault>,
 }
 
 impl ClockRefusal {
-    /// Writes [`TIME_HEADER`] and, if it is known whose clock seems wrong, [`FAULT_HEADER`].
+    /// Writes [`TIME_HEADER`] and, if it is known which clock is probably wrong, [`FAULT_HEADER`].
     pub fn write_to(&self, headers: &mut HeaderMap) {
         headers.insert(TIME_HEADER, HeaderValue::from(self.receiver.get()));
         let fault = self.fault.map(|fault| match fault {
@@ -75,7 +74,7 @@ impl ClockRefusal {
     }
 
     /// Reads the headers that [`ClockRefusal::write_to`] writes; `None` without a valid time. The fault is the
-    /// receiver's view. The headers are not signed and prove nothing.
+    /// receiver's view. The headers are unsigned and prove nothing.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let receiver = headers.get(TIME_HEADER)?.to_str().ok()?.parse().ok()?;
         let fault = headers
@@ -92,7 +91,7 @@ impl ClockRefusal {
         })
     }
 
-    /// How far the time of the request is from the clock of the receiver, and whether it is ahead of it.
+    /// Returns the distance between the time of the request and the receiver's clock, and whether the request is ahead.
     fn distance(&self) -> Option<(Duration, bool)> {
         let request = self.request?;
         Some((request.abs_diff(self.receiver), request > self.receiver))
@@ -127,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_closer_to_the_others_is_right() {
+    fn the_clock_closer_to_the_others_is_right() {
         for (theirs, mesh, fault) in [
             (40, 0, Some(ClockFault::Theirs)),
             (40, 40, Some(ClockFault::Ours)),
@@ -147,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_both_times_and_who_seems_wrong() {
+    fn a_refusal_names_both_times_and_the_wrong_clock() {
         let mut refusal = ClockRefusal {
             request: Some(UnixMillis::new(100_000)),
             receiver: UnixMillis::new(140_250),
@@ -168,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_say_what_was_known() {
+    fn headers_round_trip() {
         for fault in [None, Some(ClockFault::Ours), Some(ClockFault::Theirs)] {
             let refusal = ClockRefusal {
                 request: None,

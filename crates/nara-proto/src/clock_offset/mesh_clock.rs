@@ -3,17 +3,17 @@ use std::time::{Duration, Instant};
 
 use super::ClockFault;
 
-/// Peers whose offsets are remembered: those that were measured last.
+/// The number of peers whose offsets are kept: the last ones measured.
 const PEERS: usize = 64;
 
-/// How long an offset counts.
+/// The age at which an offset expires.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 
-/// Peers that it takes for a judgement: with fewer, one that is wrong decides.
+/// The fewest peers for a judgement: with fewer, a single wrong clock would decide.
 const MIN_PEERS: usize = 3;
 
-/// What time the mesh has, by the offsets of the peers that were measured last: an offset that most of them share is
-/// an error of ours.
+/// An estimate of the mesh's time from the offsets of the peers that were measured last. An offset that most of them
+/// share is an error of our own clock.
 #[derive(Clone, Debug)]
 pub struct MeshClock<K> {
     offsets: VecDeque<(K, i64, Instant)>,
@@ -28,7 +28,7 @@ impl<K> Default for MeshClock<K> {
 }
 
 impl<K: PartialEq> MeshClock<K> {
-    /// Notes the offset of a peer, in **nanoseconds** ahead of our clock.
+    /// Records the offset of a peer, in **nanoseconds** ahead of our clock.
     pub fn record(&mut self, peer: K, nanos: i64, now: Instant) {
         self.offsets.retain(|(known, _, _)| *known != peer);
         self.offsets.push_back((peer, nanos, now));
@@ -42,8 +42,8 @@ impl<K: PartialEq> MeshClock<K> {
         self.offsets.retain(|(known, _, _)| known != peer);
     }
 
-    /// The median of the offsets of all peers, in nanoseconds; `None` without any. Of two in the middle it is the one nearer to
-    /// 0: as long as half of the peers agree with our clock, it is right.
+    /// Returns the median of the offsets of all peers, in nanoseconds; `None` without any. Of two middle values it is
+    /// the one nearer to 0: as long as half of the peers agree with our clock, our clock counts as right.
     pub fn median(&self, now: Instant) -> Option<i64> {
         let offsets = self.sorted_without(None, now);
         let middle = [offsets.len().checked_sub(1)? / 2, offsets.len() / 2];
@@ -53,7 +53,7 @@ impl<K: PartialEq> MeshClock<K> {
             .min_by_key(|nanos| nanos.unsigned_abs())
     }
 
-    /// The median of the offsets of all peers but one, in nanoseconds; `None` for too few peers.
+    /// Returns the median of the offsets of all peers but one, in nanoseconds; `None` if there are too few peers.
     pub fn median_without(&self, peer: Option<&K>, now: Instant) -> Option<i64> {
         if self.offsets.len() < MIN_PEERS {
             return None;
@@ -79,7 +79,7 @@ impl<K: PartialEq> MeshClock<K> {
         offsets
     }
 
-    /// Which clock is probably wrong if the clock of `peer` is `nanos` ahead of ours.
+    /// Returns which clock is probably wrong if the clock of `peer` is `nanos` ahead of ours.
     pub fn judge(&self, peer: Option<&K>, nanos: i64, now: Instant) -> Option<ClockFault> {
         ClockFault::judge(nanos, self.median_without(peer, now)?)
     }

@@ -1,4 +1,4 @@
-//! Verification of many events at once.
+//! Batch verification of events.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,33 +15,34 @@ use crate::identity::{PublicKey, Signature, verify_batch};
 use crate::succession::Succession;
 use crate::time::UnixNanos;
 
-/// How far the time of an event may lie ahead of the receiver's clock. Events are ordered and kept by their time: one
-/// of next year would be the newest of all until then.
+/// The furthest that the time of an event may be ahead of the receiver's clock. Events are ordered and kept by time: an
+/// event of next year would be the newest one until then.
 pub const MAX_EVENT_LEAD: Duration = Duration::from_secs(5 * 60);
 
-/// The largest event that is accepted, in bytes of JSON. Real ones have a few hundred; without a limit one event could
-/// fill an answer that no peer reads any more.
+/// The maximum size of an event, in bytes of JSON. Real events have a few hundred bytes; without a limit a single event
+/// could fill an answer so that no peer accepts the answer.
 pub const MAX_EVENT_BYTES: usize = 64 << 10;
 
-/// How far an event that was not refused can be trusted.
+/// The trust in an accepted event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum EventTrust {
-    /// It carries no signature, and no key of the nara in whose name it speaks is known here. V1 peers send their
-    /// observations like this, and old ledgers hold `social` events like this.
+    /// It is unsigned, and the key of its actor is unknown here. V1 peers send their observations like this, and old
+    /// ledgers contain such `social` events.
     Unsigned,
-    /// It is signed, but the key of its emitter is not known here; or too few of the voters of a checkpoint are.
+    /// It is signed, but the key of its emitter is unknown here, or the keys of too few voters of a checkpoint are
+    /// known.
     UnknownKey,
-    /// Enough voters signed the checkpoint, but not the name of its subject, and the id that they signed is not known
+    /// Enough voters signed the checkpoint, but they do not sign the subject's name, and the subject's id is unknown
     /// here.
     UnknownSubject,
-    /// Its signature, or enough signatures of a checkpoint, verify.
+    /// Its signature, or enough signatures of a checkpoint, are valid.
     Verified,
 }
 
 impl EventTrust {
-    /// Whether the nara in whose name the event speaks has proven to have made it. Everything else is hearsay: it must
-    /// never displace a verified event, and not be kept for long.
+    /// Returns whether the actor has proven to be the author of the event. All other events are hearsay: they must
+    /// never displace a verified event, and are not kept for long.
     pub const fn is_verified(self) -> bool {
         matches!(self, Self::Verified)
     }
@@ -54,34 +55,34 @@ pub enum EventProblem {
     /// A colon in this field lets the signed text be split into other fields.
     #[error("a colon in {0} makes the signed text ambiguous")]
     Ambiguous(&'static str),
-    /// The signature does not verify with the key that is pinned for the emitter, or the one that the event carries.
+    /// The signature is not valid under the key that is pinned for the emitter, or under the key in the event.
     #[error("the signature does not verify")]
     BadSignature,
-    /// The id does not follow from the content.
+    /// The id does not match the content.
     #[error("the id does not match the content")]
     ForgedId,
-    /// Its time is further ahead of our clock than [`MAX_EVENT_LEAD`].
+    /// Its time is more than [`MAX_EVENT_LEAD`] ahead of our clock.
     #[error("its time is more than {} s ahead of our clock", MAX_EVENT_LEAD.as_secs())]
     Future,
     /// It is not well formed.
     #[error("malformed: {0}")]
     Invalid(#[from] InvalidEvent),
-    /// Unsigned, although the service demands a signature or the key of the nara in whose name it speaks is known.
+    /// It is unsigned, although its service requires a signature or the actor's key is known.
     #[error("unsigned, but the events of this nara or service must be signed")]
     MustBeSigned,
-    /// This field is not the name of a nara.
+    /// This field is not a valid nara name.
     #[error("{0} is not a name")]
     NotAName(&'static str),
-    /// The emitter is not the nara that the event says acted.
+    /// The emitter is not the actor of the event.
     #[error("the emitter is not the nara that acted")]
     NotTheActor,
-    /// A checkpoint whose voters signed the id of another nara than the one that it names.
+    /// The voters of the checkpoint signed an id that does not belong to the named subject.
     #[error("the name and the id of the subject belong to different naras")]
     Relabelled,
-    /// More than [`MAX_EVENT_BYTES`].
+    /// It is larger than [`MAX_EVENT_BYTES`].
     #[error("larger than {MAX_EVENT_BYTES} bytes")]
     TooLarge,
-    /// The operator decided not to trust the nara in whose name the event speaks.
+    /// The operator distrusts the actor of the event.
     #[error("its emitter is not trusted")]
     Untrusted,
 }
@@ -92,19 +93,19 @@ pub type EventVerdict = Result<EventTrust, EventProblem>;
 /// How a batch of events arrived.
 #[derive(Clone, Copy, Debug)]
 pub struct EventReception {
-    /// The time of the receiver.
+    /// The receiver's time.
     pub now: UnixNanos,
-    /// 32 fresh random bytes, which a peer must not be able to foresee: the coefficients of the batch.
+    /// 32 fresh random bytes that a peer must not be able to predict: the coefficients of the batch.
     pub random: [u8; 32],
 }
 
-/// Verifies events; one verdict for each, in order. An event is accepted if it is well formed and not too large, its
-/// id follows from its content, its text can be read in one way only, its time is not in the future, the emitter is the
-/// nara that acted, and its signature verifies where the key is known. Removes from each accepted event what nothing
-/// covers: what remains of a [verified](EventTrust::Verified) one is what its emitter signed.
+/// Verifies events; returns one verdict for each, in order. An event is accepted if it is well formed and not too
+/// large, its id matches its content, its text is unambiguous, its time is not in the future, the emitter is the actor,
+/// and its signature is valid where the key is known. Removes the uncovered fields of each accepted event: a
+/// [verified](EventTrust::Verified) event then contains only what its emitter signed.
 ///
-/// Signatures are verified in one batch; if that fails, the batch is halved until the bad ones are named. A batch uses
-/// the cofactored equation, which RFC 8032 (section 5.1.7) allows.
+/// Signatures are verified in one batch. If it fails, it is halved until the bad signatures are found. A batch uses the
+/// cofactored equation, which RFC 8032 (section 5.1.7) allows.
 pub fn verify_events<K: KeyLookup + ?Sized>(
     events: &mut [SyncEvent],
     keys: &K,
@@ -152,9 +153,9 @@ pub fn verify_events<K: KeyLookup + ?Sized>(
 
 enum Step {
     Done(EventTrust),
-    /// What a checkpoint is worth, and its voters that signed it, with their signatures.
+    /// The trust in a checkpoint, and its voters whose signature is valid, with their signatures.
     Counted(EventTrust, Vec<(String, String)>),
-    /// What the event is worth if the signature verifies.
+    /// The trust in the event if the signature is valid.
     Verify(EventTrust, (PublicKey, [u8; 32], Signature)),
 }
 
@@ -190,7 +191,7 @@ fn prepare<K: KeyLookup + ?Sized>(
         return Err(EventProblem::Untrusted);
     }
     if !event.is_signed() {
-        // Whose key is known signs everything, whoever tells it.
+        // A nara with a known key signs all its events, whoever forwards them.
         return if standing == KeyStanding::Unknown && may_be_unsigned(service) {
             Ok(Step::Done(EventTrust::Unsigned))
         } else {
@@ -200,7 +201,7 @@ fn prepare<K: KeyLookup + ?Sized>(
     let signature = Signature::from_base64(&event.sig).map_err(|_| EventProblem::BadSignature)?;
     let (trust, key) = match (standing.key(), event.embedded_key()) {
         (Some(key), _) => (EventTrust::Verified, key),
-        // It proves that its emitter has this key, not that the key is the one of the name.
+        // This proves that its emitter holds this key, not that the key belongs to the name.
         (None, Some(key)) => (EventTrust::UnknownKey, key),
         (None, None) => return Ok(Step::Done(EventTrust::UnknownKey)),
     };
@@ -212,13 +213,13 @@ fn succession_trust<K: KeyLookup + ?Sized>(event: &SyncEvent, keys: &K) -> Resul
     let statement = Succession::from_event(event).map_err(|_| EventProblem::BadSignature)?;
     let standing = keys.standing_of_name(event.actor());
     let is_about = |key: PublicKey| key == *statement.old_key() || Some(&key) == statement.new_key();
-    // Also if it contradicts the statement that was followed: whoever followed must hear of it.
+    // Also if it contradicts the statement that was followed: peers that followed that one must receive this one.
     if standing.key().is_some_and(is_about) || keys.was_key_of_name(event.actor(), statement.old_key()) {
         Ok(EventTrust::Verified)
     } else if standing == KeyStanding::Untrusted {
         Err(EventProblem::Untrusted)
     } else {
-        // Keys that are nothing to the pinned one, or a step whose step before has not come yet.
+        // Neither key is related to the pinned one, or the preceding statement has not arrived yet.
         Ok(EventTrust::UnknownKey)
     }
 }
@@ -235,7 +236,7 @@ fn checkpoint_trust<K: KeyLookup + ?Sized>(
             Ok(EventTrust::UnknownKey)
         };
     }
-    // The voters signed the id of the subject and not its name.
+    // The voters signed the subject's id, but not its name.
     if payload.subject_id.is_empty() {
         return Ok(EventTrust::UnknownSubject);
     }

@@ -1,27 +1,27 @@
 use super::{EventProblem, EventTrust, EventVerdict, SyncEvent};
 
-/// An event that may be stored, and how far to trust it.
+/// An event that may be stored, and the trust in it.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct CheckedEvent {
-    /// The event. Its id follows from its content.
+    /// The event. Its id matches its content.
     pub event: SyncEvent,
-    /// How far to trust it.
+    /// The trust in the event.
     pub trust: EventTrust,
 }
 
 impl CheckedEvent {
-    /// An event with the verdict of [`verify_events`](super::verify_events).
+    /// Returns an event with the verdict of [`verify_events`](super::verify_events).
     pub fn new(event: SyncEvent, trust: EventTrust) -> Self {
         Self { event, trust }
     }
 
-    /// An event whose signature was verified, or that this nara signed itself.
+    /// Returns a verified event: its signature was verified, or this nara signed it itself.
     pub fn verified(event: SyncEvent) -> Self {
         Self::new(event, EventTrust::Verified)
     }
 
-    /// Whether the signature was verified.
+    /// Returns whether the signature was verified.
     pub fn is_verified(&self) -> bool {
         self.trust == EventTrust::Verified
     }
@@ -33,14 +33,14 @@ impl CheckedEvent {
 pub struct RefusedEvent {
     /// Its claimed id.
     pub id: String,
-    /// Its claimed emitter; the nara that it is about, if it names none.
+    /// Its claimed emitter; if it has none, its claimed actor.
     pub emitter: String,
-    /// What is wrong with it.
+    /// The reason for the refusal.
     pub problem: EventProblem,
 }
 
 impl RefusedEvent {
-    /// An event with what is wrong with it.
+    /// Returns a refused event with the reason for the refusal.
     pub fn new(event: SyncEvent, problem: EventProblem) -> Self {
         Self {
             emitter: match event.emitter.is_empty() {
@@ -64,7 +64,7 @@ pub struct CheckedEvents {
 }
 
 impl CheckedEvents {
-    /// Sorts events by their verdicts, as [`verify_events`](super::verify_events) gives them.
+    /// Sorts events by the verdicts of [`verify_events`](super::verify_events).
     pub fn sort(events: Vec<SyncEvent>, verdicts: Vec<EventVerdict>) -> Self {
         let mut checked = Self::default();
         for (event, verdict) in events.into_iter().zip(verdicts) {
@@ -76,18 +76,18 @@ impl CheckedEvents {
         checked
     }
 
-    /// The number of events, accepted and refused.
+    /// Returns the number of events, accepted and refused.
     pub fn received(&self) -> usize {
         self.accepted.len() + self.refused.len()
     }
 
-    /// Adds the events of a further answer.
+    /// Appends the events of another answer.
     pub fn append(&mut self, mut more: Self) {
         self.accepted.append(&mut more.accepted);
         self.refused.append(&mut more.refused);
     }
 
-    /// The accepted events, without their trust.
+    /// Returns the accepted events, without their trust.
     pub fn into_events(self) -> Vec<SyncEvent> {
         self.accepted.into_iter().map(|checked| checked.event).collect()
     }

@@ -1,27 +1,26 @@
-//! What an event claims, judged before any signature is looked at: who acted, in which names, and whether the signed
-//! text can be read in one way only.
+//! The checks of an event before its signature: the actor, the names, and that the signed text is unambiguous.
 
 use super::voters::MAX_VOTERS;
 use super::{EventProblem, InvalidEvent, MAX_EVENT_BYTES, Service, SyncEvent};
 use crate::go_json::{self, Field as _};
 use crate::identity::NaraName;
 
-/// The names of the services whose events v1 peers also pass on without a signature.
+/// Returns whether v1 peers also forward events of this service without a signature.
 pub(super) const fn may_be_unsigned(service: Service) -> bool {
     // V1 peers emit their observations unsigned, and old ledgers hold unsigned `social` events.
     matches!(service, Service::Observation | Service::Social)
 }
 
-/// Whether the payloads of a service carry their own proof, so that the envelope proves nothing.
+/// Returns whether the payloads of a service carry their own proof, so that the envelope proves nothing.
 pub(super) const fn proves_itself(service: Service) -> bool {
     matches!(service, Service::Checkpoint | Service::Succession)
 }
 
-/// Checks everything but time and signatures. `content` is the content string of the event.
+/// Checks everything except time and signatures. `content` is the content string of the event.
 pub(super) fn check(event: &SyncEvent, content: &str) -> Result<Service, EventProblem> {
     event.validate()?;
     let service = event.service().ok_or(InvalidEvent::UnknownService)?;
-    // Most are far below: their JSON need not be written to see it.
+    // Most events are far below the limit, so their JSON is not written to measure it.
     if event.most_bytes() > MAX_EVENT_BYTES && go_json::to_vec(event).len() > MAX_EVENT_BYTES {
         return Err(EventProblem::TooLarge);
     }
@@ -29,7 +28,7 @@ pub(super) fn check(event: &SyncEvent, content: &str) -> Result<Service, EventPr
         return Err(EventProblem::ForgedId);
     }
     if event.ts.get().is_negative() {
-        // Pages begin at 1970: such an event would be stored and never told.
+        // Pages begin at 1970: such an event would be stored, but never returned.
         return Err(InvalidEvent::OutOfRange("ts").into());
     }
     if let Some(payload) = event.checkpoint.as_deref() {
@@ -37,7 +36,7 @@ pub(super) fn check(event: &SyncEvent, content: &str) -> Result<Service, EventPr
         if voters.len() > MAX_VOTERS {
             return Err(InvalidEvent::OutOfRange("voter_ids").into());
         }
-        // Its id is the one of version 1, and what its voters signed is not.
+        // Its id would be the one of version 1, but its voters signed another text.
         if payload.version < 0 {
             return Err(InvalidEvent::OutOfRange("version").into());
         }
@@ -65,11 +64,11 @@ fn check_names(event: &SyncEvent) -> Result<(), EventProblem> {
     Ok(())
 }
 
-/// Checks that the content string splits into the fields of the payload in one way only.
+/// Checks that the content string can be split into the fields of the payload in only one way.
 ///
-/// The wire does not escape colons. One field may have them all the same, since the others, which have none, fix where
-/// it begins and ends: the text of a `social` event, the target of the others. The actor of a signed event is the
-/// emitter, which picks the key, so it is fixed as well.
+/// The wire does not escape colons. One field may contain colons, since the other fields, which have none, delimit it:
+/// the text of a `social` event, the target of other events. The actor of a signed event is the emitter, which selects
+/// the key, so it is fixed as well.
 fn check_split(event: &SyncEvent, service: Service) -> Result<(), EventProblem> {
     let plain = |field: &'static str, text: &str| {
         if text.contains(':') {
@@ -91,7 +90,7 @@ fn check_split(event: &SyncEvent, service: Service) -> Result<(), EventProblem> 
         }
         Service::Observation => event.observation.as_deref().map_or(Ok(()), |payload| {
             match payload.kind.as_str() {
-                // No observer stands in front of its subject.
+                // The content of a restart has no observer in front of the subject.
                 "restart" => plain("subject", &payload.subject),
                 "first-seen" if !matches!(&*payload.online_state, "" | "ONLINE" | "OFFLINE" | "MISSING") => {
                     Err(EventProblem::Ambiguous("online_state"))
@@ -107,7 +106,7 @@ fn check_split(event: &SyncEvent, service: Service) -> Result<(), EventProblem> 
             .chau
             .as_deref()
             .map_or(Ok(()), |payload| plain("PublicKey", &payload.public_key)),
-        // The name stands between texts without colons.
+        // The name stands between two texts without colons.
         Service::Succession => event.succession.as_deref().map_or(Ok(()), |payload| {
             plain("old_key", &payload.old_key)?;
             plain("new_key", &payload.new_key)

@@ -1,8 +1,8 @@
 use super::{Service, SyncEvent};
 use crate::go_json::one_decimal;
 
-/// The content string of an event (docs/protocol/v1.md, section 8.4). Colons inside values are not escaped: that is
-/// how the wire is.
+/// Returns the content string of an event (docs/protocol/v1.md, section 8.4). The wire format does not escape colons
+/// inside values.
 pub(super) fn content(event: &SyncEvent) -> String {
     fn of(event: &SyncEvent) -> Option<String> {
         Some(match event.service()? {

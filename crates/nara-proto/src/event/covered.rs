@@ -1,12 +1,12 @@
-//! What of an event neither its id nor a signature covers, and so anybody on its way may have changed.
+//! The fields of an event that neither its id nor a signature covers: any forwarding peer may have changed them.
 
 use super::claims::proves_itself;
 use super::{Observation, Service, SyncEvent};
 use crate::go_json::one_decimal;
 use crate::identity::Signature;
 
-/// Removes what means nothing in any event: the payloads of other services, the id of the emitter, and how the signature
-/// is spelled. V1 peers read base64 with line feeds in it.
+/// Removes what is meaningless in any event: the payloads of other services, the emitter's id, and other spellings of
+/// the signature (v1 peers accept base64 with line feeds).
 pub(super) fn remove_foreign(event: &mut SyncEvent) {
     event.emitter_id.clear();
     if Signature::from_canonical_base64(event.sig.as_bytes()).is_err()
@@ -25,8 +25,8 @@ pub(super) fn remove_foreign(event: &mut SyncEvent) {
     event.succession.take_if(|_| service != Service::Succession);
 }
 
-/// Removes every field that is not covered, or sets it to the one value that follows from the covered ones. All copies
-/// of a verified event are the same afterwards.
+/// Removes each field that is not covered, or sets it to the value that follows from the covered fields. Afterwards all
+/// copies of a verified event are equal.
 pub(super) fn remove_uncovered(event: &mut SyncEvent) {
     remove_foreign(event);
     if let Some(payload) = &mut event.social {
@@ -49,7 +49,7 @@ pub(super) fn remove_uncovered(event: &mut SyncEvent) {
         if is_restart {
             payload.online_state.clear();
         }
-        // As v1 peers rate them: 3 is critical.
+        // V1 peers rate them like this; 3 is critical.
         payload.importance = if is_restart || payload.kind == "first-seen" {
             3
         } else {
@@ -71,7 +71,7 @@ pub(super) fn remove_uncovered(event: &mut SyncEvent) {
     if let Some(payload) = &mut event.checkpoint {
         payload.round = 0;
         if payload.version < 2 {
-            // Its voters signed that it is version 1, and name no other checkpoint.
+            // Its voters signed version 1, and no other checkpoint.
             payload.version = 1;
             payload.previous_checkpoint_id.clear();
         }
@@ -94,9 +94,9 @@ pub(super) fn remove_uncovered(event: &mut SyncEvent) {
     }
 }
 
-/// The round trip as far as it is covered: to one decimal, and still above 0.
+/// Returns the round trip with the covered precision, one decimal, but above 0.
 fn covered_rtt(rtt: f64) -> f64 {
-    /// Written with one decimal it is 0.0, as everything below 0.05.
+    /// Prints as 0.0 with one decimal, like every value below 0.05.
     const BELOW_PRECISION: f64 = 0.01;
     match one_decimal(rtt).parse() {
         Ok(covered) if covered > 0.0 => covered,

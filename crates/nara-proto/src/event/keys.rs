@@ -1,22 +1,22 @@
-//! Where the verifier of events finds public keys.
+//! Key lookup for the verification of events.
 
 use std::collections::BTreeMap;
 
 use crate::identity::PublicKey;
 
-/// What is known here about the key of a nara.
+/// What is known about the key of a nara.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyStanding {
-    /// This key is pinned for it.
+    /// This key is pinned.
     Pinned(PublicKey),
     /// No key is known.
     Unknown,
-    /// The operator decided not to trust it: nothing in its name is accepted, signed or not.
+    /// The operator distrusts the nara: no event in its name is accepted, signed or not.
     Untrusted,
 }
 
 impl KeyStanding {
-    /// The pinned key.
+    /// Returns the pinned key.
     pub fn key(self) -> Option<PublicKey> {
         match self {
             Self::Pinned(key) => Some(key),
@@ -32,35 +32,35 @@ impl From<Option<PublicKey>> for KeyStanding {
     }
 }
 
-/// Where the verifier finds public keys. Keys of events are looked up by the *name* of the emitter, those of
+/// The source of public keys for the verifier. It looks up keys of events by the *name* of the emitter, and keys of
 /// checkpoints by the nara *id* of each voter (docs/protocol/v1.md, sections 8.6 and 11.4).
 pub trait KeyLookup {
-    /// The standing of the nara with this name.
+    /// Returns the standing of the nara with this name.
     fn standing_of_name(&self, name: &str) -> KeyStanding;
 
-    /// The standing of the nara with this id.
+    /// Returns the standing of the nara with this id.
     fn standing_of_id(&self, id: &str) -> KeyStanding;
 
-    /// Whether the nara with this id has this name; `None` if neither is known.
+    /// Returns whether the nara with this id has this name; `None` if neither is known.
     fn is_id_of_name(&self, id: &str, name: &str) -> Option<bool>;
 
-    /// Whether this key is or was the one of the name by the statements of succession that were followed: also if no key
-    /// holds any more, but not if the operator does not trust the nara.
+    /// Returns whether the key is or was the key of the name according to the followed statements of succession. True
+    /// also if no key is valid any more, but false if the operator distrusts the nara.
     fn was_key_of_name(&self, _name: &str, _key: &PublicKey) -> bool {
         false
     }
 
-    /// Whether the operator banned this key, whatever name it comes under.
+    /// Returns whether the operator banned this key, under any name.
     fn is_banned_key(&self, _key: &PublicKey) -> bool {
         false
     }
 
-    /// The key that is pinned for a name.
+    /// Returns the key that is pinned for a name.
     fn key_of_name(&self, name: &str) -> Option<PublicKey> {
         self.standing_of_name(name).key()
     }
 
-    /// The key that is pinned for a nara id.
+    /// Returns the key that is pinned for a nara id.
     fn key_of_id(&self, id: &str) -> Option<PublicKey> {
         self.standing_of_id(id).key()
     }
@@ -95,7 +95,7 @@ macro_rules! forward {
 forward!(&T);
 forward!(std::sync::Arc<T>);
 
-/// A table of keys by name; nothing is known by id.
+/// Keys by name; lookups by id find nothing.
 impl KeyLookup for BTreeMap<String, PublicKey> {
     fn standing_of_name(&self, name: &str) -> KeyStanding {
         self.get(name).copied().into()
@@ -119,7 +119,7 @@ mod tests {
     use crate::identity::{KeyPair, Soul};
     use crate::time::UnixNanos;
 
-    /// Nobody is known, and one key is banned.
+    /// No nara is known, and one key is banned.
     struct Banned(PublicKey);
 
     impl KeyLookup for Banned {

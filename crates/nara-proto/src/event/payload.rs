@@ -6,17 +6,17 @@ wire_struct! {
     pub struct SocialPayload {
         /// One of `tease`, `observed`, `gossip`, `observation`, `service`.
         pub kind: String = "type",
-        /// Who acted.
+        /// The actor.
         pub actor: String = "actor", omit,
-        /// Its nara id; not part of the content.
+        /// The actor's nara id; not part of the content.
         pub actor_id: String = "actor_id", omit,
-        /// At whom it was directed.
+        /// The target of the action.
         pub target: String = "target", omit,
-        /// Its nara id; not part of the content.
+        /// The target's nara id; not part of the content.
         pub target_id: String = "target_id", omit,
-        /// Why, for example `comeback` or `nice-number`.
+        /// The reason, for example `comeback` or `nice-number`.
         pub reason: String = "reason", omit,
-        /// Who saw it.
+        /// The witness.
         pub witness: String = "witness", omit,
     }
 }
@@ -24,13 +24,13 @@ wire_struct! {
 wire_struct! {
     /// Payload of service `ping`: a measured round trip.
     pub struct PingPayload {
-        /// Who measured.
+        /// The nara that measured.
         pub observer: String = "observer", omit,
-        /// Its nara id; not part of the content.
+        /// The observer's nara id; not part of the content.
         pub observer_id: String = "observer_id", omit,
-        /// Who answered.
+        /// The nara that answered.
         pub target: String = "target", omit,
-        /// Its nara id; not part of the content.
+        /// The target's nara id; not part of the content.
         pub target_id: String = "target_id", omit,
         /// The round-trip time in **milliseconds**, with fractions. Only its first decimal is covered by id
         /// and signature.
@@ -39,15 +39,15 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// Payload of service `observation`: the state in which a nara saw another.
+    /// Payload of service `observation`: the state in which a nara observed another.
     pub struct ObservationPayload {
-        /// Who observed.
+        /// The observer.
         pub observer: String = "observer", omit,
-        /// Its nara id; not part of the content.
+        /// The observer's nara id; not part of the content.
         pub observer_id: String = "observer_id", omit,
-        /// Whom.
+        /// The observed nara.
         pub subject: String = "subject", omit,
-        /// Its nara id; not part of the content.
+        /// The subject's nara id; not part of the content.
         pub subject_id: String = "subject_id", omit,
         /// One of `restart`, `first-seen`, `status-change`.
         pub kind: String = "type",
@@ -81,7 +81,7 @@ wire_struct! {
         pub mesh_ip: String = "MeshIP",
         /// The nara id; not part of the content.
         pub id: String = "ID",
-        /// A signature over the content itself, without hashing; normally empty, and not verified by v1 peers.
+        /// A signature over the content itself, without hashing; usually empty, and not verified by v1 peers.
         pub signature: String = "Signature",
     }
 }
@@ -103,21 +103,21 @@ wire_struct! {
 wire_struct! {
     /// Payload of service `seen`: a nara came across another.
     pub struct SeenPayload {
-        /// Who saw.
+        /// The observer.
         pub observer: String = "observer", omit,
-        /// Its nara id; not part of the content.
+        /// The observer's nara id; not part of the content.
         pub observer_id: String = "observer_id", omit,
-        /// Whom.
+        /// The nara that was seen.
         pub subject: String = "subject", omit,
-        /// Its nara id; not part of the content.
+        /// The subject's nara id; not part of the content.
         pub subject_id: String = "subject_id", omit,
-        /// How: `zine`, `mesh`, `ping` or `sync`.
+        /// The occasion: `zine`, `mesh`, `ping` or `sync`.
         pub via: String = "via",
     }
 }
 
 wire_struct! {
-    /// Payload of service `succession`: a key of a nara is replaced or retired. It proves itself: see
+    /// Payload of service `succession`: a key of a nara is replaced or retired. It contains its own proof: see
     /// [`Succession`](crate::succession::Succession).
     pub struct SuccessionPayload {
         /// The name of the nara.
@@ -140,11 +140,11 @@ wire_struct! {
 wire_struct! {
     /// What is known about a nara, inside attestations and checkpoints (docs/protocol/v1.md, section 11.1).
     pub struct Observation {
-        /// How often it has restarted.
+        /// The number of restarts of the nara.
         pub restarts: i64 = "restarts", omit,
-        /// How long it has been up in all, in seconds.
+        /// The total uptime, in seconds.
         pub total_uptime: i64 = "total_uptime", omit,
-        /// When it was born, in **seconds**.
+        /// The birth of the nara, in **seconds**.
         pub start_time: UnixSeconds = "start_time", omit,
         /// `ONLINE`, `OFFLINE` or `MISSING`.
         pub online: String = "online", omit,
@@ -166,21 +166,21 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// Payload of service `checkpoint`: what several naras agree on about one (docs/protocol/v1.md, section 11.3).
+    /// Payload of service `checkpoint`: the agreement of several naras about one (docs/protocol/v1.md, section 11.3).
     pub struct CheckpointPayload {
         /// The version of the content string and of the attested text; 0 counts as 1.
         pub version: i64 = "version",
-        /// The name of the nara it is about.
+        /// The name of the subject.
         pub subject: String = "subject",
-        /// Its nara id.
+        /// The nara id of the subject.
         pub subject_id: String = "subject_id",
         /// The id of the checkpoint before this one.
         pub previous_checkpoint_id: String = "previous_checkpoint_id", omit,
-        /// What is agreed on.
+        /// The agreed observation.
         pub observation: Observation = "observation",
-        /// The time it describes, in **seconds**.
+        /// The time that the observation describes, in **seconds**.
         pub as_of_time: UnixSeconds = "as_of_time",
-        /// The round of the vote. Not covered by anything.
+        /// The round of the vote. Covered by neither id nor signatures.
         pub round: i64 = "round",
         /// The nara ids of the voters.
         pub voter_ids: Option<Vec<String>> = "voter_ids", omit,

@@ -1,4 +1,4 @@
-//! The verdict on events: what is refused, what is hearsay, and what is left of a verified one.
+//! The verdicts on events: refused, hearsay or verified, and the fields of a verified event.
 
 mod uncovered;
 
@@ -25,7 +25,7 @@ fn keypair(name: &str) -> KeyPair {
     KeyPair::from_soul(&Soul::bond(seed, name))
 }
 
-/// Alice, who had another key before, and bob have pinned keys, mallory is not trusted, and nothing is known about others.
+/// Alice, who had another key before, and bob have pinned keys, mallory is not trusted, and other naras are unknown.
 struct Keys;
 
 impl KeyLookup for Keys {
@@ -87,7 +87,7 @@ fn observation(observer: &str, kind: &str) -> Payload {
     })
 }
 
-/// One payload of each service but checkpoints, in which `actor` acts.
+/// Returns one payload of each service except checkpoints, in which `actor` acts.
 fn of_every_service(actor: &str) -> Vec<Payload> {
     let key = keypair(actor).public_key().to_base64();
     let actor = actor.to_owned();
@@ -230,7 +230,7 @@ fn a_statement_is_verified_if_it_is_about_the_key_that_holds_or_held() {
         verdict_with("alice", "unrelated", "alice"),
         Ok(EventTrust::Verified)
     );
-    // Another successor of a key that was followed from.
+    // Another successor of a key that was already replaced.
     assert_eq!(verdict_with("alice", "older", "rival"), Ok(EventTrust::Verified));
     for (old, new) in [("unrelated", "rival"), ("bob", "rival"), ("rival", "older")] {
         assert_eq!(verdict_with("alice", old, new), Ok(EventTrust::UnknownKey));
@@ -257,7 +257,7 @@ fn an_id_that_does_not_follow_from_the_content_is_refused() {
         for forged in ids.into_iter().filter(|forged| *forged != id) {
             let mut event = event.clone();
             event.id = forged;
-            // Signed anew, so that nothing but the id is wrong.
+            // Signed again, so that only the id is wrong.
             event.sig = keypair("alice").sign(&event.signing_digest()).to_base64();
             assert_eq!(verdict(&event), Err(EventProblem::ForgedId), "{}", event.id);
         }
@@ -277,7 +277,7 @@ fn a_signature_of_another_key_or_over_something_else_is_refused() {
         for event in [of_bob, cut, spelled] {
             assert_eq!(verdict(&event), Err(EventProblem::BadSignature), "{event:?}");
         }
-        // Among good ones, the bad one alone is refused.
+        // Among valid ones, only the invalid one is refused.
         let mut bad = genuine.clone();
         bad.sig = SyncEvent::signed(NOW, social("alice", "x", "y"), "alice", &keypair("alice")).sig;
         let mut batch = [genuine.clone(), bad, genuine.clone(), genuine];
@@ -424,7 +424,7 @@ fn a_signed_text_cannot_be_split_into_other_fields() {
         let refused = SyncEvent::try_signed(NOW, payload, "alice", &keypair("alice"));
         assert!(matches!(refused, Err(EventProblem::Ambiguous(_))));
     }
-    // The text of a message may have colons, and the name of the emitter, which picks the key.
+    // The text of a message may contain colons, and so may the emitter's name, which selects the key.
     let text = signed("alice", social("alice", "bob", "see http://example.org: there"));
     assert_eq!(verdict(&text), Ok(EventTrust::Verified));
     let name = signed("a:b", social("a:b", "bob", "x"));

@@ -1,10 +1,10 @@
 use super::{Service, SyncEvent};
 
-/// The rule that an event breaks (docs/protocol/v1.md, section 8.3).
+/// The rule that an event violates (docs/protocol/v1.md, section 8.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidEvent {
-    /// A field that must not be empty is empty.
+    /// A required field is empty.
     #[error("{0} is empty")]
     Empty(&'static str),
     /// The payload that goes with the service is missing.
@@ -13,18 +13,18 @@ pub enum InvalidEvent {
     /// A number is out of its range.
     #[error("{0} is out of range")]
     OutOfRange(&'static str),
-    /// A word that is not one of those allowed.
+    /// A value is not one of the allowed words.
     #[error("{0} is not one of the allowed words")]
     UnknownWord(&'static str),
-    /// The service is not known.
+    /// The service is unknown.
     #[error("the service is unknown")]
     UnknownService,
     /// A checkpoint has more or fewer voters than signatures.
     #[error("{voters} voters but {signatures} signatures")]
     VoterCount {
-        /// Number of voter ids.
+        /// The number of voter ids.
         voters: usize,
-        /// Number of signatures.
+        /// The number of signatures.
         signatures: usize,
     },
 }

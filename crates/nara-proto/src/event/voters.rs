@@ -6,13 +6,13 @@ use super::{CheckpointPayload, Observation};
 use crate::identity::{PublicKey, Signature};
 use crate::time::UnixSeconds;
 
-/// How many signatures must verify for a checkpoint to be valid.
+/// The number of valid signatures that make a checkpoint valid.
 pub const MIN_VALID_SIGNATURES: usize = 2;
 
-/// How many voters a checkpoint may have: v1 peers keep 10 signatures (docs/protocol/v1.md, section 11.4).
+/// The maximum number of voters of a checkpoint: v1 peers keep 10 signatures (docs/protocol/v1.md, section 11.4).
 pub const MAX_VOTERS: usize = 10;
 
-/// A voter whose signature verifies.
+/// A voter whose signature is valid.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Vote {
     voter: String,
@@ -20,7 +20,7 @@ struct Vote {
     key: PublicKey,
 }
 
-/// The text that voter `voter_id` of a checkpoint signed.
+/// Returns the text that voter `voter_id` of a checkpoint signed.
 pub fn voter_text(checkpoint: &CheckpointPayload, voter_id: &str) -> String {
     signed_text(
         checkpoint.version,
@@ -32,7 +32,7 @@ pub fn voter_text(checkpoint: &CheckpointPayload, voter_id: &str) -> String {
     )
 }
 
-/// The text of an attestation, without hashing.
+/// Returns the text of an attestation, before hashing.
 pub(crate) fn signed_text(
     version: i64,
     attester_id: &str,
@@ -62,38 +62,38 @@ pub(crate) fn signed_text(
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tally {
-    /// Entries whose signature verifies; a voter that is listed twice counts twice.
+    /// Entries with a valid signature; a voter that is listed twice counts twice.
     pub valid: usize,
-    /// Distinct keys that made a signature which verifies.
+    /// Distinct keys with a valid signature.
     pub distinct_valid: usize,
     /// Entries whose key is known.
     pub known: usize,
     /// Entries in the list of voters.
     pub total: usize,
-    /// Whether there are as many signatures as voters. If not, nothing else is counted.
+    /// Whether the numbers of signatures and voters are equal. If not, nothing else is counted.
     pub lengths_match: bool,
 }
 
 impl Tally {
-    /// Whether the checkpoint is valid: signatures of at least [`MIN_VALID_SIGNATURES`] *distinct* keys.
+    /// Returns whether the checkpoint is valid: it has signatures of at least [`MIN_VALID_SIGNATURES`] *distinct* keys.
     pub const fn is_valid(&self) -> bool {
         self.lengths_match && self.distinct_valid >= MIN_VALID_SIGNATURES
     }
 
-    /// Whether v1 peers find it valid. They count a voter that is listed twice twice, so
-    /// that one key alone can make a checkpoint: do not rely on it.
+    /// Returns whether v1 peers consider it valid. They count a voter that is listed twice as two, so a single key can
+    /// make a checkpoint: do not rely on it.
     pub const fn is_valid_elsewhere(&self) -> bool {
         self.lengths_match && self.valid >= MIN_VALID_SIGNATURES
     }
 }
 
-/// Counts the signatures of a checkpoint, with the keys that `key_of` finds for nara ids.
+/// Counts the signatures of a checkpoint, with the keys that `key_of` returns for nara ids.
 pub fn tally(checkpoint: &CheckpointPayload, key_of: impl Fn(&str) -> Option<PublicKey>) -> Tally {
     count(checkpoint, key_of).0
 }
 
-/// The count of a checkpoint's signatures, and its voters and their signatures that verify, each key once, in one order
-/// and one spelling.
+/// Counts a checkpoint's signatures, and returns its voters with a valid signature, each key once, in canonical order
+/// and spelling.
 pub(super) fn verified(
     checkpoint: &CheckpointPayload,
     key_of: impl Fn(&str) -> Option<PublicKey>,
@@ -105,7 +105,7 @@ pub(super) fn verified(
     (tally, spelled.collect())
 }
 
-/// The count, and one vote of each key, in order.
+/// Returns the count, and one vote per key, in order.
 fn count(checkpoint: &CheckpointPayload, key_of: impl Fn(&str) -> Option<PublicKey>) -> (Tally, Vec<Vote>) {
     let voters = checkpoint.voter_ids.as_deref().unwrap_or_default();
     let signatures = checkpoint.signatures.as_deref().unwrap_or_default();
@@ -151,7 +151,7 @@ mod tests {
         KeyPair::from_soul(&Soul::bond([seed; 32], "voter"))
     }
 
-    /// A checkpoint that each of `voters` (an id and a keypair) signed.
+    /// Returns a checkpoint that each of `voters` (an id and a keypair) signed.
     fn signed_by(voters: &[(&str, &KeyPair)]) -> CheckpointPayload {
         let mut checkpoint = CheckpointPayload {
             version: 2,
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_different_length_count_nothing() {
+    fn lists_of_different_lengths_count_nothing() {
         let (bob, carol) = (voter(1), voter(2));
         let mut checkpoint = signed_by(&[("bob", &bob), ("carol", &carol)]);
         checkpoint.signatures.iter_mut().for_each(|list| list.truncate(1));

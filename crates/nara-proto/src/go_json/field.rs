@@ -7,32 +7,32 @@ use super::budget;
 use crate::encoding;
 use crate::time::{UnixMillis, UnixNanos, UnixSeconds};
 
-/// A value that can take in a JSON value over what it already holds, as Go's decoder does: `null` changes
-/// nothing, an object is merged key by key.
+/// A value into which a JSON value can be merged, as Go's decoder does: `null` changes nothing, an object is merged key
+/// by key.
 pub trait Merge: Default {
-    /// Takes in the JSON value that `deserializer` is at.
+    /// Merges the next JSON value of `deserializer`.
     ///
     /// # Errors
-    /// Those of the deserializer, and a value of the wrong type.
+    /// The errors of the deserializer, and a value of the wrong type.
     fn merge<'de, D: Deserializer<'de>>(&mut self, deserializer: D) -> Result<(), D::Error>;
 }
 
-/// A field of a message: it can be merged, written, and left out when it is zero.
+/// A field of a message: it can be merged, written, and omitted when it is zero.
 pub trait Field: Merge + Serialize {
-    /// Whether the field is left out of JSON when it is marked `omit`.
+    /// Returns whether the field is omitted from JSON when it is marked `omit`.
     fn is_zero(&self) -> bool;
 
-    /// A number of bytes that the value does not exceed as JSON. It is found much sooner than the JSON itself.
+    /// Returns an upper bound of the length of the value as JSON, without writing it.
     fn most_bytes(&self) -> usize;
 }
 
-/// The longest number, in bytes of JSON: the 17 digits of a float behind `0.00000`, and its sign.
+/// The length of the longest number as JSON: `0.00000`, 17 digits of a float, and a sign.
 const NUMBER: usize = 32;
 
-/// The longest spelling of one byte of a text: `\u003c`.
+/// The length of the longest spelling of one byte of a string: `\u003c`.
 const ESCAPED: usize = 6;
 
-/// A [`Merge`] value as serde's seed.
+/// Adapts a [`Merge`] value to serde's `DeserializeSeed`.
 pub(super) struct Seed<'a, T>(pub(super) &'a mut T);
 
 impl<'de, T: Merge> serde::de::DeserializeSeed<'de> for Seed<'_, T> {
@@ -43,7 +43,7 @@ impl<'de, T: Merge> serde::de::DeserializeSeed<'de> for Seed<'_, T> {
     }
 }
 
-/// Calls `read` for a value and does nothing for `null`.
+/// Calls `read` for a value; does nothing for `null`.
 fn unless_null<'de, D, F>(deserializer: D, read: F) -> Result<(), D::Error>
 where
     D: Deserializer<'de>,
@@ -76,14 +76,14 @@ where
     deserializer.deserialize_option(OptionVisitor(read))
 }
 
-/// What to do with a JSON value that may be `null`.
+/// Handles a JSON value that may be `null`.
 trait NullOr: Sized {
     fn null(self) {}
     fn value<'de, D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error>;
 }
 
-/// Go turns lone surrogate escapes into U+FFFD. serde_json hands one over as the three bytes that it would have
-/// in a generalised UTF-8: ED, A0 to BF, 80 to BF.
+/// Replaces lone surrogate escapes with U+FFFD, as Go does. serde_json returns a lone surrogate as its three bytes in
+/// generalised UTF-8: ED, A0 to BF, 80 to BF.
 fn replace_surrogates(bytes: &[u8]) -> String {
     if let Ok(text) = std::str::from_utf8(bytes) {
         return text.to_owned();
@@ -137,7 +137,7 @@ impl Field for String {
     }
 
     fn most_bytes(&self) -> usize {
-        // With its quotes.
+        // Includes the quotes.
         self.len() * ESCAPED + 2
     }
 }
@@ -203,10 +203,10 @@ macro_rules! time_fields {
 
 time_fields!(UnixSeconds, UnixMillis, UnixNanos);
 
-/// The most elements of a list. A body of 16 MiB has room for some 60,000 real events.
+/// The maximum number of elements of a list. A body of 16 MiB has room for some 60,000 real events.
 pub const MAX_LIST: usize = 100_000;
 
-/// Reads `null` as no list and an array as a list, element by element.
+/// Reads `null` as no list, and an array element by element.
 impl<T: Merge> NullOr for &mut Option<Vec<T>> {
     fn null(self) {
         *self = None;
@@ -255,7 +255,7 @@ impl<T: Field> Field for Option<Vec<T>> {
     }
 
     fn most_bytes(&self) -> usize {
-        // Brackets or `null`, and a comma for each.
+        // Brackets or `null`, and a comma per element.
         self.iter()
             .flatten()
             .map(|item| item.most_bytes() + 1)
@@ -297,12 +297,12 @@ impl<T: Field> Field for Option<Box<T>> {
     }
 }
 
-/// A byte string: base64 in JSON, `null` when absent.
+/// A byte string: base64 in JSON, `null` if absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bytes(pub Option<Vec<u8>>);
 
 impl Bytes {
-    /// The bytes; empty if absent.
+    /// Returns the bytes; empty if absent.
     pub fn as_slice(&self) -> &[u8] {
         self.0.as_deref().unwrap_or_default()
     }
@@ -341,12 +341,12 @@ impl Field for Bytes {
     }
 
     fn most_bytes(&self) -> usize {
-        // Four characters for three bytes, quotes, or `null`.
+        // Four characters per three bytes, and quotes; or `null`.
         self.as_slice().len() * 2 + 6
     }
 }
 
-/// What [`merge_struct`](super::merge_struct) fills: generated by the macro.
+/// The target of [`merge_struct`](super::merge_struct); implemented by the macro.
 #[doc(hidden)]
 pub trait WireMap {
     /// The JSON keys in declaration order.

@@ -2,14 +2,14 @@ use std::io::{self, Write};
 
 use serde_json::ser::{CompactFormatter, Formatter};
 
-/// Go's spelling of strings and floats on top of serde_json's compact form.
+/// Go's spelling of strings and floats, on top of serde_json's compact form.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct GoFormatter;
 
 impl Formatter for GoFormatter {
     fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
         let bytes = fragment.as_bytes();
-        // All are looked at, which is faster than to look for the first: nearly always there is none.
+        // Checking all bytes is vectorised, which is faster than finding the first one: there is nearly always none.
         let is_escaped = |found, byte: &u8| found | matches!(byte, b'<' | b'>' | b'&' | 0xe2);
         if !bytes.iter().fold(false, is_escaped) {
             return writer.write_all(bytes);
@@ -46,9 +46,9 @@ impl Formatter for GoFormatter {
     }
 }
 
-/// A finite float as Go's JSON encoder prints it: shortest digits that read back the same, of those the ones
-/// closest to the exact value, ties to even; plain notation for magnitudes from 1e-6 up to 1e21, otherwise an
-/// exponent with its sign.
+/// Formats a finite float like Go's JSON encoder: the shortest digits that read back as the same value, of those the
+/// closest to the exact value, ties to even; plain notation for magnitudes from 1e-6 up to 1e21, otherwise an exponent
+/// with its sign.
 ///
 /// ```
 /// assert_eq!(nara_proto::go_json::float(1e21), "1e+21");
@@ -77,7 +77,7 @@ pub fn float(value: f64) -> String {
     }
 }
 
-/// The shortest digits of a positive float, without zeros at either end, and where the decimal point stands
+/// Returns the shortest digits of a positive float, without zeros at either end, and the position of the decimal point
 /// in them: `(12, 1)` is 1.2, `(12, -1)` is 0.012.
 ///
 /// The digits that the standard library prints differ in exact ties, which it rounds up.
@@ -94,8 +94,8 @@ fn shortest(magnitude: f64) -> (String, i32) {
     (digits.trim_end_matches('0').to_owned(), point)
 }
 
-/// A float with exactly one decimal, correctly rounded from its exact binary value, exact ties to even:
-/// the form in which a round-trip time enters the content of a ping event (docs/protocol/v1.md, section 8.4).
+/// Formats a float with exactly one decimal, correctly rounded from its exact binary value, ties to even: the form of a
+/// round-trip time in the content of a ping event (docs/protocol/v1.md, section 8.4).
 pub fn one_decimal(value: f64) -> String {
     if value.is_nan() {
         return "NaN".to_owned();

@@ -4,9 +4,8 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::field::WireMap;
 
-/// Declares a message: a struct with public fields, and for each its JSON key. `omit` leaves the key out
-/// when the value is zero. The struct gets `Serialize` (keys in declaration order) and
-/// [`Merge`](crate::go_json::Merge).
+/// Declares a message: a struct with public fields and a JSON key for each. `omit` leaves the key out when the value is
+/// zero. The struct implements `Serialize` (keys in declaration order) and [`Merge`](crate::go_json::Merge).
 ///
 /// ```
 /// nara_proto::wire_struct! {
@@ -34,7 +33,7 @@ macro_rules! wire_struct {
         $crate::wire_struct! { @parse [$(#[$attr])*] $name [] $($fields)* }
     };
 
-    // Each field, with or without `omit`.
+    // Parses each field, with or without `omit`.
     (@parse [$($attr:tt)*] $name:ident [$($done:tt)*]
         $(#[$field_attr:meta])* pub $field:ident : $ty:ty = $key:literal, omit, $($rest:tt)*
     ) => {
@@ -87,13 +86,13 @@ macro_rules! wire_struct {
         }
 
         impl $crate::go_json::Field for $name {
-            // Go never leaves out an object that is held by value.
+            // Go never omits a struct value.
             fn is_zero(&self) -> bool {
                 false
             }
 
             fn most_bytes(&self) -> usize {
-                // Braces; of each field, the quotes of its key, the colon and the comma.
+                // Braces; for each field, the quotes of its key, the colon and the comma.
                 let mut most = 2;
                 $(
                     most += $key.len() + 4 + $crate::go_json::Field::most_bytes(&self.$field);
@@ -174,7 +173,7 @@ pub fn merge_struct<'de, T: WireMap, D: Deserializer<'de>>(
     deserializer.deserialize_option(ObjectVisitor(target))
 }
 
-/// Finds the index of a JSON key: an exact match first, then one that differs only in letter case.
+/// Finds the index of a JSON key: an exact match first, then a match regardless of letter case.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 pub struct FieldName(pub &'static [&'static str]);
@@ -205,8 +204,8 @@ impl Visitor<'_> for FieldName {
     }
 }
 
-/// Whether `key` is `name` (which is ASCII) up to Unicode simple case folding. Apart from the ASCII letters
-/// themselves, two characters fold to ASCII: U+017F (long s) to `s` and U+212A (kelvin sign) to `k`.
+/// Returns whether `key` equals `name` (which is ASCII) under Unicode simple case folding. Besides the ASCII letters,
+/// two characters fold to ASCII: U+017F (long s) to `s` and U+212A (kelvin sign) to `k`.
 fn same_folded(name: &str, key: &[u8]) -> bool {
     let mut rest = key;
     for expected in name.bytes() {

@@ -89,7 +89,7 @@ fn broken_text_becomes_replacement_characters() {
     assert_eq!(name(br#"{"name":"\ud800x"}"#), "\u{fffd}x");
     assert_eq!(name(br#"{"name":"\ud800\ud800\udc00"}"#), "\u{fffd}\u{10000}");
     assert_eq!(name(b"{\"\xff\":1,\"name\":\"y\"}"), "y");
-    // The bytes of a surrogate are three broken bytes; its escape is one broken character.
+    // The bytes of a surrogate are three invalid bytes; its escape is one invalid character.
     assert_eq!(
         name(b"{\"name\":\"\xed\xa0\x80\\udfff\"}"),
         "\u{fffd}\u{fffd}\u{fffd}\u{fffd}"
@@ -155,7 +155,7 @@ fn timestamps_have_one_spelling() {
     }
 }
 
-/// A list of so many elements.
+/// Returns a list of `len` elements.
 fn list(element: &str, len: usize) -> String {
     format!("[{}]", vec![element; len].join(","))
 }
@@ -192,14 +192,14 @@ fn a_text_that_takes_many_times_its_length_in_memory_is_refused() {
         let zine = format!(r#"{{"from":"m","events":{}}}"#, list(event, count));
         refused(from_slice::<Zine>(zine.as_bytes()).unwrap_err());
     }
-    // One after the other, too: each of them is forgotten for the next.
+    // Two lists in one object, too: the later one replaces the earlier one, but both are counted.
     let lists = format!(r#"{{"events":{0},"events":{0}}}"#, list("{}", 300));
     refused(from_slice::<Zine>(lists.as_bytes()).unwrap_err());
 }
 
 #[test]
-fn what_a_nara_says_takes_no_more_memory_than_it_may() {
-    // The shortest events that there are, without a signature.
+fn genuine_messages_stay_within_the_memory_budget() {
+    // The shortest possible events, without a signature.
     let event = r#"{"id":"00000000000000000000000000000000","ts":1769000000000000000,"svc":"ping","emitter":"","ping":{"observer":"a","target":"b","rtt":1}}"#;
     let zine = format!(r#"{{"from":"m","events":{}}}"#, list(event, 50_000));
     assert_eq!(

@@ -7,22 +7,22 @@ use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time, UtcOffset};
 use super::field::{Field, Merge};
 use crate::time::UnixNanos;
 
-/// A time with its zone offset, as it travels in runtime messages.
+/// A time with a zone offset, as in runtime messages.
 ///
-/// Its text is RFC 3339 in Go's canonical spelling: `Z` when the offset is zero, the fraction without
-/// trailing zeros and absent when zero (docs/protocol/v1.md, sections 2 and 12.1). The offset is kept, because the
-/// receiver writes the time again before it verifies the signature.
+/// Its text is RFC 3339 in Go's canonical spelling: `Z` when the offset is zero, the fraction without trailing zeros
+/// and absent when zero (docs/protocol/v1.md, sections 2 and 12.1). The offset is kept because the receiver formats the
+/// time again before it verifies the signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(OffsetDateTime);
 
-/// A text that is not an RFC 3339 time in the form that naras accept.
+/// The error for a text that is not an RFC 3339 time in the form that v1 peers accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not an RFC 3339 time (expected the form 2026-01-22T23:10:56.5Z)")]
 pub struct InvalidTimestamp;
 
 impl Timestamp {
-    /// The time `nanos` with an offset of whole seconds east of UTC. `None` if the year is not 0 to 9999 or
-    /// the offset is a day or more.
+    /// Returns the time `nanos` with an offset of whole seconds east of UTC. `None` if the year is not 0 to 9999 or the
+    /// offset is a day or more.
     pub fn new(nanos: UnixNanos, offset_seconds: i32) -> Option<Self> {
         let offset = UtcOffset::from_whole_seconds(offset_seconds).ok()?;
         let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(nanos.get())).ok()?;
@@ -30,24 +30,23 @@ impl Timestamp {
         ((0..=9999).contains(&time.year())).then_some(Self(time))
     }
 
-    /// The time `nanos` in UTC. Every 64-bit count of nanoseconds is in range.
+    /// Returns the time `nanos` in UTC. Every 64-bit count of nanoseconds is in range.
     pub fn utc(nanos: UnixNanos) -> Self {
         Self::new(nanos, 0).expect("64-bit nanoseconds lie between the years 1677 and 2262")
     }
 
-    /// The same instant as Unix nanoseconds; `None` before 1677 or after 2262.
+    /// Returns the instant as Unix nanoseconds; `None` before 1677 or after 2262.
     pub fn to_nanos(self) -> Option<UnixNanos> {
         i64::try_from(self.0.unix_timestamp_nanos())
             .ok()
             .map(UnixNanos::new)
     }
 
-    /// Parses the RFC 3339 form as v1 peers do: upper-case `T` and `Z`, two-digit fields,
-    /// seconds present and at most 59, an offset below 24 hours. A comma may begin the fraction; its digits
-    /// beyond the ninth are cut.
+    /// Parses RFC 3339 like v1 peers: upper-case `T` and `Z`, two-digit fields, seconds present and at most 59, an
+    /// offset below 24 hours. A comma may precede the fraction; digits beyond the ninth are truncated.
     ///
     /// # Errors
-    /// [`InvalidTimestamp`] for every other text.
+    /// [`InvalidTimestamp`] for any other text.
     pub fn parse(text: &str) -> Result<Self, InvalidTimestamp> {
         Self::parse_bytes(text.as_bytes()).ok_or(InvalidTimestamp)
     }
@@ -111,7 +110,7 @@ fn digits(text: &[u8]) -> Option<u32> {
 }
 
 impl Default for Timestamp {
-    /// Go's zero time, 0001-01-01T00:00:00Z.
+    /// Returns Go's zero time, 0001-01-01T00:00:00Z.
     fn default() -> Self {
         Self(
             Date::from_ordinal_date(1, 1)
@@ -142,7 +141,7 @@ impl fmt::Display for Timestamp {
         if time.offset().is_utc() {
             return f.write_str("Z");
         }
-        // Seconds of an offset are cut, and `-00:00` is not written.
+        // Seconds of an offset are truncated, and `-00:00` is never written.
         let minutes = time.offset().whole_minutes();
         let sign = if minutes < 0 { '-' } else { '+' };
         let minutes = minutes.unsigned_abs();
@@ -168,13 +167,13 @@ impl Merge for Timestamp {
 }
 
 impl Field for Timestamp {
-    // Go never leaves out a struct that is held by value.
+    // Go never omits a struct value.
     fn is_zero(&self) -> bool {
         false
     }
 
     fn most_bytes(&self) -> usize {
-        // The date, the time to a nanosecond, the zone, and quotes are 37.
+        // The date, the time to a nanosecond, the zone and the quotes take 37 bytes.
         64
     }
 }

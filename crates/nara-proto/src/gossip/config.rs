@@ -1,35 +1,35 @@
 use std::time::Duration;
 
-/// How a nara gossips.
+/// The settings of [`Gossip`](super::Gossip).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GossipConfig {
-    /// To how many peers it subscribes. With 0 it gossips by zines alone.
+    /// The number of peers to subscribe to. With 0, the nara gossips by zines alone.
     pub degree: usize,
-    /// How long a stream may stay closed before another peer takes its place.
+    /// How long a stream may stay closed before another peer replaces the neighbour.
     pub patience: Duration,
-    /// How long a peer that failed is left alone at first; each failure in a row doubles it.
+    /// The pause after the first failure of a peer; each consecutive failure doubles it.
     pub pause: Duration,
-    /// The longest that a peer that failed is left alone.
+    /// The longest pause after a failure.
     pub max_pause: Duration,
-    /// When a peer without streams is asked again whether it has them now.
+    /// When to check again whether a peer without streams supports them now.
     pub ask_again: Duration,
     /// The shortest and longest pause between two rounds of zines.
     pub zine_pause: (Duration, Duration),
     /// The fewest and most peers of one round of zines.
     pub zine_peers: (usize, usize),
-    /// How many peers it remembers that failed, or of which it knows whether they have streams.
+    /// The maximum number of peers whose failures or support for streams are remembered.
     pub remembered: usize,
 }
 
 impl Default for GossipConfig {
-    /// - Degree 6: each one more is one more copy of every event for everybody. In the simulation of 1,000 naras of
-    ///   which 5 % are down, an event reaches all others in about 150 ms; with 3 that takes 230 ms, with 12 100 ms.
+    /// - Degree 6: each neighbour adds one copy of every event for every nara. In the simulation of 1,000 naras of
+    ///   which 5 % are down, an event reaches all others in about 150 ms; with degree 3 in 230 ms, with 12 in 100 ms.
     /// - Patience 10 s: longer than a restart of a server, shorter than a person waits.
     /// - Pause 30 s to 15 min: a peer that is down for a day costs a hundred attempts.
-    /// - Asked again after an hour: a peer gets streams by being updated, which is rare.
-    /// - Zines every 30 to 300 s to 3 to 5 peers: what v1 peers do (docs/protocol/v1.md, section 10).
-    /// - Remembered 1,024: more than anybody fails at within the longest pause.
+    /// - Streams checked again after an hour: a peer gains them by an update, which is rare.
+    /// - Zines every 30 to 300 s to 3 to 5 peers, like v1 peers (docs/protocol/v1.md, section 10).
+    /// - 1,024 remembered peers: more than can fail within the longest pause.
     fn default() -> Self {
         Self {
             degree: Self::DEFAULT_DEGREE,
@@ -48,7 +48,7 @@ impl GossipConfig {
     /// The degree of [`GossipConfig::default`].
     pub const DEFAULT_DEGREE: usize = 6;
 
-    /// The default, with another number of peers to subscribe to.
+    /// Returns the default with another number of peers to subscribe to.
     pub fn with_degree(degree: usize) -> Self {
         Self {
             degree,

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What is remembered about peers that are not neighbours, at most so many of them.
+/// A bounded memory of peers that are not neighbours.
 #[derive(Clone, Debug)]
 pub(super) struct Remembered<P> {
     peers: BTreeMap<P, Memory>,
@@ -10,11 +10,11 @@ pub(super) struct Remembered<P> {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Memory {
-    /// Whether it has streams, if that is known.
+    /// Whether the peer supports streams, if known.
     streams: Option<bool>,
-    /// Failures in a row.
+    /// Consecutive failures.
     failures: u32,
-    /// Not to be subscribed to before this.
+    /// The earliest time of the next subscription.
     not_before: Duration,
 }
 
@@ -61,12 +61,12 @@ impl<P: Clone + Ord> Remembered<P> {
         );
     }
 
-    /// Whether a subscription to the peer is worth a try.
+    /// Returns whether the peer may be subscribed to.
     pub(super) fn may_subscribe(&self, peer: &P, now: Duration) -> bool {
         self.peers.get(peer).is_none_or(|memory| memory.not_before <= now)
     }
 
-    /// Whether the peer has streams, if that is known.
+    /// Returns whether the peer supports streams, if known.
     pub(super) fn streams(&self, peer: &P) -> Option<bool> {
         self.peers.get(peer)?.streams
     }
@@ -78,7 +78,7 @@ impl<P: Clone + Ord> Remembered<P> {
             .map(|(peer, _)| peer)
     }
 
-    /// When the next peer may be tried again.
+    /// Returns when the next peer may be retried.
     pub(super) fn next_retry(&self, now: Duration) -> Option<Duration> {
         self.peers
             .values()
@@ -89,7 +89,7 @@ impl<P: Clone + Ord> Remembered<P> {
 
     fn remember(&mut self, peer: P, memory: Memory) {
         if self.peers.len() >= self.capacity && !self.peers.contains_key(&peer) {
-            // The one that could be tried first again: forgetting it changes least.
+            // Forgetting the peer whose pause ends first changes least.
             let oldest = self.peers.iter().min_by_key(|(_, memory)| memory.not_before);
             if let Some(oldest) = oldest.map(|(peer, _)| peer.clone()) {
                 self.peers.remove(&oldest);

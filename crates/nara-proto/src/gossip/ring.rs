@@ -3,15 +3,15 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-/// A place on the ring: the beginning of the SHA-256 of a name.
+/// A position on the ring: the first bytes of the SHA-256 of a name.
 ///
-/// Of the name and not of the key, because everybody knows the names of its peers, but learns some keys only
-/// when it first talks to them; and two naras must agree on who is next.
+/// It hashes the name and not the key, because a nara knows the names of its peers, but learns some keys only on first
+/// contact, and two naras must agree on the order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RingPosition(u64);
 
 impl RingPosition {
-    /// The place of a name.
+    /// Returns the position of a name.
     pub fn of(name: impl AsRef<[u8]>) -> Self {
         let digest: [u8; 32] = Sha256::digest(name).into();
         let [a, b, c, d, e, f, g, h, ..] = digest;
@@ -19,13 +19,13 @@ impl RingPosition {
     }
 }
 
-/// Peers in the order of their places, the last followed by the first.
+/// Peers in the order of their positions; the last is followed by the first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ring<P> {
     members: Vec<(RingPosition, P)>,
-    /// The same peers in their own order, to look one up.
+    /// The same peers, sorted, for lookups.
     sorted: Vec<P>,
-    /// The round trips to them, as far as they are known.
+    /// The known round trips to them.
     distances: BTreeMap<P, Duration>,
 }
 
@@ -40,7 +40,7 @@ impl<P> Default for Ring<P> {
 }
 
 impl<P: Clone + Ord> Ring<P> {
-    /// The ring of these peers, each once.
+    /// Returns the ring of these peers, without duplicates.
     pub fn new(members: impl IntoIterator<Item = (RingPosition, P)>) -> Self {
         let mut members: Vec<_> = members.into_iter().collect();
         members.sort();
@@ -54,50 +54,50 @@ impl<P: Clone + Ord> Ring<P> {
         }
     }
 
-    /// Sets the round trips to peers, in place of those that were known. They decide whom [`Gossip`](super::Gossip)
-    /// prefers among its candidates, and nothing else.
+    /// Replaces the known round trips to peers. They only decide which of its candidates [`Gossip`](super::Gossip)
+    /// prefers.
     pub fn set_distances(&mut self, distances: impl IntoIterator<Item = (P, Duration)>) {
         self.distances = distances.into_iter().collect();
     }
 
-    /// Whether any distance is known.
+    /// Returns whether any distance is known.
     pub(super) fn has_distances(&self) -> bool {
         !self.distances.is_empty()
     }
 
-    /// The round trip to a peer, if known.
+    /// Returns the round trip to a peer, if known.
     pub fn distance(&self, peer: &P) -> Option<Duration> {
         self.distances.get(peer).copied()
     }
 
-    /// How many peers are on it.
+    /// Returns the number of peers.
     pub fn len(&self) -> usize {
         self.members.len()
     }
 
-    /// Whether the ring is empty.
+    /// Returns whether the ring is empty.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 
-    /// Whether a peer is on it.
+    /// Returns whether the ring contains a peer.
     pub fn contains(&self, peer: &P) -> bool {
         self.sorted.binary_search(peer).is_ok()
     }
 
-    /// All peers, once around from the one behind a place.
+    /// Returns all peers once, in order, starting behind a position.
     pub fn behind(&self, position: RingPosition) -> impl Iterator<Item = &P> {
         let first = self.members.partition_point(|(place, _)| *place <= position);
         let (before, behind) = self.members.split_at(first);
         behind.iter().chain(before).map(|(_, peer)| peer)
     }
 
-    /// All peers.
+    /// Returns all peers.
     pub fn iter(&self) -> impl Iterator<Item = &P> {
         self.sorted.iter()
     }
 
-    /// The peer with this number, below [`Ring::len`].
+    /// Returns the peer at this index, below [`Ring::len`].
     pub(super) fn at(&self, index: usize) -> &P {
         &self.sorted[index]
     }
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_walk_begins_behind_the_place_and_meets_everybody_once() {
+    fn a_walk_begins_behind_the_position_and_visits_each_peer_once() {
         let ring = Ring::new([30, 10, 20].map(|place| (RingPosition(place), place)));
         let walk = |from| ring.behind(RingPosition(from)).copied().collect::<Vec<_>>();
         assert_eq!(walk(10), [20, 30, 10]);

@@ -1,11 +1,11 @@
-//! Thousands of gossiping naras in one process, on a clock that only the simulation moves.
+//! A simulation of thousands of gossiping naras in one process, on a simulated clock.
 //!
-//! Every nara makes its decisions with [`Gossip`](super::Gossip); around them the simulation plays the network
-//! and the streams: links with a latency, naras that are down, naras that are cut off for a minute and come
-//! back. A stream resumes where it ended, like the real one. The same [`Plan`] gives the same [`Report`].
+//! Each nara decides with [`Gossip`](super::Gossip); the simulation provides the network and the streams: links with a
+//! latency, naras that are down, naras that are cut off for a minute and return. A stream resumes where it ended, like
+//! the real one. The same [`Plan`] gives the same [`Report`].
 //!
-//! What is not simulated: the time that it takes to verify and store an event ([`Plan::processing`] stands for
-//! it), full queues, and lost packets.
+//! Not simulated: the time to verify and store an event ([`Plan::processing`] stands for it), full queues, and packet
+//! loss.
 //!
 //! ```
 //! use nara_proto::gossip::simulation::{self, Plan};
@@ -25,46 +25,46 @@ use std::time::Duration;
 
 use super::GossipConfig;
 
-/// What to simulate.
+/// The parameters of a simulation.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// How many naras.
+    /// The number of naras.
     pub naras: usize,
-    /// How each of them gossips.
+    /// The gossip settings of each nara.
     pub config: GossipConfig,
-    /// How many events are made, by random naras, one after another.
+    /// The number of events that random naras make, one after another.
     pub events: usize,
     /// The pause between two events.
     pub event_pause: Duration,
-    /// The shortest and longest latency of a link, one way; each link has one of its own.
+    /// The shortest and longest one-way latency; each link has its own.
     pub latency: (Duration, Duration),
-    /// How long a nara takes to verify and store an event.
+    /// The time in which a nara verifies and stores an event.
     pub processing: Duration,
-    /// Which part of the naras, from 0 to 1, is down all the time. The others do not know which.
+    /// The share of naras, from 0 to 1, that are down all the time. The others do not know which.
     pub dead: f64,
-    /// Which part of the naras, from 0 to 1, is cut off for [`Plan::CUT`] at some time while events are made.
+    /// The share of naras, from 0 to 1, that are cut off for [`Plan::CUT`] at some time while events are made.
     pub cut: f64,
-    /// Everything random follows from this.
+    /// The seed of everything random.
     pub seed: u64,
 }
 
 impl Plan {
-    /// How long a nara has to find neighbours before the first event.
+    /// The time that naras have to find neighbours before the first event.
     pub const WARM_UP: Duration = Duration::from_secs(60);
 
-    /// How long a nara that is cut off stays so; longer than [`Plan::SILENCE`].
+    /// How long a nara is cut off; longer than [`Plan::SILENCE`].
     pub const CUT: Duration = Duration::from_secs(60);
 
-    /// After how long without a sign of life a stream counts as broken: three keep-alives of 15 s.
+    /// The silence after which a stream counts as broken: three keep-alives of 15 s.
     pub const SILENCE: Duration = Duration::from_secs(45);
 
-    /// How long a subscription waits before it dials again.
+    /// The pause of a subscription before it dials again.
     pub const REDIAL: Duration = Duration::from_secs(2);
 
     /// How long the simulation continues after the last event and the last cut.
     pub const SETTLE: Duration = Duration::from_secs(120);
 
-    /// Ten events, links of 10 to 50 ms, 1 ms of processing, nobody down.
+    /// Returns a plan of ten events, links of 10 to 50 ms, 1 ms of processing, and no nara down.
     pub fn new(naras: usize, seed: u64) -> Self {
         Self {
             naras,

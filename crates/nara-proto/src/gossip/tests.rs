@@ -16,7 +16,7 @@ struct Mesh {
 }
 
 impl Mesh {
-    /// Nara 0 among `naras` in all.
+    /// Returns nara 0 of `naras` naras.
     fn new(naras: u32, config: GossipConfig) -> Self {
         Self {
             gossip: Gossip::new(0, position(0), config),
@@ -40,7 +40,7 @@ impl Mesh {
             .any(|live| live == (&nara, NeighbourState::Live))
     }
 
-    /// Starts and opens all streams.
+    /// Starts, and opens all streams.
     fn start(&mut self) {
         self.handle(Input::Tick);
         for peer in self.neighbours() {
@@ -129,14 +129,18 @@ fn the_successor_is_taken_back_when_it_can_be_tried_again_and_one_more_goes_only
         mesh.handle(Input::Tick).first(),
         Some(&Output::Subscribe(successor))
     );
-    assert_eq!(mesh.neighbours().len(), 7, "the others stay until it is live");
+    assert_eq!(
+        mesh.neighbours().len(),
+        7,
+        "the others stay until the successor is live"
+    );
     let outputs = mesh.handle(Input::Opened(successor));
     assert!(matches!(outputs[..], [Output::Unsubscribe(other)] if other != successor));
     assert_eq!(mesh.neighbours().len(), 6);
 }
 
 #[test]
-fn who_leaves_the_ring_is_no_neighbour_any_more() {
+fn a_peer_that_left_the_ring_is_no_longer_a_neighbour() {
     let mut mesh = Mesh::new(7, GossipConfig::default());
     mesh.start();
     mesh.ring = ring([0, 1, 2, 3]);
@@ -145,7 +149,7 @@ fn who_leaves_the_ring_is_no_neighbour_any_more() {
 }
 
 #[test]
-fn who_has_no_streams_gets_zines_and_is_asked_again_later() {
+fn a_peer_without_streams_gets_zines_and_is_checked_again_later() {
     let config = GossipConfig::default();
     let ask_again = config.ask_again;
     let mut mesh = Mesh::new(4, config);
@@ -163,7 +167,7 @@ fn who_has_no_streams_gets_zines_and_is_asked_again_later() {
 }
 
 #[test]
-fn nobody_exchanges_zines_with_itself() {
+fn a_nara_does_not_exchange_zines_with_itself() {
     let mut mesh = Mesh::new(2, GossipConfig::with_degree(0));
     mesh.handle(Input::NoStreams(0));
     let mut partners = BTreeSet::new();
@@ -194,7 +198,7 @@ fn with_no_stream_open_a_round_of_zines_goes_to_three_to_five() {
 }
 
 #[test]
-fn what_is_remembered_is_bounded() {
+fn the_memory_of_peers_is_bounded() {
     let config = GossipConfig {
         remembered: 10,
         ..GossipConfig::default()
@@ -210,7 +214,7 @@ fn what_is_remembered_is_bounded() {
 }
 
 #[test]
-fn what_is_new_is_told_to_everybody_but_the_one_who_told_it() {
+fn a_new_event_goes_to_all_subscribers_but_its_sender() {
     assert!(passes_on(None, &1));
     assert!(passes_on(Some(&2), &1));
     assert!(!passes_on(Some(&1), &1));
@@ -242,14 +246,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn whatever_happens_the_outputs_tell_the_neighbours_and_there_are_never_too_many(
+    fn outputs_match_the_neighbours_and_their_number_is_bounded(
         degree in 0_usize..8,
         steps in steps(),
     ) {
         let mut mesh = Mesh::new(100, GossipConfig::with_degree(degree));
         let mut subscribed = BTreeSet::new();
         for step in steps {
-            // Mostly those that are neighbours: what others do changes little.
+            // Mostly neighbours: inputs about other peers change little.
             let peer = |number: u8| {
                 let neighbours = mesh.neighbours();
                 neighbours.get(usize::from(number) % 10).copied().unwrap_or_else(|| number.into())
@@ -272,7 +276,7 @@ proptest! {
                 match output {
                     Output::Subscribe(peer) => prop_assert!(peer != 0 && subscribed.insert(peer)),
                     Output::Unsubscribe(peer) => prop_assert!(subscribed.remove(&peer)),
-                    // One that is asked again for streams still gets zines.
+                    // A peer that is checked again for streams still gets zines.
                     Output::ExchangeZine(peer) => prop_assert!(peer != 0 && !mesh.is_live(peer)),
                 }
             }
@@ -284,7 +288,7 @@ proptest! {
     }
 }
 
-/// Nara 0 with streams to `degree` of fifty naras; nara `n` is `n` ms away.
+/// Returns nara 0 with streams to `degree` of fifty naras; nara `n` is `n` ms away.
 fn mesh_with_distances(degree: usize) -> Mesh {
     let mut mesh = Mesh::new(50, GossipConfig::with_degree(degree));
     mesh.ring
@@ -293,7 +297,7 @@ fn mesh_with_distances(degree: usize) -> Mesh {
     mesh
 }
 
-/// Lets rounds of zines pass, and opens what is subscribed to.
+/// Runs rounds of zines, and opens each new subscription.
 fn pass_rounds(mesh: &mut Mesh, rounds: usize) {
     for _ in 0..rounds {
         mesh.now = mesh.gossip.next_tick(mesh.now);
@@ -320,7 +324,7 @@ fn near_peers_become_neighbours_and_more_than_half_stay_random() {
 #[test]
 fn peers_that_pretend_to_be_near_get_the_near_share_only() {
     let mut mesh = mesh_with_distances(7);
-    // Half of all say that they are here.
+    // Half of the peers claim to be near.
     let liars = |n: u32| n.is_multiple_of(2);
     mesh.ring
         .set_distances((1..50).map(|n| (n, Duration::from_millis(if liars(n) { 0 } else { 100 }))));

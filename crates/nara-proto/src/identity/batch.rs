@@ -11,36 +11,33 @@ use super::{PublicKey, Signature};
 /// A key, a digest, and a signature of the key over the digest.
 type Item = (PublicKey, [u8; 32], Signature);
 
-/// The largest number of signatures that are sooner verified one by one than in a batch.
+/// The largest number of signatures for which single verification is faster than a batch.
 const MAX_SINGLE: usize = 8;
 
-/// How many points of a batch cost at most as much as one single verification. A batch decompresses and
-/// multiplies one point for every signature and one for every different key.
+/// The number of points of a batch that cost at most one single verification. A batch decompresses and multiplies one
+/// point per signature and one per distinct key.
 const POINTS_PER_SINGLE: usize = 4;
 
-/// Verifies many signatures over 32-byte digests and returns the indices of those that do not verify, in
-/// ascending order.
+/// Verifies signatures over 32-byte digests and returns the indices of the invalid ones, in ascending order.
 ///
-/// All signatures are verified as one batch, which for thousands of signatures of a few keys costs a fifth of
-/// verifying each. If that fails, the batch is halved and the halves are verified, until few signatures are
-/// left to be verified one by one. Signatures of one key stay together, so that one bad key spoils few
-/// batches. Batches are given up when they have cost as much as verifying each signature would: however many
-/// are bad, the whole costs about twice that at most.
+/// All signatures are verified as one batch, which for thousands of signatures of a few keys costs a fifth of single
+/// verification. If that fails, the batch is halved and the halves are verified, until few signatures are left for
+/// single verification. Signatures of one key stay together, so that one bad key spoils few batches. Once batches have
+/// cost as much as single verification of all signatures, the rest is verified singly: however many are bad, the total
+/// cost is at most about twice that.
 ///
 /// `random` seeds the coefficients of all batches: 32 fresh random bytes. An attacker who can predict them can make
 /// bad signatures cancel each other.
 ///
 /// # When a batch and a single verification differ
-/// A batch needs the equation of RFC 8032, section 5.1.7, with the cofactor; [`PublicKey::verify`] is without
-/// it. All that verifies singly verifies in a batch. The other way round there are exceptions: signatures
-/// whose R is in a non-canonical spelling, or whose R or key has a component of small order that the equation
-/// without the cofactor does not cancel. (In a batch that fails, those that are verified singly in the end
-/// are refused.)
+/// A batch needs the equation of RFC 8032, section 5.1.7, with the cofactor; [`PublicKey::verify`] uses the one
+/// without. Every signature that verifies singly verifies in a batch. The converse has exceptions: signatures whose R
+/// is non-canonical, or whose R or key has a component of small order that the equation without the cofactor does not
+/// cancel. (If the batch fails, those that end in single verification are refused.)
 ///
-/// R and the key are hashed into the equation, so nobody can turn another signature into one of these: it takes
-/// the secret half of the key. It proves as much as any other, namely that the owner of the key signed this
-/// digest. All that the owner gains is that naras disagree about it, so the verdict is not one that all naras
-/// are sure to reach.
+/// R and the key are hashed into the equation, so no other signature can be turned into such an exception: it takes the
+/// secret key. It proves as much as any other signature: the owner of the key signed this digest. The owner only gains
+/// that naras disagree about it, so not all naras are certain to reach the same verdict.
 pub(crate) fn verify_batch(items: &[Item], random: [u8; 32]) -> Vec<usize> {
     let mut search = Search::new(items, random);
     search.run();
@@ -48,24 +45,24 @@ pub(crate) fn verify_batch(items: &[Item], random: [u8; 32]) -> Vec<usize> {
     search.bad
 }
 
-/// The search for the bad signatures.
+/// The search for the invalid signatures.
 struct Search<'a> {
     items: &'a [Item],
     /// The indices of the items, sorted by key.
     order: Vec<usize>,
     /// Generates the coefficients of all batches, each used once.
     rng: ChaCha20Rng,
-    /// How many points batches may still cost.
+    /// The number of points that batches may still cost.
     budget: usize,
-    /// The indices of the items that do not verify.
+    /// The indices of the invalid items.
     bad: Vec<usize>,
 }
 
-/// What is known about a range of signatures.
+/// The verdict on a range of signatures.
 enum Verdict {
     Good,
     Bad,
-    /// A batch was not worth it.
+    /// A batch would cost more than single verification.
     Open,
 }
 
@@ -84,7 +81,7 @@ impl<'a> Search<'a> {
 
     fn run(&mut self) {
         let all = 0..self.order.len();
-        // Ranges that hold a bad signature, largest first.
+        // Ranges that contain a bad signature, largest first.
         let mut spoiled = VecDeque::new();
         match self.verify_as_batch(all.clone()) {
             Verdict::Good => {}
@@ -95,7 +92,7 @@ impl<'a> Search<'a> {
             let middle = range.start + range.len() / 2;
             let (left, right) = (range.start..middle, middle..range.end);
             match self.verify_as_batch(left.clone()) {
-                // If the left half is good, the right one is not.
+                // If the left half is good, the right one is bad.
                 Verdict::Good => spoiled.push_back(right),
                 Verdict::Bad => {
                     spoiled.push_back(left);
@@ -158,7 +155,7 @@ mod tests {
     use super::*;
     use crate::identity::{KeyPair, Soul};
 
-    /// Signatures of `keys` keys in turn.
+    /// Returns signatures of `keys` keys in turn.
     fn signed(count: usize, keys: usize) -> Vec<Item> {
         let keypairs: Vec<_> = (0..keys)
             .map(|key| KeyPair::from_soul(&Soul::bond([key.to_le_bytes()[0]; 32], "alice")))
@@ -260,8 +257,8 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_takes_what_only_the_owner_of_the_key_can_make() {
-        // R is off by a point of small order. Whoever makes this knows the secret scalar: here it is 9.
+    fn a_batch_accepts_exceptions_that_only_the_owner_of_the_key_can_make() {
+        // R is off by a point of small order. Only the owner of the secret scalar can make this: here it is 9.
         let secret = Scalar::from(9u8);
         let key = PublicKey::from_bytes((secret * ED25519_BASEPOINT_POINT).compress().to_bytes()).unwrap();
         let nonce = Scalar::from(1234u64);
@@ -289,7 +286,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
         #[test]
-        fn a_batch_names_what_single_verification_refuses(
+        fn a_batch_finds_the_signatures_that_single_verification_refuses(
             keys in 1..12usize,
             bad in prop::collection::vec(prop::bool::weighted(0.1), 1..90),
             random: [u8; 32],

@@ -6,20 +6,20 @@ use sha2::{Digest as _, Sha256};
 
 use super::{InvalidPublicKey, PublicKey, Soul};
 
-/// The id under which services name a peer: Base58 of a SHA-256 over the *secret* soul and the name.
+/// The id by which services name a peer: Base58 of a SHA-256 over the *secret* soul and the name.
 ///
-/// Nobody but its owner can check an id against a key (docs/protocol/v1.md, section 1.1), so whoever maps an id to a
-/// key says how it learned the pair. Compare [`KeyId`], which anybody can check.
+/// Only the owner can check that an id belongs to a key (docs/protocol/v1.md, section 1.1), so a mapping from id to key
+/// must record how the pair was learned. Compare [`KeyId`], which every peer can check.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NaraId(Arc<str>);
 
-/// A text that is not a nara id: not Base58 of 32 bytes.
+/// The error for a text that is not a nara id: not Base58 of 32 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a nara id (expected Base58 of 32 bytes, 43 or 44 characters)")]
 pub struct InvalidNaraId;
 
 impl NaraId {
-    /// The id of the nara with this soul and name.
+    /// Derives the id of the nara with this soul and name.
     pub fn derive(soul: &Soul, name: &str) -> Self {
         let digest = Sha256::new()
             .chain_update(soul.as_bytes())
@@ -28,7 +28,7 @@ impl NaraId {
         Self(bs58::encode(digest).into_string().into())
     }
 
-    /// The text of the id.
+    /// Returns the text of the id.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -39,7 +39,7 @@ impl FromStr for NaraId {
 
     fn from_str(text: &str) -> Result<Self, InvalidNaraId> {
         let mut bytes = [0_u8; 33];
-        // Base58 of 32 bytes has 32 to 44 characters; the cap bounds the work.
+        // Base58 of 32 bytes has 32 to 44 characters; the limit bounds the work.
         if !(32..=44).contains(&text.len()) || bs58::decode(text).onto(&mut bytes[..]) != Ok(32) {
             return Err(InvalidNaraId);
         }
@@ -71,7 +71,7 @@ impl fmt::Display for NaraId {
     }
 }
 
-/// The fingerprint of a public key that people can compare: Base58 of its 32 bytes.
+/// The fingerprint of a public key for comparison by people: Base58 of its 32 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId([u8; 32]);
 
@@ -81,7 +81,7 @@ impl From<&PublicKey> for KeyId {
     }
 }
 
-/// A text that is not a key id: not Base58 of 32 bytes.
+/// The error for a text that is not a key id: not Base58 of 32 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a key id (expected Base58 of 32 bytes, 43 or 44 characters)")]
 pub struct InvalidKeyId;
@@ -92,7 +92,7 @@ impl FromStr for KeyId {
     /// Base58 has one spelling for each byte string.
     fn from_str(text: &str) -> Result<Self, InvalidKeyId> {
         let mut bytes = [0_u8; 33];
-        // The cap bounds the work.
+        // The limit bounds the work.
         if !(32..=44).contains(&text.len()) || bs58::decode(text).onto(&mut bytes[..]) != Ok(32) {
             return Err(InvalidKeyId);
         }
@@ -113,10 +113,10 @@ impl fmt::Debug for KeyId {
 }
 
 impl KeyId {
-    /// The public key: a key id is the whole key.
+    /// Returns the public key: a key id is the whole key.
     ///
     /// # Errors
-    /// [`InvalidPublicKey`] if its bytes are not a key.
+    /// [`InvalidPublicKey`] if the bytes are not a valid key.
     pub fn public_key(&self) -> Result<PublicKey, InvalidPublicKey> {
         PublicKey::from_bytes(self.0)
     }

@@ -5,10 +5,10 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 
 use super::{PublicKey, Signature, Soul};
 
-/// The Ed25519 keypair with which a nara signs (RFC 8032). Its seed is the seed of the soul itself.
+/// The Ed25519 keypair of a nara (RFC 8032). Its seed is the seed of the soul.
 ///
-/// Clones share one copy of the secret, which AWS-LC holds and erases when the last clone is dropped.
-/// `Debug` shows the public half only. Signing takes the same time whatever the secret is.
+/// Clones share one copy of the secret, which AWS-LC holds and erases when the last clone is dropped. `Debug` shows the
+/// public key only. Signing takes constant time.
 #[derive(Clone)]
 pub struct KeyPair {
     signer: Arc<Ed25519KeyPair>,
@@ -16,7 +16,7 @@ pub struct KeyPair {
 }
 
 impl KeyPair {
-    /// The keypair of a soul.
+    /// Derives the keypair of a soul.
     pub fn from_soul(soul: &Soul) -> Self {
         let signer = Ed25519KeyPair::from_seed_unchecked(soul.seed()).expect("any 32 bytes are a seed");
         let public_key = signer.public_key().as_ref();
@@ -28,12 +28,12 @@ impl KeyPair {
         }
     }
 
-    /// The public half.
+    /// Returns the public key.
     pub const fn public_key(&self) -> PublicKey {
         self.public_key
     }
 
-    /// Signs a message. The same message always gets the same signature.
+    /// Signs a message. The signature is deterministic.
     pub fn sign(&self, message: &[u8]) -> Signature {
         let signature = self.signer.sign(message);
         Signature::from_bytes(signature.as_ref().try_into().expect("a signature has 64 bytes"))
@@ -67,7 +67,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn keys_and_signatures_are_those_of_another_implementation(seed: [u8; 32], message: Vec<u8>) {
+        fn keys_and_signatures_match_another_implementation(seed: [u8; 32], message: Vec<u8>) {
             let keypair = KeyPair::from_soul(&Soul::bond(seed, "alice"));
             let oracle = SigningKey::from_bytes(&seed);
             prop_assert_eq!(*keypair.public_key().as_bytes(), oracle.verifying_key().to_bytes());

@@ -5,51 +5,53 @@ use std::sync::Arc;
 
 use unicode_security::confusable_detection::skeleton;
 
-/// The name of a nara: any UTF-8 text that can be sent in a header.
+/// The name of a nara: any UTF-8 text that a header can carry.
 ///
-/// `Display` and `Debug` escape every character that is not seen or that changes how the text around it is seen, because
-/// a peer chose it: tables, errors and logs show `a\u{202e}b`. What travels is [`NaraName::as_str`].
+/// A peer chose it, so `Display` and `Debug` escape each character that is invisible or that changes how the
+/// surrounding text is displayed: tables, errors and logs show `a\u{202e}b`. The wire carries [`NaraName::as_str`].
 ///
-/// Names are compared byte by byte: the composed and the decomposed spelling of `é` are two names (docs/protocol/v1.md, section 1.1). Cloning is cheap.
+/// Names are compared byte by byte: the composed and the decomposed spelling of `é` are two names (docs/protocol/v1.md,
+/// section 1.1). Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NaraName(Arc<str>);
 
-/// A text that cannot be the name of a nara.
+/// The error for a text that is not a valid name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidName {
-    /// A control character other than a tab, which no header can carry.
+    /// It contains a control character other than a tab, which no header can carry.
     #[error("the name has a control character")]
     Control,
-    /// A character that is not seen, or that reorders the text around it: only refused in a name of a new nara.
+    /// It contains a character that is invisible or that reorders the surrounding text; refused only in the name of a
+    /// new nara.
     #[error("the name has a character that cannot be seen: {}", .0.escape_unicode())]
     Hidden(char),
-    /// No text at all.
+    /// It is empty.
     #[error("the name is empty")]
     Empty,
-    /// White space at the beginning or the end, which HTTP trims off a header (docs/protocol/v1.md, section 4.1).
+    /// It begins or ends with white space, which HTTP trims off a header (docs/protocol/v1.md, section 4.1).
     #[error("the name begins or ends with white space")]
     OuterSpace,
-    /// More than [`NaraName::MAX_LEN`] bytes.
+    /// It has more than [`NaraName::MAX_LEN`] bytes.
     #[error("the name is longer than {} bytes", NaraName::MAX_LEN)]
     TooLong,
 }
 
 impl NaraName {
-    /// The longest name, in bytes of UTF-8. The wire sets no limit; a name is a key of many tables, and
-    /// a header must hold it.
+    /// The maximum length, in bytes of UTF-8. The wire sets no limit; a name is a key of many tables, and a header must
+    /// hold it.
     pub const MAX_LEN: usize = 1024;
 
     /// Validates a name.
     ///
     /// # Errors
-    /// [`InvalidName`] for a text that cannot be a name.
+    /// [`InvalidName`] if the text is not a valid name.
     pub fn new(text: &str) -> Result<Self, InvalidName> {
         Self::check(text)?;
         Ok(Self(text.into()))
     }
 
-    /// Checks a text as [`NaraName::new`] does.
+    /// Validates a text like [`NaraName::new`].
     pub(crate) fn check(text: &str) -> Result<(), InvalidName> {
         if text.is_empty() {
             return Err(InvalidName::Empty);
@@ -69,11 +71,11 @@ impl NaraName {
         Ok(())
     }
 
-    /// Checks a text and makes it the name of a *new* nara: without characters that cannot be seen, so that nobody
-    /// takes it for another. Names of naras that exist are read with [`NaraName::new`].
+    /// Validates the name of a *new* nara: it must not contain invisible characters, so that it cannot be mistaken for
+    /// another name. Names of existing naras are read with [`NaraName::new`].
     ///
     /// # Errors
-    /// [`InvalidName`] says what is wrong with the text.
+    /// [`InvalidName`] if the text is not a valid new name.
     pub fn new_own(text: &str) -> Result<Self, InvalidName> {
         match text.chars().find(|&c| is_hidden(c)) {
             Some(hidden) => Err(InvalidName::Hidden(hidden)),
@@ -81,29 +83,30 @@ impl NaraName {
         }
     }
 
-    /// The first character of this name that cannot be seen, or that reorders the text around it. A nara with such a name
-    /// that nobody configured is not met: its name can be taken for another.
+    /// Returns the first character of this name that is invisible or that reorders the surrounding text. Unless
+    /// configured, a nara with such a name is not contacted: its name can be mistaken for another.
     pub fn hidden(&self) -> Option<char> {
         self.as_str().chars().find(|&c| is_hidden(c))
     }
 
-    /// Whether a person can take this name for the other: they are the same but for case, characters that cannot be
-    /// seen, and characters that look alike in most fonts (Unicode Technical Standard 39, section 4).
+    /// Returns whether a person can mistake this name for the other: they are equal except for case, invisible
+    /// characters, and characters that look alike in most fonts (Unicode Technical Standard 39, section 4).
     pub fn looks_like(&self, other: &Self) -> bool {
         let theirs = other.looks();
         self.looks().iter().any(|look| theirs.contains(look))
     }
 
-    /// What a person sees in this name, for an index: two names [look alike](Self::looks_like) if they share a look.
+    /// Returns the visual skeletons of this name, for an index: two names [look alike](Self::looks_like) if they share
+    /// one.
     pub fn looks(&self) -> [String; 2] {
         let seen: String = self.as_str().chars().filter(|&c| !is_hidden(c)).collect();
-        // `I` looks like `l` as it is, and like `i` but for case.
+        // `I` looks like `l`, and lower-cased it equals `i`.
         let of_lower: String = skeleton(&seen.to_lowercase()).collect();
         let of_seen: String = skeleton(&seen).collect();
         [of_lower, of_seen.to_lowercase()]
     }
 
-    /// The text of the name.
+    /// Returns the text of the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -145,8 +148,9 @@ impl fmt::Display for NaraName {
     }
 }
 
-/// Shows a text that a peer chose: characters that cannot be seen, or that change how the text around them is seen, are
-/// written as `\u{…}`, line feeds as `\n`. Everything foreign that goes into a table, an error or a log passes here.
+/// Displays a text that a peer chose: characters that are invisible or that change how the surrounding text is
+/// displayed become `\u{…}`, line feeds become `\n`. All foreign text in tables, errors and logs must pass this
+/// function.
 pub fn escape(text: &str) -> impl fmt::Display + '_ {
     Escaped(text)
 }
@@ -163,14 +167,14 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// Whether a character is not seen, or reorders the text around it: controls (C0 and C1), bidirectional and other format
-/// characters, spaces other than the usual one, what is not assigned, and what Unicode ignores by default.
+/// Returns whether a character is invisible or reorders the surrounding text: controls (C0 and C1), bidirectional and
+/// other format characters, spaces other than U+0020, unassigned characters, and default-ignorable ones.
 pub fn is_hidden(c: char) -> bool {
-    // What most fonts draw as nothing although Unicode counts it as a letter or mark.
+    // Most fonts draw these as nothing although Unicode classifies them as letters or marks.
     let is_ignorable = matches!(c,
         '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{2800}'
         | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{16fe4}' | '\u{1d159}' | '\u{e0000}'..='\u{e0fff}');
-    // The standard library knows which characters can be printed. Marks are, behind another character.
+    // The standard library knows which characters are printable. Marks are printable behind another character.
     let mut behind = [b'a', 0, 0, 0, 0];
     let len = 1 + c.encode_utf8(&mut behind[1..]).len();
     let shown = std::str::from_utf8(&behind[..len]).expect("a letter and a character");
@@ -183,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_what_a_header_can_carry() {
+    fn a_name_is_any_text_that_a_header_can_carry() {
         for good in [
             "a",
             "nara with spaces",
@@ -245,7 +249,7 @@ mod tests {
                 Err(InvalidName::Hidden(hidden)),
                 "{text:?}"
             );
-            // It exists, so it can be read.
+            // The name of an existing nara, so it can be read.
             assert_eq!(NaraName::new(&text).unwrap().as_str(), text);
         }
         assert_eq!(NaraName::new_own("a\nb"), Err(InvalidName::Hidden('\n')));
@@ -275,7 +279,7 @@ mod tests {
             assert_eq!(one.looks_like(&other), other.looks_like(&one));
             one.looks_like(&other)
         };
-        // The second ones are Cyrillic, composed otherwise, in other case, or have something that is not seen.
+        // The second names have Cyrillic letters, another normalisation form, another case, or invisible characters.
         for (one, other) in [
             ("alice", "аlice"),
             ("é", "e\u{301}"),

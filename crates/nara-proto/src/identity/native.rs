@@ -11,14 +11,14 @@ use super::Soul;
 pub struct HardwareFingerprint([u8; 32]);
 
 impl HardwareFingerprint {
-    /// Takes the 32 bytes of a fingerprint. It is as secret as the souls that follow from it.
+    /// Returns the fingerprint with these 32 bytes. It is as secret as the souls that are derived from it.
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The native soul of this machine for an explicit name.
+    /// Derives the native soul of this machine for an explicit name.
     ///
-    /// Generated names are not made here: a peer never needs them.
+    /// Generated names are not implemented: a peer never needs them.
     pub fn soul_for(&self, name: &str) -> Soul {
         let mut seed = [0; Soul::SEED_LEN];
         Hkdf::<Sha256>::new(Some(b"nara:soul:v2"), &self.0)
@@ -27,7 +27,7 @@ impl HardwareFingerprint {
         Soul::bond(seed, name)
     }
 
-    /// The native soul of this machine for a name that was generated from its seed.
+    /// Derives the native soul of this machine for a name that was generated from its seed.
     pub fn soul_for_generated(&self, name: &str) -> Soul {
         let mut seed = [0; Soul::SEED_LEN];
         Hkdf::<Sha256>::new(Some(b"nara:soul:v2"), &self.0)
@@ -43,8 +43,8 @@ impl fmt::Debug for HardwareFingerprint {
     }
 }
 
-/// Whether a v1 peer would give itself a generated name instead of `name` (its argument, or
-/// else the host name): it holds a generic word, or looks like a container id (docs/protocol/v1.md, section 1.2).
+/// Returns whether a v1 peer would replace `name` (its argument, or else the host name) with a generated name: it
+/// contains a generic word, or looks like a container id (docs/protocol/v1.md, section 1.2).
 pub fn is_generated_mode(name: &str) -> bool {
     const GENERIC: [&str; 7] = [
         "localhost",

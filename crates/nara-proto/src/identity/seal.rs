@@ -8,12 +8,12 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::Soul;
 
-/// The key with which a nara encrypts what only it shall read, such as the stash it leaves with friends
+/// The key with which a nara encrypts data for itself, such as the stash that it leaves with friends
 /// (docs/protocol/v1.md, sections 1.1 and 1.3): XChaCha20-Poly1305 without associated data.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct SealKey([u8; 32]);
 
-/// A sealed text that cannot be opened.
+/// The error for a sealed text that cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -26,10 +26,10 @@ pub enum OpenError {
 }
 
 impl SealKey {
-    /// Bytes of a nonce.
+    /// The length of a nonce in bytes.
     pub const NONCE_LEN: usize = 24;
 
-    /// The key that belongs to a soul.
+    /// Derives the key of a soul.
     pub fn from_soul(soul: &Soul) -> Self {
         let mut key = [0; 32];
         Hkdf::<Sha256>::new(Some(b"nara:stash:v1"), soul.seed())
@@ -48,7 +48,7 @@ impl SealKey {
     /// Decrypts a ciphertext with its 16-byte tag.
     ///
     /// # Errors
-    /// [`OpenError`] if the nonce has the wrong length or the ciphertext does not verify.
+    /// [`OpenError`] if the nonce has the wrong length or the ciphertext is not authentic.
     pub fn open(&self, nonce: &[u8], ciphertext: &[u8]) -> Result<Vec<u8>, OpenError> {
         let nonce: [u8; Self::NONCE_LEN] = nonce
             .try_into()
@@ -58,7 +58,7 @@ impl SealKey {
             .map_err(|_| OpenError::Forged)
     }
 
-    /// The 32 bytes of the key: secret.
+    /// Returns the 32 bytes of the key: secret.
     pub fn expose(&self) -> &[u8; 32] {
         &self.0
     }

@@ -7,35 +7,35 @@ use crate::encoding;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Signature([u8; 64]);
 
-/// A text that is not a signature.
+/// The error for a text that is not a signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidSignature {
-    /// Not base64.
+    /// It is not base64.
     #[error("invalid signature encoding")]
     Encoding,
-    /// Not 64 bytes after decoding.
+    /// It does not decode to 64 bytes.
     #[error("the signature has {0} bytes instead of 64")]
     Length(usize),
 }
 
-/// A message and a signature that do not belong to a public key.
+/// The error for a signature that is not valid for a message and a public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("signature verification failed")]
 pub struct VerifyError;
 
 impl Signature {
-    /// Takes the 64 bytes of a signature. Whether it verifies is another question.
+    /// Returns the signature with these 64 bytes, unverified.
     pub const fn from_bytes(bytes: [u8; 64]) -> Self {
         Self(bytes)
     }
 
-    /// Decodes the text form that bodies carry: base64, as leniently as v1 peers do.
+    /// Decodes the text form in bodies: base64, as leniently as v1 peers.
     ///
     /// # Errors
     /// [`InvalidSignature`] if it is not base64 of 64 bytes.
     pub fn from_base64(text: &str) -> Result<Self, InvalidSignature> {
-        // Nearly all are spelled as they should be.
+        // Nearly all signatures have the canonical spelling.
         if let Some(bytes) = encoding::base64_decode_exactly(text.as_bytes()) {
             return Ok(Self(bytes));
         }
@@ -44,7 +44,7 @@ impl Signature {
         Self::from_vec(bytes)
     }
 
-    /// Decodes the text form that headers carry: base64 in its one canonical spelling.
+    /// Decodes the text form in headers: canonical base64.
     ///
     /// # Errors
     /// [`InvalidSignature`] if it is not canonical base64 of 64 bytes.
@@ -61,12 +61,12 @@ impl Signature {
         Ok(Self(bytes.try_into().map_err(|_| InvalidSignature::Length(len))?))
     }
 
-    /// The text form: base64 with padding, 88 characters.
+    /// Returns the text form: base64 with padding, 88 characters.
     pub fn to_base64(&self) -> String {
         encoding::base64_encode(&self.0)
     }
 
-    /// The 64 bytes.
+    /// Returns the 64 bytes.
     pub const fn as_bytes(&self) -> &[u8; 64] {
         &self.0
     }
@@ -78,7 +78,7 @@ impl fmt::Debug for Signature {
     }
 }
 
-/// Verifies a signature in the text form that bodies carry.
+/// Verifies a signature in the text form of bodies.
 pub(crate) fn verify_base64(key: &PublicKey, message: &[u8], signature: &str) -> Result<(), VerifyError> {
     let signature = Signature::from_base64(signature).map_err(|_| VerifyError)?;
     key.verify(message, &signature)

@@ -8,28 +8,28 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::NaraName;
 
-/// The secret from which everything about a nara follows: a 32-byte seed, which is also the seed of its
-/// Ed25519 key, and an 8-byte tag that bonds it to a name (docs/protocol/v1.md, section 1.1).
+/// The secret from which a nara's keys and ids are derived: a 32-byte seed, which is also the seed of its Ed25519 key,
+/// and an 8-byte tag that bonds it to a name (docs/protocol/v1.md, section 1.1).
 ///
-/// `Debug` does not show it, dropping erases it, and [`Soul::expose`] is the only way to its text.
+/// `Debug` does not show it, dropping erases it, and only [`Soul::expose`] returns its text.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Soul {
     bytes: [u8; Self::LEN],
 }
 
-/// A text that is not a soul.
+/// The error for a text that is not a soul.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidSoul {
-    /// A character outside the Base58 alphabet.
+    /// It contains a character outside the Base58 alphabet.
     #[error("the soul is not Base58 text")]
     Encoding,
-    /// Not 40 bytes after decoding.
+    /// It does not decode to 40 bytes.
     #[error("the soul has {0} bytes instead of 40")]
     Length(usize),
 }
 
-/// The soul is bonded to another name.
+/// The error for a soul that is bonded to another name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the soul is bonded to another name than {name}: it has a typo, or it belongs to another nara")]
 pub struct BrokenBond {
@@ -38,14 +38,14 @@ pub struct BrokenBond {
 }
 
 impl Soul {
-    /// Bytes of a soul: the seed and the tag.
+    /// The length of a soul in bytes: the seed and the tag.
     pub const LEN: usize = 40;
-    /// Bytes of the seed.
+    /// The length of the seed in bytes.
     pub const SEED_LEN: usize = 32;
 
-    /// The soul that bonds `seed` to `name`.
+    /// Returns the soul that bonds `seed` to `name`.
     ///
-    /// For a new nara pass 32 random bytes.
+    /// For a new nara, pass 32 random bytes.
     pub fn bond(seed: [u8; Self::SEED_LEN], name: &str) -> Self {
         let seed = Zeroizing::new(seed);
         let mut bytes = [0; Self::LEN];
@@ -54,7 +54,7 @@ impl Soul {
         Self { bytes }
     }
 
-    /// Whether this soul is bonded to `name`. A mistyped soul usually still parses; only this check notices.
+    /// Returns whether this soul is bonded to `name`. A mistyped soul usually still parses; only this check detects it.
     pub fn is_bonded_to(&self, name: &str) -> bool {
         !name.is_empty() && bool::from(tag(self.seed(), name)[..].ct_eq(self.tag()))
     }
@@ -62,7 +62,7 @@ impl Soul {
     /// Checks that this soul is bonded to `name`.
     ///
     /// # Errors
-    /// [`BrokenBond`]. V1 peers only warn; a broken bond is nearly always a typo, and then every signature is worthless.
+    /// [`BrokenBond`]. V1 peers only warn; a broken bond is nearly always a typo, and makes every signature worthless.
     pub fn check_bond(&self, name: &NaraName) -> Result<(), BrokenBond> {
         if self.is_bonded_to(name.as_str()) {
             Ok(())
@@ -71,22 +71,22 @@ impl Soul {
         }
     }
 
-    /// The text of the soul: Base58 of its 40 bytes. Its holder is the nara.
+    /// Returns the text of the soul: Base58 of its 40 bytes. Whoever holds it can act as the nara.
     pub fn expose(&self) -> Zeroizing<String> {
         Zeroizing::new(bs58::encode(&self.bytes).into_string())
     }
 
-    /// The 32-byte seed: secret.
+    /// Returns the 32-byte seed: secret.
     pub(crate) fn seed(&self) -> &[u8; Self::SEED_LEN] {
         self.bytes.first_chunk().expect("a soul is longer than its seed")
     }
 
-    /// The 40 bytes: secret.
+    /// Returns the 40 bytes: secret.
     pub(crate) fn as_bytes(&self) -> &[u8; Self::LEN] {
         &self.bytes
     }
 
-    /// The tag that bonds the seed to a name.
+    /// Returns the tag that bonds the seed to a name.
     pub fn tag(&self) -> &[u8] {
         &self.bytes[Self::SEED_LEN..]
     }
@@ -103,9 +103,9 @@ fn tag(seed: &[u8; Soul::SEED_LEN], name: &str) -> [u8; 8] {
 impl FromStr for Soul {
     type Err = InvalidSoul;
 
-    /// Decodes the text of a soul. Nothing but its length is checked: see [`Soul::is_bonded_to`].
+    /// Decodes the text of a soul. Only its length is checked: see [`Soul::is_bonded_to`].
     fn from_str(text: &str) -> Result<Self, InvalidSoul> {
-        // 40 bytes are at most 55 characters; a cap keeps a hostile text from costing quadratic time.
+        // 40 bytes are at most 55 characters; the limit keeps a hostile text from taking quadratic time.
         if text.len() > 128 {
             return Err(InvalidSoul::Length(text.len()));
         }
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_soul_is_refused() {
+    fn an_invalid_soul_is_refused() {
         assert_eq!("".parse::<Soul>().unwrap_err(), InvalidSoul::Length(0));
         assert_eq!("not a soul".parse::<Soul>().unwrap_err(), InvalidSoul::Encoding);
         assert_eq!("2eDqBgMX".parse::<Soul>().unwrap_err(), InvalidSoul::Length(6));

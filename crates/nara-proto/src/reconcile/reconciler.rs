@@ -4,23 +4,23 @@ use negentropy::{Id, Negentropy};
 
 use super::{ItemId, ItemSet, MAX_FRAME, MAX_ROUNDS};
 
-/// How a peer violates the reconciliation protocol.
+/// A violation of the reconciliation protocol by a peer.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReconcileError {
-    /// An item that stands for no event.
-    #[error("the frame contains an item that stands for no event")]
+    /// An item does not represent an event.
+    #[error("the frame contains an item that represents no event")]
     ForgedItem,
-    /// Bytes that are not a frame.
+    /// The bytes are not a frame.
     #[error("the frame is not a negentropy frame")]
     Frame(#[source] negentropy::Error),
-    /// More bytes than a frame may have.
+    /// The frame has too many bytes.
     #[error("the frame has {got} bytes, and the limit is {MAX_FRAME}")]
     TooLarge {
-        /// How many came.
+        /// The number of bytes received.
         got: usize,
     },
-    /// An event that was not asked for.
+    /// An event was not requested.
     #[error("event {id} was not requested")]
     NotAsked {
         /// Its id.
@@ -74,7 +74,7 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// Begins to compare this set; returns the first frame too.
+    /// Starts to compare this set; also returns the first frame.
     ///
     /// # Errors
     /// [`ReconcileError::Frame`], which only a defect of the protocol crate can cause.
@@ -110,27 +110,27 @@ impl Reconciler {
         Ok(next.filter(|_| self.rounds < MAX_ROUNDS))
     }
 
-    /// The items that only the other side has, as far as known.
+    /// Returns the items that only the other side has, as far as known.
     pub fn missing_here(&self) -> &BTreeSet<ItemId> {
         &self.missing_here
     }
 
-    /// The items that only this side has, as far as known.
+    /// Returns the items that only this side has, as far as known.
     pub fn missing_there(&self) -> &BTreeSet<ItemId> {
         &self.missing_there
     }
 
-    /// The number of processed answers.
+    /// Returns the number of processed answers.
     pub fn rounds(&self) -> usize {
         self.rounds
     }
 
-    /// Whether the whole difference is known; `false` before the end, and after too many rounds.
+    /// Returns whether the whole difference is known; `false` before the end, and after too many rounds.
     pub fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// Whether no difference is known.
+    /// Returns whether no difference is known.
     pub fn is_in_sync(&self) -> bool {
         self.complete && self.missing_here.is_empty() && self.missing_there.is_empty()
     }

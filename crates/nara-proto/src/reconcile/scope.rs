@@ -4,10 +4,10 @@ use crate::event::Service;
 use crate::query::{Repeated, parameters};
 use crate::time::UnixSeconds;
 
-/// The events to compare. The default is all.
+/// The events to compare. The default is all events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
-    /// The services; empty: all.
+    /// The services; empty for all.
     pub services: BTreeSet<Service>,
     /// Only events from this second on.
     pub from: Option<UnixSeconds>,
@@ -15,13 +15,13 @@ pub struct Scope {
     pub to: Option<UnixSeconds>,
 }
 
-/// Why the query of a scope is malformed.
+/// The reason why the query of a scope is malformed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid scope: {0}")]
 pub struct InvalidScope(String);
 
 impl Scope {
-    /// All events.
+    /// Returns the scope of all events.
     pub fn all() -> Self {
         Self::default()
     }
@@ -33,12 +33,12 @@ impl Scope {
         self
     }
 
-    /// Whether the scope contains events of this service; `None`: of an unknown service.
+    /// Returns whether the scope contains events of this service; `None` stands for an unknown service.
     pub fn has_service(&self, service: Option<Service>) -> bool {
         self.services.is_empty() || service.is_some_and(|service| self.services.contains(&service))
     }
 
-    /// The scope as the query of `POST /events/reconcile`; `None` for all events.
+    /// Returns the query of `POST /events/reconcile`; `None` for all events.
     pub fn to_query(&self) -> Option<String> {
         let mut parts = Vec::new();
         if !self.services.is_empty() {
@@ -53,8 +53,8 @@ impl Scope {
     /// Parses the form that [`Scope::to_query`] writes.
     ///
     /// # Errors
-    /// [`InvalidScope`] for an unknown or repeated parameter, an unknown service, or a malformed time: comparing anything else would
-    /// answer another question.
+    /// [`InvalidScope`] for an unknown or repeated parameter, an unknown service, or a malformed time: ignoring one
+    /// would compare other events than requested.
     pub fn from_query(query: &str) -> Result<Self, InvalidScope> {
         let invalid = |what: &str| InvalidScope(what.chars().take(64).collect());
         let read = parameters(query, ["services", "from", "to"])

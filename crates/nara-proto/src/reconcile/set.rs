@@ -8,15 +8,14 @@ use super::{ItemId, Scope};
 use crate::event::Service;
 use crate::time::{UnixNanos, UnixSeconds};
 
-/// The items of a set of events in the order of the protocol. Cloning, and restricting to a time, share the
-/// items.
+/// The items of a set of events in the order of the protocol. Cloning and restricting share the items.
 #[derive(Clone, Debug, Default)]
 pub struct ItemSet {
     items: Arc<Vec<Member>>,
     range: Range<usize>,
 }
 
-/// An item and what scopes ask about it.
+/// An item, with the properties that scopes filter by.
 #[derive(Clone, Copy, Debug)]
 struct Member {
     item: Item,
@@ -33,7 +32,7 @@ pub enum Change {
 }
 
 impl ItemSet {
-    /// A set of events: their times, items and services, in any order.
+    /// Builds the set of these events: their times, items and services, in any order.
     pub fn new(events: impl IntoIterator<Item = (UnixNanos, ItemId, Option<Service>)>) -> Self {
         let mut items: Vec<_> = events
             .into_iter()
@@ -54,26 +53,26 @@ impl ItemSet {
         }
     }
 
-    /// How many events are in the set.
+    /// Returns the number of events.
     pub fn len(&self) -> usize {
         self.range.len()
     }
 
-    /// Whether no event is in the set.
+    /// Returns whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
     }
 
-    /// The items, in order.
+    /// Returns the items, in order.
     pub fn ids(&self) -> impl ExactSizeIterator<Item = ItemId> {
         let members = self.members().iter();
         members.map(|member| ItemId(member.item.id.to_bytes()))
     }
 
-    /// The same set with changes.
+    /// Returns the same set with these changes.
     #[must_use]
     pub fn with(&self, changes: &BTreeMap<(UnixNanos, ItemId), Change>) -> Self {
-        // Sorted anew: the order of the protocol has whole seconds only.
+        // Sorted again: the order of the protocol has whole seconds only.
         let mut sorted: Vec<_> = changes
             .iter()
             .map(|(&(ts, id), &change)| (item(ts, id), change))
@@ -99,7 +98,7 @@ impl ItemSet {
         Self::of_sorted(merged)
     }
 
-    /// The part of the set that is in a scope.
+    /// Returns the part of the set within a scope.
     #[must_use]
     pub fn within(&self, scope: &Scope) -> Self {
         let members = self.members();
@@ -126,7 +125,7 @@ impl ItemSet {
     }
 }
 
-/// Seconds as the protocol has them: none before 1970.
+/// Returns the seconds of the protocol: 0 before 1970.
 fn timestamp(seconds: i64) -> u64 {
     u64::try_from(seconds).unwrap_or(0)
 }
@@ -163,7 +162,7 @@ impl NegentropyStorageBase for ItemSet {
     fn find_lower_bound(&self, first: usize, last: usize, bound: &Bound) -> usize {
         let range = self.members().get(first..last).unwrap_or_default();
         let is_before = |member: &Member| member.item < bound.item;
-        // The bounds of a frame come in order, each near the last: the search begins there.
+        // The bounds of a frame are ordered and close together, so the search starts at the last one.
         let mut near = 1;
         while range.get(near - 1).is_some_and(is_before) {
             near *= 2;

@@ -12,7 +12,7 @@ fn id(n: u32) -> ItemId {
     ItemId::of_event(&format!("{n:032x}")).unwrap()
 }
 
-/// The event with this number; several of them share a second.
+/// Returns the event with this number; several of them share a second.
 fn event(n: u32) -> (UnixNanos, ItemId, Option<Service>) {
     let ts = UnixNanos::new(i64::from(n / 7) * 1_000_000_000 + i64::from(n % 3));
     (ts, id(n), Some(Service::ALL[n as usize % Service::ALL.len()]))
@@ -22,7 +22,7 @@ fn set(numbers: impl IntoIterator<Item = u32>) -> ItemSet {
     ItemSet::new(numbers.into_iter().map(event))
 }
 
-/// Runs a reconciliation; also the bytes both ways.
+/// Runs a reconciliation; also returns the bytes sent both ways.
 fn reconcile(mine: &ItemSet, theirs: &ItemSet) -> (Reconciler, usize) {
     let (mut reconciler, first) = Reconciler::begin(mine.clone()).unwrap();
     let mut next = Some(first);
@@ -155,7 +155,7 @@ fn a_frame_is_cut_and_the_rest_comes_in_further_rounds() {
 #[test]
 fn a_peer_that_never_comes_to_an_end_is_left_after_so_many_rounds() {
     let (mut reconciler, _) = Reconciler::begin(set(0..5000)).unwrap();
-    // A fingerprint that never fits, over everything.
+    // A fingerprint that never matches, over the whole range.
     let mut endless = vec![0x61, 0, 0, 1];
     endless.extend([7; 16]);
     let mut rounds = 1;

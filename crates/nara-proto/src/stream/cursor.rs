@@ -1,47 +1,48 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Names one ledger for as long as its places mean the same: drawn at random when the ledger is created.
+/// The identity of a ledger for as long as its positions keep their meaning: drawn at random when the ledger is
+/// created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LedgerEpoch(u64);
 
 impl LedgerEpoch {
-    /// The epoch with this number.
+    /// Returns the epoch with this number.
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// The number.
+    /// Returns the number.
     pub const fn get(self) -> u64 {
         self.0
     }
 }
 
-/// 16 lower-case hexadecimal digits.
+/// Formats the epoch as 16 lower-case hexadecimal digits.
 impl fmt::Display for LedgerEpoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
     }
 }
 
-/// A place in the order in which events came into one ledger. Its text is `"{epoch}:{seq}"`.
+/// A position in a ledger's order of arrival. Its text is `"{epoch}:{seq}"`.
 ///
-/// Unlike a [`Cursor`](crate::sync::Cursor), which is a place in time, it does not miss events that arrive late.
+/// Unlike a [`Cursor`](crate::sync::Cursor), which is a position in time, it does not miss events that arrive late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ArrivalCursor {
-    /// Which ledger.
+    /// The ledger.
     pub epoch: LedgerEpoch,
-    /// Behind which event; 0: before all.
+    /// The number of the event that it is behind; 0 if it is before all events.
     pub seq: i64,
 }
 
-/// A text that is not an arrival cursor.
+/// The error for a text that is not an arrival cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a cursor of a stream (expected 16 hexadecimal digits, a colon and a number)")]
 pub struct InvalidArrivalCursor;
 
 impl ArrivalCursor {
-    /// The place behind event number `seq` of a ledger.
+    /// Returns the position behind event number `seq` of a ledger.
     pub const fn new(epoch: LedgerEpoch, seq: i64) -> Self {
         Self { epoch, seq }
     }
@@ -56,7 +57,7 @@ impl fmt::Display for ArrivalCursor {
 impl FromStr for ArrivalCursor {
     type Err = InvalidArrivalCursor;
 
-    /// Reads the canonical spelling only, so that equal places have equal texts.
+    /// Parses the canonical spelling only, so that equal positions have equal texts.
     fn from_str(text: &str) -> Result<Self, InvalidArrivalCursor> {
         let (epoch, seq) = text.split_once(':').ok_or(InvalidArrivalCursor)?;
         let epoch = u64::from_str_radix(epoch, 16).map_err(|_| InvalidArrivalCursor)?;

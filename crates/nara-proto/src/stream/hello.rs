@@ -4,33 +4,34 @@ use crate::time::UnixMillis;
 use crate::wire_struct;
 
 wire_struct! {
-    /// The first message of a stream: who serves it and how, signed for the request that it answers.
+    /// The first message of a stream: the server and the parameters of the stream, signed for the request that it
+    /// answers.
     pub struct Hello {
         /// The name of the server.
         pub from: String = "from",
         /// The nara id of the server.
         pub id: String = "id",
-        /// When it was made, in **milliseconds**.
+        /// The time of signing, in **milliseconds**.
         pub ts: UnixMillis = "ts",
         /// The epoch of the server's ledger: see [`LedgerEpoch`].
         pub epoch: String = "epoch",
-        /// The place of the newest event in the ledger: the stream has caught up when it reaches it.
+        /// The position of the newest event in the ledger: the stream has caught up when it reaches it.
         pub position: i64 = "position",
-        /// Behind which place the stream begins.
+        /// The position behind which the stream begins.
         pub start: i64 = "start",
-        /// Why there: see [`StreamStart`].
+        /// The reason for this position: see [`StreamStart`].
         pub reason: String = "reason",
-        /// A `ping` comes at least this often, in **milliseconds**.
+        /// The longest pause between messages, in **milliseconds**: then a `ping` follows.
         pub keep_alive_ms: i64 = "keep_alive_ms",
-        /// What else the server supports: words of letters, digits, `-` and `/`.
+        /// Further capabilities of the server: words of letters, digits, `-` and `/`.
         pub capabilities: Option<Vec<String>> = "capabilities",
         /// The signature, base64: see [`Hello::signed_text`].
         pub sig: String = "sig",
     }
 }
 
-/// The parts of the request that a `hello` answers. A v1 signature covers neither query nor headers, so the
-/// signature of the `hello` does.
+/// The parts of the request that a `hello` answers. A v1 signature covers neither query nor headers, so the signature
+/// of the `hello` does.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamOpening<'a> {
     /// The signature of the request, base64: the v2 signature if the request carries both.
@@ -41,20 +42,20 @@ pub struct StreamOpening<'a> {
     pub last_event_id: &'a str,
 }
 
-/// Why a stream begins where it does.
+/// The reason for the position at which a stream begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StreamStart {
-    /// Behind the cursor of the request.
+    /// It begins behind the cursor of the request.
     Cursor,
-    /// With what arrives from now on: the request has neither cursor nor `since`.
+    /// It begins with the next event to arrive: the request has neither cursor nor `since`.
     Now,
-    /// The cursor of the request is not one of this ledger, and the request has no `since`: with the oldest
-    /// event that there is.
+    /// It begins with the oldest event: the cursor of the request belongs to another ledger, and the request has no
+    /// `since`.
     ReplacedOldest,
-    /// The cursor of the request is not one of this ledger: with `since`.
+    /// It begins with `since`: the cursor of the request belongs to another ledger.
     ReplacedSince,
-    /// With `since`: the request has no cursor.
+    /// It begins with `since`: the request has no cursor.
     Since,
 }
 
@@ -67,7 +68,7 @@ impl StreamStart {
         Self::Since,
     ];
 
-    /// The word in [`Hello::reason`].
+    /// Returns the word in [`Hello::reason`].
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Cursor => "cursor",
@@ -78,38 +79,38 @@ impl StreamStart {
         }
     }
 
-    /// Whether the cursor of the request was of no use, because the ledger is another one.
+    /// Returns whether the cursor of the request was unusable, because it belongs to another ledger.
     pub const fn is_replaced(self) -> bool {
         matches!(self, Self::ReplacedOldest | Self::ReplacedSince)
     }
 }
 
-/// Why a `hello` does not prove who serves the stream.
+/// The reason why a `hello` does not prove the server of the stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HelloError {
-    /// A capability is not a word.
+    /// A capability is malformed.
     #[error("a capability in the hello is malformed")]
     Capability,
-    /// The epoch or a place is not one.
+    /// The epoch or a position is malformed.
     #[error("the epoch or a position in the hello is malformed")]
     Cursor(#[from] InvalidArrivalCursor),
-    /// The id is not a nara id.
+    /// The nara id is malformed.
     #[error("the nara id in the hello is malformed")]
     Id,
-    /// The name is not a name.
+    /// The name is malformed.
     #[error("the name in the hello is malformed")]
     Name(#[from] InvalidName),
     /// The reason is unknown.
     #[error("the hello gives an unknown reason")]
     Reason,
-    /// The signature is not one of the server's key over this `hello` and this request.
+    /// The signature is not the server's over this `hello` and this request.
     #[error("the signature of the hello does not verify for this request")]
     Signature,
 }
 
 impl Hello {
-    /// The text that is signed: eleven lines, joined with `\n` and without a final one.
+    /// Returns the text that is signed: eleven lines, joined with `\n`, without a final one.
     ///
     /// ```text
     /// nara-mesh/stream/1
@@ -125,10 +126,10 @@ impl Hello {
     /// {capabilities, joined with one space}
     /// ```
     ///
-    /// No other signature of a nara is over a text with this first line: names have no control characters, and
-    /// requests and responses begin with a name and a time without anything between. No line can contain a
-    /// line break, which [`Hello::check`] makes sure of. Since one client never signs two requests with the same
-    /// time, a `hello` can be used for one request only.
+    /// No other signature of a nara covers a text with this first line: names have no control characters, and requests
+    /// and responses begin with a name and a time without a separator. No line can contain a line break, which
+    /// [`Hello::check`] ensures. Since a client never signs two requests with the same time, a `hello` is valid for one
+    /// request only.
     pub fn signed_text(&self, opening: StreamOpening<'_>) -> String {
         let capabilities = self.capabilities.as_deref().unwrap_or_default().join(" ");
         format!(
@@ -155,7 +156,7 @@ impl Hello {
     /// Checks the form of every part; returns the name of the claimed server.
     ///
     /// # Errors
-    /// Every [`HelloError`] but [`HelloError::Signature`].
+    /// All variants of [`HelloError`] except [`HelloError::Signature`].
     pub fn check(&self) -> Result<NaraName, HelloError> {
         let name = NaraName::new(&self.from)?;
         self.id.parse::<NaraId>().map_err(|_| HelloError::Id)?;
@@ -186,7 +187,7 @@ impl Hello {
             .map_err(|_| HelloError::Signature)
     }
 
-    /// Where the stream begins.
+    /// Returns the position at which the stream begins.
     ///
     /// # Errors
     /// [`HelloError::Cursor`].
@@ -195,7 +196,7 @@ impl Hello {
         Ok(start.parse()?)
     }
 
-    /// The epoch of the ledger.
+    /// Returns the epoch of the ledger.
     ///
     /// # Errors
     /// [`HelloError::Cursor`].
@@ -203,7 +204,7 @@ impl Hello {
         Ok(self.start()?.epoch)
     }
 
-    /// Why it begins there.
+    /// Returns the reason for the start position.
     ///
     /// # Errors
     /// [`HelloError::Reason`].
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hello_with_a_line_break_is_refused_whatever_its_signature() {
+    fn a_hello_with_a_line_break_is_refused_even_if_signed() {
         let key = keypair().public_key();
         let changes: [fn(&mut Hello); 5] = [
             |hello| hello.from.push('\n'),

@@ -3,33 +3,33 @@ use crate::event::SyncEvent;
 use crate::go_json::{self, JsonError};
 use crate::wire_struct;
 
-/// The types of messages, as `event:` spells them.
+/// The types of messages, as in `event:`.
 pub mod kind {
-    /// Last.
+    /// The last message.
     pub const BYE: &str = "bye";
     /// An event.
     pub const EVENT: &str = "event";
-    /// First.
+    /// The first message.
     pub const HELLO: &str = "hello";
     /// The reader was too slow.
     pub const LAGGED: &str = "lagged";
-    /// Nothing else to say.
+    /// A heartbeat.
     pub const PING: &str = "ping";
 }
 
 wire_struct! {
     /// The data of a `ping`.
     pub struct Heartbeat {
-        /// The place of the newest event in the ledger.
+        /// The position of the newest event in the ledger.
         pub position: i64 = "position",
     }
 }
 
 wire_struct! {
-    /// The data of `lagged`: the reader was too slow. Nothing is lost: the stream continues from the ledger at the
-    /// pace of the reader.
+    /// The data of `lagged`: the reader was too slow. No event is lost: the stream continues from the ledger at the
+    /// reader's pace.
     pub struct Lag {
-        /// The place of the newest event in the ledger: the stream has caught up when it reaches it.
+        /// The position of the newest event in the ledger: the stream has caught up when it reaches it.
         pub position: i64 = "position",
     }
 }
@@ -37,7 +37,7 @@ wire_struct! {
 wire_struct! {
     /// The data of `bye`.
     pub struct Bye {
-        /// Why the stream ends, for people.
+        /// The reason for the end of the stream, for people.
         pub reason: String = "reason",
     }
 }
@@ -46,47 +46,47 @@ wire_struct! {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum StreamMessage {
-    /// Last; the stream ends.
+    /// The last message.
     Bye(Bye),
-    /// An event, and the place behind it.
+    /// An event, and the position behind it.
     Event(ArrivalCursor, Box<SyncEvent>),
-    /// First.
+    /// The first message.
     Hello(Box<Hello>),
-    /// The reader was too slow; where the stream continues.
+    /// The reader was too slow; the stream continues at this position.
     Lagged(ArrivalCursor, Lag),
-    /// How far the stream has come.
+    /// The progress of the stream.
     Ping(ArrivalCursor, Heartbeat),
-    /// A type of message that this version does not know.
+    /// A message of a type that this version does not know.
     Unknown,
 }
 
-/// A message that cannot be read.
+/// The error for a message that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageError {
-    /// The id is not a place.
+    /// The id is not a cursor.
     #[error("the id of a {kind} message is not a cursor")]
     Id {
         /// The type.
         kind: &'static str,
-        /// What is wrong with it.
+        /// The reason.
         source: InvalidArrivalCursor,
     },
-    /// The data are not the JSON of this type.
+    /// The data are not valid JSON for this type.
     #[error("a {kind} message cannot be decoded")]
     Json {
         /// The type.
         kind: &'static str,
-        /// What is wrong with it.
+        /// The reason.
         source: JsonError,
     },
-    /// There is no id.
+    /// The message has no id.
     #[error("a {0} message has no id")]
     NoId(&'static str),
 }
 
 impl StreamMessage {
-    /// Reads a message from the fields of an SSE block. A block without `event:` is unknown.
+    /// Decodes a message from the fields of an SSE block. A block without `event:` is unknown.
     ///
     /// # Errors
     /// [`MessageError`].

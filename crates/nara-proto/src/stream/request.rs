@@ -8,17 +8,17 @@ use crate::time::UnixNanos;
 /// The request of `GET /events/stream`, as the query of its URL:
 /// `services=seen,social&subjects=alice&since=1769100000000000000`.
 ///
-/// Lists are separated by commas; each name in them is percent-encoded, so a comma inside of a name is `%2C`.
+/// Lists are separated by commas; each name in them is percent-encoded, so a comma inside a name is `%2C`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StreamRequest {
-    /// Which events; the default is all.
+    /// The requested events; the default is all.
     pub filter: EventFilter,
-    /// Where to begin without a cursor: with the first event in the order of arrival that has this time or a later
-    /// one, in **nanoseconds**. `None`: with events that arrive from now on.
+    /// Where to begin without a cursor: at the first event in the order of arrival that has this time or a later one,
+    /// in **nanoseconds**. `None`: with the next event to arrive.
     pub since: Option<UnixNanos>,
 }
 
-/// Why the query of `/events/stream` is malformed.
+/// The reason why the query of `/events/stream` is malformed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidStreamRequest {
@@ -34,7 +34,7 @@ pub enum InvalidStreamRequest {
 }
 
 impl StreamRequest {
-    /// The query, without `?`; empty for all events.
+    /// Returns the query, without `?`; empty for all events.
     pub fn to_query(&self) -> String {
         let mut parts = Vec::new();
         for (name, list) in [
@@ -52,7 +52,7 @@ impl StreamRequest {
         parts.join("&")
     }
 
-    /// Reads a query. Unknown parameters and empty names are skipped.
+    /// Parses a query. Unknown parameters and empty names are skipped.
     ///
     /// # Errors
     /// [`InvalidStreamRequest`] for a malformed query.
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_refused() {
+    fn a_malformed_query_is_refused() {
         for (query, error) in [
             ("since=", InvalidStreamRequest::Since),
             ("since=1.5", InvalidStreamRequest::Since),

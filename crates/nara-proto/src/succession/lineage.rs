@@ -1,65 +1,65 @@
-//! What follows from all statements about one name.
+//! The evaluation of all statements about one name.
 
 use super::Succession;
 use crate::identity::{NaraName, PublicKey};
 
-/// The keys of one name, from the one that was pinned here to the one that holds now.
+/// The keys of one name, from the key that was pinned here to the valid one.
 ///
-/// A statement about the current key is followed. A second, different statement about the same key is a conflict: its
-/// holder or a thief made one of them, and nobody can tell which. Nobody is followed then, whichever came first, until
-/// the operator [decides](Self::decide). Time plays no part: the order in which statements arrive, or were made, makes
-/// no difference to where a lineage ends, and one that is repeated changes nothing. A key that was replaced does not
-/// come back: a statement that leads back to it is a conflict, too, and so is one rotation more than
+/// A statement about the current key is followed. A second, different statement about the same key is a conflict: the
+/// owner or a thief made one of them, and they cannot be told apart. Then neither is followed, whichever came first,
+/// until the operator [decides](Self::decide). Time plays no part: a lineage reaches the same state in whatever order
+/// statements arrive or were made, and a repeated statement changes nothing. A replaced key does not become valid
+/// again: a statement that leads back to it is a conflict, too, and so is each rotation beyond
 /// [`MAX_STEPS`](Self::MAX_STEPS).
 #[derive(Clone, Debug)]
 pub struct Lineage {
     name: NaraName,
-    /// The key that was pinned, by first use or by the operator.
+    /// The key that was pinned, on first use or by the operator.
     pinned: PublicKey,
-    /// What was followed: each replaces the key of the one before, the first `pinned`.
+    /// The statements that were followed: each replaces the key of the one before, the first replaces `pinned`.
     steps: Vec<Succession>,
-    /// Two statements that are not both followed.
+    /// Two contradicting statements.
     conflict: Option<Box<(Succession, Succession)>>,
-    /// Keys of this name that were replaced before `pinned` was, or that the operator decided about.
+    /// The keys that were replaced before `pinned` was pinned, or that the operator rejected.
     former: Vec<PublicKey>,
 }
 
-/// Which key holds for a name.
+/// The valid key of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyState {
-    /// There are two statements of which at most one can be true, or more than are followed: no key holds.
+    /// Two statements contradict each other, or there are too many: no key is valid.
     Conflict,
-    /// This key holds.
+    /// This key is valid.
     Holds(PublicKey),
-    /// The nara retired: no key holds.
+    /// The nara retired: no key is valid.
     Retired,
 }
 
-/// What a statement changed.
+/// The effect of a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// It contradicts another one: no key holds any more, and the operator must decide. Also if that was so before.
+    /// It contradicts another one, now or before: no key is valid until the operator decides.
     Conflict,
-    /// This key holds from now on. Everything that was opened on the old one must end.
+    /// This key is valid from now on. All connections and streams of the old key must end.
     Followed(PublicKey),
-    /// Nothing: it is known, or about a key that was replaced before.
+    /// No effect: it is known already, or about a key that was replaced before.
     Known,
-    /// No key holds any more. Everything that was opened on the old one must end.
+    /// No key is valid any more. All connections and streams of the old key must end.
     Retired,
 }
 
-/// A statement that is not about a key of this lineage. It changed nothing. It may be of use later, when the statement
-/// before it has come.
+/// The error for a statement about a key that is not in this lineage. It has no effect now. It may apply later, when
+/// the preceding statement has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the statement is not about a key that is known for this name")]
 pub struct Unrelated;
 
 impl Lineage {
-    /// The most rotations that are followed without the operator, and the most former keys that are remembered. Nobody
-    /// rotates that often. A retirement is followed behind them, too.
+    /// The maximum number of rotations that are followed without the operator, and of former keys that are remembered:
+    /// more than a nara needs. A retirement after them is still followed.
     pub const MAX_STEPS: usize = 64;
 
-    /// The lineage of a name whose key was just pinned.
+    /// Returns the lineage of a name whose key was just pinned.
     pub fn new(name: NaraName, pinned: PublicKey) -> Self {
         Self {
             name,
@@ -70,7 +70,7 @@ impl Lineage {
         }
     }
 
-    /// Takes in a statement.
+    /// Applies a statement.
     ///
     /// # Errors
     /// [`Unrelated`].
@@ -94,7 +94,7 @@ impl Lineage {
             return Ok(self.follow(statement));
         }
         if statement.new_key() == Some(&self.pinned) && self.former.len() < Self::MAX_STEPS {
-            // It was replaced by the key that was pinned here.
+            // The pinned key replaced it.
             self.former.push(statement.old);
             return Ok(Step::Known);
         }
@@ -126,7 +126,7 @@ impl Lineage {
         Step::Conflict
     }
 
-    /// Which key holds now.
+    /// Returns the valid key.
     pub fn state(&self) -> KeyState {
         if self.conflict.is_some() {
             KeyState::Conflict
@@ -136,12 +136,12 @@ impl Lineage {
         }
     }
 
-    /// Whether a key was this name's and is not any more: whatever is signed with it is refused.
+    /// Returns whether a key was valid for this name and is not any more: signatures with it are refused.
     pub fn is_replaced(&self, key: &PublicKey) -> bool {
         self.former.contains(key) || self.steps.iter().any(|step| step.old == *key)
     }
 
-    /// Whether a key is or was this name's by what was pinned and stated, or would be by one side of the conflict.
+    /// Returns whether a key is or was this name's key, or would be by one side of the conflict.
     pub fn has(&self, key: &PublicKey) -> bool {
         let disputed = self.conflict.iter().flat_map(|pair| [&pair.0, &pair.1]);
         self.pinned == *key
@@ -153,18 +153,18 @@ impl Lineage {
                 .any(|step| step.new_key() == Some(key))
     }
 
-    /// The two statements of the conflict: what to show to the operator.
+    /// Returns the two statements of the conflict, to show to the operator.
     pub fn conflict(&self) -> Option<(&Succession, &Succession)> {
         self.conflict.as_deref().map(|(one, other)| (one, other))
     }
 
-    /// The statements that were followed, in order: what to pass on to others, and to keep.
+    /// Returns the statements that were followed, in order, to forward and to store.
     pub fn steps(&self) -> &[Succession] {
         &self.steps
     }
 
-    /// The operator decides that `key` holds, whatever the statements so far say. The other keys are former ones, and
-    /// what is stated about them changes nothing any more.
+    /// Sets `key` as the valid key by decision of the operator, against all statements so far. The other keys become
+    /// former keys, and statements about them have no effect any more.
     pub fn decide(&mut self, key: PublicKey) {
         let mut others: Vec<PublicKey> = self.former.drain(..).collect();
         others.push(self.pinned);
@@ -182,7 +182,7 @@ impl Lineage {
         self.former = others;
     }
 
-    /// The key at the end of what was followed; `None` if the nara retired.
+    /// Returns the key of the last followed statement; `None` if the nara retired.
     fn last_key(&self) -> Option<&PublicKey> {
         self.steps.last().map_or(Some(&self.pinned), Succession::new_key)
     }

@@ -1,4 +1,4 @@
-//! Statements that prove themselves, and where a lineage ends whatever a peer makes of them.
+//! Statements contain their own proof, and lineages reach the same state whatever a peer sends.
 
 use proptest::prelude::*;
 
@@ -22,7 +22,7 @@ fn alice() -> NaraName {
     "alice".parse().unwrap()
 }
 
-/// The statement that key `old` is replaced by key `new`, or retires.
+/// Returns the statement that key `new` replaces key `old`, or that the nara retires.
 fn statement(old: u8, new: Option<u8>) -> Succession {
     match new {
         Some(new) => Succession::rotate(&alice(), &keypair(old), &keypair(new), AT).unwrap(),
@@ -127,9 +127,9 @@ fn a_succession_is_verified_by_the_pinned_key_and_by_no_envelope() {
         let event = statement.to_event();
         assert_eq!(verdict(event.clone(), Some(1)).0, Ok(EventTrust::Verified));
         assert_eq!(verdict(event.clone(), None).0, Ok(EventTrust::UnknownKey));
-        // It may be a step of a lineage whose step before has not come.
+        // It may be a step of a lineage whose preceding step has not arrived.
         assert_eq!(verdict(event.clone(), Some(9)).0, Ok(EventTrust::UnknownKey));
-        // Whoever passes it on: the envelope is removed.
+        // It does not matter which peer forwards it: the envelope is removed.
         let mut wrapped = event.clone();
         wrapped.sign("mallory", &keypair(9));
         wrapped.emitter_id = "x".to_owned();
@@ -137,13 +137,13 @@ fn a_succession_is_verified_by_the_pinned_key_and_by_no_envelope() {
             verdict(wrapped, Some(1)),
             (Ok(EventTrust::Verified), event.clone())
         );
-        // An id is one of a statement: its time is the one that is signed.
+        // The id belongs to one statement: its time is the signed one.
         let mut later = event;
         later.ts = UnixNanos::new(later.ts.get() + 1);
         later.id = later.compute_id();
         assert_eq!(verdict(later, Some(1)).0, Err(EventProblem::BadSignature));
     }
-    // Who pinned the new key already learns that the old one is replaced.
+    // A nara that has already pinned the new key learns that the old one was replaced.
     assert_eq!(
         verdict(rotation(1, 2).to_event(), Some(2)).0,
         Ok(EventTrust::Verified)
@@ -175,7 +175,7 @@ fn a_successor_is_followed_and_the_old_key_is_refused() {
 }
 
 #[test]
-fn a_replayed_statement_changes_nothing_and_a_key_does_not_come_back() {
+fn a_replayed_statement_has_no_effect_and_a_replaced_key_stays_invalid() {
     let mut lineage = lineage();
     lineage.observe(&rotation(1, 2)).unwrap();
     lineage.observe(&rotation(2, 3)).unwrap();
@@ -189,7 +189,7 @@ fn a_replayed_statement_changes_nothing_and_a_key_does_not_come_back() {
 }
 
 #[test]
-fn of_two_successors_nobody_is_followed_whichever_came_first() {
+fn two_successors_are_a_conflict_in_either_order() {
     for (first, second) in [(2, 3), (3, 2)] {
         let mut lineage = lineage();
         assert_eq!(
@@ -198,7 +198,7 @@ fn of_two_successors_nobody_is_followed_whichever_came_first() {
         );
         assert_eq!(lineage.observe(&rotation(1, second)), Ok(Step::Conflict));
         assert_eq!(lineage.state(), KeyState::Conflict);
-        // Neither of them goes on.
+        // Neither of them can be continued.
         assert_eq!(lineage.observe(&rotation(first, 4)), Ok(Step::Conflict));
         assert_eq!(lineage.state(), KeyState::Conflict);
         let (one, other) = lineage.conflict().unwrap();
@@ -220,19 +220,19 @@ fn a_retired_nara_has_no_key() {
 }
 
 #[test]
-fn a_statement_about_other_keys_or_names_is_none_of_a_lineage() {
+fn a_statement_about_other_keys_or_names_is_unrelated() {
     let mut lineage = lineage();
     assert_eq!(lineage.observe(&rotation(2, 3)), Err(Unrelated));
     let other = Succession::rotate(&"bob".parse().unwrap(), &keypair(1), &keypair(2), AT).unwrap();
     assert_eq!(lineage.observe(&other), Err(Unrelated));
     assert_eq!(lineage.state(), KeyState::Holds(key(1)));
-    // It is of use when the step before has come.
+    // It applies once the preceding step has arrived.
     lineage.observe(&rotation(1, 2)).unwrap();
     assert_eq!(lineage.observe(&rotation(2, 3)), Ok(Step::Followed(key(3))));
 }
 
 #[test]
-fn a_thief_of_a_key_that_was_never_pinned_here_changes_nothing() {
+fn a_thief_of_a_key_that_was_never_pinned_has_no_effect() {
     let mut lineage = Lineage::new(alice(), key(2));
     assert_eq!(lineage.observe(&rotation(1, 2)), Ok(Step::Known));
     assert!(lineage.is_replaced(&key(1)));
@@ -265,7 +265,7 @@ fn a_lineage_has_a_largest_length() {
     }
     let mut retired = lineage.clone();
     assert_eq!(retired.observe(&statement(most + 1, None)), Ok(Step::Retired));
-    // One more: the key that it replaces must not go on as if nothing was said.
+    // One more rotation: the key that it replaces must not stay valid.
     assert_eq!(lineage.observe(&rotation(most + 1, most + 2)), Ok(Step::Conflict));
     assert_eq!(lineage.state(), KeyState::Conflict);
     assert_eq!(lineage.observe(&statement(most + 1, None)), Ok(Step::Conflict));
@@ -282,13 +282,13 @@ fn a_lineage_has_a_largest_length() {
     assert_eq!(lineage.observe(&rotation(most + 1, 0)), Err(Unrelated));
 }
 
-/// Headers that show statements.
+/// Returns headers with these statements.
 fn shown(statements: &[Succession]) -> HeaderMap {
     let header = Succession::to_header(statements).map(|value| (SUCCESSION_HEADER, value));
     header.into_iter().collect()
 }
 
-/// Reads them where the key with this number is known.
+/// Parses the headers where the key with this number is known.
 fn read(headers: &HeaderMap, known: u8) -> Result<Vec<Succession>, InvalidSuccession> {
     Succession::from_headers(headers, |old| *old == key(known))
 }
@@ -340,7 +340,7 @@ fn a_header_has_a_largest_length_and_shows_the_newest_statements() {
     assert!(headers[SUCCESSION_HEADER].len() <= MAX_HEADER);
     assert_eq!(read(&headers, 1), Ok(Vec::new()));
     assert_eq!(read(&headers, 35).unwrap(), &chain[34..]);
-    // One of the longest name fits.
+    // One statement of the longest name fits.
     let longest: NaraName = "n".repeat(1024).parse().unwrap();
     let one = Succession::rotate(&longest, &keypair(1), &keypair(2), AT).unwrap();
     assert_eq!(read(&shown(std::slice::from_ref(&one)), 1).unwrap(), [one]);
@@ -358,7 +358,7 @@ fn words_on_paper_say_which_line_is_wrong() {
             let first = line.split(' ').next().unwrap();
             let other = if first == "zoo" { "abandon" } else { "zoo" };
             changed[index] = line.replacen(first, other, 1);
-            // Of 256 changes one has the same checksum by chance; then the signature tells.
+            // One of 256 changes has the same checksum by chance; then the signature detects it.
             assert!(
                 matches!(
                     Succession::from_words(&changed.join(" ")),
@@ -397,7 +397,7 @@ fn the_longest_name_fits_on_paper() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
 
-    /// Wherever statements come from and in whatever order: repeated until nothing changes, they lead to one state.
+    /// Whatever the source and order of the statements: repeated until nothing changes, they lead to one state.
     #[test]
     fn the_order_of_statements_makes_no_difference(
         edges in proptest::collection::btree_set((1_u8..6, proptest::option::of(1_u8..6)), 0..7),
@@ -439,7 +439,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_stated_is_read_from_events_and_from_paper(
+    fn statements_round_trip_through_events_and_words(
         seeds: (u8, u8), at in 1_i64..9_000_000_000_000, retires: bool, name in "[a-zé🦝:]{1,20}",
     ) {
         let name: NaraName = name.parse().unwrap();

@@ -1,5 +1,5 @@
-//! A statement as words on paper: lines of 24 words of BIP 39, each with a checksum of its own, so that the line with
-//! the mistake is known.
+//! A statement as words on paper: lines of 24 BIP 39 words, each with its own checksum, so that a mistake can be
+//! located.
 
 use bip39::{Language, Mnemonic};
 
@@ -7,18 +7,18 @@ use super::{InvalidSuccession, Succession};
 use crate::identity::{NaraName, PublicKey, Signature};
 use crate::time::UnixMillis;
 
-/// Bytes in one line of words.
+/// The number of bytes in one line of words.
 const LINE: usize = 32;
 const WORDS_PER_LINE: usize = 24;
 const VERSION: u8 = 1;
-/// The most lines: the longest name fits.
+/// The maximum number of lines: the longest name fits.
 const MAX_LINES: usize = (3 + 8 + 2 * (32 + 64) + NaraName::MAX_LEN).div_ceil(LINE);
 
-/// Words that are not a statement.
+/// The error for words that are not a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidWords {
-    /// Not a multiple of 24 words, or more than any statement has.
+    /// The number of words is not a multiple of 24, or greater than any statement has.
     #[error(
         "there are {0} words; a statement has lines of {WORDS_PER_LINE} words, and at most {MAX_LINES} lines"
     )]
@@ -26,7 +26,7 @@ pub enum InvalidWords {
     /// A line, counted from 1, has a word that is not in the list, or a wrong checksum.
     #[error("a word in line {0} is wrong")]
     Line(usize),
-    /// The lines are good, but not a statement, or not in their order.
+    /// The lines are valid, but are not a statement, or not in order.
     #[error("the lines are not a statement: perhaps one is missing, or they are not in order")]
     Statement,
     /// The statement in the lines is not valid.
@@ -35,7 +35,7 @@ pub enum InvalidWords {
 }
 
 impl Succession {
-    /// The lines of words, in order, of 24 words each.
+    /// Returns the lines of words, in order, of 24 words each.
     pub fn to_words(&self) -> Vec<String> {
         let mut bytes = vec![VERSION, 0, 0];
         bytes.extend(self.at.get().to_be_bytes());
@@ -46,7 +46,7 @@ impl Succession {
             bytes.extend(signature.as_bytes());
         }
         bytes.extend(self.name.as_str().as_bytes());
-        // How long the name is, and by its highest bit whether there is a successor.
+        // The length of the name; the highest bit tells whether there is a successor.
         let name_len = u16::try_from(self.name.as_str().len()).expect("at most 1,024");
         let head = name_len | if self.new.is_some() { 0x8000 } else { 0 };
         bytes[1..3].copy_from_slice(&head.to_be_bytes());
@@ -58,7 +58,7 @@ impl Succession {
         lines.collect()
     }
 
-    /// Reads what [`to_words`](Self::to_words) writes, with any white space between the words and in any case.
+    /// Parses the output of [`to_words`](Self::to_words), with any white space between the words and in any case.
     ///
     /// # Errors
     /// [`InvalidWords`].

@@ -4,11 +4,11 @@ use super::{Cursor, EventFilter, MAX_EVENTS, SyncRequest, SyncResponse};
 use crate::event::SyncEvent;
 use crate::time::UnixNanos;
 
-/// Pages through all events of a peer, oldest first, each exactly once.
+/// Pages through all events of a peer, oldest first, and returns each exactly once.
 ///
-/// A peer that understands our [`Cursor`] is paged with it. Towards v1 peers, whose cursor
-/// is a time alone, the next page begins one nanosecond before the last event, and what was seen already is
-/// dropped: nothing is lost unless more events than fit on a page share one nanosecond, which is reported.
+/// A peer that supports our [`Cursor`] is paged with it. The v1 cursor is only a time, so the next page of a v1 peer
+/// begins one nanosecond before the last event, and duplicates are dropped. No event is lost unless more events than
+/// fit on a page share one nanosecond, which is reported.
 ///
 /// ```
 /// # use nara_proto::sync::{EventFilter, Pager, SyncResponse};
@@ -28,7 +28,7 @@ pub struct Pager {
     size: usize,
     position: Position,
     last: Cursor,
-    /// Ids of events with the time of the last one, to drop them when they come again.
+    /// The ids of the events with the time of the last one, to drop duplicates.
     at_last: BTreeSet<String>,
 }
 
@@ -38,39 +38,40 @@ enum Position {
     Done,
 }
 
-/// A page that a peer must not send.
+/// The error for an invalid page.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PageError {
-    /// More events share one time than the peer can put on a page: with its cursor the rest cannot be reached.
+    /// More events share one time than fit on a page: the peer's cursor cannot reach the rest.
     #[error(
         "more than {MAX_EVENTS} events share the timestamp {0} ns, and the peer's cursor cannot page \
          between them"
     )]
     Crowded(UnixNanos),
-    /// An id behind which no cursor can stand.
+    /// An event id is too long for a cursor.
     #[error("an event of the page has an id of {0} bytes, and the limit is {max}", max = Cursor::MAX_ID)]
     LongId(usize),
-    /// The events are not in order, or lie before the page.
+    /// The events are out of order, or precede the page.
     #[error("the page is out of order at event {0}")]
     Order(String),
-    /// More events than were asked for.
+    /// There are more events than requested.
     #[error("the page has {got} events, and at most {asked} were requested")]
     TooLong {
-        /// How many were asked for.
+        /// The requested number.
         asked: usize,
-        /// How many came.
+        /// The received number.
         got: usize,
     },
 }
 
 impl Pager {
-    /// A pager from the beginning of time. `size` is the number of events on a page, 1 to [`MAX_EVENTS`].
+    /// Returns a pager that begins with the oldest event. `size` is the number of events on a page, 1 to
+    /// [`MAX_EVENTS`].
     pub fn new(filter: EventFilter, size: usize) -> Self {
         Self::resume(filter, size, Cursor::START)
     }
 
-    /// A pager that begins behind `cursor`.
+    /// Returns a pager that begins behind `cursor`.
     pub fn resume(filter: EventFilter, size: usize, cursor: Cursor) -> Self {
         Self {
             filter,
@@ -81,18 +82,18 @@ impl Pager {
         }
     }
 
-    /// The place behind the last event that was accepted: where to resume.
+    /// Returns the position behind the last accepted event, to resume from.
     pub fn cursor(&self) -> &Cursor {
         &self.last
     }
 
-    /// The next request; `None` after the last page. The client sets `from`.
+    /// Returns the next request; `None` after the last page. The client sets `from`.
     pub fn next_request(&self) -> Option<SyncRequest> {
         let Position::At(cursor) = &self.position else {
             return None;
         };
         let mut request = SyncRequest::page(Some(cursor), self.size);
-        // The inherited cursor is exclusive: one nanosecond earlier, so that events at the same time come.
+        // The v1 cursor is exclusive: one nanosecond earlier, so that events with the same time are included.
         request.cursor = cursor.ts().get().saturating_sub(1).to_string();
         if !self.filter.services.is_empty() {
             request = request.services(self.filter.services.iter().cloned());
@@ -103,10 +104,10 @@ impl Pager {
         Some(request)
     }
 
-    /// Takes in the answer to the last request and returns its new events in order.
+    /// Accepts the answer to the last request and returns its new events in order.
     ///
     /// # Errors
-    /// [`PageError`] for a page that breaks the rules. The pager stays where it was.
+    /// [`PageError`] for a page that breaks the rules. The position of the pager does not change.
     pub fn accept(&mut self, response: SyncResponse) -> Result<Vec<SyncEvent>, PageError> {
         let SyncResponse {
             events,
@@ -148,12 +149,12 @@ impl Pager {
         }
         let same_time = fresh.iter().filter(|event| event.ts == self.last.ts()).count();
         if !lossless && self.at_last.len() + same_time > MAX_EVENTS {
-            // No peer that keeps the rules can bring them, and only so many are remembered.
+            // No well-behaved peer sends so many, and the number of remembered ids is bounded.
             return Err(PageError::Crowded(self.last.ts()));
         }
         if fresh.is_empty() && full {
             if !lossless && self.size < MAX_EVENTS {
-                // A whole page of events seen already: only a larger page can lead on.
+                // A whole page of duplicates: only a larger page can advance.
                 self.size = MAX_EVENTS;
                 return Ok(fresh);
             }
@@ -168,7 +169,7 @@ impl Pager {
             self.last = Cursor::behind(event);
         }
         if lossless {
-            // The cursor alone says what was seen.
+            // The cursor alone excludes duplicates.
             self.at_last.clear();
         }
         self.position = if full {
@@ -179,8 +180,8 @@ impl Pager {
         Ok(fresh)
     }
 
-    /// Checks that the events of a page with our cursor follow the last one and each other, by time and id: so a
-    /// peer cannot send one of them twice.
+    /// Checks that the events of a page with our cursor follow the last one and each other, by time and id, so that a
+    /// peer cannot send an event twice.
     fn check_lossless(&self, events: &[SyncEvent]) -> Result<(), PageError> {
         let mut last = (self.last.ts(), self.last.id());
         for event in events {
@@ -201,7 +202,7 @@ mod tests {
     use super::*;
     use crate::sync::SyncMode;
 
-    /// A peer with the events in order, that understands our cursor or not.
+    /// Answers as a peer with these events, which supports our cursor if `modern`.
     fn serve(events: &[SyncEvent], request: &SyncRequest, modern: bool) -> SyncResponse {
         let mut request = request.clone();
         if !modern {
@@ -309,7 +310,7 @@ mod tests {
         assert_eq!(pager.cursor().to_string().parse(), Ok(pager.cursor().clone()));
     }
 
-    /// A page full of events at one time, from `first` on, of a peer that does not keep the rules.
+    /// Returns a page full of events at one time, from `first` on, as a misbehaving peer sends it.
     fn at_one_time(first: usize, count: usize, lossless: bool) -> SyncResponse {
         let events: Vec<_> = (first..first + count)
             .map(|n| SyncEvent {
@@ -331,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_pager_remembers_is_bounded_whatever_the_peer_sends() {
+    fn the_memory_of_a_pager_is_bounded() {
         let mut pager = Pager::new(EventFilter::default(), MAX_EVENTS);
         for page in 0..4 {
             let events = pager.accept(at_one_time(page * MAX_EVENTS, MAX_EVENTS, true));

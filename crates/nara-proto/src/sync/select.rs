@@ -2,52 +2,52 @@ use super::{Cursor, SyncRequest};
 use crate::event::{Service, SyncEvent};
 use crate::time::UnixNanos;
 
-/// The most events that one answer carries.
+/// The maximum number of events in one answer.
 pub const MAX_EVENTS: usize = 5000;
 
-/// How many events mode `recent` gives when the request does not say.
+/// The number of events in mode `recent` when the request does not give one.
 const DEFAULT_RECENT: usize = 100;
 
-/// A sync request, read as one of the four modes, with every limit in its range (docs/protocol/v1.md, section 7.3).
+/// A sync request, parsed as one of the four modes, with every limit in range (docs/protocol/v1.md, section 7.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SyncMode {
-    /// Oldest first, later than `since` if that is positive; of every `slice_total` positions the one with
-    /// index `slice_index`; of those the newest `max_events`.
+    /// Oldest first, later than `since` if that is positive; the positions with index `slice_index` modulo
+    /// `slice_total`; of these the newest `max_events`.
     Legacy {
         /// Only events later than this, if positive.
         since: UnixNanos,
-        /// Which slice.
+        /// The index of the slice.
         slice_index: usize,
-        /// Of how many; at least 1.
+        /// The number of slices; at least 1.
         slice_total: usize,
-        /// How many events.
+        /// The number of events.
         max_events: usize,
     },
     /// The first `size` events behind `after`, oldest first.
     Page {
-        /// Where the page begins.
+        /// The start of the page.
         after: Cursor,
-        /// How many events.
+        /// The number of events.
         size: usize,
-        /// Whether the requester understands our cursor and wants it in the answer.
+        /// Whether the requester supports our cursor and expects it in the answer.
         lossless: bool,
     },
     /// The newest `limit` events, newest first.
     Recent {
-        /// How many events.
+        /// The number of events.
         limit: usize,
     },
     /// All critical events and a weighted random choice of the others, oldest first.
     Sample {
-        /// How many events.
+        /// The number of events.
         size: usize,
     },
 }
 
 impl SyncRequest {
-    /// Reads the request as one of the four modes. Limits out of range and cursors that cannot be read fall
-    /// back to their defaults, as on v1 peers.
+    /// Parses the request as one of the four modes. Limits out of range and unreadable cursors fall back to their
+    /// defaults, as on v1 peers.
     pub fn mode(&self) -> SyncMode {
         let limit = |value: i64, default: usize| match usize::try_from(value) {
             Ok(value) if (1..=MAX_EVENTS).contains(&value) => value,
@@ -88,7 +88,7 @@ impl SyncRequest {
         }
     }
 
-    /// Which events the request is about.
+    /// Returns the filter of the request.
     pub fn filter(&self) -> EventFilter {
         EventFilter {
             services: self.services.clone().unwrap_or_default(),
@@ -97,30 +97,30 @@ impl SyncRequest {
     }
 }
 
-/// Which events are wanted. The default wants all.
+/// A filter of events. The default selects all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventFilter {
-    /// Names of services; empty: all.
+    /// The names of services; empty for all.
     pub services: Vec<String>,
-    /// Names of naras, as actor or target; empty: all.
+    /// The names of naras, as actor or target; empty for all.
     pub subjects: Vec<String>,
 }
 
 impl EventFilter {
-    /// Whether an event is wanted.
+    /// Returns whether the filter selects an event.
     pub fn matches(&self, event: &SyncEvent) -> bool {
         let service = self.services.is_empty() || self.services.contains(&event.svc);
         let is_subject = |name: &str| self.subjects.iter().any(|subject| subject == name);
         service && (self.subjects.is_empty() || is_subject(event.actor()) || is_subject(event.target()))
     }
 
-    /// Whether every event is wanted.
+    /// Returns whether the filter selects every event.
     pub fn is_empty(&self) -> bool {
         self.services.is_empty() && self.subjects.is_empty()
     }
 }
 
-/// Whether a sample must have the event: checkpoints, introductions, goodbyes, and observations of the
+/// Returns whether a sample must include the event: checkpoints, introductions, goodbyes, and observations of the
 /// highest importance.
 pub fn is_critical(event: &SyncEvent) -> bool {
     match event.service() {
@@ -130,11 +130,11 @@ pub fn is_critical(event: &SyncEvent) -> bool {
     }
 }
 
-/// The weight of an event in a sample that `responder` draws at `now`: it falls with age and rises with
-/// importance and with being about the responder.
+/// Returns the weight of an event in a sample that `responder` draws at `now`: it falls with age, and rises with
+/// importance and for events about the responder.
 ///
-/// The inherited constant makes the half-life 14.4 days, not the 30 days that it was meant to be (defect G15).
-/// Weights only shape a random choice, so both sides need not agree on them; ours follow v1 peers.
+/// The v1 constant makes the half-life 14.4 days, not the intended 30 days (defect G15). Weights only shape a random
+/// choice, so both sides need not agree on them; ours equal those of v1 peers.
 pub fn sample_weight(event: &SyncEvent, responder: &str, now: UnixNanos) -> f64 {
     let importance = match event.observation.as_deref() {
         Some(payload) if event.service() == Some(Service::Observation) => payload.importance,
@@ -144,8 +144,8 @@ pub fn sample_weight(event: &SyncEvent, responder: &str, now: UnixNanos) -> f64 
     sample_weight_of(event.ts, importance, about_responder, now)
 }
 
-/// [`sample_weight`] of an event of which only these parts are at hand. `importance` is that of an
-/// observation, and 0 for other events.
+/// Returns the [`sample_weight`] of an event from its parts. `importance` is the importance of an observation, and 0
+/// for other events.
 pub fn sample_weight_of(ts: UnixNanos, importance: i64, about_responder: bool, now: UnixNanos) -> f64 {
     const DECAY_HOURS: f64 = 720.0 * 0.693;
     let age_hours = now.get().saturating_sub(ts.get()) as f64 / 3.6e12;

@@ -43,17 +43,17 @@ impl fmt::Display for AuthHeader {
     }
 }
 
-/// Why the authentication headers cannot be parsed.
+/// The reason why the authentication headers cannot be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HeaderError {
-    /// A header stands there twice: two readers could believe two different ones.
+    /// A header is repeated: two readers could use different values.
     #[error("{0} is repeated")]
     Duplicate(AuthHeader),
     /// A header is missing or empty.
     #[error("{0} is missing")]
     Missing(AuthHeader),
-    /// The name is not one.
+    /// The name is invalid.
     #[error("X-Nara-Name is not a valid name: {0}")]
     Name(InvalidName),
     /// The name is not UTF-8.
@@ -67,8 +67,7 @@ pub enum HeaderError {
     Timestamp,
 }
 
-/// The three values, parsed once. They are complete, single and canonical, so one request or response has one
-/// spelling.
+/// The three values, parsed once. They are complete, unique and canonical, so a request or response has one spelling.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Headers {
     pub(super) name: NaraName,
@@ -78,7 +77,7 @@ pub(super) struct Headers {
 
 impl Headers {
     pub(super) fn parse(headers: &HeaderMap) -> Result<Self, HeaderError> {
-        // All three must be there before the content of any is looked at.
+        // All three headers must be present before the content of any is checked.
         let name = single(headers, AuthHeader::Name)?;
         let timestamp = single(headers, AuthHeader::Timestamp)?;
         let signature = single(headers, AuthHeader::Signature)?;
@@ -114,8 +113,8 @@ fn single(headers: &HeaderMap, which: AuthHeader) -> Result<&HeaderValue, Header
     }
 }
 
-/// Decimal milliseconds in their one canonical spelling: v1 peers also take `+5` and `005`,
-/// which would let one signature travel as several requests.
+/// Parses canonical decimal milliseconds. V1 peers also accept `+5` and `005`, so that one signature could travel as
+/// several requests.
 fn parse_timestamp(text: &[u8]) -> Option<UnixMillis> {
     let text = std::str::from_utf8(text).ok()?;
     let value: i64 = text.parse().ok()?;
@@ -127,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_is_told_with_the_name_of_the_header() {
+    fn errors_name_the_header() {
         let error = |names: &[&'static str]| {
             let headers = names
                 .iter()

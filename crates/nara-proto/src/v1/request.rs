@@ -9,39 +9,39 @@ use super::headers::{HeaderError, Headers};
 use crate::identity::{InvalidName, InvalidSignature, KeyPair, NaraName, PublicKey, Signature};
 use crate::time::{UnixMillis, go_duration};
 
-/// The authentication of one request: who claims to send it, when, and the signature that proves it.
+/// The authentication of one request: the claimed sender, the time, and the signature.
 ///
 /// `Debug` does not show the signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestAuth(Headers);
 
-/// Why a request is not authenticated. `Display` is the reason that the peer is told.
+/// The reason why a request is not authenticated. `Display` is the text that the peer receives.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestAuthError {
-    /// The signature is not one of the sender's key over this request.
+    /// The signature is not the sender's over this request.
     #[error("signature verification failed")]
     BadSignature,
     /// The headers are missing, repeated or malformed.
     #[error("{}", header_reason(.0))]
     Header(HeaderError),
-    /// The very same signed request came before.
+    /// The same signed request was received before.
     #[error("replayed request")]
     Replayed,
-    /// The time of the request is not within the window.
+    /// The time of the request is outside the window.
     #[error("timestamp too old or in future: {}", go_duration(*.by, *.ahead))]
     Stale {
-        /// How far the two clocks are apart.
+        /// The difference between the two clocks.
         by: Duration,
-        /// Whether the request comes from the future of the receiver.
+        /// Whether the request is from the receiver's future.
         ahead: bool,
     },
-    /// There is no key for the name.
+    /// No key is known for the name.
     #[error("unknown sender: {0}")]
     UnknownSender(NaraName),
 }
 
-/// The reasons that v1 peers give (docs/protocol/v1.md, section 4.3), where there is one.
+/// Returns the reason that v1 peers give (docs/protocol/v1.md, section 4.3), where there is one.
 fn header_reason(error: &HeaderError) -> String {
     match error {
         HeaderError::Missing(_) => "missing auth headers".to_owned(),
@@ -56,7 +56,7 @@ fn header_reason(error: &HeaderError) -> String {
 impl RequestAuth {
     /// Signs a request. `path` is the path of the request line, percent-encoded and without query.
     ///
-    /// One client must never use the same `now` twice; see [`Stamp`](super::Stamp).
+    /// A client must never use the same `now` twice; see [`Stamp`](super::Stamp).
     pub fn sign(keypair: &KeyPair, name: &NaraName, now: UnixMillis, method: &str, path: &str) -> Self {
         let base = request_signature_base(name.as_str(), now, method, &signed_path(path));
         Self(Headers {
@@ -66,7 +66,7 @@ impl RequestAuth {
         })
     }
 
-    /// Reads the headers of a request. Repeated headers and non-canonical spellings are errors.
+    /// Parses the headers of a request. Repeated headers and non-canonical spellings are errors.
     ///
     /// # Errors
     /// [`RequestAuthError::Header`].
@@ -76,28 +76,27 @@ impl RequestAuth {
             .map_err(RequestAuthError::Header)
     }
 
-    /// Writes the three headers, replacing any that are there.
+    /// Writes the three headers, replacing existing ones.
     pub fn write_to(&self, headers: &mut HeaderMap) {
         self.0.write_to(headers);
     }
 
-    /// Who claims to send the request.
+    /// Returns the claimed sender.
     pub fn name(&self) -> &NaraName {
         &self.0.name
     }
 
-    /// When it was signed.
+    /// Returns the time of signing.
     pub fn timestamp(&self) -> UnixMillis {
         self.0.timestamp
     }
 
-    /// The signature.
+    /// Returns the signature.
     pub fn signature(&self) -> &Signature {
         &self.0.signature
     }
 
-    /// Checks that the time of the request lies within [`FRESHNESS_WINDOW`] of `now`: cheap, so done before
-    /// anything else.
+    /// Checks that the time of the request is within [`FRESHNESS_WINDOW`] of `now`. It is cheap, so it comes first.
     ///
     /// # Errors
     /// [`RequestAuthError::Stale`].
@@ -112,8 +111,7 @@ impl RequestAuth {
         Ok(())
     }
 
-    /// Verifies the signature, at any age. `path` is the path of the request line, percent-encoded and without
-    /// query.
+    /// Verifies the signature, at any age. `path` is the path of the request line, percent-encoded and without query.
     ///
     /// # Errors
     /// [`RequestAuthError::BadSignature`].
@@ -128,8 +126,7 @@ impl RequestAuth {
             .map_err(|_| RequestAuthError::BadSignature)
     }
 
-    /// Verifies freshness and signature. `path` is the path of the request line, percent-encoded and without
-    /// query.
+    /// Verifies freshness and signature. `path` is the path of the request line, percent-encoded and without query.
     ///
     /// # Errors
     /// [`RequestAuthError::Stale`] or [`RequestAuthError::BadSignature`].
@@ -145,7 +142,7 @@ impl RequestAuth {
     }
 }
 
-/// The bytes that are signed for a request: name, time, method and decoded path, with nothing between them
+/// Returns the bytes that are signed for a request: name, time, method and decoded path, without separators
 /// (docs/protocol/v1.md, section 4.1).
 pub fn request_signature_base(name: &str, timestamp: UnixMillis, method: &str, path: &[u8]) -> Vec<u8> {
     let mut base = format!("{name}{timestamp}{method}").into_bytes();
@@ -153,7 +150,7 @@ pub fn request_signature_base(name: &str, timestamp: UnixMillis, method: &str, p
     base
 }
 
-/// The signed form of a path: percent-decoded to raw bytes.
+/// Returns the signed form of a path: percent-decoded to raw bytes.
 ///
 /// ```
 /// assert_eq!(&*nara_proto::v1::signed_path("/caf%C3%A9"), "/café".as_bytes());

@@ -7,35 +7,35 @@ use crate::encoding;
 use crate::identity::{KeyPair, NaraName, PublicKey};
 use crate::time::UnixMillis;
 
-/// The authentication of one response. It covers the responder, the time and the body; neither the status
-/// nor the request that it answers.
+/// The authentication of one response. It covers the responder, the time and the body, but neither the status nor the
+/// request.
 ///
 /// `Debug` does not show the signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResponseAuth(Headers);
 
-/// Why a response is not authenticated.
+/// The reason why a response is not authenticated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResponseAuthError {
-    /// The signature is not one of the responder's key over this body.
+    /// The signature is not the responder's over this body.
     #[error("the response signature does not verify")]
     BadSignature,
     /// The headers are missing, repeated or malformed.
     #[error("{0}")]
     Header(HeaderError),
-    /// Signed too long ago, or in the future.
+    /// It was signed too long ago, or in the future.
     #[error("the response was signed {} ms off our clock, and the limit is {} s", .by.as_millis(), FRESHNESS_WINDOW.as_secs())]
     Stale {
-        /// How far the two clocks are apart.
+        /// The difference between the two clocks.
         by: std::time::Duration,
     },
-    /// Another nara answered than the called one.
+    /// Another nara than the requested one answered.
     #[error("{got} answered instead of {expected}")]
     WrongResponder {
-        /// Who was asked.
+        /// The requested nara.
         expected: NaraName,
-        /// Who answered.
+        /// The responder.
         got: NaraName,
     },
 }
@@ -51,7 +51,7 @@ impl ResponseAuth {
         })
     }
 
-    /// Reads the headers of a response.
+    /// Parses the headers of a response.
     ///
     /// # Errors
     /// [`ResponseAuthError::Header`].
@@ -61,17 +61,17 @@ impl ResponseAuth {
             .map_err(ResponseAuthError::Header)
     }
 
-    /// Writes the three headers, replacing any that are there.
+    /// Writes the three headers, replacing existing ones.
     pub fn write_to(&self, headers: &mut HeaderMap) {
         self.0.write_to(headers);
     }
 
-    /// Who claims to respond.
+    /// Returns the claimed responder.
     pub fn name(&self) -> &NaraName {
         &self.0.name
     }
 
-    /// When it was signed.
+    /// Returns the time of signing.
     pub fn timestamp(&self) -> UnixMillis {
         self.0.timestamp
     }
@@ -86,8 +86,8 @@ impl ResponseAuth {
             .map_err(|_| ResponseAuthError::BadSignature)
     }
 
-    /// Verifies that the response was signed within [`FRESHNESS_WINDOW`] of `now`, and the signature over the
-    /// body. V1 peers check neither, so an old answer of theirs would verify for ever.
+    /// Verifies that the response was signed within [`FRESHNESS_WINDOW`] of `now`, and the signature over the body. V1
+    /// peers do not check the time, so an old answer of theirs would verify for ever.
     ///
     /// # Errors
     /// [`ResponseAuthError::Stale`] or [`ResponseAuthError::BadSignature`].
@@ -100,13 +100,13 @@ impl ResponseAuth {
     }
 }
 
-/// The text that is signed for a response: name, time and body hash, with nothing between them (docs/protocol/v1.md,
+/// Returns the text that is signed for a response: name, time and body hash, without separators (docs/protocol/v1.md,
 /// section 5).
 pub fn response_signature_base(name: &str, timestamp: UnixMillis, body_hash: &str) -> String {
     format!("{name}{timestamp}{body_hash}")
 }
 
-/// The hash of a body in its signed form: base64 of the SHA-256.
+/// Returns the hash of a body in its signed form: base64 of the SHA-256.
 pub fn body_hash(body: &[u8]) -> String {
     encoding::base64_encode(&Sha256::digest(body))
 }

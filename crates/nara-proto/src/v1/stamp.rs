@@ -2,10 +2,10 @@ use std::time::Duration;
 
 use crate::time::UnixMillis;
 
-/// Gives out strictly increasing times for signing.
+/// A source of strictly increasing times for signing.
 ///
-/// Ed25519 is deterministic: two equal requests in one millisecond would carry the same signature, and the
-/// second would look like a replay of the first.
+/// Ed25519 is deterministic: two equal requests in one millisecond would have the same signature, and the second would
+/// look like a replay of the first.
 ///
 /// ```
 /// use nara_proto::{v1::Stamp, time::UnixMillis};
@@ -21,11 +21,11 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// How far ahead of the clock a stamp may run before it follows the clock again: when a clock is set back
-    /// by more than this, the last stamp was the error.
+    /// The furthest that a stamp may run ahead of the clock. If a clock is set back by more than this, the last stamp
+    /// was wrong, and stamps follow the clock again.
     const MAX_LEAD: Duration = Duration::from_secs(10);
 
-    /// The next time: `now`, or one millisecond after the last one, whichever is later.
+    /// Returns the next time: `now`, or one millisecond after the last one, whichever is later.
     pub fn next(&mut self, now: UnixMillis) -> UnixMillis {
         let next = match self.last {
             Some(last) if last >= now && last.abs_diff(now) <= Self::MAX_LEAD => {

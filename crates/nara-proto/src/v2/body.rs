@@ -1,4 +1,4 @@
-//! What a signature says about the body.
+//! The parts of a signature that concern the body.
 
 use http::{HeaderMap, HeaderValue};
 use sha2::{Digest as _, Sha256};
@@ -8,8 +8,7 @@ use super::fields::{self, byte_sequence, byte_sequence_text, optional, own_membe
 use super::input::SignatureBase;
 use super::{SignatureError, SignedField};
 
-/// The digest of a body as `Content-Digest` carries it: SHA-256 (RFC 9530, section 2). Bodies without bytes have one,
-/// too.
+/// The digest of a body in `Content-Digest`: SHA-256 (RFC 9530, section 2). An empty body has one, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ContentDigest([u8; 32]);
 
@@ -17,12 +16,12 @@ impl ContentDigest {
     const ALGORITHM: &str = "sha-256";
     pub(super) const PREFIX: &str = "sha-256=";
 
-    /// The digest of a whole body.
+    /// Computes the digest of a whole body.
     pub fn of(body: &[u8]) -> Self {
         Self(Sha256::digest(body).into())
     }
 
-    /// Reads the header. It must have SHA-256 once; digests of other algorithms are ignored.
+    /// Parses the header. It must contain SHA-256 once; digests of other algorithms are ignored.
     ///
     /// # Errors
     /// [`SignatureError`] if it is missing, repeated or malformed.
@@ -30,7 +29,7 @@ impl ContentDigest {
         Self::with_others(headers).map(|(digest, _)| digest)
     }
 
-    /// As [`ContentDigest::from_headers`], with the whole field if it has digests of other algorithms.
+    /// Like [`ContentDigest::from_headers`]; also returns the whole field if it has digests of other algorithms.
     pub(super) fn with_others(headers: &HeaderMap) -> Result<(Self, Option<String>), SignatureError> {
         const FIELD: SignedField = SignedField::ContentDigest;
         let member = own_member(headers, FIELD, Self::ALGORITHM)?.ok_or(SignatureError::Malformed(FIELD))?;
@@ -38,7 +37,7 @@ impl ContentDigest {
         Ok((digest, member.whole))
     }
 
-    /// The value of the header.
+    /// Returns the value of the header.
     pub fn to_field(&self) -> String {
         byte_sequence_text(Self::PREFIX, &self.0)
     }
@@ -47,18 +46,18 @@ impl ContentDigest {
         &self.0
     }
 
-    /// Checks a whole body. For one that arrives in parts see [`DigestHasher`].
+    /// Checks a whole body. For a body that arrives in parts see [`DigestHasher`].
     ///
     /// # Errors
-    /// [`SignatureError::Body`] if it has another digest.
+    /// [`SignatureError::Body`] if its digest differs.
     pub fn check(&self, body: &[u8]) -> Result<(), SignatureError> {
         self.check_same(&Self::of(body))
     }
 
-    /// Checks that two digests are the same.
+    /// Checks that two digests are equal.
     ///
     /// # Errors
-    /// [`SignatureError::Body`] if not.
+    /// [`SignatureError::Body`] if they are not.
     pub fn check_same(&self, other: &Self) -> Result<(), SignatureError> {
         if self.0.ct_eq(&other.0).into() {
             Ok(())
@@ -68,12 +67,12 @@ impl ContentDigest {
     }
 }
 
-/// What a signature proves about the body: exactly one of the two is covered.
+/// The proof of the body: a signature covers exactly one of the two headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SignedBody {
-    /// `Content-Digest` is covered: these bytes and no others.
+    /// `Content-Digest` is covered: exactly these bytes.
     Digest(ContentDigest),
-    /// `X-Nara-Body: stream` is covered: the sender says that the body has no digest. The signature proves the head;
+    /// `X-Nara-Body: stream` is covered: the sender states that the body has no digest. The signature proves the head;
     /// only the connection can prove the body.
     Streamed,
 }
@@ -81,8 +80,7 @@ pub enum SignedBody {
 impl SignedBody {
     const STREAM: HeaderValue = HeaderValue::from_static("stream");
 
-    /// Reads the header that stands for the body; beside it the whole `Content-Digest`, if it has other digests.
-    ///
+    /// Parses the header about the body; also returns the whole `Content-Digest` if it has digests of other algorithms.
     /// # Errors
     /// [`SignatureError`] if it is missing, repeated or malformed, or if both headers are there.
     pub(super) fn from_headers(headers: &HeaderMap) -> Result<(Self, Option<String>), SignatureError> {
@@ -96,7 +94,7 @@ impl SignedBody {
         }
     }
 
-    /// Writes the header that stands for the body, and removes the other one.
+    /// Writes the header about the body, and removes the other one.
     pub(super) fn write_to(self, headers: &mut HeaderMap) {
         match self {
             Self::Digest(digest) => {
@@ -113,7 +111,7 @@ impl SignedBody {
         }
     }
 
-    /// Adds the component that stands for the body: with the digest alone, or with the whole field.
+    /// Adds the component about the body: with the digest alone, or with the whole field.
     pub(super) fn append_to(self, base: &mut SignatureBase, whole: Option<&str>) {
         match (self, whole) {
             (Self::Digest(_), Some(whole)) => {
@@ -128,7 +126,7 @@ impl SignedBody {
         }
     }
 
-    /// The digest, for a receiver that does not take streams.
+    /// Returns the digest, for a receiver that does not accept streams.
     ///
     /// # Errors
     /// [`SignatureError::Streamed`].
@@ -140,17 +138,17 @@ impl SignedBody {
     }
 }
 
-/// Makes the digest of a body that arrives in parts.
+/// Computes the digest of a body that arrives in parts.
 #[derive(Clone, Debug, Default)]
 pub struct DigestHasher(Sha256);
 
 impl DigestHasher {
-    /// Takes in the next part.
+    /// Adds the next part.
     pub fn update(&mut self, part: &[u8]) {
         self.0.update(part);
     }
 
-    /// The digest of all parts.
+    /// Returns the digest of all parts.
     pub fn finish(self) -> ContentDigest {
         ContentDigest(self.0.finalize().into())
     }

@@ -9,11 +9,11 @@ use crate::identity::{NaraId, NaraName, PublicKey, Signature};
 use crate::time::UnixMillis;
 use crate::v1::FRESHNESS_WINDOW;
 
-/// The header of `/ping` answers with a [`SignedCapability`]. A header, because the body of that answer is the same
-/// byte for byte on all naras. A request carries it where its sender listens on another port than the standard ones.
+/// The header with a [`SignedCapability`] in `/ping` answers. It is a header because the body of that answer is
+/// identical on all naras. A request carries it if its sender listens on a non-standard port.
 pub const CAPABILITY_HEADER: HeaderName = HeaderName::from_static("x-nara-capability");
 
-/// The longest value: room for words of later versions.
+/// The maximum length: it leaves room for the words of later versions.
 const MAX_LEN: usize = 1024;
 
 const PROOF: &str = ", proof=";
@@ -23,10 +23,10 @@ const X509: &str = "x509";
 const RAW_PUBLIC_KEY: &str = "raw-public-key";
 const HANDSHAKE: &str = "handshake";
 
-/// What a nara supports beyond protocol v1, according to itself.
+/// The protocol extensions that a nara supports, as stated by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capability {
-    /// Its id. No other message carries it.
+    /// Its id, which no other message carries.
     pub id: NaraId,
     /// It signs with profile v2.
     pub v2: bool,
@@ -36,12 +36,12 @@ pub struct Capability {
     pub tls: bool,
     /// It accepts TLS with its raw public key (RFC 7250).
     pub raw_public_key: bool,
-    /// On a connection on which both ends have proven their keys, it accepts requests without a signature of their own
+    /// It accepts requests without a signature on connections on which both ends have proven their keys
     /// (`docs/protocol/tls.md`, section 6).
     pub handshake: bool,
-    /// The port on which it listens, if it says so. Without it, it listens on a standard port of naras.
+    /// The port on which it listens. `None`: it listens on a standard port.
     pub port: Option<NonZeroU16>,
-    /// When it said so, in milliseconds.
+    /// The time of the statement, in milliseconds.
     pub at: UnixMillis,
 }
 
@@ -51,9 +51,9 @@ pub struct Capability {
 /// X-Nara-Capability: id="A7LS…", signatures=(v2 streams), tls=(x509 raw-public-key), at=1769100000250, proof=:…:
 /// ```
 ///
-/// A dictionary of RFC 9651. The signature is over three lines, joined with `\n`: `nara-mesh/capability/1`, then the
-/// key (base64), a space and the name, then the value up to `, proof=`. Words and members that a reader does not know
-/// are signed, too, and skipped. No other signature of a nara is over a text that begins like this.
+/// A dictionary of RFC 9651. The signature covers three lines, joined with `\n`: `nara-mesh/capability/1`, then the key
+/// (base64), a space and the name, then the value up to `, proof=`. Unknown words and members are signed, too, and
+/// skipped. No other signature of a nara covers a text with this first line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedCapability {
     statement: String,
@@ -61,17 +61,17 @@ pub struct SignedCapability {
     proof: Signature,
 }
 
-/// Why a capability proves nothing.
+/// The reason why a capability proves nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CapabilityError {
-    /// Not signed with the key.
+    /// It is not signed with the key.
     #[error("the capability is not signed with the key of the nara")]
     BadSignature,
-    /// Not a capability.
+    /// It is malformed.
     #[error("the capability is malformed")]
     Malformed,
-    /// Signed too long ago, or in the future: a nara may have stopped to support what it once did.
+    /// It was signed too long ago, or in the future: a nara may no longer support what it once did.
     #[error("the capability was signed more than {} s off our clock", FRESHNESS_WINDOW.as_secs())]
     Stale,
 }
@@ -106,7 +106,7 @@ impl Signer {
 }
 
 impl SignedCapability {
-    /// Reads the header of an answer; `None` without one.
+    /// Parses the header of an answer; `None` without one.
     ///
     /// # Errors
     /// [`CapabilityError::Malformed`].
@@ -164,18 +164,18 @@ impl SignedCapability {
         })
     }
 
-    /// The content, unverified.
+    /// Returns the content, unverified.
     pub fn unverified(&self) -> &Capability {
         &self.capability
     }
 
-    /// The value of the header.
+    /// Returns the value of the header.
     pub fn to_field(&self) -> HeaderValue {
         let proof = byte_sequence_text("", self.proof.as_bytes());
         value(format!("{}{PROOF}{proof}", self.statement))
     }
 
-    /// Verifies that the nara with this name and key signed the statement just now.
+    /// Verifies that the nara with this name and key signed the statement recently.
     ///
     /// # Errors
     /// [`CapabilityError`] if the statement proves nothing.

@@ -1,4 +1,4 @@
-//! The header fields, each at most once and within its length, and what can be wrong with them.
+//! The header fields, each at most once and within its length, and the errors of a signature.
 
 use std::fmt;
 
@@ -11,15 +11,15 @@ use crate::identity::{InvalidName, KeyId, NaraName, Signature};
 use crate::time::UnixSeconds;
 use crate::v1::NAME_HEADER;
 
-/// The header that stands in place of the digest of a body that is streamed.
+/// The header that replaces the digest of a streamed body.
 pub(super) const BODY_HEADER: HeaderName = HeaderName::from_static("x-nara-body");
-/// The header that binds a request to its connection; only on secure channels.
+/// The header that binds a request to its connection; on secure channels only.
 pub(super) const CHANNEL_HEADER: HeaderName = HeaderName::from_static("x-nara-channel");
 /// The header with the digest of the body (RFC 9530).
 pub(super) const CONTENT_DIGEST_HEADER: HeaderName = HeaderName::from_static("content-digest");
 /// The header with the signature (RFC 9421, section 4.2).
 pub const SIGNATURE_HEADER: HeaderName = HeaderName::from_static("signature");
-/// The header that says what is signed (RFC 9421, section 4.1).
+/// The header with the signature's components and parameters (RFC 9421, section 4.1).
 pub const SIGNATURE_INPUT_HEADER: HeaderName = HeaderName::from_static("signature-input");
 /// The header that names the recipient.
 pub(super) const TO_HEADER: HeaderName = HeaderName::from_static("x-nara-to");
@@ -58,11 +58,11 @@ impl fmt::Display for SignedField {
     }
 }
 
-/// What stands before the value of the one member: [`LABEL`](super::LABEL) and `=`.
+/// The prefix of our member: [`LABEL`](super::LABEL) and `=`.
 pub(super) const LABEL_PREFIX: &str = "nara=";
 
 impl SignedField {
-    /// The name of the header.
+    /// Returns the name of the header.
     pub const fn header(self) -> HeaderName {
         match self {
             Self::Body => BODY_HEADER,
@@ -75,8 +75,8 @@ impl SignedField {
         }
     }
 
-    /// The longest valid value, in bytes. Beside our own member of it, `Signature-Input`, `Signature` and `Content-Digest`
-    /// may have others: all together 4,096 bytes.
+    /// Returns the maximum length of a value, in bytes. `Signature-Input`, `Signature` and `Content-Digest` may have
+    /// members beside ours: together 4,096 bytes.
     pub const fn max_len(self) -> usize {
         match self {
             Self::Body => 16,
@@ -84,18 +84,18 @@ impl SignedField {
             Self::Name => NaraName::MAX_LEN,
             Self::Signature => 128,
             Self::SignatureInput => 512,
-            // Each byte of a name may take three.
+            // Each byte of a name may take three bytes.
             Self::To => 3 * NaraName::MAX_LEN,
         }
     }
 }
 
-/// The one value of a field that must be there.
+/// Returns the one value of a required field.
 pub(super) fn single(headers: &HeaderMap, field: SignedField) -> Result<&HeaderValue, SignatureError> {
     optional(headers, field)?.ok_or(SignatureError::Missing(field))
 }
 
-/// The one value of a field that may be there.
+/// Returns the one value of an optional field.
 pub(super) fn optional(
     headers: &HeaderMap,
     field: SignedField,
@@ -113,19 +113,19 @@ pub(super) fn optional(
     Ok(Some(value))
 }
 
-/// The name of the signer.
+/// Returns the name of the signer.
 pub(super) fn name(headers: &HeaderMap) -> Result<NaraName, SignatureError> {
     let value = single(headers, SignedField::Name)?;
     let name = std::str::from_utf8(value.as_bytes()).map_err(|_| SignatureError::NameEncoding)?;
     NaraName::new(name).map_err(SignatureError::Name)
 }
 
-/// A value of letters, digits and signs of ASCII.
+/// Returns a value of printable ASCII.
 pub(super) fn ascii(value: &HeaderValue, field: SignedField) -> Result<&str, SignatureError> {
     value.to_str().map_err(|_| SignatureError::Malformed(field))
 }
 
-/// The bytes of a field with one byte sequence, in its one spelling: `prefix:base64:`. With the prefix `key=` it is a
+/// Parses a field with one byte sequence, in its canonical spelling: `prefix:base64:`. With the prefix `key=` it is a
 /// dictionary of one member (RFC 9651, section 3.2).
 pub(super) fn byte_sequence<const N: usize>(
     value: &HeaderValue,
@@ -140,7 +140,7 @@ fn bytes_of<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     encoding::base64_decode_exactly(text.strip_prefix(b":")?.strip_suffix(b":")?)
 }
 
-/// The signature with this label in the field [`SignedField::Signature`].
+/// Returns the signature with this label in the field [`SignedField::Signature`].
 pub(super) fn signature(headers: &HeaderMap, label: &str) -> Result<Signature, SignatureError> {
     const FIELD: SignedField = SignedField::Signature;
     let text = own_member(headers, FIELD, label)?.ok_or(SignatureError::Label)?;
@@ -151,13 +151,13 @@ pub(super) fn signature(headers: &HeaderMap, label: &str) -> Result<Signature, S
         .ok_or(SignatureError::Malformed(FIELD))
 }
 
-/// A member of a field, and the whole field if it has others.
+/// Our member of a field, and the whole field if it has others.
 pub(super) struct OwnMember {
     pub(super) own: HeaderValue,
     pub(super) whole: Option<String>,
 }
 
-/// The member of a dictionary field with this key, as it is spelled; `None`: it has only others.
+/// Returns the member of a dictionary field with this key, with its spelling; `None` if it has only others.
 pub(super) fn own_member(
     headers: &HeaderMap,
     field: SignedField,
@@ -166,7 +166,7 @@ pub(super) fn own_member(
     let mut lines = headers.get_all(field.header()).iter();
     match (lines.next(), lines.next()) {
         (None, _) => return Err(SignatureError::Missing(field)),
-        // Nearly all: one member alone. What a comma hides in a string is not one byte sequence.
+        // Nearly all fields have one member. A comma within a string would not be a byte sequence.
         (Some(own), None) if own.len() <= field.max_len() && !own.as_bytes().contains(&b',') => {
             let is_own = own.as_bytes().strip_prefix(key.as_bytes());
             if is_own.is_some_and(|rest| rest.first() == Some(&b'=')) {
@@ -189,14 +189,14 @@ pub(super) fn own_member(
     Ok(Some(OwnMember { own, whole }))
 }
 
-/// What [`signature`] reads.
+/// Formats a signature for [`signature`].
 pub(super) fn signature_text(signature: &Signature) -> String {
     byte_sequence_text(LABEL_PREFIX, signature.as_bytes())
 }
 
-/// What [`byte_sequence`] reads.
+/// Formats a byte sequence for [`byte_sequence`].
 pub(super) fn byte_sequence_text(prefix: &str, bytes: &[u8]) -> String {
-    // No more and no less: a header takes such a text over as it is.
+    // With the exact capacity, a header value takes the buffer over without a copy.
     let len = prefix.len() + 2 + bytes.len().div_ceil(3) * 4;
     let mut text = String::with_capacity(len);
     append_byte_sequence(prefix, bytes, &mut text);
@@ -204,7 +204,7 @@ pub(super) fn byte_sequence_text(prefix: &str, bytes: &[u8]) -> String {
     text
 }
 
-/// Appends what [`byte_sequence`] reads.
+/// Appends a byte sequence for [`byte_sequence`].
 pub(super) fn append_byte_sequence(prefix: &str, bytes: &[u8], text: &mut String) {
     text.push_str(prefix);
     text.push(':');
@@ -212,28 +212,28 @@ pub(super) fn append_byte_sequence(prefix: &str, bytes: &[u8], text: &mut String
     text.push(':');
 }
 
-/// The value of a header that was made here of printable ASCII, or of a name.
+/// Makes a header value of printable ASCII, or of a name.
 pub(super) fn value(text: impl Into<String>) -> HeaderValue {
     HeaderValue::try_from(text.into()).expect("neither names nor structured fields have control characters")
 }
 
-/// Why a message is not signed by profile v2. `Display` is the reason that a peer is told.
+/// The reason why a message has no valid signature of profile v2. `Display` is the text that a peer receives.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SignatureError {
-    /// The signature is not one of the key over this message.
+    /// The signature is not the key's over this message.
     #[error("signature verification failed")]
     BadSignature,
-    /// The body is not the one whose digest is signed.
+    /// The body does not match the signed digest.
     #[error("the body does not match the signed Content-Digest")]
     Body,
-    /// Signed for another connection, or the connection proves nothing.
+    /// It was signed for another connection, or the connection has no binding.
     #[error("signed for another connection")]
     Channel,
-    /// Something else is covered than what must be.
+    /// The covered components are not the required ones.
     #[error("the signature must cover exactly {expected}")]
     Components {
-        /// What must be covered.
+        /// The required components.
         expected: &'static str,
     },
     /// The time in `expires` has passed.
@@ -241,68 +241,68 @@ pub enum SignatureError {
         "the signature expired at {expires} s, and the receiver's clock says {now} s: sign again, or check both clocks"
     )]
     Expired {
-        /// When it expired, by the sender's clock.
+        /// The expiry time, by the sender's clock.
         expires: UnixSeconds,
-        /// The time of the receiver.
+        /// The receiver's time.
         now: UnixSeconds,
     },
-    /// Another key is known for the name.
+    /// Another key is pinned for the name.
     #[error("signed with key {claimed}, but key {known} is pinned for this name")]
     KeyId {
         /// The key that the signature claims.
         claimed: KeyId,
-        /// The key that is known.
+        /// The pinned key.
         known: KeyId,
     },
-    /// No signature with the label or the tag of the profile, or an input without its signature.
+    /// There is no signature with the label or the tag of the profile, or an input without its signature.
     #[error("there must be exactly one signature, labelled {:?}", super::LABEL)]
     Label,
-    /// `expires` lies before `created`, or too far behind it.
+    /// `expires` is before `created`, or too far after it.
     #[error("the signature must expire within {} s after it was created", MAX_LIFETIME.as_secs())]
     Lifetime,
-    /// A field is not in its one spelling.
+    /// A field is not in its canonical spelling.
     #[error("{0} is not in the strict spelling of this profile")]
     Malformed(SignedField),
-    /// A field is not there.
+    /// A field is missing.
     #[error("{0} is missing")]
     Missing(SignedField),
-    /// A parameter is not there.
+    /// A parameter is missing.
     #[error("the signature has no {0}")]
     MissingParameter(&'static str),
-    /// The name is not one.
+    /// The name is invalid.
     #[error("X-Nara-Name is not a valid name: {0}")]
     Name(InvalidName),
     /// The name is not UTF-8.
     #[error("X-Nara-Name is not UTF-8")]
     NameEncoding,
-    /// A parameter has another value or type than it must have.
+    /// A parameter has a wrong value or type.
     #[error("the signature has an invalid {0}")]
     Parameter(&'static str),
     /// The message is for another nara.
     #[error("signed for another nara: X-Nara-To names neither the id nor the name of this nara")]
     Recipient,
-    /// A field stands there twice: two readers could believe two different ones.
+    /// A field is repeated: two readers could use different values.
     #[error("{0} is repeated")]
     Repeated(SignedField),
-    /// `created` is not within the window.
+    /// `created` is outside the window.
     #[error("signed at {created} s, {} s {} the receiver's clock ({now} s): one of the two clocks is wrong",
         created.abs_diff(*now).as_secs(), if created > now { "ahead of" } else { "behind" })]
     Stale {
-        /// When it was signed, by the sender's clock.
+        /// The time of signing, by the sender's clock.
         created: UnixSeconds,
-        /// The time of the receiver.
+        /// The receiver's time.
         now: UnixSeconds,
     },
-    /// The body is streamed, so the signature does not cover it, and this receiver takes no streams.
+    /// The body is streamed, so the signature does not cover it, and this receiver does not accept streams.
     #[error("the body is streamed, so its bytes are not signed: send it with a Content-Digest")]
     Streamed,
-    /// A field is longer than anything that it may say.
+    /// A field exceeds its maximum length.
     #[error("{} is longer than {} bytes", .0, .0.max_len())]
     TooLong(SignedField),
-    /// Both headers that can stand for the body are there.
+    /// Both headers about the body are present.
     #[error("there must be either Content-Digest or X-Nara-Body, not both")]
     TwoBodies,
-    /// A parameter that the profile does not have.
+    /// A parameter is not part of the profile.
     #[error("the signature has an unknown parameter")]
     UnknownParameter,
 }

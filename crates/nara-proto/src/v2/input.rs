@@ -1,4 +1,4 @@
-//! `Signature-Input`: what is covered, the parameters, and the bytes that follow from both.
+//! `Signature-Input`: the covered components, the parameters, and the signed bytes that both determine.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -13,16 +13,16 @@ use crate::encoding;
 use crate::identity::{KeyId, PublicKey};
 use crate::time::{UnixMillis, UnixSeconds};
 
-/// Makes each signed request unique: 16 bytes that one sender never uses twice.
+/// A nonce: 16 bytes that a sender never uses twice, so that each signed request is unique.
 ///
-/// The first six are the time of signing in milliseconds, as in a UUID of version 7; `created` has seconds only. So
-/// a receiver that has just started can tell a request of before from one of now
+/// The first six bytes are the time of signing in milliseconds, as in a version 7 UUID; `created` has seconds only. So
+/// a receiver that has just started can distinguish a request from before its start from a later one
 /// ([`RequestSignature::signed_at`](super::RequestSignature::signed_at)). Sixteen random bytes are valid too.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Nonce([u8; 16]);
 
 impl Nonce {
-    /// The nonce of a request that is signed at `now`, with ten random bytes.
+    /// Returns the nonce of a request that is signed at `now`, with ten random bytes.
     pub fn new(now: UnixMillis, random: [u8; 10]) -> Self {
         let [_, _, time @ ..] = now.get().to_be_bytes();
         let mut bytes = [0; 16];
@@ -31,17 +31,17 @@ impl Nonce {
         Self(bytes)
     }
 
-    /// The nonce with these bytes.
+    /// Returns the nonce with these bytes.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
-    /// The 16 bytes.
+    /// Returns the 16 bytes.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
 
-    /// The time in its first bytes; meaningless if the nonce is all random.
+    /// Returns the time in its first bytes; meaningless if the nonce is fully random.
     pub(super) fn time(&self) -> UnixMillis {
         let mut time = [0; 8];
         time[2..].copy_from_slice(&self.0[..6]);
@@ -63,7 +63,7 @@ impl fmt::Debug for Nonce {
     }
 }
 
-/// The parameters of a signature, and their text, which is signed as it is spelled.
+/// The parameters of a signature, and their text, which is signed with its spelling.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Params {
     pub(super) created: UnixSeconds,
@@ -75,7 +75,7 @@ pub(super) struct Params {
 }
 
 impl Params {
-    /// Checks that they name this key.
+    /// Checks that the parameters name this key.
     pub(super) fn check_key(&self, key: &PublicKey) -> Result<(), SignatureError> {
         let known = KeyId::from(key);
         if self.key_id == known {
@@ -88,7 +88,7 @@ impl Params {
         }
     }
 
-    /// The parameters of a signature that is being made. `covered` is the inner list of components.
+    /// Builds the parameters of a new signature. `covered` is the inner list of components.
     pub(super) fn new(
         covered: &str,
         created: UnixSeconds,
@@ -129,7 +129,8 @@ impl Params {
         }
     }
 
-    /// How many bytes [`Params::new`] writes: a header takes a text that fits over as it is.
+    /// Returns the length of the output of [`Params::new`]: with the exact capacity, a header value takes the buffer
+    /// over without a copy.
     fn len(
         covered: &str,
         created: UnixSeconds,
@@ -152,8 +153,8 @@ impl Params {
         fixed.iter().map(|text| text.len()).sum::<usize>() + digits(created) + of_request.unwrap_or_default()
     }
 
-    /// The whole `Signature-Input`, which may have members of others. Without one there is no signature at all, whatever
-    /// else is missing.
+    /// Returns the whole `Signature-Input`, which may have other members. A message without it has no signature,
+    /// whatever else is missing.
     pub(super) fn input(headers: &HeaderMap) -> Result<Cow<'_, str>, SignatureError> {
         const FIELD: SignedField = SignedField::SignatureInput;
         if !headers.contains_key(FIELD.header()) {
@@ -162,8 +163,8 @@ impl Params {
         joined(headers, FIELD)
     }
 
-    /// Reads our member of `Signature-Input`, and its label. It must be in the strict spelling of RFC 9651, so that its
-    /// text is what was signed.
+    /// Parses our member of `Signature-Input`, and its label. It must be in the strict spelling of RFC 9651, so that
+    /// its text equals the signed one.
     pub(super) fn parse(
         input: &str,
         covered: &'static str,
@@ -189,7 +190,7 @@ impl Params {
         if member.text.len() > FIELD.max_len() {
             return Err(SignatureError::TooLong(FIELD));
         }
-        // Labels are not signed: whatever ours was, it is written as our own.
+        // Labels are not signed: whatever ours was, it is written with our label.
         let text = member.text.get(member.key.len() + 1..).unwrap_or_default();
         let params = Self::read(list, text, covered)?;
         if member.is_strict {
@@ -199,8 +200,8 @@ impl Params {
         }
     }
 
-    /// Reads what [`Params::new`] writes, and nothing else: the structured-field parser takes ten times as long, and
-    /// nearly all peers write like this. Whether it is that, writing it again tells.
+    /// Parses only the exact output of [`Params::new`], by comparing it with the parameters written again. Nearly all
+    /// peers write this form, and the structured-field parser takes ten times as long.
     fn parse_own(input: &str, covered: &str) -> Option<Self> {
         let mut rest = input.strip_prefix(LABEL_PREFIX)?.strip_prefix(covered)?;
         let mut parameter = |name: &str| {
@@ -224,7 +225,7 @@ impl Params {
     }
 
     fn read(list: &InnerList, text: &str, covered: &'static str) -> Result<Self, SignatureError> {
-        // In the strict spelling the list is a prefix; what is not, is refused later.
+        // In the strict spelling the list is a prefix; any other spelling is refused later.
         if !text
             .strip_prefix(covered)
             .is_some_and(|rest| rest.starts_with(';'))
@@ -262,18 +263,18 @@ impl Params {
         })
     }
 
-    /// The value of `@signature-params`.
+    /// Returns the value of `@signature-params`.
     pub(super) fn text(&self) -> &str {
         &self.field[LABEL_PREFIX.len()..]
     }
 
-    /// The value of the header.
+    /// Returns the value of the header.
     pub(super) fn field(&self) -> &str {
         &self.field
     }
 }
 
-/// Whether a member of `Signature-Input` or `Signature` claims to be of this profile, by its label or its tag.
+/// Returns whether a member of `Signature-Input` or `Signature` claims to be of this profile, by its label or its tag.
 pub(super) fn is_ours(member: &Member<'_>) -> bool {
     let params = match &member.value {
         ListEntry::InnerList(list) => &list.params,
@@ -283,7 +284,7 @@ pub(super) fn is_ours(member: &Member<'_>) -> bool {
     member.key == LABEL || tag.is_some_and(|tag| tag.as_str() == TAG)
 }
 
-/// A time that the structured-field parser would take, too.
+/// Parses a time that the structured-field parser would accept, too.
 fn seconds_of_text(text: &str) -> Option<UnixSeconds> {
     let value = Integer::try_from(text.parse::<i64>().ok()?).ok()?;
     Some(UnixSeconds::new(value.into()))
@@ -311,17 +312,17 @@ fn is_exactly(item: &BareItem, name: &'static str, expected: &str) -> Result<(),
     }
 }
 
-/// The bytes that are signed (RFC 9421, section 2.5): one line for each component, and last the parameters.
+/// The bytes that are signed (RFC 9421, section 2.5): one line per component, followed by the parameters.
 #[derive(Debug)]
 pub(super) struct SignatureBase(String);
 
 impl SignatureBase {
     pub(super) fn new() -> Self {
-        // The base of a usual request fits, so it is allocated once.
+        // The base of a usual request fits without reallocation.
         Self(String::with_capacity(768))
     }
 
-    /// Adds a component. `id` is its identifier as `Signature-Input` spells it, with quotes.
+    /// Adds a component. `id` is its quoted identifier, as in `Signature-Input`.
     pub(super) fn component(&mut self, id: &str, value: &str) -> &mut Self {
         self.line(id, |line| line.push_str(value))
     }
@@ -331,7 +332,7 @@ impl SignatureBase {
         self.line(id, |line| append_byte_sequence(prefix, bytes, line))
     }
 
-    /// Adds the query, with the `?` that RFC 9421 (section 2.2.7) puts before every one, even before none.
+    /// Adds the query, with the `?` that RFC 9421 (section 2.2.7) puts before every query, even an absent one.
     pub(super) fn query(&mut self, query: &str) -> &mut Self {
         self.line("\"@query\"", |line| {
             line.push('?');
@@ -339,7 +340,7 @@ impl SignatureBase {
         })
     }
 
-    /// The base with its last line.
+    /// Returns the base with its last line.
     pub(super) fn finish(mut self, params: &str) -> Vec<u8> {
         self.0.push_str("\"@signature-params\": ");
         self.0.push_str(params);
@@ -382,9 +383,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(256))]
 
-        /// The short way takes what is written here, and never what the long way refuses or reads otherwise.
+        /// The fast path accepts its own output, and never accepts or parses differently what the slow path refuses.
         #[test]
-        fn the_short_way_reads_what_the_long_way_reads(
+        fn the_fast_path_equals_the_slow_path(
             created in prop_oneof![any::<i64>(), -2_000_000_000_000_000_i64..2_000_000_000_000_000],
             for_request: bool, nonce: [u8; 16],
             change in proptest::option::of((any::<prop::sample::Index>(), prop::sample::select(b"0159+-;:=\"() aAzZ".to_vec()))),

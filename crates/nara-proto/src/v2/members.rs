@@ -1,8 +1,8 @@
-//! The members of a dictionary field (RFC 9651, section 3.2), as they are spelled.
+//! The members of a dictionary field (RFC 9651, section 3.2), with their spelling.
 //!
-//! Gateways add members of their own: a signature with another label (RFC 9421, section 4.3), a digest of another
-//! algorithm (RFC 9530). They stand behind ours or on a line of their own, and are none of our business. Ours is
-//! taken as it is spelled, because that is what was signed.
+//! Gateways add their own members: a signature with another label (RFC 9421, section 4.3), a digest of another
+//! algorithm (RFC 9530). They stand behind ours or on a separate line, and are ignored. Our member keeps its spelling,
+//! because that is what was signed.
 
 use std::borrow::Cow;
 
@@ -11,20 +11,20 @@ use sfv::{Dictionary, FieldType as _, ListEntry, Parser};
 
 use super::{SignatureError, SignedField};
 
-/// The longest field with all its members, in bytes.
+/// The maximum length of a field with all its members, in bytes.
 pub(super) const MAX_LEN: usize = 4_096;
 
 /// One member of a dictionary.
 pub(super) struct Member<'a> {
     pub(super) key: String,
-    /// Its text, the key included.
+    /// Its text, including the key.
     pub(super) text: &'a str,
     pub(super) value: ListEntry,
-    /// Whether its text is the one strict spelling.
+    /// Whether its text is in the strict spelling.
     pub(super) is_strict: bool,
 }
 
-/// The value of a field: its lines are one list (RFC 9110, section 5.3).
+/// Returns the value of a field: its lines form one list (RFC 9110, section 5.3).
 pub(super) fn joined(headers: &HeaderMap, field: SignedField) -> Result<Cow<'_, str>, SignatureError> {
     let mut joined = Cow::Borrowed("");
     for line in headers.get_all(field.header()) {
@@ -43,10 +43,10 @@ pub(super) fn joined(headers: &HeaderMap, field: SignedField) -> Result<Cow<'_, 
     Ok(joined)
 }
 
-/// All members of a field.
+/// Returns all members of a field.
 ///
 /// # Errors
-/// [`SignatureError`] if it is no dictionary, or a key comes twice: two readers could believe two different members.
+/// [`SignatureError`] if it is not a dictionary, or a key is repeated: two readers could use different members.
 pub(super) fn members(text: &str, field: SignedField) -> Result<Vec<Member<'_>>, SignatureError> {
     let malformed = || SignatureError::Malformed(field);
     if text.trim() != text {
@@ -74,7 +74,7 @@ pub(super) fn members(text: &str, field: SignedField) -> Result<Vec<Member<'_>>,
     Ok(members)
 }
 
-/// Cuts at the commas between members. A wrong cut makes a part that is no member, so the field is refused.
+/// Splits at the commas between members. A wrong split yields an invalid part, so the field is refused.
 fn split(text: &str) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped, mut depth) = (false, false, 0_usize);
     let parts = text.split(move |character: char| {
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_dictionary_is_refused() {
+    fn an_invalid_dictionary_is_refused() {
         for text in [
             "", " a", "a ", "a,", ",a", "a,,b", "a=(", "a=\"", "A=1", "a b", "a=1;", "(a)",
         ] {
@@ -129,7 +129,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(256))]
 
-        /// What is read member by member is what the parser of whole fields reads.
+        /// Parsing member by member equals parsing the whole field.
         #[test]
         fn the_parts_are_the_whole(text in r#"([a-c](=(\("[,)]" 1\)|"[,(\\"]?"|:AA==:|2|\?1))?(;[pq]=1)?(,|, | ,)?){1,4}"#) {
             let whole = Parser::new(&text).parse::<Dictionary>().ok();

@@ -23,32 +23,32 @@ const STREAMED: &str = r#"("@method" "@path" "@query" "x-nara-body" "x-nara-name
 const STREAMED_ON_CHANNEL: &str =
     r#"("@method" "@path" "@query" "x-nara-body" "x-nara-name" "x-nara-to" "x-nara-channel")"#;
 
-/// The request line, as far as it is signed.
+/// The signed parts of the request line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestLine<'a> {
     /// The method.
     pub method: &'a str,
     /// The path, percent-encoded as on the request line.
     pub path: &'a str,
-    /// The query as on the request line, without `?`; `None` if there is no `?`. RFC 9421 does not tell that from an
-    /// empty query, and neither does any endpoint.
+    /// The query as on the request line, without `?`; `None` if there is no `?`. RFC 9421 does not distinguish that
+    /// from an empty query, and neither does any endpoint.
     pub query: Option<&'a str>,
 }
 
 /// The recipient of a request.
 ///
-/// `Display` is the value of `X-Nara-To`: the id, or the name percent-encoded, because RFC 9421 signs fields of ASCII.
-/// It has one spelling: every byte but letters, digits and `-._~` is encoded, in upper case.
+/// `Display` is the value of `X-Nara-To`: the id, or the name percent-encoded, because RFC 9421 signs ASCII fields. It
+/// has one spelling: every byte except letters, digits and `-._~` is encoded, in upper case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recipient {
     /// The nara with this id.
     Id(NaraId),
-    /// The nara with this name: where its id is not known.
+    /// The nara with this name, for a nara whose id is unknown.
     Name(NaraName),
 }
 
 impl Recipient {
-    /// Whether this is how `X-Nara-To` spells the nara with this id and name.
+    /// Returns whether `field` is the value of `X-Nara-To` for this id or name.
     pub(super) fn is_spelled(field: &str, id: &NaraId, name: &NaraName) -> bool {
         field == id.as_str() || field == query_escape(name.as_str())
     }
@@ -64,17 +64,17 @@ impl fmt::Display for Recipient {
 }
 
 /// Keying material that TLS exports (RFC 8446, section 7.5) and that only the two ends of one connection know. A
-/// signature that covers it is worthless on any other connection.
+/// signature that covers it is invalid on any other connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelBinding([u8; 32]);
 
 impl ChannelBinding {
-    /// The binding with these bytes.
+    /// Returns the binding with these bytes.
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// Reads the header, if it is there.
+    /// Parses the header, if present.
     ///
     /// # Errors
     /// [`SignatureError`] if it is repeated or malformed.
@@ -85,26 +85,26 @@ impl ChannelBinding {
             .transpose()
     }
 
-    /// The header of a request without any signature that says for which connection it was written: it claims that its
-    /// connection alone proves it. `None`: it has a signature, or no binding.
+    /// Returns the binding header of a request without any signature, which claims that its connection alone proves it.
+    /// `None` if the request has a signature, or no binding.
     ///
     /// # Errors
     /// [`SignatureError`] if the header is repeated or too long.
     pub fn alone_in(headers: &HeaderMap) -> Result<Option<&HeaderValue>, SignatureError> {
         let claimed = optional(headers, SignedField::Channel);
         let signed = [SIGNATURE_INPUT_HEADER, SIGNATURE_HEADER, v1::SIGNATURE_HEADER];
-        // Nearly all have few headers, and looking at those is faster than at the table of their names.
+        // Requests have few headers, and scanning them is faster than looking each name up.
         if claimed == Ok(None) || headers.keys().any(|name| signed.contains(name)) {
             return Ok(None);
         }
         claimed
     }
 
-    /// Checks in constant time that a header names the binding with this [value](Self::to_value). A binding has one
-    /// spelling, so nothing has to be decoded.
+    /// Checks in constant time that a header equals the binding with this [value](Self::to_value). A binding has one
+    /// spelling, so it need not be decoded.
     ///
     /// # Errors
-    /// [`SignatureError`] if it is another one, or malformed.
+    /// [`SignatureError`] if it differs, or is malformed.
     pub fn check_value(claimed: &HeaderValue, ours: &HeaderValue) -> Result<(), SignatureError> {
         if verify_slices_are_equal(claimed.as_bytes(), ours.as_bytes()).is_ok() {
             return Ok(());
@@ -113,17 +113,17 @@ impl ChannelBinding {
         Err(SignatureError::Channel)
     }
 
-    /// Writes the header, replacing the one that is there.
+    /// Writes the header, replacing an existing one.
     pub fn write_to(self, headers: &mut HeaderMap) {
         headers.insert(SignedField::Channel.header(), self.to_value());
     }
 
-    /// The value of the header.
+    /// Returns the value of the header.
     pub fn to_value(self) -> HeaderValue {
         fields::value(self.to_field())
     }
 
-    /// The value of the header: one byte sequence.
+    /// Returns the value of the header: one byte sequence.
     fn to_field(self) -> String {
         byte_sequence_text("", &self.0)
     }
@@ -132,41 +132,41 @@ impl ChannelBinding {
         &self.0
     }
 
-    /// Whether it is the same, in constant time.
+    /// Compares two bindings in constant time.
     fn is_same(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }
 }
 
-/// What goes into the signature of a request.
+/// The input of a request signature.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestToSign<'a> {
     /// The request line.
     pub line: RequestLine<'a>,
-    /// For whom the request is.
+    /// The recipient.
     pub to: &'a Recipient,
-    /// The digest of the body, or that it is streamed.
+    /// The digest of the body, or the marker of a streamed body.
     pub body: SignedBody,
     /// The time of signing.
     pub now: UnixMillis,
     /// A nonce that was never used before.
     pub nonce: Nonce,
-    /// The connection on which it will be sent, if it is a secure one.
+    /// The connection on which the request will be sent, if it is secure.
     pub channel: Option<ChannelBinding>,
 }
 
-/// The signature of one request, with all that it covers beside the request line.
+/// The signature of one request, with everything that it covers besides the request line.
 ///
-/// Reading it checks its form. Whether it may be believed say [`check_time`](Self::check_time),
-/// [`check_recipient`](Self::check_recipient), [`check_channel`](Self::check_channel), [`check_key`](Self::check_key),
-/// [`verify_signature`](Self::verify_signature), the body against its [`digest`](Self::digest), and a memory of the
-/// [`nonce`](Self::nonce)s that were used already.
+/// Parsing it checks its form only. It is valid if [`check_time`](Self::check_time),
+/// [`check_recipient`](Self::check_recipient), [`check_channel`](Self::check_channel), [`check_key`](Self::check_key)
+/// and [`verify_signature`](Self::verify_signature) succeed, the body matches its [`digest`](Self::digest), and its
+/// [`nonce`](Self::nonce) was not used before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestSignature {
     name: NaraName,
     to: String,
     body: SignedBody,
-    /// The whole `Content-Digest`, if digests of other algorithms stand beside ours.
+    /// The whole `Content-Digest`, if it has digests of other algorithms.
     digests: Option<String>,
     channel: Option<ChannelBinding>,
     expires: UnixSeconds,
@@ -207,9 +207,9 @@ impl Signer {
 }
 
 impl RequestSignature {
-    /// Reads the headers of a request. What is missing, repeated, too long, in another than the strict spelling, or
-    /// not of this profile, is an error. Signatures with another label and tag, and digests of other algorithms than
-    /// SHA-256, are ignored.
+    /// Parses the headers of a request. Missing, repeated, overlong or non-canonical fields and fields of another
+    /// profile are errors. Signatures with another label and tag, and digests of other algorithms than SHA-256, are
+    /// ignored.
     ///
     /// # Errors
     /// [`SignatureError`].
@@ -238,7 +238,7 @@ impl RequestSignature {
         })
     }
 
-    /// Writes the headers, replacing any that are there.
+    /// Writes the headers, replacing existing ones.
     pub fn write_to(&self, headers: &mut HeaderMap) {
         headers.insert(NAME_HEADER, fields::value(self.name.as_str()));
         headers.insert(SignedField::To.header(), fields::value(self.to.as_str()));
@@ -256,43 +256,43 @@ impl RequestSignature {
         );
     }
 
-    /// Who claims to send the request.
+    /// Returns the claimed sender.
     pub fn name(&self) -> &NaraName {
         &self.name
     }
 
-    /// For whom it is, as `X-Nara-To` spells it.
+    /// Returns the recipient, as in `X-Nara-To`.
     pub fn to(&self) -> &str {
         &self.to
     }
 
-    /// What is signed about its body.
+    /// Returns the signed statement about the body.
     pub fn body(&self) -> SignedBody {
         self.body
     }
 
-    /// The digest that its body must have.
+    /// Returns the digest that the body must have.
     ///
     /// # Errors
-    /// [`SignatureError::Streamed`] if the body is streamed: a receiver that takes streams asks
-    /// [`body`](Self::body) instead.
+    /// [`SignatureError::Streamed`] if the body is streamed: a receiver that accepts streams calls [`body`](Self::body)
+    /// instead.
     pub fn digest(&self) -> Result<ContentDigest, SignatureError> {
         self.body.digest()
     }
 
-    /// When it was signed, by the sender's clock.
+    /// Returns the time of signing, by the sender's clock.
     pub fn created(&self) -> UnixSeconds {
         self.params.created
     }
 
-    /// Until when it is good, by the sender's clock: to the end of this second. At most [`MAX_LIFETIME`] behind
-    /// [`created`](Self::created).
+    /// Returns the expiry time, by the sender's clock; the request is valid to the end of this second. At most
+    /// [`MAX_LIFETIME`] after [`created`](Self::created).
     pub fn expires(&self) -> UnixSeconds {
         self.expires
     }
 
-    /// When it was signed, in milliseconds: from the [nonce](Nonce) if that fits to `created`, else the beginning of
-    /// that second.
+    /// Returns the time of signing in milliseconds: from the [nonce](Nonce) if that matches `created`, otherwise the
+    /// beginning of that second.
     pub fn signed_at(&self) -> UnixMillis {
         let exact = self.nonce.time();
         if exact.to_seconds() == self.created() {
@@ -302,23 +302,23 @@ impl RequestSignature {
         }
     }
 
-    /// What makes it another request than any before.
+    /// Returns the nonce.
     pub fn nonce(&self) -> Nonce {
         self.nonce
     }
 
-    /// The key that it claims to be signed with.
+    /// Returns the claimed key.
     pub fn key_id(&self) -> KeyId {
         self.params.key_id
     }
 
-    /// The signature.
+    /// Returns the signature.
     pub fn signature(&self) -> &Signature {
         &self.signature
     }
 
-    /// Checks that it was signed within [`FRESHNESS_WINDOW`] of `now` and has not expired: cheap, so done before
-    /// anything else.
+    /// Checks that it was signed within [`FRESHNESS_WINDOW`] of `now` and has not expired. It is cheap, so it comes
+    /// first.
     ///
     /// # Errors
     /// [`SignatureError::Stale`] or [`SignatureError::Expired`].
@@ -335,7 +335,7 @@ impl RequestSignature {
         Ok(())
     }
 
-    /// Checks that it is for the nara with this id and name.
+    /// Checks that it is addressed to the nara with this id and name.
     ///
     /// # Errors
     /// [`SignatureError::Recipient`].
@@ -347,10 +347,10 @@ impl RequestSignature {
         }
     }
 
-    /// Checks that it is for the connection that it arrived on; `None` for plain HTTP.
+    /// Checks that it is bound to the connection on which it arrived; `None` for plain HTTP.
     ///
     /// # Errors
-    /// [`SignatureError::Channel`] if it is for another one, or lacks the binding that a secure channel needs.
+    /// [`SignatureError::Channel`] if it is bound to another one, or lacks the binding that a secure channel requires.
     pub fn check_channel(&self, channel: Option<&ChannelBinding>) -> Result<(), SignatureError> {
         let same = match (&self.channel, channel) {
             (None, None) => true,
@@ -364,7 +364,7 @@ impl RequestSignature {
         }
     }
 
-    /// Checks that it claims the key that is known for the name.
+    /// Checks that it claims the key that is pinned for the name.
     ///
     /// # Errors
     /// [`SignatureError::KeyId`].
@@ -385,7 +385,7 @@ impl RequestSignature {
         verified.map_err(|_| SignatureError::BadSignature)
     }
 
-    /// The bytes that are signed (RFC 9421, section 2.5).
+    /// Returns the bytes that are signed (RFC 9421, section 2.5).
     pub fn base(&self, line: RequestLine<'_>) -> Vec<u8> {
         self.base_with(line, None)
     }

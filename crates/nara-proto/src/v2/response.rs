@@ -11,10 +11,10 @@ use crate::v1::{FRESHNESS_WINDOW, NAME_HEADER};
 
 const ACCEPT_SIGNATURE_HEADER: HeaderName = HeaderName::from_static("accept-signature");
 
-/// Which signature a request asks of its answer, in the header `Accept-Signature` (RFC 9421, section 5.1).
+/// The signature that a request asks of its answer, in the header `Accept-Signature` (RFC 9421, section 5.1).
 ///
-/// Nothing signs this header. If somebody on the path removes it, the answer is not signed and the client refuses it;
-/// if somebody writes [`Streamed`](Self::Streamed) into it, a client that did not ask for a stream refuses the answer.
+/// This header is not signed. If a man in the middle removes it, the answer is unsigned and the client refuses it; if
+/// he sets it to [`Streamed`](Self::Streamed), a client that did not ask for a stream refuses the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcceptSignature {
     /// A signature that covers the digest of the body.
@@ -28,8 +28,8 @@ const ACCEPT_STREAMED: &str =
     r#"nara=("@status" "x-nara-body" "x-nara-name" "signature";req);created;alg="ed25519";tag="nara-mesh""#;
 
 impl AcceptSignature {
-    /// What a request asks for; `None` if it does not ask for a signature. A value that is not known here asks for a
-    /// digest, as every value did before streamed bodies existed.
+    /// Returns the requested signature; `None` if the request does not ask for one. An unknown value asks for a digest,
+    /// as every value did before streamed bodies existed.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let value = headers.get(ACCEPT_SIGNATURE_HEADER)?;
         Some(if value == ACCEPT_STREAMED {
@@ -39,7 +39,7 @@ impl AcceptSignature {
         })
     }
 
-    /// Writes the header, replacing the one that is there.
+    /// Writes the header, replacing an existing one.
     pub fn write_to(self, headers: &mut HeaderMap) {
         let value = HeaderValue::from_static(match self {
             Self::Digest => ACCEPT_DIGEST,
@@ -52,25 +52,25 @@ impl AcceptSignature {
 const COVERED: &str = r#"("@status" "content-digest" "x-nara-name" "signature";req)"#;
 const STREAMED: &str = r#"("@status" "x-nara-body" "x-nara-name" "signature";req)"#;
 
-/// What goes into the signature of an answer.
+/// The input of an answer's signature.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseToSign<'a> {
-    /// Its status.
+    /// The status.
     pub status: StatusCode,
-    /// The digest of its body, or that it is streamed.
+    /// The digest of the body, or the marker of a streamed body.
     pub body: SignedBody,
-    /// The signature of the request that it answers.
+    /// The signature of the request.
     pub request: &'a Signature,
     /// The time of signing.
     pub now: UnixMillis,
 }
 
-/// The signature of one answer, with all that it covers beside status and request.
+/// The signature of one answer, with everything that it covers besides status and request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResponseSignature {
     name: NaraName,
     body: SignedBody,
-    /// The whole `Content-Digest`, if digests of other algorithms stand beside ours.
+    /// The whole `Content-Digest`, if it has digests of other algorithms.
     digests: Option<String>,
     params: Params,
     signature: Signature,
@@ -98,7 +98,7 @@ impl Signer {
 }
 
 impl ResponseSignature {
-    /// Reads the headers of an answer; as strict as
+    /// Parses the headers of an answer; as strict as
     /// [`RequestSignature::from_headers`](super::RequestSignature::from_headers).
     ///
     /// # Errors
@@ -119,7 +119,7 @@ impl ResponseSignature {
         })
     }
 
-    /// Writes the headers, replacing any that are there.
+    /// Writes the headers, replacing existing ones.
     pub fn write_to(&self, headers: &mut HeaderMap) {
         headers.insert(NAME_HEADER, fields::value(self.name.as_str()));
         self.body.write_to(headers);
@@ -133,37 +133,37 @@ impl ResponseSignature {
         );
     }
 
-    /// Who claims to respond.
+    /// Returns the claimed responder.
     pub fn name(&self) -> &NaraName {
         &self.name
     }
 
-    /// What is signed about its body.
+    /// Returns the signed statement about the body.
     pub fn body(&self) -> SignedBody {
         self.body
     }
 
-    /// The digest that its body must have.
+    /// Returns the digest that the body must have.
     ///
     /// # Errors
-    /// [`SignatureError::Streamed`] if the body is streamed: a receiver that takes streams asks
-    /// [`body`](Self::body) instead.
+    /// [`SignatureError::Streamed`] if the body is streamed: a receiver that accepts streams calls [`body`](Self::body)
+    /// instead.
     pub fn digest(&self) -> Result<ContentDigest, SignatureError> {
         self.body.digest()
     }
 
-    /// When it was signed, by the responder's clock.
+    /// Returns the time of signing, by the responder's clock.
     pub fn created(&self) -> UnixSeconds {
         self.params.created
     }
 
-    /// The key that it claims to be signed with.
+    /// Returns the claimed key.
     pub fn key_id(&self) -> KeyId {
         self.params.key_id
     }
 
-    /// Checks that it was signed within [`FRESHNESS_WINDOW`] of `now`. It belongs to one request whatever its age, so
-    /// this is about clocks only.
+    /// Checks that it was signed within [`FRESHNESS_WINDOW`] of `now`. It is valid for one request only at any age, so
+    /// this only detects wrong clocks.
     ///
     /// # Errors
     /// [`SignatureError::Stale`].
@@ -176,7 +176,7 @@ impl ResponseSignature {
         Ok(())
     }
 
-    /// Checks that it claims the key that is known for the name.
+    /// Checks that it claims the key that is pinned for the name.
     ///
     /// # Errors
     /// [`SignatureError::KeyId`].
@@ -184,8 +184,8 @@ impl ResponseSignature {
         self.params.check_key(key)
     }
 
-    /// Verifies that the responder signed this status and what is said about the body, and that they answer the request with this
-    /// signature.
+    /// Verifies that the responder signed this status and the statement about the body as the answer to the request
+    /// with this signature.
     ///
     /// # Errors
     /// [`SignatureError::BadSignature`].
@@ -205,7 +205,7 @@ impl ResponseSignature {
         verified.map_err(|_| SignatureError::BadSignature)
     }
 
-    /// The bytes that are signed (RFC 9421, section 2.5).
+    /// Returns the bytes that are signed (RFC 9421, section 2.5).
     pub fn base(&self, status: StatusCode, request: &Signature) -> Vec<u8> {
         self.base_with(status, request, None)
     }

@@ -3,18 +3,18 @@ use std::sync::Arc;
 
 use crate::identity::{KeyId, KeyPair, NaraName};
 
-/// Signs messages: a keypair and its name. Cloning is cheap.
+/// A signer of messages: a keypair and a name. Cloning is cheap.
 #[derive(Clone)]
 pub struct Signer {
     keypair: KeyPair,
     name: NaraName,
     key_id: KeyId,
-    /// Base58 is slow to make.
+    /// Cached, because Base58 is slow to encode.
     key_id_text: Arc<str>,
 }
 
 impl Signer {
-    /// A signer with this name.
+    /// Returns a signer with this name.
     pub fn new(keypair: KeyPair, name: NaraName) -> Self {
         let key_id = KeyId::from(&keypair.public_key());
         Self {
@@ -25,12 +25,12 @@ impl Signer {
         }
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn name(&self) -> &NaraName {
         &self.name
     }
 
-    /// The keypair.
+    /// Returns the keypair.
     pub fn keypair(&self) -> &KeyPair {
         &self.keypair
     }

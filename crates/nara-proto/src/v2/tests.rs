@@ -1,4 +1,4 @@
-//! What holds for every signature of the profile; each refusal is a test of its own in the files below.
+//! The properties of every signature of the profile; each refusal has its own test in the files below.
 
 mod bounds;
 mod capability;
@@ -43,7 +43,7 @@ fn id(name: &str) -> NaraId {
     NaraId::derive(&soul(name), name)
 }
 
-/// A request of alice to bob.
+/// Returns a request from alice to bob.
 fn request<'a>(change: impl FnOnce(&mut RequestToSign<'a>)) -> RequestSignature {
     static BOB: LazyLock<Recipient> = LazyLock::new(|| Recipient::Id(id("bob")));
     let mut request = RequestToSign {
@@ -64,7 +64,7 @@ fn headers(signed: &RequestSignature) -> HeaderMap {
     headers
 }
 
-/// All checks of a receiver, but for the body and the memory of nonces.
+/// Performs all checks of a receiver except body and replay cache.
 fn receive(headers: &HeaderMap, line: RequestLine<'_>, now: UnixMillis) -> Result<(), SignatureError> {
     let received = RequestSignature::from_headers(headers)?;
     received.check_time(now)?;
@@ -75,7 +75,7 @@ fn receive(headers: &HeaderMap, line: RequestLine<'_>, now: UnixMillis) -> Resul
 }
 
 #[test]
-fn a_signed_request_is_accepted_and_is_what_was_sent() {
+fn a_signed_request_is_accepted_unchanged() {
     let signed = request(|_| {});
     let headers = headers(&signed);
     assert_eq!(RequestSignature::from_headers(&headers), Ok(signed.clone()));

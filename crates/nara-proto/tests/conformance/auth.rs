@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::harness::{Case, Unreadable};
 
-/// Public keys by name, from a field that maps one to the other.
+/// Returns public keys by name, from a field that maps names to keys.
 pub(crate) fn known_keys(case: &Case<'_>, field: &str) -> Result<BTreeMap<String, PublicKey>, Unreadable> {
     let entries = case.entries(field)?;
     entries
@@ -27,7 +27,7 @@ pub(crate) fn known_keys(case: &Case<'_>, field: &str) -> Result<BTreeMap<String
         .collect()
 }
 
-/// Headers as received: a list if a header is repeated.
+/// Returns the headers as received: a list if a header is repeated.
 pub(crate) fn header_map(case: &Case<'_>, field: &str) -> Result<HeaderMap, Unreadable> {
     let mut headers = HeaderMap::new();
     for (name, value) in case.entries(field)? {
@@ -47,12 +47,12 @@ pub(crate) fn header_map(case: &Case<'_>, field: &str) -> Result<HeaderMap, Unre
     Ok(headers)
 }
 
-/// The path of a request target or of what follows the host in a URL: up to the query or fragment.
+/// Returns the path of a request target, or of the part of a URL after the host: up to the query or fragment.
 pub(crate) fn path_of(target: &str) -> &str {
     target.split(['?', '#']).next().unwrap_or_default()
 }
 
-/// Verifies a request as a server does: headers, freshness, key by name, signature.
+/// Verifies a request like a server: headers, freshness, key by name, signature.
 pub(crate) fn verify_request(
     headers: &HeaderMap,
     keys: &BTreeMap<String, PublicKey>,
@@ -133,7 +133,7 @@ pub(crate) fn response(case: &Case<'_>) -> Result<(), Unreadable> {
     case.check("signature_b64", keypair.sign(base.as_bytes()).to_base64());
     case.check("string_to_sign", base);
 
-    // The receiver. It looks at the signature only: v1 peers accept any age.
+    // The receiver checks only the signature: v1 peers accept any age.
     let keys = known_keys(case, "known_keys")?;
     let received = body(case, "received_body_b64")?;
     let auth = ResponseAuth::from_headers(&header_map(case, "received_headers")?);

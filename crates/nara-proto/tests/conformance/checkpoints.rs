@@ -46,7 +46,7 @@ pub(crate) fn checkpoint(case: &Case<'_>) -> Result<(), Unreadable> {
     case.check("valid_count", tally.valid);
     case.check("known_count", tally.known);
     case.check("total_count", tally.total);
-    // The verdict of v1 peers; ours counts each voter once.
+    // The verdict of v1 peers; our own counts each voter once.
     case.check(
         "expect",
         if tally.is_valid_elsewhere() {
@@ -57,7 +57,7 @@ pub(crate) fn checkpoint(case: &Case<'_>) -> Result<(), Unreadable> {
     );
     case.claim(
         "expect",
-        "what is valid here is valid there",
+        "what is valid here is valid for v1 peers",
         tally.is_valid_elsewhere() || !tally.is_valid(),
     );
     Ok(())

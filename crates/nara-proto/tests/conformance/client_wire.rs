@@ -1,5 +1,5 @@
-//! `client_wire.json`: the request that a client sends, and what it makes of the answer. The sending itself is
-//! checked in `nara-mesh`.
+//! `client_wire.json`: the request that a client sends, and its result for the answer. The transfer itself is checked
+//! in `nara-mesh`.
 
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -61,7 +61,7 @@ fn json<T: Merge>(case: &Case<'_>) -> Result<T, Unreadable> {
     go_json::from_slice(body.as_bytes()).map_err(|error| case.fail("body", body, error.to_string()))
 }
 
-/// The request: everything but the connection.
+/// Checks everything about the request except the connection.
 fn request<E: Endpoint>(case: &Case<'_>, request: E::Request) -> Result<(), Unreadable> {
     let query = E::query(&request).map_or_else(String::new, |query| format!("?{query}"));
     case.check("method", E::METHOD.as_str());
@@ -87,14 +87,13 @@ fn request<E: Endpoint>(case: &Case<'_>, request: E::Request) -> Result<(), Unre
     }
     case.claim(
         "headers",
-        "those of this request",
+        "the headers of this request",
         header_map(case, "headers")? == headers,
     );
     Ok(())
 }
 
-/// An answer that is read: status 200 and a body that can be decoded. `summary` gives the forms in which a
-/// result may be told.
+/// Checks an answer that is decoded: status 200 and a valid body. `summary` returns the accepted forms of the result.
 fn answer<E: Endpoint>(case: &Case<'_>, summary: fn(&E::Response) -> Vec<String>) -> Result<(), Unreadable> {
     let decoded = E::decode(case.text("server_body")?.as_bytes());
     let status = case.int("server_status")?;
@@ -103,7 +102,7 @@ fn answer<E: Endpoint>(case: &Case<'_>, summary: fn(&E::Response) -> Vec<String>
         _ => {
             case.check("expect", "error");
             case.check("result", "");
-            // The Go program's words.
+            // The Go program's own texts.
             case.prose(&["error"]);
             return Ok(());
         }
@@ -116,7 +115,7 @@ fn answer<E: Endpoint>(case: &Case<'_>, summary: fn(&E::Response) -> Vec<String>
     Ok(())
 }
 
-/// An answer of which only the status counts.
+/// Checks an answer of which only the status counts.
 fn acknowledgement(case: &Case<'_>) -> Result<(), Unreadable> {
     case.prose(&["server_body", "error"]);
     case.check(
@@ -131,7 +130,7 @@ fn acknowledgement(case: &Case<'_>) -> Result<(), Unreadable> {
     Ok(())
 }
 
-/// A call for events tells all, one for checkpoints only how many; the requests look the same.
+/// A call for events returns all of them, a call for checkpoints only their number; the requests look the same.
 fn sync_summary(answer: &SyncResponse) -> Vec<String> {
     let count = answer.events().len();
     let all = format!(

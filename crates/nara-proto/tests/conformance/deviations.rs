@@ -1,4 +1,4 @@
-//! The one table of where we are stricter than v1 peers, on purpose.
+//! The table of deliberate deviations: where we are stricter than v1 peers.
 //!
 //! A rule is matched by what a case does, never by its name. Where a rule applies, only the fields that it lists
 //! may differ, and at least one must; where none applies, nothing may.
@@ -19,27 +19,27 @@ use serde_json::{Map, Value};
 
 use crate::harness::Case;
 
-/// Deviations that show without a server or client.
+/// Deviations that are visible without a server or client.
 const PROTO: &str = "nara-proto";
-/// Deviations that take a server or client to show.
+/// Deviations that are visible only with a server or client.
 const MESH: &str = "nara-mesh";
 
 /// One deliberate deviation.
 pub(crate) struct Rule {
     /// A short name for reports.
     pub(crate) id: &'static str,
-    /// Why we deviate.
+    /// The reason for the deviation.
     pub(crate) reason: &'static str,
     /// The crates whose runners see the deviation.
     pub(crate) seen_by: &'static [&'static str],
-    /// Whether a case does the thing.
+    /// Returns whether the rule applies to a case.
     pub(crate) applies: fn(&Case<'_>) -> bool,
-    /// The fields that may differ, each with the value that we must give instead, if it is always the same.
+    /// The fields that may differ, each with our value, if it is always the same.
     pub(crate) differs: &'static [(&'static str, Option<&'static str>)],
 }
 
 impl Rule {
-    /// Whether the rule allows `field` to be `got`.
+    /// Returns whether the rule allows `field` to be `got`.
     pub(crate) fn explains(&self, field: &str, got: &Value) -> bool {
         let got = got.as_str().map_or_else(|| got.to_string(), str::to_owned);
         let mut fields = self.differs.iter();
@@ -47,7 +47,7 @@ impl Rule {
     }
 }
 
-/// What a request shows when its headers are refused: the verdict, and the reason that the peer is told.
+/// The differences of a request whose headers we refuse: the verdict, and the reason for the peer.
 const REFUSED: &[(&str, Option<&str>)] = &[
     ("expect", Some("invalid")),
     ("sender", Some("null")),
@@ -62,7 +62,7 @@ const REFUSED: &[(&str, Option<&str>)] = &[
     ("ledger_growth", Some("0")),
 ];
 
-/// What a request shows that we answer with 403 and others do not.
+/// The differences of a request that we answer with 403 and v1 peers do not.
 const FORBIDDEN: &[(&str, Option<&str>)] = &[
     ("expect", Some("403")),
     ("status", Some("403")),
@@ -71,7 +71,7 @@ const FORBIDDEN: &[(&str, Option<&str>)] = &[
     ("ledger_growth", Some("0")),
 ];
 
-/// What a request shows that we answer with 400 and others do not.
+/// The differences of a request that we answer with 400 and v1 peers do not.
 const BAD_REQUEST: &[(&str, Option<&str>)] = &[
     ("expect", Some("400")),
     ("status", Some("400")),
@@ -125,21 +125,21 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule {
         id: "payload-missing",
-        reason: "others crash on an event without the payload of its service; to us it is an invalid event",
+        reason: "v1 peers crash on an event without the payload of its service; we refuse it as invalid",
         seen_by: &[PROTO],
         applies: |case| case.file() == "event_decode.json" && lacks_payload(case),
         differs: &[("content_panics", Some("false"))],
     },
     Rule {
         id: "from-is-the-sender",
-        reason: "others let a peer ask, and pass on a zine, in the name of any other",
+        reason: "v1 peers let a peer ask, and forward a zine, in the name of any other peer",
         seen_by: &[MESH],
         applies: |case| Exchange::of(case).is_some_and(|exchange| exchange.speaks_for_another()),
         differs: FORBIDDEN,
     },
     Rule {
         id: "emitter-is-the-sender",
-        reason: "a direct message that another nara signed is a replay of what it once sent to somebody",
+        reason: "a direct message that another nara signed is a replay of an earlier message to another nara",
         seen_by: &[MESH],
         applies: |case| {
             Exchange::of(case).is_some_and(|exchange| {
@@ -152,7 +152,7 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule {
         id: "message-without-payload",
-        reason: "others crash on a direct message without the payload of its service",
+        reason: "v1 peers crash on a direct message without the payload of its service",
         seen_by: &[MESH],
         applies: |case| {
             Exchange::of(case).is_some_and(|exchange| {
@@ -165,7 +165,7 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule {
         id: "message-with-forged-id",
-        reason: "an event under the id of another keeps the other out of every ledger",
+        reason: "an event under the id of another keeps that event out of every ledger",
         seen_by: &[MESH],
         applies: |case| {
             Exchange::of(case).is_some_and(|exchange| {
@@ -178,21 +178,21 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule {
         id: "short-world-id",
-        reason: "others crash on a world message that they pass on with an id shorter than 8 bytes",
+        reason: "v1 peers crash when they forward a world message with an id shorter than 8 bytes",
         seen_by: &[MESH],
         applies: |case| Exchange::of(case).is_some_and(|exchange| exchange.relays_short_id()),
         differs: BAD_REQUEST,
     },
     Rule {
         id: "message-of-its-originator",
-        reason: "a world message without hops is vouched for by its sender alone, and others let it name any originator",
+        reason: "a world message without hops is proven by its sender alone, but v1 peers let it name any originator",
         seen_by: &[MESH],
         applies: |case| Exchange::of(case).is_some_and(|exchange| exchange.sends_off_for_another()),
         differs: FORBIDDEN,
     },
     Rule {
         id: "crash-on-batch",
-        reason: "others crash on a zine or import with an event without payload or with a short id; we refuse the event",
+        reason: "v1 peers crash on a zine or import with an event without payload or with a short id; we refuse the event",
         seen_by: &[MESH],
         applies: |case| {
             case.peek("expect").is_some_and(|expect| expect == "aborted")
@@ -203,7 +203,7 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule {
         id: "event-of-batch-refused",
-        reason: "others store events of zines and imports whatever their ids and signatures say",
+        reason: "v1 peers store events of zines and imports without checking ids and signatures",
         seen_by: &[MESH],
         applies: |case| {
             is_answered_with_200(case)
@@ -217,7 +217,7 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule {
         id: "own-observations",
-        reason: "others note by themselves that they saw a new nara, unsigned; here that is the application's to do",
+        reason: "v1 peers store an unsigned event for each new nara they see; here the application does",
         seen_by: &[MESH],
         applies: |case| {
             is_answered_with_200(case)
@@ -238,7 +238,7 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule {
         id: "unsigned-answer",
-        reason: "others believe whoever answers; unless told otherwise, we want the signature of the peer",
+        reason: "v1 peers trust any responder; by default we require the signature of the peer",
         seen_by: &[MESH],
         applies: |case| {
             case.file() == "client_wire.json"
@@ -249,14 +249,14 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule {
         id: "answer-not-decodable",
-        reason: "others do not read what answers a ping, a direct or a world message; we say what it says",
+        reason: "v1 peers ignore the body of an answer to a ping, a direct or a world message; we decode it",
         seen_by: &[MESH],
         applies: |case| case.file() == "client_wire.json" && has_unread_nonsense(case),
         differs: &[("expect", Some("error")), ("expect_by_default", Some("error"))],
     },
 ];
 
-/// Whether a call that needs no answer but its status got one that is not what the endpoint answers.
+/// Returns whether a call that only needs the status got a body that its endpoint never returns.
 fn has_unread_nonsense(case: &Case<'_>) -> bool {
     let text = |field: &str| case.peek(field).and_then(Value::as_str).unwrap_or_default();
     let body = text("server_body").as_bytes();
@@ -273,7 +273,7 @@ fn is_answered_with_200(case: &Case<'_>) -> bool {
     case.peek("status").is_some_and(|status| status == 200)
 }
 
-/// A request of `http.json` that is authenticated and has the right method.
+/// An authenticated request of `http.json` with the right method.
 struct Exchange {
     path: String,
     sender: String,
@@ -283,7 +283,7 @@ struct Exchange {
     known_ids: BTreeSet<String>,
 }
 
-/// The keys that the server of the fixture has.
+/// The keys that the server of the fixture knows.
 #[derive(Default)]
 struct Keys {
     by_name: BTreeMap<String, PublicKey>,
@@ -350,20 +350,20 @@ impl Exchange {
         }
     }
 
-    /// Whether a zine or sync request says that it is from another nara than the sender.
+    /// Returns whether a zine or sync request claims another nara than the sender.
     fn speaks_for_another(&self) -> bool {
         let zine = self.body::<Zine, GossipZine>().map(|zine| zine.from);
         let from = zine.or_else(|| self.body::<SyncRequest, EventsSync>().map(|request| request.from));
         from.is_some_and(|from| !from.is_empty() && from != self.sender)
     }
 
-    /// A direct message that names an emitter with a known key, and carries some signature.
+    /// Returns a direct message that names an emitter with a known key and has some signature.
     fn addressed_message(&self) -> Option<SyncEvent> {
         let event = self.body::<SyncEvent, DirectMessage>()?;
         (event.is_signed() && self.keys.key_of_name(&event.emitter).is_some()).then_some(event)
     }
 
-    /// A direct message whose signature verifies with the key of its emitter.
+    /// Returns a direct message whose signature is valid under its emitter's key.
     fn signed_message(&self) -> Option<SyncEvent> {
         let event = self.addressed_message()?;
         let key = self.keys.key_of_name(&event.emitter)?;
@@ -371,7 +371,7 @@ impl Exchange {
         Some(event)
     }
 
-    /// A direct message that we keep, too.
+    /// Returns a direct message that we store, too.
     fn kept_message(&self) -> Option<SyncEvent> {
         let event = self.signed_message()?;
         let kept = event.emitter == self.sender && event.validate().is_ok() && event.has_genuine_id();
@@ -384,14 +384,14 @@ impl Exchange {
         })
     }
 
-    /// A world message without hops that names another originator than the sender.
+    /// Returns whether a world message without hops names another originator than the sender.
     fn sends_off_for_another(&self) -> bool {
         self.body::<WorldMessage, WorldRelay>().is_some_and(|message| {
             message.id.len() >= MIN_ID_LEN && message.hops().is_empty() && message.originator != self.sender
         })
     }
 
-    /// The events of a zine or import.
+    /// Returns the events of a zine or import.
     fn batch(&self) -> Option<Vec<SyncEvent>> {
         let zine = self.body::<Zine, GossipZine>().map(|zine| zine.events);
         let events = zine.or_else(|| {
@@ -401,8 +401,8 @@ impl Exchange {
         events.map(Option::unwrap_or_default)
     }
 
-    /// Whether a batch has an event that others store and we refuse: well formed and new, but forged, badly
-    /// signed, or unsigned where it must not be.
+    /// Returns whether a batch has an event that v1 peers store and we refuse: well formed and new, but with a forged
+    /// id, a bad signature, or none although it must be signed.
     fn has_event_that_only_we_refuse(&self) -> bool {
         if self.speaks_for_another() {
             return false;
@@ -420,13 +420,13 @@ impl Exchange {
     }
 }
 
-/// Every payload has some content, so an event without any lacks it.
+/// Every payload has some content, so an event with empty content lacks its payload.
 fn is_payload_missing(event: &SyncEvent) -> bool {
     event.service().is_some() && event.content().is_empty()
 }
 
-/// Whether the case is about the verdict on authentication headers, and all three are there. Of responses only
-/// the verdict is compared, not the reason, so one that is refused anyway shows no difference.
+/// Returns whether the case tests the verdict on authentication headers with all three present. For responses only the
+/// verdict is compared, not the reason, so a response that is refused anyway shows no difference.
 fn is_header_verdict(case: &Case<'_>) -> bool {
     let verdict = match case.file() {
         "request_auth.json" => true,
@@ -447,7 +447,7 @@ fn headers<'a>(case: &Case<'a>) -> Option<&'a Map<String, Value>> {
         .as_object()
 }
 
-/// The first value of a header.
+/// Returns the first value of a header.
 fn header<'a>(case: &Case<'a>, name: &str) -> Option<&'a str> {
     match headers(case)?.get(name)? {
         Value::Array(values) => values.first()?.as_str(),
@@ -471,14 +471,14 @@ fn is_second_spelling_of_base64(text: &str) -> bool {
     base64_decode_lenient(text.as_bytes()).is_ok() && base64_decode_canonical(text.as_bytes()).is_err()
 }
 
-/// Whether the event of a case names a service that is known and does not carry its payload.
+/// Returns whether the event of a case names a known service but lacks its payload.
 fn lacks_payload(case: &Case<'_>) -> bool {
     let json = case.peek("json").and_then(Value::as_str);
     json.and_then(|json| go_json::from_slice::<SyncEvent>(json.as_bytes()).ok())
         .is_some_and(|event| is_payload_missing(&event))
 }
 
-/// Whether a page ends between two events of one time, and has an earlier place to end at.
+/// Returns whether a page ends between two events of one time, and has an earlier position to end at.
 fn cuts_equal_times(case: &Case<'_>) -> bool {
     let is_page = case
         .peek("request_json")

@@ -44,8 +44,8 @@ fn read_back<T: go_json::Merge + PartialEq>(case: &Case<'_>, value: &T) -> Resul
     Ok(())
 }
 
-/// Our texts are always UTF-8, so of broken text only what others write for it can be checked: that we spell
-/// the sound parts as they do, and read their text as we read the broken one.
+/// Our texts are always UTF-8, so for invalid text only the output of v1 peers can be checked: we must spell the valid
+/// parts the same, and read their text like the invalid one.
 fn string(case: &Case<'_>) -> Result<String, Unreadable> {
     let bytes = case.hex("value_utf8_hex")?;
     if let Ok(text) = String::from_utf8(bytes.clone()) {
@@ -89,7 +89,7 @@ fn float(case: &Case<'_>) -> Result<String, Unreadable> {
 pub(crate) fn event_decode(case: &Case<'_>) -> Result<(), Unreadable> {
     let Ok(event) = go_json::from_slice::<SyncEvent>(case.text("json")?.as_bytes()) else {
         case.check("expect", "error");
-        // The Go program's own words and classes of errors.
+        // The Go program's own texts and classes of errors.
         case.prose(&["error", "error_class"]);
         return Ok(());
     };

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::harness::{Case, Unreadable};
 
-/// Reads the JSON of the case and compares it with what we write for it.
+/// Parses the JSON of the case and compares our output with it.
 pub(crate) fn decode<T: go_json::Merge + serde::Serialize>(case: &Case<'_>) -> Result<T, Unreadable> {
     let json = case.text("json")?;
     let value = go_json::from_slice::<T>(json.as_bytes())
@@ -17,14 +17,14 @@ pub(crate) fn decode<T: go_json::Merge + serde::Serialize>(case: &Case<'_>) -> R
     Ok(value)
 }
 
-/// The keypair of the case's soul, compared with its public key.
+/// Returns the keypair of the case's soul, compared with its public key.
 pub(crate) fn keypair(case: &Case<'_>) -> Result<KeyPair, Unreadable> {
     let keypair = KeyPair::from_soul(&case.parsed("soul")?);
     case.check("public_key_b64", keypair.public_key().to_base64());
     Ok(keypair)
 }
 
-/// Whether `text` spells the signature `keypair` makes over `message`: Ed25519 is deterministic.
+/// Returns whether `text` is the signature of `keypair` over `message`: Ed25519 is deterministic.
 pub(crate) fn is_signature_of(text: &str, keypair: &KeyPair, message: &[u8]) -> bool {
     Signature::from_base64(text).is_ok_and(|signature| signature == keypair.sign(message))
 }

@@ -1,7 +1,7 @@
-//! Reads vectors, runs one check per case, compares differences with the table of deviations, and reports.
+//! Reads vectors, runs one check per case, compares differences with the table of deviations, and reports them.
 //!
-//! `nara-mesh` includes this file and `deviations.rs` with `#[path]` for the files that need a server or a
-//! client: one format, one table.
+//! `nara-mesh` includes this file and `deviations.rs` with `#[path]` for the files that need a server or a client, so
+//! that both share one format and one table.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,10 +15,10 @@ use serde_json::{Map, Value};
 
 use crate::deviations::RULES;
 
-/// The crate whose runner this is.
+/// The crate of this runner.
 const RUNNER: &str = env!("CARGO_PKG_NAME");
 
-/// All files of the format. A runner need not have a check for each.
+/// All files of the format. A runner need not check each.
 const FILES: [&str; 25] = [
     "attestation.json",
     "client_wire.json",
@@ -47,14 +47,14 @@ const FILES: [&str; 25] = [
     "zine.json",
 ];
 
-/// Checks one case. What differs is recorded in the case.
+/// Checks one case, and records the differences in it.
 pub(crate) type Check = fn(&Case<'_>) -> Result<(), Unreadable>;
 
-/// A field is missing or is not what it should be; recorded in the case already.
+/// The error for a missing or malformed field; already recorded in the case.
 #[derive(Debug)]
 pub(crate) struct Unreadable;
 
-/// A field whose computed value is not the expected one.
+/// A field whose computed value differs from the expected one.
 #[derive(Debug)]
 pub(crate) struct Difference {
     field: String,
@@ -62,10 +62,10 @@ pub(crate) struct Difference {
     got: Value,
 }
 
-/// The file that describes the server of `http.json`: not a case, so it is checked but not counted.
+/// The file that describes the server of `http.json`: it is not a case, so it is checked but not counted.
 const FIXTURE: &str = "http_fixture.json";
 
-/// One case, or one object inside a case, with a record of which fields were looked at.
+/// One case, or one object inside a case, with a record of the fields that were checked.
 pub(crate) struct Case<'a> {
     file: &'a str,
     fields: &'a Map<String, Value>,
@@ -87,12 +87,12 @@ impl<'a> Case<'a> {
         case
     }
 
-    /// The name of the file.
+    /// Returns the name of the file.
     pub(crate) fn file(&self) -> &'a str {
         self.file
     }
 
-    /// The object of `http_fixture.json`.
+    /// Returns the object of `http_fixture.json`.
     pub(crate) fn fixture(&self) -> Result<Self, Unreadable> {
         match self.fixture {
             Some(fields) => Ok(Self::new(FIXTURE, fields, None)),
@@ -100,12 +100,12 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// An object inside this case. Its differences must be brought back with [`Case::absorb`].
+    /// Returns an object inside this case. Its differences must be brought back with [`Case::absorb`].
     pub(crate) fn inner(&self, fields: &'a Map<String, Value>) -> Self {
         Self::new(self.file, fields, self.fixture)
     }
 
-    /// Takes over the differences and unknown fields of an inner object.
+    /// Adds the differences and unknown fields of an inner object.
     pub(crate) fn absorb(&self, name: &str, inner: Self) {
         inner.report_unseen();
         for mut difference in inner.differences.into_inner() {
@@ -114,12 +114,12 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// A field, without counting it as looked at: for rules.
+    /// Returns a field without marking it as checked: for rules.
     pub(crate) fn peek(&self, field: &str) -> Option<&'a Value> {
         self.fields.get(field)
     }
 
-    /// Whether the case has the field.
+    /// Returns whether the case has the field.
     pub(crate) fn has(&self, field: &str) -> bool {
         self.fields.contains_key(field)
     }
@@ -140,7 +140,7 @@ impl<'a> Case<'a> {
         Unreadable
     }
 
-    /// A text.
+    /// Returns a text.
     pub(crate) fn text(&self, field: &str) -> Result<&'a str, Unreadable> {
         let value = self.get(field);
         value
@@ -148,14 +148,14 @@ impl<'a> Case<'a> {
             .ok_or_else(|| self.fail(field, "a text", value.clone()))
     }
 
-    /// A 64-bit integer, written as a number or as text.
+    /// Returns a 64-bit integer, written as a number or as text.
     pub(crate) fn int(&self, field: &str) -> Result<i64, Unreadable> {
         let value = self.get(field);
         let int = value.as_i64().or_else(|| value.as_str()?.parse().ok());
         int.ok_or_else(|| self.fail(field, "an integer", value.clone()))
     }
 
-    /// A truth value.
+    /// Returns a boolean.
     pub(crate) fn flag(&self, field: &str) -> Result<bool, Unreadable> {
         let value = self.get(field);
         value
@@ -163,27 +163,27 @@ impl<'a> Case<'a> {
             .ok_or_else(|| self.fail(field, "true or false", value.clone()))
     }
 
-    /// Hexadecimal bytes.
+    /// Returns hexadecimal bytes.
     pub(crate) fn hex(&self, field: &str) -> Result<Vec<u8>, Unreadable> {
         let text = self.text(field)?;
         hex::decode(text).map_err(|_| self.fail(field, "hexadecimal bytes", text))
     }
 
-    /// Exactly 32 hexadecimal bytes.
+    /// Returns exactly 32 hexadecimal bytes.
     pub(crate) fn hex32(&self, field: &str) -> Result<[u8; 32], Unreadable> {
         self.hex(field)?
             .try_into()
             .map_err(|bytes: Vec<u8>| self.fail(field, "32 bytes", bytes.len()))
     }
 
-    /// A text in the form of one of our types.
+    /// Parses a text as one of our types.
     pub(crate) fn parsed<T: FromStr<Err: fmt::Display>>(&self, field: &str) -> Result<T, Unreadable> {
         let text = self.text(field)?;
         text.parse()
             .map_err(|error: T::Err| self.fail(field, text, error.to_string()))
     }
 
-    /// A list; none if it is `null` or absent, since Go writes empty lists so.
+    /// Returns a list; empty if it is `null` or absent, since Go writes empty lists like this.
     pub(crate) fn list(&self, field: &str) -> Result<&'a [Value], Unreadable> {
         match self.get(field) {
             Value::Null => Ok(&[]),
@@ -192,7 +192,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// A list of texts.
+    /// Returns a list of texts.
     pub(crate) fn texts(&self, field: &str) -> Result<Vec<&'a str>, Unreadable> {
         let list = self.list(field)?;
         list.iter()
@@ -203,7 +203,7 @@ impl<'a> Case<'a> {
             .collect()
     }
 
-    /// A list of objects.
+    /// Returns a list of objects.
     pub(crate) fn objects(&self, field: &str) -> Result<Vec<&'a Map<String, Value>>, Unreadable> {
         let list = self.list(field)?;
         list.iter()
@@ -214,7 +214,7 @@ impl<'a> Case<'a> {
             .collect()
     }
 
-    /// An object.
+    /// Returns an object.
     pub(crate) fn object(&self, field: &str) -> Result<&'a Map<String, Value>, Unreadable> {
         let value = self.get(field);
         value
@@ -222,7 +222,7 @@ impl<'a> Case<'a> {
             .ok_or_else(|| self.fail(field, "an object", value.clone()))
     }
 
-    /// The entries of an object; none if it is `null` or absent.
+    /// Returns the entries of an object; empty if it is `null` or absent.
     pub(crate) fn entries(&self, field: &str) -> Result<Vec<(&'a str, &'a Value)>, Unreadable> {
         if self.get(field).is_null() {
             return Ok(Vec::new());
@@ -231,12 +231,12 @@ impl<'a> Case<'a> {
         Ok(object.iter().map(|(key, value)| (key.as_str(), value)).collect())
     }
 
-    /// Compares the field with what was computed.
+    /// Compares the field with the computed value.
     pub(crate) fn check(&self, field: &str, got: impl Into<Value>) {
         self.compare(field, got.into(), self.has(field));
     }
 
-    /// Compares the field with what was computed, which is `None` if the field must be absent.
+    /// Compares the field with the computed value; `None` if the field must be absent.
     pub(crate) fn check_optional(&self, field: &str, got: Option<impl Into<Value>>) {
         let got = got.map(Into::into);
         if got.is_none() && !self.has(field) {
@@ -263,7 +263,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Records that something which must hold does not.
+    /// Records a violated property.
     pub(crate) fn claim(&self, field: &str, statement: &str, holds: bool) {
         self.seen.borrow_mut().insert(field.to_owned());
         if !holds {
@@ -271,14 +271,14 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Fields for people, and texts of the Go program that are not part of the protocol: nothing to compute.
+    /// Marks fields for people, and texts of the Go program that are not part of the protocol: nothing is computed.
     pub(crate) fn prose(&self, fields: &[&str]) {
         for field in fields {
             self.get(field);
         }
     }
 
-    /// Fields that only a running server or client can compute: the runner of `nara-mesh` checks them.
+    /// Marks fields that only a running server or client can compute: the runner of `nara-mesh` checks them.
     pub(crate) fn left_to_mesh(&self, fields: &[&str]) {
         self.prose(fields);
     }
@@ -295,13 +295,13 @@ impl<'a> Case<'a> {
             self.fail(
                 field,
                 "a field that this runner knows",
-                "a field that nothing looked at",
+                "a field that no check read",
             );
         }
     }
 }
 
-/// The outcome of all cases.
+/// The counts of all cases.
 #[derive(Default)]
 struct Tally {
     cases: usize,
@@ -310,8 +310,8 @@ struct Tally {
     by_rule: BTreeMap<&'static str, usize>,
 }
 
-/// Runs the checks on a folder of vectors and reports like a test harness; or only names the one test that it
-/// is, for those who list tests.
+/// Runs the checks on a folder of vectors and reports like a test harness; with `only_list`, only prints the name of
+/// the test.
 #[expect(clippy::print_stdout, reason = "a test harness reports on standard output")]
 pub(crate) fn run(folder: &Path, only_list: bool, checks: &[(&str, Check)]) -> ExitCode {
     if only_list {
@@ -406,7 +406,7 @@ fn read_folder(folder: &Path) -> Result<BTreeMap<String, Vec<Value>>, String> {
     Ok(files)
 }
 
-/// Runs one check and returns what is wrong with its outcome, in words.
+/// Runs one check and returns the failures of its outcome as texts.
 fn judge(case: &Case<'_>, check: Check, tally: &mut Tally) -> Vec<String> {
     match catch_unwind(AssertUnwindSafe(|| check(case))) {
         Err(_) => return vec!["the check panicked".to_owned()],

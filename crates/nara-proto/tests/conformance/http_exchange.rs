@@ -1,6 +1,5 @@
-//! `http.json` and `http_fixture.json`, as far as they go without a server: who is authenticated, whether bodies
-//! can be read, how answers are spelled and signed. What the server does with a request that it has read is
-//! checked in `nara-mesh`.
+//! `http.json` and `http_fixture.json`, as far as possible without a server: authentication, parsing of bodies,
+//! spelling and signature of answers. The handling of valid requests is checked in `nara-mesh`.
 
 use std::collections::BTreeMap;
 
@@ -55,7 +54,7 @@ impl Server {
     }
 }
 
-/// A nara of the fixture: name, soul, id and key belong together.
+/// Checks a nara of the fixture: name, soul, id and key belong together.
 fn nara(case: &Case<'_>) -> Result<KeyPair, Unreadable> {
     let soul: Soul = case.parsed("soul")?;
     case.check("nara_id", NaraId::derive(&soul, case.text("name")?).as_str());
@@ -78,7 +77,7 @@ pub(crate) fn fixture(case: &Case<'_>) -> Result<(), Unreadable> {
     Ok(())
 }
 
-/// Where our answer is decided without looking at the ledger or the neighbourhood: status and body.
+/// Our answer if it does not depend on ledger or neighbourhood: status and body.
 type Decided = Option<(u16, String)>;
 
 pub(crate) fn exchange(case: &Case<'_>) -> Result<(), Unreadable> {
@@ -108,7 +107,7 @@ pub(crate) fn exchange(case: &Case<'_>) -> Result<(), Unreadable> {
     let auth = ResponseAuth::from_headers(&headers);
     case.check("response_signed", auth.is_ok());
     if !case.flag("response_body_exact")? {
-        // Not the bytes that were sent, so neither their spelling nor their signature can be checked.
+        // The sent bytes are not recorded, so neither spelling nor signature can be checked.
         case.left_to_mesh(&["response_signature_valid"]);
         return Ok(());
     }
@@ -131,7 +130,7 @@ pub(crate) fn exchange(case: &Case<'_>) -> Result<(), Unreadable> {
     Ok(())
 }
 
-/// The answer as far as it follows from authentication and from reading the body.
+/// Returns the answer as far as authentication and body determine it.
 fn decide(case: &Case<'_>, server: &Server, now: UnixMillis) -> Result<Decided, Unreadable> {
     let (method, target) = (case.text("method")?, case.text("request_target")?);
     let path = path_of(target);
@@ -168,7 +167,7 @@ fn decide(case: &Case<'_>, server: &Server, now: UnixMillis) -> Result<Decided, 
             Ok(event) if event.emitter.is_empty() || !event.is_signed() => plain("Unsigned event rejected"),
             Ok(event) => match server.keys.get(&event.emitter) {
                 None => Some((403, "Unknown emitter\n".to_owned())),
-                // Without its payload others crash before they look at the signature.
+                // Without its payload, v1 peers crash before they check the signature.
                 Some(_) if is_payload_missing(&event) => None,
                 Some(key) if event.verify(key).is_err() => Some((403, "Invalid signature\n".to_owned())),
                 Some(_) => None,
@@ -182,7 +181,7 @@ fn decide(case: &Case<'_>, server: &Server, now: UnixMillis) -> Result<Decided, 
                 error.and_then(|error| plain(&format!("chain verification failed: {error}")))
             }
         },
-        // Whatever the message is: the answer is empty.
+        // The answer is always empty.
         MeshMessage::PATH => Some((200, String::new())),
         EventsImport::PATH => match go_json::from_slice::<ImportRequest>(body) {
             Err(_) => Some((400, import_failure("Invalid JSON"))),
@@ -210,7 +209,7 @@ fn import_failure(error: &str) -> String {
     String::from_utf8_lossy(&go_json::to_body(&answer)).into_owned()
 }
 
-/// Who must prove what on a path, and with which method; `None` if there is no such path.
+/// Returns the authentication and the method of a path; `None` for an unknown path.
 fn rules_of(path: &str) -> Option<(Authentication, &'static str)> {
     fn rules<E: Endpoint>() -> (&'static str, Authentication, String) {
         (E::PATH, E::AUTHENTICATION, E::METHOD.to_string())
@@ -231,8 +230,8 @@ fn rules_of(path: &str) -> Option<(Authentication, &'static str)> {
     Some((authentication, if method == "GET" { "GET" } else { "POST" }))
 }
 
-/// An answer with status 200 is read as the type of its endpoint and spelled again; the signatures inside are
-/// the server's.
+/// Parses an answer with status 200 as the type of its endpoint and writes it again; the inner signatures are the
+/// server's.
 fn check_spelling(case: &Case<'_>, body: &str) -> Result<(), Unreadable> {
     if case.int("status")? != 200 || (body.is_empty() && case.text("method")? == "HEAD") {
         return Ok(());

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use crate::events::{decode, is_signature_of, keypair};
 use crate::harness::{Case, Unreadable};
 
-/// What the three files share: the digest, the signature and the verdict.
+/// Checks the common part of the three files: the digest, the signature and the verdict.
 fn check_signature(
     case: &Case<'_>,
     keypair: &KeyPair,

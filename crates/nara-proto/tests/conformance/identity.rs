@@ -62,7 +62,7 @@ pub(crate) fn resolve(case: &Case<'_>) -> Result<(), Unreadable> {
     let generated = is_generated_mode(effective);
     case.check("generated_mode", generated);
 
-    // Names are not generated here: a generated one is taken as the case states it.
+    // Names are not generated here: a generated name is taken from the case.
     let name = if generated { case.text("name")? } else { effective };
     case.check("name", name);
     let hardware = HardwareFingerprint::new(case.hex32("hw_fingerprint_hex")?);
@@ -75,7 +75,7 @@ pub(crate) fn resolve(case: &Case<'_>) -> Result<(), Unreadable> {
         "" => native.clone(),
         argument => match argument.parse() {
             Ok(soul) => soul,
-            // V1 peers go on with an identity that is of no use. Here it is an error that says why.
+            // V1 peers continue with an unusable identity. Here it is an error with a reason.
             Err(error) => {
                 case.claim(
                     "expect",

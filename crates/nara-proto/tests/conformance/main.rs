@@ -1,9 +1,9 @@
 //! Conformance of `nara-proto` with the vectors that were recorded from v1 peers.
 //!
-//! Reads every `*.json` in the folder named by `NARA_VECTORS` (default: `tests/vectors` of this crate) and
-//! checks every field of every case that this crate can compute. What takes a running server or client
-//! (`Case::left_to_mesh`) is checked by the runner of `nara-mesh`, with the same [`harness`] and the same
-//! table of [`deviations`]. Unknown files, unknown fields and expectations that cannot be checked are failures.
+//! Reads every `*.json` in the folder named by `NARA_VECTORS` (default: `tests/vectors` of this crate) and checks every
+//! field of every case that this crate can compute. The runner of `nara-mesh` checks the fields that need a running
+//! server or client (`Case::left_to_mesh`), with the same [`harness`] and table of [`deviations`]. Unknown files,
+//! unknown fields and expectations that cannot be checked are failures.
 
 mod auth;
 mod checkpoints;

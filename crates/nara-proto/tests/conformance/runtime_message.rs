@@ -19,7 +19,7 @@ pub(crate) fn runtime_message(case: &Case<'_>) -> Result<(), Unreadable> {
     let outcome = match &message {
         Err(_) => "error",
         Ok(message) if message.payload.kind() == "stash-refresh" => {
-            // No v1 peer verifies these, so the verdict does not depend on the signature.
+            // No v1 peer verifies this kind, so the verdict does not depend on the signature.
             "accepted"
         }
         Ok(message) if known && message.verify(&keypair.public_key()).is_ok() => "accepted",
@@ -45,8 +45,8 @@ pub(crate) fn runtime_message(case: &Case<'_>) -> Result<(), Unreadable> {
     Ok(())
 }
 
-/// The message as its sender made it, before anything was changed on the way: rebuilt from its signed JSON,
-/// which holds all that is signed. Of a kind that we do not know, only the signature and the id can be checked.
+/// Checks the message as its sender made it, before any change on the way: rebuilt from its signed JSON, which contains
+/// everything that is signed. For an unknown kind, only signature and id can be checked.
 fn as_made(case: &Case<'_>, keypair: &KeyPair) -> Result<(), Unreadable> {
     let signed = case.text("signed_json")?;
     let signature = case.text("signature_b64")?;
@@ -74,8 +74,8 @@ fn as_made(case: &Case<'_>, keypair: &KeyPair) -> Result<(), Unreadable> {
     Ok(())
 }
 
-/// The reply of the receiver. What it has stored is not part of the format, so a stash that it returns is
-/// taken from the reply itself.
+/// Checks the reply of the receiver. Its stored stashes are not part of the format, so a returned stash is taken from
+/// the reply itself.
 fn reply(
     receive: &Case<'_>,
     request: &RuntimeMessage,
@@ -99,7 +99,7 @@ fn reply(
     let now_s = now.map_or(UnixSeconds::new(0), |now| now.to_seconds());
 
     let payload = match &request.payload {
-        // With version 0 no handler runs.
+        // Version 0 has no handler.
         _ if request.version == 0 => None,
         MessagePayload::StashStore(store) => {
             let refusal = stash_refusal(store);
@@ -126,7 +126,7 @@ fn reply(
     };
     let mut reply = request.reply(own_name, own_id, now, payload, own);
     if let MessagePayload::StashRefresh(asked) = &request.payload {
-        // Not an answer: a new message to the owner.
+        // A new message to the owner, not a reply.
         reply.in_reply_to.clear();
         reply = reply.to(&request.from, &asked.owner_id).sign(own);
     }

@@ -1,6 +1,6 @@
-//! `sync_select.json`, as far as it goes without a ledger: reading the request, its mode and filter, and the
-//! spelling and signature of the response. The selection itself is done by a plain scan here; the ledgers of
-//! `nara-mesh` are checked against the same file there.
+//! `sync_select.json`, as far as possible without a ledger: parsing of the request, its mode and filter, and the
+//! spelling and signature of the response. A plain scan selects the events here; `nara-mesh` checks its ledgers against
+//! the same file.
 
 use std::collections::BTreeSet;
 
@@ -112,7 +112,7 @@ pub(crate) fn sync_select(case: &Case<'_>) -> Result<(), Unreadable> {
     Ok(())
 }
 
-/// What a mode selects.
+/// The selection of a mode.
 enum Selection<'a> {
     Exactly(Vec<&'a SyncEvent>),
     /// `size` events, the critical ones among them, oldest first.
@@ -162,7 +162,7 @@ fn select<'a>(mode: &SyncMode, mut events: Vec<&'a SyncEvent>) -> Selection<'a> 
     Selection::Exactly(events)
 }
 
-/// Times that several events share: their order among each other is nobody's promise.
+/// Returns the times that several events share: their relative order is unspecified.
 fn ties(ledger: &[SyncEvent]) -> BTreeSet<UnixNanos> {
     let mut seen = BTreeSet::new();
     ledger

@@ -1,4 +1,4 @@
-//! Requests, responses and the times in them.
+//! Requests, responses and their times.
 
 use http::HeaderMap;
 use nara_proto::identity::{KeyPair, NaraName, Soul};
@@ -64,8 +64,8 @@ proptest! {
         prop_assert_eq!(is_fresh(at, other), within);
     }
 
-    /// However often it is asked and however the clock trembles: as long as the clock is not set back by more
-    /// than the stamp may run ahead.
+    /// For any number of calls and any jitter of the clock, as long as the clock is not set back by more than the
+    /// maximum lead of a stamp.
     #[test]
     fn stamps_strictly_increase(start in -1_000_000_i64..1_000_000, steps in vec(-50_i64..20, 1..150)) {
         let mut stamp = Stamp::default();

@@ -1,4 +1,4 @@
-//! What ids and signatures of events cover, and what batches refuse.
+//! The fields that ids and signatures of events cover, and the events that batches refuse.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ fn seconds() -> impl Strategy<Value = UnixSeconds> {
     any::<i64>().prop_map(UnixSeconds::new)
 }
 
-/// Any payload, well formed or not.
+/// Generates any payload, well formed or not.
 pub(crate) fn payload() -> impl Strategy<Value = Payload> {
     let float = any::<f64>().prop_filter("JSON has no such number", |value| value.is_finite());
     let observation = (any::<i64>(), any::<i64>(), seconds(), float.clone()).prop_map(
@@ -118,7 +118,7 @@ pub(crate) fn payload() -> impl Strategy<Value = Payload> {
                         previous_checkpoint_id,
                         observation,
                         as_of_time,
-                        // An empty list is left out, so it reads back as none.
+                        // An empty list is omitted, so it is read back as `None`.
                         voter_ids: (!voters.is_empty()).then_some(voters),
                         ..Default::default()
                     })
@@ -131,7 +131,7 @@ fn unsigned_event() -> impl Strategy<Value = SyncEvent> {
     (any::<i64>(), payload()).prop_map(|(ts, payload)| SyncEvent::new(UnixNanos::new(ts), payload))
 }
 
-/// Every change of one field that id and signature cover, each with the name of the field.
+/// Returns each change of one field that id and signature cover, with the name of the field.
 fn covered_changes(event: &SyncEvent) -> Vec<(&'static str, SyncEvent)> {
     let mut changed = Vec::new();
     let mut with = |field, change: &dyn Fn(&mut SyncEvent)| {

@@ -1,4 +1,4 @@
-//! Nothing that a peer sends makes a reader panic.
+//! No input of a peer makes a reader panic.
 
 use http::HeaderMap;
 use nara_proto::checkpoint::Attestation;
@@ -20,7 +20,7 @@ use proptest::prelude::*;
 
 use crate::text;
 
-/// Bytes that are sometimes nearly JSON: pieces that mean something to a reader, and any other bytes.
+/// Generates bytes that are sometimes nearly JSON: tokens that matter to a reader, and any other bytes.
 fn nearly_json() -> impl Strategy<Value = Vec<u8>> {
     const PIECES: [&str; 28] = [
         "{",
@@ -111,7 +111,7 @@ proptest! {
         let _ = (RequestAuth::from_headers(&headers), ResponseAuth::from_headers(&headers));
     }
 
-    /// Digits and punctuation only, so that most texts get far.
+    /// Digits and punctuation only, so that most texts pass the first checks.
     #[test]
     fn no_time_text_panics_or_changes_when_written_again(
         text in vec(proptest::sample::select(b"0123456789-:TZ+.,".to_vec()), 18..36),

@@ -1,4 +1,5 @@
-//! Whatever a peer makes us sign: the signature fits one reading of the text, and no message of another kind.
+//! For any input of a peer that we sign: the signature is valid for one reading of the text, and for no message of
+//! another kind.
 
 use nara_proto::checkpoint::Attestation;
 use nara_proto::event::{
@@ -11,7 +12,7 @@ use proptest::prelude::*;
 
 use crate::keypair;
 
-/// Text out of the words that signed texts are made of.
+/// Generates text from the words of signed texts.
 fn crafted() -> impl Strategy<Value = String> {
     let words = vec![
         ":",
@@ -38,7 +39,7 @@ fn crafted() -> impl Strategy<Value = String> {
     vec(prop::sample::select(words), 0..9).prop_map(|words| words.concat())
 }
 
-/// Every way to cut a text into so many parts at colons.
+/// Returns every split of a text into this many parts at colons.
 fn cuts(text: &str, parts: usize) -> Vec<Vec<&str>> {
     if parts == 1 {
         return vec![vec![text]];
@@ -76,7 +77,7 @@ fn observation([observer, subject, kind, state, start, number]: [&str; 6]) -> Op
     }))
 }
 
-/// Signs as bob what a peer chose, and checks every other event of bob that could have this signature.
+/// Signs a peer's payload as bob, and checks every other event of bob that could have this signature.
 fn has_one_reading(payload: Payload) -> Result<(), TestCaseError> {
     let bob = keypair_of_bob();
     let ts = UnixNanos::new(1);
@@ -141,7 +142,7 @@ proptest! {
         if attestation.sign(&keypair).is_err() {
             prop_assert!([attester_id, subject_id, previous].concat().contains(':'));
             prop_assert!(attestation.signature.is_empty());
-            // Nor is it believed if somebody else signed it.
+            // It is refused as well if another nara signed it.
             attestation.signature = keypair.sign(attestation.signed_text().as_bytes()).to_base64();
             prop_assert!(attestation.verify(&keypair.public_key()).is_err());
             return Ok(());
@@ -155,7 +156,7 @@ proptest! {
         prop_assert_eq!(text.split(':').collect::<Vec<_>>(), fields);
     }
 
-    /// V1 peers take any text for the id of an event.
+    /// V1 peers accept any text as the id of an event.
     #[test]
     fn the_signature_of_a_hop_is_not_one_of_an_event(
         id in crafted(), text in crafted(), originator in crafted(), hop in crafted(),

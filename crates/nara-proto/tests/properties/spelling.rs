@@ -1,4 +1,4 @@
-//! What is printed parses back to the same value.
+//! Printed values parse back to the same value.
 
 use nara_proto::encoding::{base64_decode_canonical, base64_decode_lenient, base64_encode};
 use nara_proto::go_json::{self, Timestamp};

@@ -1,4 +1,4 @@
-//! Whatever an event says: a verified one is the word of the nara that acts, and all of it is covered.
+//! For any event: a verified one is a statement of its actor, and all of its fields are covered.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::text;
 
 const NAMES: [&str; 3] = ["alice", "bob", "a:b"];
 
-/// A key of its own for each name.
+/// Returns a separate key for each name.
 fn keypair(name: &str) -> KeyPair {
     let number = NAMES
         .iter()
@@ -29,7 +29,7 @@ fn name() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Sets who acts and makes the payload well formed, as an attacker would.
+/// Sets the actor and makes the payload well formed, as an attacker would.
 fn act_as(event: &mut SyncEvent, actor: &str) {
     let positive = |value: &mut nara_proto::time::UnixSeconds| {
         *value = nara_proto::time::UnixSeconds::new(value.get().saturating_abs().max(1));
@@ -104,7 +104,7 @@ proptest! {
         prop_assert!(kept.has_genuine_id() && kept.validate().is_ok());
         prop_assert_eq!(kept.verify(&keypair(NAMES[signer]).public_key()), Ok(()));
         prop_assert_eq!(kept.content(), event.content());
-        // Every field is covered: a change of any text or number in the JSON changes id or signature, or is undone.
+        // Every field is covered: changing any text or number in the JSON changes id or signature, or is undone.
         let json: serde_json::Value = serde_json::from_slice(&go_json::to_vec(&kept)).unwrap();
         for path in leaves(&json) {
             let mut changed = json.clone();
@@ -126,7 +126,7 @@ proptest! {
     }
 }
 
-/// The paths of all texts and numbers.
+/// Returns the paths of all texts and numbers.
 fn leaves(value: &serde_json::Value) -> Vec<String> {
     match value {
         serde_json::Value::Object(fields) => fields

@@ -1,4 +1,4 @@
-//! Answers that hold something until they are sent.
+//! Answers that hold a resource until they are sent.
 
 use std::any::Any;
 use std::pin::Pin;
@@ -14,22 +14,22 @@ use hyper::body::{Frame, SizeHint};
 use crate::server::connection::watch::{LEAST_TIME_TO_READ, Watch};
 use crate::server::limits::answer_bytes::{Reader, Room};
 
-/// What an answer is cut into that holds something: the connection takes the next piece when it has sent most of
-/// those before.
+/// The size of the pieces of such an answer: the connection takes the next piece when it has sent most of the previous
+/// ones.
 pub(super) const PIECE: usize = 64 << 10;
 
-/// In the extensions of an answer: what it holds until it is sent.
+/// An extension of an answer: the resource that it holds until it is sent.
 #[derive(Clone)]
 pub(in crate::server) struct Held {
-    #[expect(dead_code, reason = "it is there to be dropped")]
+    #[expect(dead_code, reason = "it is only dropped")]
     held: Arc<dyn Any + Send + Sync>,
-    /// Where it is counted among those that are read, if it is.
+    /// The room in which its bytes count, if any.
     room: Option<Arc<Room>>,
 }
 
 impl Held {
-    /// An answer that holds something, such as a place, until its last piece is on its way or its connection is gone.
-    /// Whatever is made of its body meanwhile, such as a signed one.
+    /// Returns an answer that holds a resource until its last piece is being sent or its connection is closed, even if
+    /// its body is replaced meanwhile, for example by a signed one.
     pub(in crate::server) fn until_sent(mut response: Response, held: impl Any + Send + Sync) -> Response {
         let before = response.extensions_mut().remove::<Self>();
         let room = before.as_ref().and_then(|before| before.room.clone());
@@ -38,7 +38,7 @@ impl Held {
         response
     }
 
-    /// An answer that has this room until then, and may lose it to others.
+    /// Returns an answer that holds this room until then, and may lose it to other answers.
     pub(super) fn in_room(mut response: Response, room: Arc<Room>) -> Response {
         let (held, room) = (room.clone(), Some(room));
         response.extensions_mut().insert(Self { held, room });
@@ -46,11 +46,11 @@ impl Held {
     }
 }
 
-/// The slowest reader: half a megabit per second.
+/// The slowest allowed reader: half a megabit per second.
 const BYTES_PER_SECOND: u64 = 64 << 10;
 
-/// Makes the body of an answer hold what its extensions say. What it holds is not there for others meanwhile, so a
-/// connection whose peer does not read it in time ends.
+/// Makes the body of an answer hold the resources in its extensions. They are not available to other answers meanwhile,
+/// so a connection whose peer does not read in time is closed.
 pub(in crate::server) fn hold(mut response: Response, connection: &Arc<Watch>) -> Response {
     let Some(held) = response.extensions_mut().remove::<Held>() else {
         return response;
@@ -71,7 +71,7 @@ pub(in crate::server) fn hold(mut response: Response, connection: &Arc<Watch>) -
 
 struct Holding<G> {
     body: Body,
-    /// What was taken from the body and is not given out yet.
+    /// Bytes taken from the body that are not returned yet.
     piece: Bytes,
     reader: Option<Arc<Reader>>,
     _held: G,

@@ -1,4 +1,4 @@
-//! Answers in JSON.
+//! JSON answers.
 
 use axum::body::Body;
 use axum::response::Response;
@@ -15,10 +15,10 @@ use crate::server::limits::body_bytes::Source;
 /// The content type of most JSON answers.
 pub(in crate::server) const JSON_UTF8: &str = "application/json; charset=utf-8";
 
-/// The content type of the others (docs/protocol/v1.md, section 6).
+/// The content type of the other JSON answers (docs/protocol/v1.md, section 6).
 pub(in crate::server) const JSON: &str = "application/json";
 
-/// A JSON answer with its final newline.
+/// Returns a JSON answer with its final newline.
 pub(in crate::server) fn json<T: serde::Serialize>(
     status: StatusCode,
     content_type: &'static str,
@@ -35,7 +35,7 @@ fn raw_json(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Re
     response
 }
 
-/// Which end of a list of events is given up when the answer would be larger than a peer takes.
+/// Which end of a list of events is cut off if the answer would exceed the peer's limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::server) enum Surplus {
     /// The events at the front.
@@ -44,12 +44,12 @@ pub(in crate::server) enum Surplus {
     Back,
 }
 
-/// Events of up to so many are encoded where they were read: less than a millisecond of work.
+/// The maximum number of events that are encoded inline: less than a millisecond of work.
 const ENCODED_HERE: usize = 64;
 
-/// A JSON answer made of events: as many as fit into `max` bytes, encoded and signed off the async threads. `build` is
-/// told whether some were cut off; `take` gets the events back from what it built. An answer of more than one piece counts
-/// against `bytes` until it is sent.
+/// Returns a JSON answer with events: as many as fit into `max` bytes, encoded and signed off the async threads.
+/// `build` receives whether some were cut off; `take` returns the events of what it built. An answer of more than one
+/// piece counts against `bytes` until it is sent.
 pub(in crate::server) async fn json_of_events<T: serde::Serialize>(
     bytes: &AnswerBytes,
     source: Source,

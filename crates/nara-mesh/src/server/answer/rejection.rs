@@ -1,4 +1,4 @@
-//! The one table from what went wrong to what the peer is told.
+//! The table from internal errors to the answers that peers receive.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -23,17 +23,17 @@ use crate::rate_limit::RateLimit;
 use crate::seldom::error_seldom;
 use crate::server::limits::body_bytes::OverBudget;
 
-/// The longest text of a refusal, in bytes: some texts quote the peer.
+/// The maximum length of a refusal's text, in bytes: some texts quote the peer.
 const MAX_TEXT: usize = 2048;
 
-/// What there may be too many requests of.
+/// The kinds of requests that are rate-limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
     /// All requests from one source address.
     Address,
     /// Requests for `/api/checkpoints/all` from one source address.
     Checkpoints,
-    /// Requests of one verified peer.
+    /// Requests from one verified peer.
     Peer,
 }
 
@@ -42,25 +42,25 @@ impl fmt::Display for Limit {
         f.write_str(match self {
             Self::Address => "requests from your address",
             Self::Checkpoints => "requests for checkpoints from your address",
-            Self::Peer => "requests of yours",
+            Self::Peer => "requests from you",
         })
     }
 }
 
-/// A request that is not served. `Display` is what the peer is told; what only we should know goes to the log
-/// where the rejection is made.
+/// A request that is refused. `Display` is the text that the peer receives; internal details are logged where the
+/// rejection is made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Rejection {
-    /// The source address belongs to another nara than the claimed one.
+    /// The source address belongs to another nara than the claimed sender.
     #[error("The source address does not belong to the claimed sender")]
     AddressMismatch,
-    /// A route's answer is larger than the server signs, and is not a stream.
+    /// The answer of a route is larger than the server signs, and is not a stream.
     #[error("The answer is larger than {0} bytes: ask for it as a stream (--stream)")]
     AnswerTooLarge(usize),
-    /// `/mesh/message` without a readable body.
+    /// A request to `/mesh/message` has no readable body.
     #[error("Bad request")]
     BadRequest,
-    /// Signed before this server started, so before it remembered what came.
+    /// The request was signed before this server, and its replay cache, started.
     #[error("Authentication failed: signed before this nara started, so it may be a replay: sign it again")]
     BeforeStart,
     /// The clock of this nara was set back, and requests of this time were accepted and forgotten.
@@ -73,22 +73,22 @@ pub(crate) enum Rejection {
     /// The connection broke while the body was read.
     #[error("The request body ended early")]
     BodyBroken,
-    /// There is no room for the body beside those that are held already.
+    /// There is no room for the body besides those already in memory.
     #[error(transparent)]
     BodyBudget(OverBudget),
-    /// The body did not come in time.
-    #[error("The request body came too slowly")]
+    /// The body did not arrive in time.
+    #[error("The request body arrived too slowly")]
     BodyTooSlow,
-    /// The body is larger than the endpoint takes.
+    /// The body exceeds the endpoint's limit.
     #[error("The request body is larger than {0} bytes")]
     BodyTooLarge(usize),
-    /// So many of these are being answered that there is no room for one more.
+    /// Too many of these are in progress.
     #[error("Too many {0} at once, try again in a second")]
     Busy(&'static str),
-    /// A hop of a world message does not verify.
+    /// A hop of a world message is invalid.
     #[error("chain verification failed: {0}")]
     Chain(#[from] ChainError),
-    /// A peer that has proven that it signs with v2 sent an older signature, or somebody in its name.
+    /// A peer that has proven to sign with v2, or an impostor, sent a v1 signature.
     #[error(
         "Authentication failed: you signed with RFC 9421 before, so a v1 signature is refused; if you \
          went back on purpose, the operator of this nara must reset what is stored about you"
@@ -100,26 +100,26 @@ pub(crate) enum Rejection {
     /// The next nara of a world message could not be reached.
     #[error("failed to forward to {nara}: {reason}")]
     Forward {
-        /// Who was to get it.
+        /// The nara that should receive it.
         nara: String,
-        /// What failed.
+        /// The reason.
         reason: String,
     },
-    /// A body without `from`.
+    /// The body has no `from`.
     #[error("from is required")]
     FromRequired,
-    /// The body names another nara as sender than the one that signed the request.
+    /// The body names another sender than the signer of the request.
     #[error("{field} does not match the authenticated sender {sender}")]
     SenderMismatch {
         /// The field of the body.
         field: &'static str,
-        /// Who signed the request.
+        /// The signer of the request.
         sender: NaraName,
     },
     /// The `Last-Event-ID` is malformed or repeated.
     #[error("Last-Event-ID is not a stream cursor: send the id of the last message, or leave the header out")]
     InvalidCursor,
-    /// A query that cannot be read.
+    /// The query cannot be parsed.
     #[error("Invalid query: {0}")]
     InvalidQuery(#[from] InvalidStreamRequest),
     /// The scope is malformed.
@@ -128,31 +128,31 @@ pub(crate) enum Rejection {
     /// A handler of the application did not answer in time.
     #[error("No answer in time, try again later")]
     HandlerTooSlow,
-    /// Not the JSON that the endpoint takes.
+    /// The body is not the JSON of the endpoint.
     #[error("Invalid JSON")]
     InvalidJson,
-    /// A signature inside the body does not verify.
+    /// A signature inside the body is invalid.
     #[error("Invalid signature")]
     InvalidSignature,
-    /// The operator took the key away while the request was worked on.
+    /// The operator removed the key while the request was in progress.
     #[error("The key of the sender was replaced or removed meanwhile")]
     KeyReplaced,
-    /// The ledger failed; the peer cannot help it.
+    /// The ledger failed, through no fault of the peer.
     #[error("Ledger unavailable, try again later")]
     Ledger(#[source] LedgerError),
     /// The frame is malformed.
     #[error("{0}")]
     Frame(#[from] ReconcileError),
-    /// Another method than the endpoint's.
+    /// The method is not the endpoint's.
     #[error("Method not allowed")]
     MethodNotAllowed,
-    /// An event without the payload of its service.
+    /// The event lacks the payload of its service.
     #[error("The event has no {0} payload")]
     MissingPayload(Service),
-    /// The body is another one than its signed digest says.
+    /// The body does not match its signed digest.
     #[error("The body does not match the signed Content-Digest")]
     OtherBody,
-    /// All streams of this server are taken.
+    /// The server has no free stream.
     #[error("All streams are taken: fetch pages from /events/sync, or try again in a minute")]
     NoStreamLeft,
     /// The sender stated that it retires.
@@ -164,99 +164,99 @@ pub(crate) enum Rejection {
          holds"
     )]
     TwoSuccessors(NaraName),
-    /// A route that takes only requests which are proven as a whole.
+    /// The route requires a fully proven request.
     #[error(
-        "This route takes requests that are proven as a whole: sign with RFC 9421 (profile v2), or connect with TLS 1.3 \
+        "This route requires a fully proven request: sign with RFC 9421 (profile v2), or connect with TLS 1.3 \
          and your Ed25519 key"
     )]
     NotWhole,
     /// The path is unknown.
     #[error("404 page not found")]
     NotFound,
-    /// All together have as many requests in flight as this server works on.
+    /// The server has too many requests in flight.
     #[error("Too many requests at once, try again in a second")]
     Overloaded,
-    /// The network does not answer who owns the source address.
+    /// The network does not report the owner of the source address.
     #[error("The owner of the source address is unknown at the moment, try again later")]
     OwnerUnavailable,
     /// A handler panicked.
     #[error("Internal error")]
     Panicked,
-    /// The replay cache is full: to accept the request would be to accept its replay.
+    /// The replay cache is full: accepting the request would also accept its replay.
     #[error("Too many signed requests within the last minute, try again later")]
     ReplayCacheFull,
-    /// The request is not signed as profile v2 wants it.
+    /// The request has no valid signature of profile v2.
     #[error("Authentication failed: {0}")]
     Signature(SignatureError),
-    /// A world message with an id on which v1 peers abort.
+    /// The world message has an id on which v1 peers abort.
     #[error("The message id is shorter than {} bytes", nara_proto::world::MIN_ID_LEN)]
     ShortWorldId,
-    /// A world message that we do not sign.
+    /// The world message must not be signed.
     #[error(transparent)]
     WorldMessage(#[from] ReadsAsEvent),
-    /// A stream on a connection that does not prove it.
+    /// The body is streamed on a connection that does not prove it.
     #[error(
-        "A body that no signature covers is taken on a secure connection only: connect with TLS 1.3 and your Ed25519 \
+        "A body without a signed digest needs a secure connection: connect with TLS 1.3 and your Ed25519 \
          key, or send a body with Content-Digest"
     )]
     StreamedBody,
-    /// Nobody is left to whom a world message could go.
+    /// No nara is left to forward the world message to.
     #[error("journey stuck - no next nara available")]
     Stuck,
-    /// More ids than an answer may have events.
+    /// The request has more ids than an answer may have events.
     #[error("Ask for at most {} events at once", nara_proto::sync::MAX_EVENTS)]
     TooManyIds,
-    /// `/peer/query` without `target`.
+    /// The `/peer/query` has no `target`.
     #[error("target parameter required")]
     TargetRequired,
     /// The request is not authenticated.
     #[error("Authentication failed: {0}")]
     Unauthenticated(#[from] RequestAuthError),
-    /// The source address has as many connections as it may have.
+    /// The source address has too many connections.
     #[error(
         "Too many connections from your address: at most {0} at once; close one, or try again in a second"
     )]
     TooManyConnections(usize),
-    /// The peer has as many requests in flight as it may have.
+    /// The peer has too many requests in flight.
     #[error("You have {0} requests in flight, which is the limit: wait for their answers")]
     TooManyInFlight(usize),
-    /// Too many requests.
+    /// The request exceeds a rate limit.
     #[error(
         "Too many {of}: at most {} a second, {} at once; try again in {} s",
         limit.per_second, limit.burst, whole_seconds(*retry_after)
     )]
     TooManyRequests {
-        /// Which requests.
+        /// The kind of requests.
         of: Limit,
-        /// How many are granted.
+        /// The limit.
         limit: RateLimit,
-        /// When the next one is.
+        /// The time until the next request is allowed.
         retry_after: Duration,
     },
-    /// The request came over a plain connection, where only TLS will do.
+    /// The request used a plain connection, but the server requires TLS.
     #[error("This nara answers over TLS only: connect again with TLS 1.3 and your Ed25519 key")]
     TlsRequired,
-    /// The request came over a plain connection, from a peer that is to use TLS.
+    /// The request used a plain connection, but the operator requires TLS for this peer.
     #[error("{0} is set to TLS only: connect again with TLS 1.3 and your Ed25519 key")]
     TlsRequiredOf(NaraName),
     /// The connection belongs to the holder of another key than the sender's.
     #[error("This connection does not belong to {sender}: it was opened with another key")]
     OtherKey {
-        /// Who the sender claims to be.
+        /// The claimed sender.
         sender: NaraName,
-        /// The key that is known for it.
+        /// The key that is pinned for it.
         known: KeyId,
     },
-    /// The peer has as many streams as it may have.
+    /// The peer has too many streams.
     #[error("You have {0} streams open, which is the limit: close one, or try again in a minute")]
     TooManyStreams(usize),
-    /// The operator of this nara does not trust the sender.
+    /// The operator banned the sender.
     #[error("The operator of this nara banned you")]
     Untrusted,
-    /// The key of the emitter of an event is not known.
+    /// The key of an event's emitter is unknown.
     #[error("Unknown emitter")]
     UnknownEmitter,
-    /// An event without emitter or signature.
+    /// The event has no emitter or signature.
     #[error("Unsigned event rejected")]
     UnsignedEvent,
 }
@@ -338,8 +338,8 @@ impl Rejection {
         }
     }
 
-    /// After how many whole seconds (RFC 9110, section 10.2.3) the peer may ask again. Only for short waits: our
-    /// client does not call the peer at all before.
+    /// Returns `Retry-After` in whole seconds (RFC 9110, section 10.2.3). Only for short waits: our client does not
+    /// call the peer at all before.
     fn retry_after(&self) -> Option<u64> {
         match self {
             Self::BodyBudget(_)
@@ -353,8 +353,8 @@ impl Rejection {
         }
     }
 
-    /// Which key is known for the sender, if that is why: so its operator learns that the key of the sender does not
-    /// count here.
+    /// Returns the pinned key of the sender, if it is the reason, so that the sender's operator learns that its key is
+    /// not accepted here.
     fn known_key(&self) -> Option<HeaderValue> {
         match self {
             Self::OtherKey { known, .. } | Self::Signature(SignatureError::KeyId { known, .. }) => {
@@ -365,7 +365,7 @@ impl Rejection {
         }
     }
 
-    /// Its label in metrics.
+    /// Returns the label in metrics.
     fn reason(&self) -> &'static str {
         match self {
             Self::BadRequest | Self::InvalidJson => "malformed_body",
@@ -441,7 +441,7 @@ impl Rejection {
     }
 }
 
-/// Rounded up, so that nobody returns too early; at least 1.
+/// Rounds up, so that no peer returns too early; at least 1.
 fn whole_seconds(duration: Duration) -> u64 {
     (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
 }
@@ -462,7 +462,7 @@ impl IntoResponse for Rejection {
     }
 }
 
-/// An error answer as v1 peers spell it: the text and a newline.
+/// Returns an error answer in the form of v1 peers: the text and a newline.
 fn text(status: StatusCode, reason: &str) -> Response {
     let mut end = reason.len().min(MAX_TEXT);
     while !reason.is_char_boundary(end) {

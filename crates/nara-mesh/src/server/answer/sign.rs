@@ -21,19 +21,19 @@ use crate::server::answer::rejection::Rejection;
 use crate::server::answer::streamed::Streamed;
 use crate::server::auth::request_proof::RequestProof;
 
-/// In the extensions of an answer: its body has no end, so it is not signed as a whole and not held back. What it
-/// says proves itself.
+/// An extension of an answer: its body has no end, so it is neither buffered nor signed as a whole. Its content is
+/// self-proving.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::server) struct Unbuffered;
 
-/// Who signs the answers of a route, and how large they may be.
+/// Signs the answers of a route, up to a maximum size.
 #[derive(Clone, Debug)]
 pub(in crate::server) struct AnswerSigner {
     local: LocalNara,
-    /// Its name, as a header has it.
+    /// The signer's name as a header value.
     name: HeaderValue,
     clock: Arc<dyn Clock>,
-    /// Bytes of a body that is signed.
+    /// The maximum size of a signed body.
     max_body: usize,
 }
 
@@ -48,9 +48,8 @@ impl AnswerSigner {
         }
     }
 
-    /// Signs an answer, an error too, the way its request was signed. It needs the whole body before it can write the
-    /// headers, so it buffers, except what says that it must not: an answer that arrives here as [`Streamed`] is signed at
-    /// its head.
+    /// Signs an answer, including errors, with the profile of its request. It needs the whole body before it can write
+    /// the headers, so it buffers, except for unbuffered answers: a [`Streamed`] answer is signed at its head.
     pub(in crate::server) async fn sign(&self, response: Response, proof: &RequestProof) -> Response {
         if response.extensions().get::<Unbuffered>().is_some() {
             return response;
@@ -67,7 +66,7 @@ impl AnswerSigner {
             return Response::from_parts(parts, body);
         }
         let Some(body) = whole(body, self.max_body).await else {
-            // Handlers cut their answers to this size, so it is a defect of ours.
+            // Handlers limit their answers to this size, so it is a defect of ours.
             error_seldom!(self.max_body, "an answer is too large to be signed");
             return Rejection::Panicked.into_response();
         };
@@ -82,7 +81,7 @@ impl AnswerSigner {
         Response::from_parts(parts, Body::from(body))
     }
 
-    /// An answer that its connection proves: it says who answers and when, for a client that asked by address.
+    /// Marks an answer that its connection proves with responder and time, for a client that called by address.
     fn named(&self, mut response: Response, now: UnixMillis) -> Response {
         let headers = response.headers_mut();
         headers.insert(NAME_HEADER, self.name.clone());
@@ -102,7 +101,7 @@ impl AnswerSigner {
     }
 }
 
-/// All bytes of a body; `None`: it fails, or has too many.
+/// Reads a whole body; `None` if it fails or exceeds the limit.
 async fn whole(mut body: Body, max: usize) -> Option<Bytes> {
     let mut read = Gathered::default();
     while let Some(frame) = body.frame().await {

@@ -1,4 +1,4 @@
-//! Answers whose body is sent as it is made.
+//! Answers whose body is sent while it is produced.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,16 +11,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::registry::KeyLease;
 
-/// An answer whose body is sent as it is made, instead of being collected and signed as a whole.
+/// An answer whose body is sent while it is produced, instead of being buffered and signed as a whole.
 ///
-/// On a secure connection every answer is sent so, and the connection proves it. On plain HTTP the signature of an
-/// answer covers its whole body, which is therefore collected first, within
-/// [`ServerLimits::route_answer_bytes`](crate::server::ServerLimits::route_answer_bytes); inside this wrapper it is
-/// signed at its head only, if the client accepts that: an attacker on the path can change or cut the body, and the
-/// client's type says so. To a client that does not accept it, such as a v1 peer, the answer is collected.
+/// On a secure connection every answer is sent like this, and the connection proves it. On plain HTTP the signature of
+/// an answer covers its whole body, which is therefore buffered first, within
+/// [`ServerLimits::route_answer_bytes`](crate::server::ServerLimits::route_answer_bytes). Inside this wrapper it is
+/// signed at its head only, if the client accepts that: a man in the middle can change or truncate the body, and the
+/// client's type says so. For a client that does not accept it, such as a v1 peer, the answer is buffered.
 ///
-/// A body that is sent as it is made counts as a stream of its peer. It fails when the server shuts down, or when the key
-/// of the peer is replaced or removed.
+/// A streamed body counts as a stream of its peer. It fails when the server shuts down, or when the key of the peer is
+/// replaced or removed.
 ///
 /// ```
 /// use axum::Router;
@@ -38,7 +38,7 @@ use crate::registry::KeyLease;
 #[derive(Clone, Copy, Debug)]
 pub struct StreamedAnswer<T>(pub T);
 
-/// In the extensions of an answer: it is a [`StreamedAnswer`].
+/// An extension of an answer: it is a [`StreamedAnswer`].
 #[derive(Clone, Copy, Debug)]
 pub(in crate::server) struct Streamed;
 
@@ -50,7 +50,7 @@ impl<T: IntoResponse> IntoResponse for StreamedAnswer<T> {
     }
 }
 
-/// Why a body ends early.
+/// The reason why a body ends early.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 pub(in crate::server) enum EndsEarly {
     #[error("the key of the peer was replaced or removed")]
@@ -59,7 +59,7 @@ pub(in crate::server) enum EndsEarly {
     ShuttingDown,
 }
 
-/// A body that fails when the server shuts down or the lease ends, so that its reader notices that it is incomplete. It
+/// A body that fails when the server shuts down or the lease ends, so that its reader knows that it is incomplete. It
 /// holds a resource until then.
 pub(in crate::server) fn until_ended<G: Send + Unpin + 'static>(
     body: Body,

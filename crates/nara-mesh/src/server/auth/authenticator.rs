@@ -1,4 +1,4 @@
-//! Who sent a signed request: from its headers to a [`VerifiedSender`].
+//! The authentication of a signed request: from its headers to a [`VerifiedSender`].
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,8 +36,7 @@ use crate::{Coverage, Signatures};
 
 /// Authenticates signed requests: headers, freshness, recipient, downgrade, key, signature, replay, in this order.
 ///
-/// The cheap checks come first, and the replay cache last, so that nobody can fill it without a key that is
-/// known here.
+/// The cheap checks come first, and the replay cache last, so that only holders of a known key can fill it.
 #[derive(Debug)]
 pub(in crate::server) struct Authenticator {
     pub(in crate::server) local: LocalNara,
@@ -53,40 +52,41 @@ pub(in crate::server) struct Authenticator {
     pub(in crate::server) known_keys: KnownKeys,
     pub(in crate::server) background: Background,
     pub(in crate::server) source_check: SourceCheck,
-    /// Conflicts that are looked for at once: whoever sends wrong signatures must not pile up tasks.
+    /// Limits concurrent checks for conflicts: wrong signatures must not pile up tasks.
     pub(in crate::server) conflicts: Arc<Semaphore>,
 }
 
-/// Why the body of a request with a known signature is refused.
+/// The reason why the body of a request with a known signature is refused.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 pub(in crate::server) enum RepeatedBody {
-    /// It cannot be remembered.
+    /// The replay cache is full.
     #[error("the replay cache is full")]
     Full,
-    /// It came with this signature before.
+    /// It arrived with this signature before.
     #[error("replayed request")]
     Replayed,
 }
 
-/// A request whose sender is known.
+/// A request with an authenticated sender.
 #[derive(Debug)]
 pub(in crate::server) struct Authenticated {
     pub(in crate::server) sender: VerifiedSender,
     pub(in crate::server) proof: RequestProof,
-    /// What the sender signed of its body.
+    /// What the sender signed about the body.
     pub(in crate::server) body: BodyProof,
 }
 
-/// What is known of a body before it is read.
+/// What is known about a body before it is read.
 #[derive(Debug)]
 pub(in crate::server) enum BodyProof {
-    /// Nothing, or the connection proves it.
+    /// Nothing is signed, or the connection proves it.
     None,
     /// It must have this digest.
     Digest(ContentDigest),
-    /// It is a stream, which only its connection can prove.
+    /// It is streamed, so only its connection can prove it.
     Streamed,
-    /// With the v1 signature it makes a message that must not come again: see [`Authenticator::remember_body`].
+    /// Together with the v1 signature it forms a message that must not be repeated: see
+    /// [`Authenticator::remember_body`].
     Repeatable(RequestAuth),
 }
 
@@ -98,7 +98,7 @@ impl Authenticator {
         repetition: Repetition,
     ) -> Result<Authenticated, Rejection> {
         let look = self.uptime.look();
-        // What claims to be v2 is v2 or nothing: else anybody could choose the weaker check.
+        // A request that claims v2 is verified by v2 or refused: otherwise an attacker could choose the weaker check.
         let claims_v2 = self.signatures == Signatures::V2AndV1 && v2::is_claimed(&parts.headers);
         let outcome = if claims_v2 {
             self.check_v2(parts, connection, look).await
@@ -138,8 +138,8 @@ impl Authenticator {
         self.heed_succession(name, peer.as_deref(), signed.key_id(), &parts.headers);
         let (key, peer) = self.key_of_sender(name, peer, connection, &parts.headers).await?;
         if channel.is_some() && self.channel_trust != ChannelTrust::VerifyAlways {
-            // The connection is the sender's and the request was made for it: nobody else can have sent it, not
-            // again either.
+            // The connection is the sender's and the request was made for it, so no other peer can have sent or
+            // replayed it.
             let proof = RequestProof::v2(&signed, &parts.headers).on_trusted_channel(&parts.headers);
             return Ok(Authenticated {
                 sender: self.sender_of_v2(&signed, peer, &proof, key, address, Coverage::Channel),
@@ -162,7 +162,7 @@ impl Authenticator {
             self.look_for_conflict(name, address);
             return Err(error.into());
         }
-        // A nonce is never used twice, whatever the endpoint makes of repetitions.
+        // A nonce is never used twice, whatever repetitions the endpoint allows.
         self.remember(&signed, name, address, Repetition::Refused)?;
 
         let proof = RequestProof::v2(&signed, &parts.headers);
@@ -177,7 +177,8 @@ impl Authenticator {
         })
     }
 
-    /// The binding of a request that claims to be proven by its connection alone, if this server accepts such requests.
+    /// Returns the binding of a request that claims to be proven by its connection alone, if this server accepts such
+    /// requests.
     fn claims_handshake<'a>(
         &self,
         parts: &'a Parts,
@@ -193,8 +194,8 @@ impl Authenticator {
         }
     }
 
-    /// Without a signature the key of the connection says who asks, and nothing else does. The binding shows that the other
-    /// end of this connection wrote the request, and did not pass on one that was written elsewhere.
+    /// Authenticates an unsigned request by the key of the connection alone. The binding shows that the other end of
+    /// this connection wrote the request, and did not forward one that was written elsewhere.
     async fn check_handshake(
         &self,
         parts: &Parts,
@@ -205,7 +206,7 @@ impl Authenticator {
         let channel = connection.channel.as_ref().zip(connection.binding.as_ref());
         let (channel, binding) = channel.ok_or(SignatureError::Channel)?;
         ChannelBinding::check_value(claimed, binding)?;
-        // Of a key that is not known, or is that of several names, a signed request says whose it is.
+        // If the key is unknown, or several names have it, a signed request must identify the sender.
         let peer = self.registry.holder(&channel.peer_key);
         let name = peer
             .as_ref()
@@ -229,7 +230,7 @@ impl Authenticator {
         })
     }
 
-    /// The sender of a request of v2, who has so proven that it speaks v2.
+    /// Returns the sender of a v2 request, which proves that it supports v2.
     fn sender_of_v2(
         &self,
         signed: &RequestSignature,
@@ -267,7 +268,7 @@ impl Authenticator {
         let peer = self.registry.by_name(name.as_str());
         self.check_downgrade(peer.as_deref())?;
         let (key, peer) = self.key_of_sender(name, peer, connection, &parts.headers).await?;
-        // Asking for the key may have told more about the sender than its key.
+        // Key discovery may have learned more about the sender than its key.
         self.check_downgrade(peer.as_deref())?;
         if let Err(error) = auth.verify_signature(&key, parts.method.as_str(), parts.uri.path()) {
             self.look_for_conflict(name, address);
@@ -291,8 +292,7 @@ impl Authenticator {
         })
     }
 
-    /// Notes where a nara that has proven who it is says that it listens, if its address is not known, or its port is a
-    /// guess.
+    /// Records the announced port of an authenticated nara if its address is unknown or its port is a guess.
     fn note_listening(&self, headers: &HeaderMap, sender: &VerifiedSender) {
         let Some(discovery) = self
             .discovery
@@ -323,12 +323,13 @@ impl Authenticator {
                 ..PeerInfo::default()
             });
             if let Err(error) = listening {
-                tracing::debug!(sender = %sender.name(), %error, "its port is not noted");
+                tracing::debug!(sender = %sender.name(), %error, "its announced port was not registered");
             }
         }
     }
 
-    /// A server that ran here before may have accepted it, and what that one remembered is lost.
+    /// Refuses requests from before the start: an earlier server here may have accepted them, and its replay cache is
+    /// lost.
     fn check_started(&self, signed_at: UnixMillis, look: Look) -> Result<(), Rejection> {
         let age = (signed_at < look.now).then(|| look.now.abs_diff(signed_at));
         if self.refuse_before_start && self.uptime.is_from_before(age.unwrap_or_default(), look) {
@@ -347,7 +348,7 @@ impl Authenticator {
         }
     }
 
-    /// The sender of a request that has verified.
+    /// Returns the sender of a verified request.
     fn sender(
         &self,
         name: &NaraName,
@@ -369,8 +370,8 @@ impl Authenticator {
         VerifiedSender::new(name.clone(), id, key, address, signed_at, coverage)
     }
 
-    /// The key of the nara that claims to send on this connection, if it may, and the peer: the one that was known, or the
-    /// one that was met meanwhile.
+    /// Returns the pinned key of the claimed sender, if it may use this connection, and its peer: a known one, or one
+    /// that was met meanwhile.
     async fn key_of_sender(
         &self,
         name: &NaraName,
@@ -384,7 +385,7 @@ impl Authenticator {
         self.check_security(name, peer.as_deref(), connection)?;
         let (key, peer) = match self.known_keys.key_of(name, peer.as_deref()) {
             Some(key) => (key, peer),
-            // On the heap, as it is rare and large.
+            // Boxed, as it is rare and large.
             None => Box::pin(self.discover(name, address, headers)).await?,
         };
         if let Some(channel) = connection
@@ -392,7 +393,7 @@ impl Authenticator {
             .as_ref()
             .filter(|channel| channel.peer_key != key)
         {
-            // Nothing is changed by it, but whoever watches the registry is told.
+            // Changes nothing, but notifies subscribers of the registry.
             let _ = self.registry.report_key(&PinnedKey {
                 name: name.clone(),
                 id: None,
@@ -408,7 +409,7 @@ impl Authenticator {
         Ok((key, peer))
     }
 
-    /// Refuses a peer on a plain connection that is to use TLS only.
+    /// Refuses a peer on a plain connection if the operator requires TLS for it.
     fn check_security(
         &self,
         name: &NaraName,
@@ -422,7 +423,8 @@ impl Authenticator {
         Ok(())
     }
 
-    /// Refuses a nara that the operator does not trust, whoever signed. It is not told whether its key is known.
+    /// Refuses a nara that the operator distrusts, whatever the signature. The answer does not reveal whether its key
+    /// is known.
     fn check_trusted(&self, name: &NaraName, peer: Option<&Peer>) -> Result<(), Rejection> {
         if peer.is_some_and(|peer| peer.is_untrusted()) {
             return Err(Rejection::Untrusted);
@@ -434,14 +436,14 @@ impl Authenticator {
         }
     }
 
-    /// A sender whose key is another one than the known one may show why: a statement that both keys signed proves
-    /// itself, whoever sends it. So may several that lead from the known key to this one.
+    /// Applies the statements that a sender with another key than the pinned one presents. A statement that both keys
+    /// signed proves itself, whoever sends it; several may lead from the pinned key to this one.
     fn heed_succession(&self, name: &NaraName, peer: Option<&Peer>, key: KeyId, headers: &HeaderMap) {
         let known = peer.and_then(|peer| peer.key());
         if known.is_none_or(|known| KeyId::from(&known) == key) {
             return;
         }
-        // Also one that contradicts what was followed: that is a conflict.
+        // Also a statement that contradicts a followed one: that is a conflict.
         let is_known = |old: &PublicKey| known == Some(*old) || self.registry.is_replaced(name.as_str(), old);
         if let Ok(shown) = Succession::from_headers(headers, is_known)
             && shown.iter().all(|statement| statement.name() == name)
@@ -470,8 +472,8 @@ impl Authenticator {
         }
     }
 
-    /// A signature that does not verify may mean that the nara has a new key. Asking it does not change what
-    /// is pinned, but the conflict becomes known to whoever watches the registry.
+    /// An invalid signature may mean that the nara has a new key. Asking the nara does not change the pinned key, but
+    /// reports the conflict to subscribers of the registry.
     fn look_for_conflict(&self, name: &NaraName, address: SocketAddr) {
         if let Some(discovery) = self.discovery.clone()
             && name != self.local.name()
@@ -485,7 +487,7 @@ impl Authenticator {
         }
     }
 
-    /// Remembers the body of a request whose v1 signature others may carry, too.
+    /// Remembers the body of a request whose v1 signature other requests may share.
     pub(in crate::server) fn remember_body(
         &self,
         auth: &RequestAuth,
@@ -513,10 +515,10 @@ impl Authenticator {
         repetition: Repetition,
     ) -> Result<(), Rejection> {
         let now = self.clock.now_millis();
-        // Every method of the cache leaves it valid.
+        // Every method leaves the cache valid.
         let mut cache = self.replay.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = match repetition {
-            // Whether the body is another one shows at its end.
+            // Whether the body differs is known only at its end.
             Repetition::SameSource | Repetition::OtherBody => {
                 cache.insert_or_repeat(request, address.ip(), now)
             }
@@ -533,7 +535,7 @@ impl Authenticator {
             ReplayError::Forgotten { until } => {
                 warn_seldom!(
                     sender = %name, %address,
-                    "the clock of this machine was set back: a request of a time at which others were accepted is refused"
+                    "the clock of this machine was set back: a request from an already forgotten time is refused"
                 );
                 Rejection::ClockSetBack(until)
             }

@@ -1,4 +1,4 @@
-//! The answer to a request that is refused for its time.
+//! The answer to a request that is refused because of its time.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use crate::server::answer::rejection::Rejection;
 use crate::server::auth::authenticator::Authenticator;
 
 impl Authenticator {
-    /// The answer to an unauthenticated request. If it is refused for its time, headers give our time and the clock
-    /// that is probably wrong; the text stays as v1 peers write it.
+    /// Returns the answer to an unauthenticated request. If it is refused because of its time, headers give our time
+    /// and the clock that is probably wrong; the text stays that of v1 peers.
     pub(in crate::server) fn refuse(&self, parts: &Parts, rejection: Rejection) -> Response {
         let distance = distance(&rejection);
         let mut response = rejection.into_response();
         if let Some(nanos) = distance {
             let now = self.clock.now_millis();
-            // Only to leave the claimed sender's own clock out of the judgement.
+            // Only to exclude the claimed sender's own clock from the judgement.
             let name = parts.headers.get(NAME_HEADER);
             let name = name.and_then(|name| std::str::from_utf8(name.as_bytes()).ok());
             let key = name.and_then(|name| self.known_keys.key_of_name(name));
@@ -35,7 +35,7 @@ impl Authenticator {
     }
 }
 
-/// How far the time of a request that is refused for it is ahead of our clock, in nanoseconds.
+/// Returns how far the time of a refused request is ahead of our clock, in nanoseconds.
 fn distance(rejection: &Rejection) -> Option<i64> {
     let signed = |by: Duration, ahead| {
         let nanos = i64::try_from(by.as_nanos()).unwrap_or(i64::MAX);

@@ -1,4 +1,4 @@
-//! Learning the key of an unknown sender by calling it back.
+//! Key discovery: asks an unknown sender for its key by calling it back.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -17,32 +17,30 @@ use crate::seldom::warn_seldom;
 use crate::server::limits::quota::Quota;
 use crate::server::limits::settings::ServerLimits;
 
-/// How long the outcome of a discovery holds: a sender that did not answer is not called again within it.
+/// How long the outcome of a discovery is cached: a sender that did not answer is not called again within it.
 const OUTCOME_TTL: Duration = Duration::from_secs(30);
 
-/// Outcomes that are remembered; the least used are forgotten first, which costs one more call.
+/// The maximum number of cached outcomes; the least used are evicted, which costs one more call.
 const OUTCOMES: u64 = 1024;
 
-/// Requests that wait for the key of their sender at once. Each holds its connection, and nothing else.
+/// The maximum number of requests that wait for the key of their sender. Each only holds its connection.
 const WAITING: usize = 256;
 
-/// Those of one source address.
+/// The maximum per source address.
 const WAITING_PER_ADDRESS: usize = 8;
 
-/// Calls to one source address at once: one that never answers must not hold all of them.
+/// The maximum number of concurrent calls to one source address: a silent one must not hold all of them.
 const CALLS_PER_ADDRESS: usize = 4;
 
-/// The lowest port that a stranger may name for the call back: what listens below is no nara, but a service of the
-/// system.
+/// The lowest port that a stranger may name for the call back: system services listen below.
 const LOWEST_PORT: u16 = 1024;
 
-/// Asks unknown senders for their key with a `/ping` to the address from which they came.
+/// Asks unknown senders for their key with a `/ping` to their source address.
 ///
-/// The answer is not signed, so this is trust on first use. It is bounded on every side, because a stranger
-/// causes it: only addresses of the mesh are called, at most one call per address, name and port at a time and per
-/// 30 s, so many per minute for one address, and so many at once in all. A sender may say on which port it listens;
-/// it is called there at the address from which it came, and at no other, and is believed if it signed that statement
-/// with the key that it then tells.
+/// The answer is not signed, so this is trust on first use. A stranger causes it, so everything is bounded: only
+/// addresses of the mesh are called, with at most one call per address, name and port at a time and per 30 s, a limit
+/// per minute and address, and a limit on all concurrent calls. A sender may announce the port on which it listens; it
+/// is called there at its source address only, and is trusted if the key that it returns signed the announcement.
 #[derive(Debug)]
 pub(in crate::server) struct KeyDiscovery {
     client: MeshClient,
@@ -55,20 +53,20 @@ pub(in crate::server) struct KeyDiscovery {
     waiting: Quota<IpAddr>,
 }
 
-/// What a discovery came to.
+/// The outcome of a discovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     /// Another key is pinned for the name.
     Conflict,
     /// The key is pinned now.
     Pinned,
-    /// The trust policy does not believe the key.
+    /// The trust policy refused the key.
     Refused,
-    /// The sender did not answer, or not as the nara that it claims to be.
+    /// The sender did not answer, or not as the claimed nara.
     Unknown,
 }
 
-/// Too many discoveries for now; nothing is remembered of it.
+/// The error for too many concurrent discoveries; it is not cached.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::server) struct Busy;
 
@@ -97,16 +95,16 @@ impl KeyDiscovery {
         }
     }
 
-    /// Whether naras at this address are called.
+    /// Returns whether naras at this address are called.
     pub(in crate::server) fn may_call(&self, source: IpAddr) -> bool {
         mesh_ranges::contain(&self.ranges, source)
     }
 
-    /// Tries to learn the key of `name`, which claims to call from `source`. Whether it is known now, the
-    /// registry tells.
+    /// Tries to learn the key of `name`, which claims to call from `source`. The registry then knows whether it
+    /// succeeded.
     ///
     /// # Errors
-    /// [`Busy`] if too many requests wait already.
+    /// [`Busy`] if too many requests are waiting already.
     pub(in crate::server) async fn discover(
         self: &Arc<Self>,
         name: &NaraName,
@@ -168,7 +166,7 @@ impl KeyDiscovery {
                 {
                     return Ok(self.pin(found, address));
                 }
-                Ok(_) => tracing::debug!(%name, %address, "the nara did not say that it listens here"),
+                Ok(_) => tracing::debug!(%name, %address, "the nara did not announce this port"),
                 Err(error) => tracing::debug!(%name, %address, %error, "key discovery failed"),
             }
         }
@@ -183,8 +181,7 @@ impl KeyDiscovery {
         Ok(Outcome::Unknown)
     }
 
-    /// Where the nara may listen: where the registry says, if that is the machine that called, and on the
-    /// usual ports.
+    /// Returns the addresses to try: the registered one, if it is on the calling machine, and the standard ports.
     fn addresses(&self, name: &NaraName, source: IpAddr) -> Vec<SocketAddr> {
         let registered = self
             .registry
@@ -205,7 +202,7 @@ impl KeyDiscovery {
 
     fn pin(&self, found: DiscoveredKey, address: SocketAddr) -> Outcome {
         let known = self.registry.by_name(found.name.as_str());
-        // What is configured is better than where the request came from.
+        // A configured address takes precedence over the source address.
         let takes_address =
             known.is_none_or(|peer| peer.info().address.is_none()) && self.registry.has_room_at(address.ip());
         let info = PeerInfo {
@@ -228,7 +225,7 @@ impl KeyDiscovery {
                 Outcome::Pinned
             }
             Err(error @ RegisterError::KeyConflict(_)) => {
-                // The registry has told its subscribers already.
+                // The registry has already notified its subscribers.
                 warn_seldom!(%error, "key conflict");
                 Outcome::Conflict
             }
@@ -244,7 +241,7 @@ impl KeyDiscovery {
     }
 }
 
-/// Where a sender says that it listens.
+/// The port that a sender announces.
 #[derive(Debug)]
 struct Claim {
     port: u16,
@@ -252,7 +249,7 @@ struct Claim {
 }
 
 impl Claim {
-    /// `None`: it says nothing, or nothing that is tried.
+    /// Returns `None` if it announces nothing, or a port that is not allowed.
     fn of(statement: Option<SignedCapability>) -> Option<Self> {
         let statement = statement?;
         let port = statement.unverified().port?.get();

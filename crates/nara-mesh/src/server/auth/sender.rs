@@ -18,7 +18,7 @@ use crate::server::connection::facts::ConnectionFacts;
 
 /// The proven sender of a request.
 ///
-/// Only the server's verification makes one. It travels in the extensions of the request, never as a header. As an
+/// Only the server's verification creates it. It travels in the extensions of the request, never as a header. As an
 /// axum extractor it refuses unverified requests.
 #[derive(Clone, Debug)]
 pub struct VerifiedSender {
@@ -28,7 +28,7 @@ pub struct VerifiedSender {
     address: SocketAddr,
     signed_at: UnixMillis,
     coverage: Coverage,
-    /// Whether a signature inside an answer would prove nothing more to the sender.
+    /// Whether an inner signature in an answer would prove nothing more to the sender.
     needs_no_inner: bool,
 }
 
@@ -52,14 +52,14 @@ impl VerifiedSender {
         }
     }
 
-    /// The same sender, whose proof of an answer covers all of it and its question: a signature of v2, or a secure
-    /// connection.
+    /// Returns the same sender, with answers whose proof covers all of the answer and its request: a v2 signature, or a
+    /// secure connection.
     pub(in crate::server) fn without_inner_signature(mut self) -> Self {
         self.needs_no_inner = true;
         self
     }
 
-    /// An answer with events for this sender.
+    /// Returns an answer with events for this sender.
     pub(in crate::server) fn answer(
         &self,
         from: &LocalNara,
@@ -74,32 +74,32 @@ impl VerifiedSender {
         }
     }
 
-    /// Its name.
+    /// Returns the name.
     pub fn name(&self) -> &NaraName {
         &self.name
     }
 
-    /// Its id, if known.
+    /// Returns the id, if known.
     pub fn id(&self) -> Option<&NaraId> {
         self.id.as_ref()
     }
 
-    /// The key with which the request verified.
+    /// Returns the key with which the request was verified.
     pub fn key(&self) -> &PublicKey {
         &self.key
     }
 
-    /// The address from which the request came.
+    /// Returns the source address of the request.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// When the sender signed the request.
+    /// Returns when the sender signed the request.
     pub fn signed_at(&self) -> UnixMillis {
         self.signed_at
     }
 
-    /// How much of the request its sender has proven.
+    /// Returns which parts of the request are proven.
     pub fn coverage(&self) -> Coverage {
         self.coverage
     }
@@ -134,8 +134,8 @@ impl<S: Send + Sync> FromRequestParts<S> for VerifiedSender {
     }
 }
 
-/// A middleware for routes of the application: requests of which only method and path are proven
-/// ([`Coverage::MethodAndPath`]) get a signed answer with status 403 that says what to do.
+/// A middleware for routes of the application: it refuses requests of which only method and path are proven
+/// ([`Coverage::MethodAndPath`]) with a signed answer, status 403, that says what to do.
 ///
 /// ```
 /// use axum::Router;
@@ -158,13 +158,13 @@ pub async fn require_whole(sender: VerifiedSender, request: Request, next: Next)
     }
 }
 
-/// The address of the peer at the other end of the connection; for a handler of the application also in the extensions of
-/// its request.
+/// The address of the peer at the other end of the connection; also in the extensions of requests to handlers of the
+/// application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::server) struct PeerAddress(pub(in crate::server) SocketAddr);
 
 impl PeerAddress {
-    /// The address in the extensions, or else one that belongs to nobody.
+    /// Returns the address in the extensions, or else an unspecified one.
     pub(in crate::server) fn of(extensions: &http::Extensions) -> SocketAddr {
         let unknown = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
         ConnectionFacts::of(extensions).map_or(unknown, |connection| connection.address)

@@ -11,10 +11,10 @@ use crate::seldom::{error_seldom, warn_seldom};
 use crate::server::answer::rejection::Rejection;
 use crate::transport::PeerSource;
 
-/// Compares the name that a request claims with what the network knows about its source address.
+/// Compares the claimed name of a request with the network's owner of its source address.
 ///
-/// Inside a tailnet nobody can use the address of another node, so this is proof of its own kind: it stops requests
-/// of one peer that another one captured, which the inherited signature does not.
+/// Inside a tailnet no node can use the address of another, so this is an independent proof: it stops requests of one
+/// peer that another one captured, which the v1 signature does not.
 #[derive(Debug)]
 pub(in crate::server) struct SourceCheck {
     pub(in crate::server) source: Option<Arc<dyn PeerSource>>,
@@ -22,15 +22,15 @@ pub(in crate::server) struct SourceCheck {
 }
 
 impl SourceCheck {
-    /// Refuses a request whose source address belongs to another nara than it claims. Where the network does not
-    /// know the owner, the signature alone decides; where it does not answer, the request is refused.
+    /// Refuses a request whose source address belongs to another nara than it claims. If the network does not know the
+    /// owner, the signature alone decides; if it does not answer, the request is refused.
     pub(in crate::server) async fn check(
         &self,
         claimed: &NaraName,
         address: SocketAddr,
     ) -> Result<(), Rejection> {
         match &self.source {
-            // On the heap, because most naras ask no network.
+            // Boxed, because most naras have no such source.
             Some(source) => Box::pin(self.compare(&**source, claimed, address)).await,
             None => Ok(()),
         }
@@ -44,7 +44,7 @@ impl SourceCheck {
     ) -> Result<(), Rejection> {
         let ip = address.ip().to_canonical();
         let Ok(owner) = timeout(defaults::OWNER_LOOKUP_TIMEOUT, source.owner_of(ip)).await else {
-            error_seldom!(%claimed, %address, "the network did not answer who owns the source address");
+            error_seldom!(%claimed, %address, "the network did not report the owner of the source address");
             return Err(Rejection::OwnerUnavailable);
         };
         let Some(owner) = owner.filter(|owner| owner != claimed) else {

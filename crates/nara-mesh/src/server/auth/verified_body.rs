@@ -1,4 +1,4 @@
-//! Bodies that are checked when their end was reached.
+//! Bodies that are checked at their end.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -13,12 +13,12 @@ use nara_proto::v2::{ContentDigest, DigestHasher};
 
 use crate::server::auth::authenticator::Authenticator;
 
-/// What the digest of a body must be.
+/// The check of a body's digest.
 #[derive(Debug)]
 pub(in crate::server) enum BodyCheck {
-    /// The one that was signed.
+    /// It must equal the signed one.
     Signed(ContentDigest),
-    /// One that did not come with this v1 signature before.
+    /// It must not have arrived with this v1 signature before.
     New {
         authenticator: Arc<Authenticator>,
         auth: RequestAuth,
@@ -41,7 +41,7 @@ impl BodyCheck {
     }
 }
 
-/// A body that fails at its end if its digest is not accepted. A reader that gets to the end without an error has what
+/// A body that fails at its end if its digest is not accepted. A reader that reaches the end without an error has what
 /// the sender sent.
 #[derive(Debug)]
 pub(in crate::server) struct VerifiedBody<B> {
@@ -51,9 +51,9 @@ pub(in crate::server) struct VerifiedBody<B> {
 
 #[derive(Debug)]
 enum Check {
-    /// Nothing has to be checked.
+    /// There is nothing to check.
     None,
-    /// Until the end is reached; on the heap, because connections that prove bodies need none.
+    /// The end is not reached yet; boxed, because connections that prove bodies need no check.
     Pending(Box<(DigestHasher, BodyCheck)>),
     /// The end was reached.
     Done,
@@ -95,7 +95,7 @@ where
         Poll::Ready(Some(Ok(frame)))
     }
 
-    /// Not before the digest was checked.
+    /// `false` until the digest was checked.
     fn is_end_stream(&self) -> bool {
         match self.check {
             Check::None => self.inner.is_end_stream(),
@@ -134,7 +134,7 @@ mod tests {
         assert!(read(b"{}", b"").await.is_err());
     }
 
-    /// A reader that believes that a body is at its end does not read it, and would take one that nobody signed.
+    /// A reader that considers a body complete does not read it, and would accept an unsigned one.
     #[tokio::test]
     async fn a_body_is_not_at_its_end_before_its_digest_was_looked_at() {
         for content in ["", "{}"] {
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_announces_what_the_one_inside_of_it_announces() {
+    fn a_body_has_the_size_hint_of_its_inner_body() {
         assert_eq!(signed(b"[1]", b"[1]").size_hint().exact(), Some(3));
     }
 }

@@ -1,4 +1,4 @@
-//! The step that lets only authenticated requests through.
+//! The step that admits only authenticated requests.
 
 use std::sync::Arc;
 
@@ -20,22 +20,22 @@ use crate::server::connection::facts::ConnectionFacts;
 pub(in crate::server) struct Verification {
     pub(in crate::server) authenticator: Arc<Authenticator>,
     pub(in crate::server) repetition: Repetition,
-    /// Whether a body may be a stream. Elsewhere it is read to its end within the limits of the endpoint.
+    /// Whether a body may be streamed. Otherwise it is read to its end within the limits of the endpoint.
     pub(in crate::server) takes_streams: bool,
 }
 
-/// In the extensions of a request: its sender says that its body is a stream, which no signature covers.
+/// An extension of a request: its body is streamed, and no signature covers it.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::server) struct StreamedRequest;
 
-/// A request whose sender is known.
+/// A request with an authenticated sender.
 #[derive(Debug)]
 pub(in crate::server) struct Verified {
     pub(in crate::server) sender: VerifiedSender,
     pub(in crate::server) proof: RequestProof,
-    /// What the body must be, which shows at its end.
+    /// The check of the body, which completes at its end.
     pub(in crate::server) check: Option<BodyCheck>,
-    /// Whether its body is a stream, which no signature covers.
+    /// Whether its body is streamed, and no signature covers it.
     pub(in crate::server) is_stream: bool,
 }
 
@@ -64,7 +64,7 @@ impl Verification {
         let is_stream = matches!(proven, BodyProof::Streamed) && self.takes_streams;
         let check = match proven {
             BodyProof::None => None,
-            // Nobody may ever read it, so it is looked at now.
+            // The handler may never read it, so an empty body is checked now.
             BodyProof::Digest(digest) if body_is_empty => match digest.check(&[]) {
                 Ok(()) => None,
                 Err(error) => return Err(Rejection::from(error).into_response()),

@@ -33,14 +33,14 @@ use crate::server::route::way::Entrance;
 use crate::tls::SecureChannel;
 use crate::transport::{BoxMeshStream, MeshListener};
 
-/// How long the accept loop rests after an error: most likely the process has no file descriptor left, and
-/// trying again at once would only burn a core.
+/// The pause of the accept loop after an error: most likely the process has no free file descriptor, and retrying at
+/// once would only burn CPU.
 const BACK_OFF: Duration = Duration::from_secs(1);
 
-/// Refusals that are told at once. Further connections are closed without a word.
+/// The maximum number of concurrent refusals. Further connections are closed without an answer.
 const REFUSALS: usize = 32;
 
-/// What a connection hears beside its bytes.
+/// A signal to a connection besides its bytes.
 enum Signal {
     Stopping,
     Stopped,
@@ -91,16 +91,16 @@ impl Acceptor {
         tracing::debug!(address = %listener.local_addr(), "no longer accepting connections");
     }
 
-    /// Accepts until the listener is gone.
+    /// Accepts connections until the listener fails.
     async fn accept(&self, listener: &mut dyn MeshListener) {
         loop {
-            // Before accepting: who finds no slot waits in the backlog of the listener.
+            // Before accepting: connections without a slot wait in the backlog of the listener.
             let Ok(slot) = self.slots.clone().acquire_owned().await else {
                 return;
             };
             match listener.accept().await {
                 Ok((stream, peer)) => self.admit(stream, peer, slot),
-                // The peer has given up already: nothing is wrong here.
+                // The peer has already given up, which is not an error.
                 Err(error)
                     if matches!(
                         error.kind(),
@@ -123,7 +123,7 @@ impl Acceptor {
             let limit = self.connections_per_address;
             warn_seldom!(%peer, limit, "too many connections from one address: further ones are refused");
             ::metrics::counter!(metrics::CONNECTIONS_REFUSED).increment(1);
-            // It takes no place of others.
+            // It must not use up a slot.
             drop(slot);
             if let Ok(refusal) = self.refusals.clone().try_acquire_owned() {
                 self.background.spawn(async move {
@@ -137,14 +137,14 @@ impl Acceptor {
         let open = Counted::new(metrics::CONNECTIONS);
         self.background.tasks.spawn(async move {
             acceptor.serve(stream, peer).await;
-            // Its place first: whoever gets the slot finds one.
+            // The place first, so that the next holder of the slot finds one.
             drop((place, slot, open));
         });
     }
 
     async fn serve(&self, stream: BoxMeshStream, peer: SocketAddr) {
         let opened = tokio::select! {
-            // On the heap for as long as it takes: the handshake needs more room than all that comes behind it.
+            // Boxed: the handshake needs more memory than everything after it.
             opened = Box::pin(self.opening.open(stream, peer.ip())) => opened,
             // No request has begun.
             () = self.background.stopping.cancelled() => return,
@@ -168,7 +168,7 @@ impl Acceptor {
         let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| {
             watch.request_began();
             let (entrance, facts) = (&self.entrance, &facts);
-            // On the heap for as long as it takes: else each connection that is open would keep room for it.
+            // Boxed: otherwise each open connection would reserve memory for it.
             Box::pin(async move {
                 let response = if refused {
                     Rejection::TlsRequired.into_response()
@@ -181,13 +181,13 @@ impl Acceptor {
         });
         let stream = TokioIo::new(WatchedStream::new(stream, watch.clone()));
         let connection = http1::Builder::new()
-            // `Watch` does this.
+            // `Watch` has this timeout.
             .header_read_timeout(None)
             .max_header_size(self.header_bytes)
             .serve_connection(stream, service);
         let mut connection = pin!(connection);
 
-        // Each is asked only when it was woken itself, and not whenever bytes come: all connections share two of them.
+        // Each is polled only when it was woken itself, not for every byte: all connections share two of them.
         let Background {
             stopping, stopped, ..
         } = &self.background;

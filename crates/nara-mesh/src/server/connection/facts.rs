@@ -1,4 +1,4 @@
-//! What is known of the connection of a request.
+//! The facts about the connection of a request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use crate::server::answer::rejection::Rejection;
 use crate::server::connection::watch::Watch;
 use crate::tls::SecureChannel;
 
-/// What all requests of a connection have in common; told to each once.
+/// The common facts of all requests on a connection; each request gets a reference.
 #[derive(Debug)]
 pub(in crate::server) struct ConnectionFacts {
     /// The address of the peer.
     pub(in crate::server) address: SocketAddr,
-    /// What the connection has proven about the peer.
+    /// The proof of the peer's key by the connection.
     pub(in crate::server) channel: Option<SecureChannel>,
-    /// The header by which a request without a signature says that it was written for this connection.
+    /// The header that binds an unsigned request to this connection.
     pub(in crate::server) binding: Option<HeaderValue>,
     pub(in crate::server) watch: Arc<Watch>,
 }
@@ -35,12 +35,12 @@ impl ConnectionFacts {
         })
     }
 
-    /// The connection of a request to a route behind our router; our own signed endpoints do not look there.
+    /// Returns the connection of a request to a route behind our router; our own signed endpoints do not use it.
     pub(in crate::server) fn of(extensions: &Extensions) -> Option<&Arc<Self>> {
         extensions.get()
     }
 
-    /// The same, where nothing can be done without it. Our acceptor puts it there.
+    /// Returns the connection where it is required. Our acceptor always sets it.
     pub(in crate::server) fn required<'a>(
         extensions: &'a Extensions,
         path: &str,

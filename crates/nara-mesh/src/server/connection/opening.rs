@@ -13,16 +13,16 @@ use crate::server::limits::settings::ServerLimits;
 use crate::tls::{FIRST_BYTE, SecureChannel, ServerTls, TlsPolicy};
 use crate::transport::BoxMeshStream;
 
-/// Bytes that are read to see the first of them: a usual request or ClientHello, so that looking costs no system
-/// call. Larger reads pass the buffer by.
+/// The number of bytes read to see the first one: a usual request or ClientHello, so that looking costs no extra system
+/// call. Larger reads bypass the buffer.
 const FIRST_READ: usize = 512;
 
-/// What happens to a connection before its first request: it is plain HTTP, or it becomes secure.
+/// The opening of a connection before its first request: as plain HTTP or TLS.
 #[derive(Clone, Debug)]
 pub(in crate::server) struct Opening {
     policy: TlsPolicy,
     keypair: KeyPair,
-    /// Made for the first connection that needs it.
+    /// Created for the first TLS connection.
     tls: Arc<OnceLock<ServerTls>>,
     idle: Duration,
     handshake: Duration,
@@ -41,12 +41,12 @@ impl Opening {
         }
     }
 
-    /// Whether requests on plain connections are refused.
+    /// Returns whether requests on plain connections are refused.
     pub(in crate::server) fn refuses_plain(&self) -> bool {
         self.policy == TlsPolicy::Require
     }
 
-    /// Waits for the first byte of a connection, which tells TLS from plain HTTP, and for the handshake.
+    /// Waits for the first byte of a connection, which distinguishes TLS from plain HTTP, and for the handshake.
     pub(in crate::server) async fn open(
         &self,
         stream: BoxMeshStream,
@@ -54,7 +54,7 @@ impl Opening {
     ) -> io::Result<(BoxMeshStream, Option<SecureChannel>)> {
         let mut stream = BufReader::with_capacity(FIRST_READ, stream);
         let Ok(first) = timeout(self.idle, stream.fill_buf()).await else {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "idle from the beginning"));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "no byte received"));
         };
         if first?.first() != Some(&FIRST_BYTE) {
             return Ok((Box::new(stream), None));

@@ -1,4 +1,4 @@
-//! Connections for which there is no place: their other end is told so, in the protocol that it speaks.
+//! Refusals of connections beyond a limit, in the protocol of the connection.
 
 use std::convert::Infallible;
 use std::io;
@@ -17,24 +17,24 @@ use crate::server::answer::rejection::Rejection;
 use crate::tls::FIRST_BYTE;
 use crate::transport::BoxMeshStream;
 
-/// How long a refusal may take, all together.
+/// The time limit for a whole refusal.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// The most bytes that are read behind a refusal.
+/// The maximum number of bytes that are read after a refusal.
 const MAX_DRAINED: u64 = 64 << 10;
 
-/// A fatal alert of TLS (RFC 8446, section 6), as a server may send it before its first message.
+/// A fatal TLS alert (RFC 8446, section 6) that a server may send before its first message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Alert {
-    /// `protocol_version`: this server speaks no TLS.
+    /// `protocol_version`: this server does not support TLS.
     NoTls = 70,
-    /// `user_canceled`: the handshake ends for a reason that has nothing to do with the protocol.
+    /// `user_canceled`: the handshake ends for a reason unrelated to the protocol.
     Busy = 90,
 }
 
-/// Refuses a connection that exceeds a limit: 503 over plain HTTP, an alert over TLS. What breaks meanwhile does not
-/// matter any more.
+/// Refuses a connection that exceeds a limit: 503 over plain HTTP, an alert over TLS. Errors of the connection are
+/// ignored.
 pub(super) async fn turn_away(stream: BoxMeshStream, limit: usize) {
     if SystemClock::can_be_dated() {
         let _ = timeout(LIMIT, refuse(stream, limit)).await;
@@ -62,12 +62,12 @@ fn too_many(limit: usize) -> Response {
     response
 }
 
-/// Sends an alert in place of a handshake, and waits a while for the other end to read it.
+/// Sends an alert instead of a handshake, and gives the other end time to read it.
 pub(super) async fn send_alert(mut stream: BufReader<BoxMeshStream>, alert: Alert) -> io::Result<()> {
-    // A record of two bytes: fatal, and which.
+    // A record of two bytes: the level (fatal) and the alert.
     stream.write_all(&[21, 3, 3, 0, 2, 2, alert as u8]).await?;
     stream.shutdown().await?;
-    // A socket that is closed with unread bytes takes what it sent with it.
+    // Closing a socket with unread bytes discards the bytes that it sent.
     let mut rest = stream.take(MAX_DRAINED);
     tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
     Ok(())

@@ -1,4 +1,4 @@
-//! A server that is running, and its end.
+//! A running server, and its shutdown.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::server::route::state::Shared;
 use crate::server::stash_store::SealedStash;
 use crate::transport::MeshListener;
 
-/// A running server. Dropping it stops it at once, requests in flight included.
+/// A running server. Dropping it stops it at once, including requests in flight.
 #[derive(Debug)]
 pub struct RunningServer {
     local_addr: SocketAddr,
@@ -51,7 +51,7 @@ impl RunningServer {
         let local_addr = listener.local_addr();
         let other_addr = other.as_ref().map(|other| other.local_addr());
         background.tasks.spawn(async move {
-            // The server ends with its own listener, and goes on without the other one.
+            // The server ends with its main listener, and continues without the other one.
             let beside = async {
                 if let Some(other) = other {
                     acceptor.clone().run(other).await;
@@ -63,7 +63,7 @@ impl RunningServer {
                 () = beside => {}
             }
         });
-        // Whatever is running can be waited for from now on.
+        // No further tasks are added, so waiting for them can end.
         background.tasks.close();
         Self {
             local_addr,
@@ -75,20 +75,20 @@ impl RunningServer {
         }
     }
 
-    /// Forgets what an owner left with this nara. Returns whether there was something.
+    /// Deletes the stash of an owner. Returns whether there was one.
     ///
     /// # Errors
-    /// If it may still be in the store.
+    /// If the stash may still be in the store.
     pub async fn forget_stash(&self, owner: &NaraId) -> io::Result<bool> {
         self.shared.stash.forget(owner.as_str()).await
     }
 
-    /// What peers left with this nara, sealed, by owner.
+    /// Returns the sealed stashes that peers left with this nara, by owner.
     pub fn stashes(&self) -> Vec<SealedStash> {
         self.shared.stash.list()
     }
 
-    /// The peers to which streams go: live events, or an answer of a route. By name.
+    /// Returns the peers with an open stream, of live events or an answer of a route, by name.
     pub fn stream_readers(&self) -> Vec<NaraName> {
         self.shared.streams.holders()
     }
@@ -98,18 +98,18 @@ impl RunningServer {
         self.mesh_ip.send_replace(mesh_ip.into());
     }
 
-    /// The address that it first listened on. Listeners of tailnets follow their node to a new address.
+    /// Returns the address on which it first listened. Listeners of tailnets follow their node to a new address.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// The other address on which it listens:
+    /// Returns the other address on which it listens:
     /// [`MeshServerBuilder::also_listen`](crate::server::MeshServerBuilder::also_listen), if that was free.
     pub fn other_addr(&self) -> Option<SocketAddr> {
         self.other_addr
     }
 
-    /// Whether it has ended: it was shut down, or its listener failed.
+    /// Returns whether it has ended: it was shut down, or its listener failed.
     pub fn is_finished(&self) -> bool {
         self.background.tasks.is_empty()
     }

@@ -1,4 +1,4 @@
-//! Closes connections on which nothing happens.
+//! Closes idle connections.
 
 use std::io;
 use std::pin::Pin;
@@ -12,29 +12,29 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::transport::BoxMeshStream;
 
-/// What a connection is doing, and since when.
+/// The state of a connection, and its start time.
 ///
-/// hyper has one timer for idle connections and for slow headers; a mesh keeps connections open much longer
-/// than it waits for the rest of a header, so the two are told apart here, by watching the bytes.
+/// hyper has one timer for idle connections and for slow headers; a mesh keeps connections open much longer than it
+/// waits for the rest of a header, so this distinguishes the two by watching the bytes.
 #[derive(Debug)]
 pub(in crate::server) struct Watch {
     state: Mutex<State>,
     header_read: Duration,
     idle: Duration,
-    /// Something has to end sooner than it had to before.
+    /// Notified when a deadline moves forward.
     sooner: Notify,
 }
 
-/// The least time that an answer has to be read.
+/// The minimum time for reading an answer.
 pub(in crate::server) const LEAST_TIME_TO_READ: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug)]
 struct State {
     phase: Phase,
     since: Instant,
-    /// Whether something happened after `since`.
+    /// Whether bytes moved after `since`.
     moved: bool,
-    /// When the answer that is being written must have been read.
+    /// The deadline for reading the answer that is being written.
     answer_by: Option<Instant>,
 }
 
@@ -42,24 +42,24 @@ struct State {
 enum Phase {
     /// A header has begun and is not complete.
     Header,
-    /// Between requests, or an answer is being written. `since` is the last sign of progress.
+    /// Between requests, or while an answer is being written. `since` is the time of the last progress.
     Idle,
-    /// A handler is at work; its own limits apply.
+    /// A handler is running; its own limits apply.
     Request,
 }
 
-/// Why a connection is closed.
+/// The reason why a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::server) enum Expired {
     /// The header of a request took too long.
     Header,
-    /// No request came, or nothing of the answer was read.
+    /// No request arrived, or no byte of the answer was read.
     Idle,
     /// The answer was not read in time.
     Answer,
 }
 
-/// An answer that has to be read in time, until this is dropped.
+/// Limits the time for reading an answer until it is dropped.
 #[derive(Debug)]
 pub(in crate::server) struct ReadInTime(Arc<Watch>);
 
@@ -85,12 +85,12 @@ impl Watch {
         })
     }
 
-    /// A handler begins.
+    /// Records the start of a handler.
     pub(in crate::server) fn request_began(&self) {
         self.enter(Phase::Request);
     }
 
-    /// A handler has answered.
+    /// Records the end of a handler.
     pub(in crate::server) fn request_ended(&self) {
         self.enter(Phase::Idle);
     }
@@ -101,13 +101,13 @@ impl Watch {
         ReadInTime(self.clone())
     }
 
-    /// Ends the answer that is being written, and the connection with it.
+    /// Aborts the answer that is being written, and its connection.
     pub(in crate::server) fn cut_off(&self) {
         self.state().answer_by = Some(Instant::now());
         self.sooner.notify_one();
     }
 
-    /// Waits until the connection is to be closed.
+    /// Waits until the connection must be closed.
     pub(in crate::server) async fn expired(&self) -> Expired {
         loop {
             let State {
@@ -124,7 +124,7 @@ impl Watch {
             };
             let of_answer = answer_by.map(|at| (at, Expired::Answer));
             let deadlines = of_phase.into_iter().chain(of_answer);
-            // What begins later than now does not expire before the next check.
+            // A later state cannot expire before the next check.
             let recheck = now + self.header_read.min(LEAST_TIME_TO_READ);
             match deadlines.min_by_key(|(at, _)| *at) {
                 Some((at, why)) if at <= now => return why,
@@ -141,8 +141,8 @@ impl Watch {
         }
     }
 
-    /// Notes when happened what happened since the last call. Whoever polls the connection calls it behind that, so that a
-    /// request that is read and answered at once costs one look at the clock.
+    /// Records the time of the activity since the last call. The poller of the connection calls it afterwards, so that
+    /// a request that is read and answered at once reads the clock once.
     pub(in crate::server) fn settle(&self) {
         let mut state = self.state();
         if std::mem::take(&mut state.moved) {
@@ -168,12 +168,12 @@ impl Watch {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A plain value: valid whatever happened.
+        // A plain value is valid even if a thread panicked.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A stream that tells its [`Watch`] when bytes move.
+/// A stream that notifies its [`Watch`] when bytes move.
 pub(in crate::server) struct WatchedStream {
     stream: BoxMeshStream,
     watch: Arc<Watch>,

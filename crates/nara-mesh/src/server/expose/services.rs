@@ -1,4 +1,4 @@
-//! Local programs that come and go while a nara runs.
+//! Local programs that are added and removed while a nara runs.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -16,7 +16,7 @@ use crate::server::VerifiedSender;
 use crate::server::answer::rejection::Rejection;
 use crate::server::route::user::{RouteError, below, check_merged, check_prefix, covers};
 
-/// Local programs that peers reach below prefixes, added and removed while a nara runs: for
+/// Local programs below prefixes, added and removed while a nara runs: for
 /// [`services`](crate::server::MeshServerBuilder::services). Clones share one list.
 #[derive(Clone, Debug, Default)]
 pub struct Services(Arc<RwLock<Table>>);
@@ -32,13 +32,13 @@ struct Table {
 #[derive(Debug)]
 struct Program {
     proxy: Proxy,
-    /// How many requests it was given, and who sent the last one.
+    /// The number of forwarded requests, and the sender of the last one.
     given: Mutex<(u64, Option<NaraName>)>,
 }
 
 impl Services {
-    /// Passes requests below `prefix`, such as `/notes`, on to a program from now on, in the place of an earlier
-    /// program of the same prefix. See [`Backend::router`] for `answer_timeout`.
+    /// Forwards requests below `prefix`, such as `/notes`, to a program from now on, and replaces an earlier program of
+    /// the same prefix. See [`Backend::router`] for `answer_timeout`.
     ///
     /// # Errors
     /// [`RouteError`] if the prefix is malformed, or hides a path of the server, other routes or another program.
@@ -59,12 +59,12 @@ impl Services {
         Ok(())
     }
 
-    /// Removes a program; requests in progress go on. Returns whether it was there.
+    /// Removes a program; requests in progress continue. Returns whether it existed.
     pub fn remove(&self, prefix: &str) -> bool {
         self.write().programs.remove(prefix).is_some()
     }
 
-    /// The programs, by prefix.
+    /// Returns the programs, by prefix.
     pub fn programs(&self) -> Vec<(String, Backend)> {
         let table = self.read();
         let programs = table.programs.iter();
@@ -73,25 +73,25 @@ impl Services {
             .collect()
     }
 
-    /// How many requests a program was given, and who sent the last one; `None`: there is no such program.
+    /// Returns the number of forwarded requests, and the sender of the last one; `None` without such a program.
     pub fn requests(&self, prefix: &str) -> Option<(u64, Option<NaraName>)> {
         let program = self.read().programs.get(prefix)?.clone();
         Some(program.given().clone())
     }
 
-    /// Keeps programs away from routes of the server.
-    pub(in crate::server) fn stay_clear_of(&self, taken: Vec<String>, merged: Option<Router>) {
+    /// Reserves the paths of the server's routes.
+    pub(in crate::server) fn reserve_paths(&self, taken: Vec<String>, merged: Option<Router>) {
         let mut table = self.write();
         table.taken = taken;
         table.merged = merged;
     }
 
-    /// Whether a path belongs to a program.
+    /// Returns whether a path belongs to a program.
     pub(in crate::server) fn has(&self, path: &str) -> bool {
         self.read().programs.keys().any(|prefix| covers(prefix, path))
     }
 
-    /// Passes every request on to the program that its path belongs to.
+    /// Returns a router that forwards each request to the program of its path.
     pub(in crate::server) fn router(&self) -> Router {
         let services = self.clone();
         Router::new().fallback(async move |sender: VerifiedSender, request: Request| {
@@ -108,7 +108,7 @@ impl Services {
                 .find(|(prefix, _)| covers(prefix, path))
                 .map(|(prefix, program)| (without(prefix, request.uri()), prefix.clone(), program.clone()))
         };
-        // It may have been removed since the request was routed.
+        // The program may have been removed since the request was routed.
         let Some((Some(rest), prefix, program)) = found else {
             return Rejection::NotFound.into_response();
         };
@@ -135,7 +135,7 @@ impl Program {
     }
 }
 
-/// An address without a prefix of its path.
+/// Returns a URI without a prefix of its path.
 fn without(prefix: &str, uri: &Uri) -> Option<Uri> {
     let rest = uri.path().strip_prefix(prefix)?;
     let slash = if rest.is_empty() { "/" } else { "" };
@@ -156,7 +156,7 @@ mod tests {
     fn a_program_may_hide_neither_routes_nor_another_program() {
         let services = Services::default();
         let merged = Router::new().route("/merged/{id}", get(async || ()));
-        services.stay_clear_of(vec!["/nested".to_owned()], Some(merged));
+        services.reserve_paths(vec!["/nested".to_owned()], Some(merged));
         let put = |prefix: &str| services.put(prefix, "unix:/x".parse().unwrap(), Backend::ANSWER_TIMEOUT);
         put("/notes").unwrap();
         put("/notes").unwrap();

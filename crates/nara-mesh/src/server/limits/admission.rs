@@ -1,4 +1,4 @@
-//! How much of a server one address, one peer, and all of them together may have.
+//! Admission of requests, per address, per peer and in total.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use nara_proto::endpoint::PATHS;
 
 static IN_FLIGHT: Plain = Plain::new(metrics::REQUESTS_IN_FLIGHT);
 
-/// Counts requests, and refuses those that are too many, before anything costly is done for them.
+/// Counts requests, and refuses excess ones before any costly work.
 #[derive(Debug)]
 pub(in crate::server) struct Admission {
     by_address: Quota<IpAddr>,
@@ -33,12 +33,12 @@ pub(in crate::server) struct Admission {
     body_bytes: Arc<BodyBytes>,
     /// The metrics of our endpoints, by path.
     endpoints: [(&'static str, Series<4>); PATHS.len()],
-    /// Those of nested routes of the application, by prefix.
+    /// The metrics of nested routes of the application, by prefix.
     nested: Vec<(Arc<str>, Series<4>)>,
     other: Series<4>,
 }
 
-/// Kinds of status, as metrics name them.
+/// The status classes in metrics.
 const STATUS: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
 
 fn series(endpoint: impl Into<SharedString>) -> Series<4> {
@@ -46,7 +46,7 @@ fn series(endpoint: impl Into<SharedString>) -> Series<4> {
     Series::new(endpoint, metrics::REQUEST_SECONDS, metrics::REQUESTS, by_status)
 }
 
-/// One of the requests that are worked on.
+/// A request in progress.
 pub(in crate::server) struct InFlight {
     _share: Share<IpAddr>,
     _counted: Counted,
@@ -74,7 +74,7 @@ impl Admission {
         }
     }
 
-    /// Before anything is known but the address.
+    /// Checks the limits of the address, before anything else is known.
     fn admit_address(&self, address: SocketAddr) -> Result<(), Rejection> {
         let source = address.ip().to_canonical();
         self.by_address.check_rate(&source).map_err(|exceeded| {
@@ -83,7 +83,7 @@ impl Admission {
         })
     }
 
-    /// Once the sender is known.
+    /// Checks the limits of the authenticated sender.
     fn admit_peer(&self, sender: &VerifiedSender) -> Result<Share<PublicKey>, Rejection> {
         self.by_peer.take(sender.key()).map_err(|exceeded| {
             tracing::debug!(sender = %sender.name(), ?exceeded, "too many requests of one peer");
@@ -91,8 +91,8 @@ impl Admission {
         })
     }
 
-    /// When the work begins. A request whose sender is still being asked for its key does not count: strangers that
-    /// never answer must not keep out all others. By address, of which somebody has fewer than keys.
+    /// Counts a request in progress. A request that waits for key discovery does not count: silent strangers must not
+    /// keep out all other peers. Counted by address, because an attacker has fewer addresses than keys.
     fn begin(&self, address: SocketAddr) -> Result<InFlight, Rejection> {
         let share = self.in_flight.take(&address.ip().to_canonical());
         let share = share.map_err(|exceeded| {
@@ -105,8 +105,8 @@ impl Admission {
         })
     }
 
-    /// Behind the authentication: limits what one peer may ask for, and how many requests are worked on at once. What
-    /// is returned is held until the request is answered.
+    /// Limits a peer's requests and the requests in progress, after the authentication. The result is held until the
+    /// request is answered.
     pub(in crate::server) fn admit(
         &self,
         sender: &VerifiedSender,
@@ -114,12 +114,12 @@ impl Admission {
         Ok((self.admit_peer(sender)?, self.begin(sender.address())?))
     }
 
-    /// Counts the bytes of a body of a sender.
+    /// Counts the bytes of a sender's body.
     pub(in crate::server) fn count<B>(&self, sender: &VerifiedSender, body: B) -> Watched<B> {
         self.body_bytes.allowance(Source::Peer(*sender.key())).watch(body)
     }
 
-    /// Outside of everything: limits how often one address may ask, and counts what is answered.
+    /// The outermost layer: limits the request rate of an address, and counts answers.
     pub(in crate::server) async fn watch(
         &self,
         series: &Series<4>,
@@ -141,7 +141,7 @@ impl Admission {
         response
     }
 
-    /// The metrics of one of our paths, or of a nested router: other paths must not make new series.
+    /// Returns the metrics of one of our paths, or of a nested router: other paths must not create new series.
     pub(in crate::server) fn series(&self, path: &str) -> &Series<4> {
         if let Some((_, series)) = self.endpoints.iter().find(|(known, _)| *known == path) {
             return series;
@@ -163,7 +163,7 @@ fn refusal(exceeded: Exceeded, of: Limit) -> Rejection {
     }
 }
 
-/// Middleware of routes without authentication: limits how many are worked on at once.
+/// A middleware of routes without authentication: limits the number of requests in progress.
 pub(in crate::server) async fn limit_open(
     State(admission): State<Arc<Admission>>,
     request: Request,

@@ -1,5 +1,5 @@
-//! How many bytes of answers are held at once, in all and for each who asks. What is not read is not kept while others
-//! want its room: then the slowest reader loses its connection.
+//! The bytes of answers in memory, in total and per requester. When another answer needs room, the slowest reader loses
+//! its connection.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -12,16 +12,16 @@ use crate::server::limits::body_bytes::Source;
 use crate::server::limits::quota::{Exceeded, Quota, Share};
 use crate::server::limits::settings::ServerLimits;
 
-/// How long a reader is left alone, whatever others want.
-const AT_LEAST: Duration = Duration::from_secs(2);
+/// The minimum time for a reader, even if other answers wait.
+const MIN_READ_TIME: Duration = Duration::from_secs(2);
 
-/// How long it takes until the end of a connection has made room.
-const MAKES_ROOM: Duration = Duration::from_millis(20);
+/// The time within which the end of a connection frees its room.
+const RELEASE_TIME: Duration = Duration::from_millis(20);
 
-/// How many readers may be ended for one answer.
-const FOR_ONE: usize = 4;
+/// The maximum number of readers that are ended for one answer.
+const MAX_ENDED_PER_ANSWER: usize = 4;
 
-/// The bytes of the answers that are not read yet.
+/// The bytes of unread answers.
 #[derive(Debug)]
 pub(in crate::server) struct AnswerBytes(Arc<Pool>);
 
@@ -31,14 +31,14 @@ struct Pool {
     readers: Mutex<Vec<Weak<Reader>>>,
 }
 
-/// What one answer holds; dropped, it gives that back.
+/// The room of one answer, released on drop.
 #[derive(Debug)]
 pub(in crate::server) struct Room {
     pool: Arc<Pool>,
     share: Share<Source>,
 }
 
-/// An answer that is being read.
+/// The reader of an answer.
 #[derive(Debug)]
 pub(in crate::server) struct Reader {
     room: Arc<Room>,
@@ -58,10 +58,10 @@ impl AnswerBytes {
         }))
     }
 
-    /// Room for an answer of so many bytes. `None`: there is none, and nobody is slow enough to be ended for it.
+    /// Reserves room for an answer of this size. `None` if there is none, and no reader is slow enough to be ended.
     pub(in crate::server) async fn take(&self, source: Source, bytes: usize) -> Option<Arc<Room>> {
         let share = self.0.held.share(source);
-        for _ in 0..FOR_ONE {
+        for _ in 0..MAX_ENDED_PER_ANSWER {
             match share.grow(bytes) {
                 Ok(()) => {
                     return Some(Arc::new(Room {
@@ -70,7 +70,7 @@ impl AnswerBytes {
                     }));
                 }
                 Err(Exceeded::All) if self.0.end_slowest(share.held_by_key() + bytes) => {
-                    sleep(MAKES_ROOM).await;
+                    sleep(RELEASE_TIME).await;
                 }
                 Err(_) => return None,
             }
@@ -80,8 +80,8 @@ impl AnswerBytes {
 }
 
 impl Pool {
-    /// Ends the slowest reader that holds as much as this, together with others of its source. Nobody can be ended by one
-    /// that would then hold more. Returns whether there was one.
+    /// Ends the slowest reader that holds at least as much as this answer would, together with others of its source.
+    /// Returns whether there was one.
     fn end_slowest(&self, wanted: usize) -> bool {
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         let mut slowest: Option<(f64, Arc<Reader>)> = None;
@@ -90,7 +90,7 @@ impl Pool {
                 return false;
             };
             let time = reader.began.elapsed();
-            if time >= AT_LEAST && reader.room.share.held_by_key() >= wanted {
+            if time >= MIN_READ_TIME && reader.room.share.held_by_key() >= wanted {
                 let speed = reader.bytes.load(Ordering::Relaxed) as f64 / time.as_secs_f64();
                 if slowest.as_ref().is_none_or(|(least, _)| speed < *least) {
                     slowest = Some((speed, reader));
@@ -101,7 +101,7 @@ impl Pool {
         let Some((_, slowest)) = slowest else {
             return false;
         };
-        // Not twice.
+        // Not selected again.
         readers.retain(|reader| !std::ptr::eq(reader.as_ptr(), Arc::as_ptr(&slowest)));
         slowest.connection.cut_off();
         true
@@ -109,7 +109,7 @@ impl Pool {
 }
 
 impl Room {
-    /// An answer begins to be written to a connection.
+    /// Records that an answer is being written to a connection.
     pub(in crate::server) fn read_by(self: &Arc<Self>, connection: &Arc<Watch>) -> Arc<Reader> {
         let reader = Arc::new(Reader {
             room: self.clone(),
@@ -118,7 +118,7 @@ impl Room {
             bytes: AtomicUsize::new(0),
         });
         let mut readers = self.pool.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those that are done are forgotten when the list would grow.
+        // Finished readers are removed before the list grows.
         if readers.len() == readers.capacity() {
             readers.retain(|reader| reader.strong_count() > 0);
         }
@@ -128,7 +128,7 @@ impl Room {
 }
 
 impl Reader {
-    /// The connection has taken so much more.
+    /// Records that the connection has taken more bytes.
     pub(in crate::server) fn took(&self, bytes: usize) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -163,7 +163,7 @@ mod tests {
             readers.push((connection, Some(reader)));
         }
         assert!(bytes.take(source(9), 160).await.is_none(), "they have just begun");
-        tokio::time::advance(AT_LEAST).await;
+        tokio::time::advance(MIN_READ_TIME).await;
         // It would hold more than any of them.
         assert!(bytes.take(source(9), 210).await.is_none());
         let (slow, reading) = &mut readers[1];

@@ -1,4 +1,4 @@
-//! How many bytes of request bodies are held at once, in all and for each who sends them.
+//! The bytes of request bodies in memory, in total and per source.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -16,31 +16,31 @@ use crate::server::limits::settings::ServerLimits;
 
 static BYTES: Plain = Plain::new(BODY_BYTES);
 
-/// Who sends a body.
+/// The source of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::server) enum Source {
-    /// Somebody at this address, of whom no more is known yet.
+    /// A sender at this address that is not authenticated yet.
     Address(IpAddr),
     /// The holder of this key.
     Peer(PublicKey),
 }
 
-/// The bytes of bodies that have come and whose requests are not answered yet. What is only announced counts nothing.
+/// The bytes of received bodies whose requests are not answered yet. Announced bytes do not count.
 #[derive(Debug)]
 pub(in crate::server) struct BodyBytes(Quota<Source>);
 
-/// A body has more bytes than there is room for. `Display` is what the peer is told.
+/// The error for a body that exceeds the available room. `Display` is the text that the peer receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OverBudget {
-    /// All bodies together.
+    /// The limit of all bodies.
     #[error("Too many bytes of request bodies at once, try again in a second")]
     All,
-    /// The bodies of this source.
+    /// The limit of the bodies of this source.
     #[error("You have {0} bytes of request bodies in flight, which is the limit: wait for their answers")]
     OfSource(usize),
 }
 
-/// What one request has taken. Dropped, with the body that it watched, it gives that back.
+/// The bytes that one request holds, released on drop together with the watched body.
 #[derive(Clone, Debug)]
 pub(in crate::server) struct Allowance(Arc<Taken>);
 
@@ -55,14 +55,14 @@ impl BodyBytes {
         ))
     }
 
-    /// For one request.
+    /// Returns an allowance for one request.
     pub(in crate::server) fn allowance(&self, source: Source) -> Allowance {
         Allowance(Arc::new(Taken(self.0.share(source))))
     }
 }
 
 impl Allowance {
-    /// A body that fails as soon as there is no room for what comes.
+    /// Returns a body that fails as soon as there is no room for its bytes.
     pub(in crate::server) fn watch<B>(self, body: B) -> Watched<B> {
         Watched {
             body,
@@ -90,12 +90,12 @@ impl Drop for Taken {
 #[derive(Debug)]
 pub(in crate::server) struct Watched<B> {
     body: B,
-    /// `None`: they are not.
+    /// `None` if they are not counted.
     allowance: Option<Allowance>,
 }
 
 impl<B> Watched<B> {
-    /// A body of which nothing is held.
+    /// Returns a body whose bytes are not counted.
     pub(in crate::server) fn uncounted(body: B) -> Self {
         Self {
             body,
@@ -169,7 +169,7 @@ mod tests {
         );
         assert_eq!(read(&second, 200).await.unwrap(), 200);
         let third = budget.allowance(THERE);
-        // What it may have beside the first one.
+        // The limit of a second source beside the first.
         assert_eq!(
             read(&third, 98).await.unwrap_err().to_string(),
             OverBudget::All.to_string()
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_is_still_there_keeps_what_it_took() {
+    async fn a_body_in_memory_keeps_its_bytes_reserved() {
         let budget = budget(10, 10);
         let allowance = budget.allowance(HERE);
         let mut body = allowance.clone().watch(Body::from(vec![0; 7]));

@@ -1,4 +1,4 @@
-//! How much may be taken: at once in all, at once for each key, and how often for each key.
+//! Quotas: a total limit, a limit per key, and a rate per key.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -10,10 +10,10 @@ use std::time::Duration;
 use crate::rate_limit::RateLimit;
 use crate::server::limits::rates::Rates;
 
-/// Bounds what is held at once and how often it is asked for. Memory is bounded by what is held.
+/// Bounds the held amount and the rate of requests. Its memory is bounded by the held amount.
 ///
-/// What a key may hold shrinks with the square of what the others leave free. So those that take all they can never leave
-/// next to nothing, as they would if each took a fixed part of what is free: of 1,024, with 64 for each key, 16 keys leave
+/// The limit of a key shrinks with the square of the free share. So keys that take all they can never leave almost
+/// nothing, as they would if each took a fixed part of the free amount: of 1,024, with 64 for each key, 16 keys leave
 /// half, and 112 an eighth.
 #[derive(Debug)]
 pub(in crate::server) struct Quota<K: Hash + Eq + Clone> {
@@ -34,7 +34,7 @@ struct Held<K> {
     by_key: HashMap<K, usize>,
 }
 
-/// What one holder has taken; dropped, it is free again.
+/// The amount that one holder has taken, released on drop.
 #[derive(Debug)]
 pub(in crate::server) struct Share<K: Hash + Eq + Clone> {
     counts: Arc<Counts<K>>,
@@ -42,24 +42,24 @@ pub(in crate::server) struct Share<K: Hash + Eq + Clone> {
     amount: AtomicUsize,
 }
 
-/// Why nothing more may be taken.
+/// The reason why no more may be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::server) enum Exceeded {
-    /// All keys together hold as much as they may, or this one as much as it may beside them.
+    /// The total limit, or the limit of this key beside the others, is reached.
     All,
-    /// This key holds as much as it may: so much.
+    /// This key holds its maximum, which is this amount.
     OfKey(usize),
-    /// This key asks too often.
+    /// The rate limit of this key is exceeded.
     Rate {
-        /// How often it may ask.
+        /// The limit.
         limit: RateLimit,
-        /// When it may ask again.
+        /// The time until the next request is allowed.
         retry_after: Duration,
     },
 }
 
 impl<K: Hash + Eq + Clone> Quota<K> {
-    /// At most `limit` at once in all, and `limit_per_key` for each key; `usize::MAX`: no limit.
+    /// Returns a quota of at most `limit` in total, and `limit_per_key` for each key; `usize::MAX` for no limit.
     pub(in crate::server) fn new(limit: usize, limit_per_key: usize) -> Self {
         let held = Held {
             total: 0,
@@ -75,19 +75,19 @@ impl<K: Hash + Eq + Clone> Quota<K> {
         }
     }
 
-    /// And no key more often than this.
+    /// Adds a rate limit per key.
     pub(in crate::server) fn with_rate(mut self, limit: Option<RateLimit>) -> Self {
         self.rate = limit.map(|limit| (limit, Rates::new(limit)));
         self
     }
 
-    /// And no key more than so many times in a minute.
+    /// Adds a limit per key and minute.
     pub(in crate::server) fn with_rate_per_minute(mut self, count: u32) -> Self {
         self.rate = Some((RateLimit::new(1, count), Rates::per_minute(count)));
         self
     }
 
-    /// Takes one more for a key, if it may have it.
+    /// Takes one unit for a key, if allowed.
     pub(in crate::server) fn take(&self, key: &K) -> Result<Share<K>, Exceeded> {
         self.check_rate(key)?;
         let share = self.share(key.clone());
@@ -106,7 +106,7 @@ impl<K: Hash + Eq + Clone> Quota<K> {
         })
     }
 
-    /// The keys that hold something, in order, if they have a limit.
+    /// Returns the keys that hold something, in order, if they have a limit.
     pub(in crate::server) fn holders(&self) -> Vec<K>
     where
         K: Ord,
@@ -116,7 +116,7 @@ impl<K: Hash + Eq + Clone> Quota<K> {
         holders
     }
 
-    /// An empty share, which may grow.
+    /// Returns an empty share, which may grow.
     pub(in crate::server) fn share(&self, key: K) -> Share<K> {
         Share {
             counts: self.counts.clone(),
@@ -126,7 +126,7 @@ impl<K: Hash + Eq + Clone> Quota<K> {
     }
 }
 
-/// How much a key may hold of what the others leave.
+/// Returns the limit of a key beside the others.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -139,7 +139,7 @@ fn fair(limit: usize, limit_per_key: usize, left: usize) -> usize {
 }
 
 impl<K: Hash + Eq + Clone> Share<K> {
-    /// Takes so much more, or nothing.
+    /// Takes this amount more, or nothing.
     pub(in crate::server) fn grow(&self, amount: usize) -> Result<(), Exceeded> {
         let Counts {
             limit, limit_per_key, ..
@@ -169,13 +169,13 @@ impl<K: Hash + Eq + Clone> Share<K> {
         Ok(())
     }
 
-    /// How much all shares of its key hold.
+    /// Returns the amount that all shares of its key hold.
     pub(in crate::server) fn held_by_key(&self) -> usize {
         let held = self.counts.held();
         held.by_key.get(&self.key).copied().unwrap_or_default()
     }
 
-    /// How much it holds.
+    /// Returns the amount that it holds.
     pub(in crate::server) fn amount(&self) -> usize {
         self.amount.load(Ordering::Relaxed)
     }
@@ -201,13 +201,13 @@ impl<K: Hash + Eq + Clone> Drop for Share<K> {
 }
 
 impl<K> Counts<K> {
-    /// Whether it matters what a key holds.
+    /// Returns whether keys have a limit.
     fn is_bounded(&self) -> bool {
         self.limit.min(self.limit_per_key) < usize::MAX
     }
 
     fn held(&self) -> MutexGuard<'_, Held<K>> {
-        // Counting cannot stop half-way.
+        // Counting cannot panic half-way.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -240,7 +240,7 @@ mod tests {
         second.grow(2).unwrap();
         let third = quota.share("b");
         assert_eq!(third.grow(5), Err(Exceeded::All));
-        assert_eq!(third.grow(1), Ok(()), "this little anybody may have");
+        assert_eq!(third.grow(1), Ok(()), "every key may have this little");
         assert_eq!(first.amount(), 4);
         drop((first, second, third));
         let held = quota.counts.held();

@@ -1,4 +1,4 @@
-//! How often, for each of many, with bounded memory.
+//! Rate limits of many keys, with bounded memory.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -16,15 +16,15 @@ use governor::{Quota, RateLimiter};
 use crate::clock::monotonic_now as now;
 use crate::rate_limit::RateLimit;
 
-/// Keys whose rates are remembered one by one, at about 50 bytes each. Who used nothing of its allowance lately is
-/// forgotten first; if all are busy, all newcomers share one allowance, and nobody who is known suffers.
+/// The maximum number of keys with their own rate, at about 50 bytes each. Keys that have not used their allowance lately
+/// are forgotten first; if all are busy, all new keys share one allowance, and known keys are unaffected.
 const MAX_KEYS: usize = 16_384;
 
-/// How often forgotten keys are looked for when the table is full: each look walks through all of it.
+/// The shortest interval between two sweeps of a full table: each sweep scans all of it.
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
 fn quota(limit: RateLimit) -> Quota {
-    // Beyond a nanosecond for each there is nothing to measure.
+    // Rates above one per nanosecond cannot be measured.
     let per_second = NonZeroU32::new(limit.per_second.min(1_000_000_000)).unwrap_or(NonZeroU32::MIN);
     Quota::per_second(per_second).allow_burst(NonZeroU32::new(limit.burst).unwrap_or(NonZeroU32::MIN))
 }
@@ -55,7 +55,7 @@ impl<K: Hash + Eq + Clone> Rates<K> {
         }
     }
 
-    /// Counts one more for this key, or says how long it must wait.
+    /// Counts one more request of this key, or returns the required pause.
     pub(in crate::server) fn check(&self, key: &K) -> Result<(), Duration> {
         if self.limiter.len() >= self.max_keys {
             self.sweep();
@@ -66,7 +66,7 @@ impl<K: Hash + Eq + Clone> Rates<K> {
     }
 
     fn sweep(&self) {
-        // A plain value: valid whatever happened.
+        // A plain value is valid even if a thread panicked.
         let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
         if swept.is_none_or(|at| now().duration_since(at) >= SWEEP_PAUSE) {
             *swept = Some(now());
@@ -76,7 +76,7 @@ impl<K: Hash + Eq + Clone> Rates<K> {
     }
 }
 
-/// The clock of tokio's timers, so that tests with paused time see it move.
+/// The clock of tokio's timers, so that tests can pause time.
 #[derive(Clone, Copy, Debug)]
 struct RuntimeClock;
 
@@ -88,7 +88,7 @@ impl Clock for RuntimeClock {
     }
 }
 
-/// The state of at most so many keys, and one state for all others together.
+/// The states of a bounded number of keys, and one shared state for all others.
 #[derive(Debug)]
 struct BoundedStore<K> {
     table: Mutex<Table<K>>,
@@ -114,7 +114,7 @@ impl<K> BoundedStore<K> {
     }
 
     fn table(&self) -> MutexGuard<'_, Table<K>> {
-        // No method stops between two changes of the table.
+        // No method panics between two changes of the table.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -191,12 +191,12 @@ mod tests {
         assert_eq!(rates.check(&3), Ok(()));
         assert_eq!(rates.check(&4), Ok(()));
         assert!(rates.check(&5).is_err(), "the shared one is used up");
-        assert_eq!(rates.check(&1), Ok(()), "who is known has its own still");
+        assert_eq!(rates.check(&1), Ok(()), "a known key still has its own");
         assert_eq!(rates.limiter.len(), 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_idle_makes_room() {
+    async fn idle_keys_make_room() {
         let rates = rates(1, 2, 2);
         for key in [1, 2] {
             assert_eq!(rates.check(&key), Ok(()));
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn limits_beyond_what_can_be_measured_refuse_nobody() {
+    async fn immeasurable_limits_refuse_no_request() {
         let rates = rates(u32::MAX, u32::MAX, 2);
         for _ in 0..10_000 {
             assert_eq!(rates.check(&1), Ok(()));

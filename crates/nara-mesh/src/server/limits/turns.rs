@@ -1,4 +1,4 @@
-//! Costly work in turn: a peer that asks for much of it waits behind the others.
+//! Turns for costly work: a peer that asks for much of it waits behind the others.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -8,8 +8,8 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, OwnedSemaphorePermit, Se
 
 use crate::offload::to_its_end;
 
-/// A bounded number of places for work, of which each key has one at most. Further work of the same key waits for it,
-/// so what waits for a place is one piece of work for each key, first come, first served.
+/// A bounded number of places for work, of which each key has at most one. Further work of the same key waits for it,
+/// so the queue for a place has one piece of work per key, first come, first served.
 #[derive(Debug)]
 pub(in crate::server) struct Turns<K> {
     places: Arc<Semaphore>,
@@ -19,14 +19,14 @@ pub(in crate::server) struct Turns<K> {
 #[derive(Debug)]
 struct Keys<K> {
     own: HashMap<K, Arc<AsyncMutex<()>>>,
-    /// Forgotten keys are looked for when there are so many.
+    /// The number of keys at which unused keys are removed.
     clean_at: usize,
 }
 
-/// Fewer keys than this are not worth a look.
-const FEW: usize = 64;
+/// Fewer keys than this are not worth a scan.
+const MIN_KEYS: usize = 64;
 
-/// The turn of a key; dropped, the next one has it.
+/// The turn of a key; dropping it passes the turn on.
 #[derive(Debug)]
 pub(in crate::server) struct Turn {
     _place: OwnedSemaphorePermit,
@@ -37,7 +37,7 @@ impl<K: Hash + Eq> Turns<K> {
     pub(in crate::server) fn new(places: usize) -> Self {
         let keys = Keys {
             own: HashMap::new(),
-            clean_at: FEW,
+            clean_at: MIN_KEYS,
         };
         Self {
             places: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
@@ -45,8 +45,8 @@ impl<K: Hash + Eq> Turns<K> {
         }
     }
 
-    /// Does work in the turn of a key. Work that has begun goes on when nobody waits for it any more, and has its turn until
-    /// then: who asks and leaves would otherwise have more of it done at once than anybody else.
+    /// Does work in the turn of a key. Started work continues if its caller is dropped, and keeps its turn until it is
+    /// done: otherwise a caller that asks and leaves could have more of it done concurrently than any other.
     pub(in crate::server) fn run<T: Send + 'static>(
         &self,
         key: K,
@@ -70,11 +70,11 @@ impl<K: Hash + Eq> Turns<K> {
     }
 
     fn own(&self, key: K) -> Arc<AsyncMutex<()>> {
-        // No change stops half-way.
+        // No change panics half-way.
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         if keys.own.len() >= keys.clean_at {
             keys.own.retain(|_, own| Arc::strong_count(own) > 1);
-            keys.clean_at = FEW.max(keys.own.len() * 2);
+            keys.clean_at = MIN_KEYS.max(keys.own.len() * 2);
         }
         keys.own.entry(key).or_default().clone()
     }
@@ -115,7 +115,7 @@ mod tests {
         assert!(turns.turn("other").now_or_never().is_some());
         finish.send(()).unwrap();
         next.await;
-        // What waits for its turn only is not begun.
+        // Work that only waits for its turn is not started.
         let held = turns.turn("greedy").await;
         let (begin, begun) = std::sync::mpsc::channel();
         let mut waiting = Box::pin(turns.run("greedy", async move { begin.send(()).unwrap() }));
@@ -129,10 +129,10 @@ mod tests {
     #[tokio::test]
     async fn keys_that_are_done_are_forgotten() {
         let turns = Turns::new(1);
-        for key in 0..10 * FEW {
+        for key in 0..10 * MIN_KEYS {
             drop(turns.turn(key).await);
         }
         let keys = turns.keys.lock().unwrap();
-        assert!(keys.own.len() <= FEW, "{}", keys.own.len());
+        assert!(keys.own.len() <= MIN_KEYS, "{}", keys.own.len());
     }
 }

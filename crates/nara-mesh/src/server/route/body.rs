@@ -24,12 +24,12 @@ pub(in crate::server) async fn read(
     max: usize,
     limits: &ServerLimits,
 ) -> Result<Bytes, Rejection> {
-    // Who announces too much is told at once, instead of being listened to up to the limit.
+    // A body that announces too much is refused at once, instead of being read up to the limit.
     if body.size_hint().lower() > max as u64 {
         return Err(Rejection::BodyTooLarge(max));
     }
     let mut read = Gathered::default();
-    // Most bodies have come with their head: they need no clock.
+    // Most bodies arrive with their head: they need no clock.
     let mut end = None;
     loop {
         let by = || {
@@ -54,7 +54,7 @@ pub(in crate::server) async fn read(
     }
 }
 
-/// Why a body cannot be read to its end.
+/// Returns the rejection for a body that cannot be read to its end.
 fn broken(error: &(dyn Error + 'static)) -> Rejection {
     tracing::debug!(%error, "cannot read a request body");
     let mut next = Some(error);
@@ -74,10 +74,10 @@ fn broken(error: &(dyn Error + 'static)) -> Rejection {
     Rejection::BodyBroken
 }
 
-/// JSON of up to so many bytes is parsed where it arrives: a fraction of a millisecond of work.
+/// The maximum size of JSON that is parsed inline: a fraction of a millisecond of work.
 const PARSED_HERE: usize = 64 << 10;
 
-/// Reads a request body as JSON. What it says is logged, not told: v1 peers do not tell.
+/// Reads a request body as JSON. Parse errors are logged, not sent: v1 peers do not send them.
 pub(in crate::server) async fn read_json<T: Merge + Send + 'static>(
     body: impl HttpBody<Data = Bytes, Error = axum::Error> + Unpin,
     max: usize,

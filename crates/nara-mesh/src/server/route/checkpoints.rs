@@ -16,14 +16,14 @@ use crate::server::route::state::Shared;
 
 use crate::server::route::peer_query::query_value;
 
-/// How many checkpoints are given when the request does not say.
+/// The number of checkpoints when the request does not give one.
 const DEFAULT_LIMIT: i64 = 1_000;
 
-/// The most that are given.
+/// The maximum number of checkpoints.
 const MAX_LIMIT: i64 = 10_000;
 
-/// `/api/checkpoints/all`, any method (docs/protocol/v1.md, section 7.9). Anybody may ask, so the answers that take up memory
-/// at once are bounded, until their last byte is sent.
+/// `/api/checkpoints/all`, any method (docs/protocol/v1.md, section 7.9). Strangers may call it, so the memory of
+/// concurrent answers is bounded, until their last byte is sent.
 pub(super) async fn handle(
     State(shared): State<Arc<Shared>>,
     PeerAddress(address): PeerAddress,
@@ -64,7 +64,7 @@ async fn answer(shared: Arc<Shared>, source: Source, limit: i64, offset: i64) ->
     let build = move |events: Vec<_>, _| {
         let count = i64::try_from(events.len()).unwrap_or(i64::MAX);
         CheckpointsResponse {
-            // As elsewhere: no list if there is no checkpoint at all, an empty one behind the last.
+            // Like v1 peers: no list if there are no checkpoints, an empty one behind the last.
             checkpoints: (total > 0).then_some(events),
             count,
             has_more: offset.saturating_add(count) < total,

@@ -1,4 +1,4 @@
-//! Gives a stash back to its owner without being asked.
+//! Returns a stash to its owner without a request.
 
 use std::sync::Arc;
 
@@ -12,18 +12,18 @@ use crate::server::auth::sender::VerifiedSender;
 use crate::server::route::stash::Sign;
 use crate::server::route::state::Shared;
 
-/// How old a `hey-there` may be that still says that its emitter has just begun.
+/// The maximum age of a `hey-there` that shows that its emitter has just started.
 const FRESH: std::time::Duration = std::time::Duration::from_secs(5 * 60);
 
-/// An owner that calls after an absence gets its stash.
-pub(super) fn greet_owner(shared: &Arc<Shared>, sender: &VerifiedSender) {
+/// Returns the stash of an owner that calls after an absence.
+pub(super) fn push_to_caller(shared: &Arc<Shared>, sender: &VerifiedSender) {
     if let Some(id) = sender.id() {
         offer(shared, id, sender.name(), Sign::Call);
     }
 }
 
-/// An owner that introduces itself in an event which has verified gets its stash.
-pub(super) fn hear_introduction(shared: &Arc<Shared>, event: &SyncEvent) {
+/// Returns the stash of an owner that introduces itself in a verified event.
+pub(super) fn push_to_introduced(shared: &Arc<Shared>, event: &SyncEvent) {
     let age = shared.clock.now_nanos().get().saturating_sub(event.ts.get());
     let is_fresh = i64::try_from(FRESH.as_nanos()).is_ok_and(|fresh| age.abs() <= fresh);
     let emitter = shared.registry.by_name(&event.emitter).filter(|_| is_fresh);
@@ -60,7 +60,7 @@ fn offer(shared: &Arc<Shared>, id: &NaraId, name: &NaraName, sign: Sign) {
     shared.background.spawn(async move {
         let _permit = permit;
         match client.peer(&id).send_runtime_message(&message).await {
-            Ok(_) => tracing::debug!(to = %name, "a stash was given back to its owner"),
+            Ok(_) => tracing::debug!(to = %name, "a stash was returned to its owner"),
             Err(error) => {
                 warn_seldom!(to = %name, error = &error as &dyn std::error::Error, "stash not delivered");
             }

@@ -32,7 +32,7 @@ pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
     sender.must_be("emitter", &event.emitter)?;
 
     let success = match event.validate() {
-        // Well signed, but nothing to keep: told as elsewhere.
+        // The signature is valid, but the event must not be stored: answered like v1 peers.
         Err(error) => {
             tracing::info!(sender = %sender.name(), %error, "direct message not stored");
             false
@@ -53,11 +53,11 @@ pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
     Ok(json(StatusCode::OK, JSON_UTF8, &receipt))
 }
 
-/// How far an event with a good signature of its sender can be trusted: who acts must be its emitter, and its time not in
-/// the future.
+/// Returns the trust in an event whose signature by the sender is valid: the actor must be its emitter, and its time
+/// not in the future.
 async fn trust(shared: &Arc<Shared>, sender: &VerifiedSender, event: &mut SyncEvent) -> EventVerdict {
     let now = shared.clock.now_nanos();
-    // These are the word of voters, or of an old key. The signature of the sender proves nothing about them.
+    // These are proven by voters or by an old key. The sender's signature proves nothing about them.
     if let Some(Service::Checkpoint | Service::Succession) = event.service() {
         let (keys, mut judged) = (shared.known_keys.clone(), [event.clone()]);
         let many = are_many(&judged);
@@ -91,7 +91,7 @@ fn check_signature(shared: &Shared, event: &SyncEvent) -> Result<(), Rejection> 
     event.verify(&key).map_err(|_| Rejection::InvalidSignature)
 }
 
-/// Stores the event. `false` if it is not to our taste, known already, or not retained.
+/// Stores the event. `false` if the application refuses it, or it is known already, or not retained.
 async fn keep(shared: &Shared, sender: &VerifiedSender, checked: CheckedEvent) -> Result<bool, Rejection> {
     if !shared.handler.accepts(&checked.event) {
         return Ok(false);
@@ -102,7 +102,7 @@ async fn keep(shared: &Shared, sender: &VerifiedSender, checked: CheckedEvent) -
     let events = vec![checked.clone()];
     let insertions = shared.ledger.insert(events, Some(sender.name().clone())).await?;
     let stored = matches!(insertions.first(), Some(Insertion::Stored));
-    // A statement about a nara that is not known here is kept for later, and no message.
+    // A statement about an unknown nara is stored for later, and is not a message.
     if stored && checked.is_verified() {
         shared.handler.on_direct_message(sender, &checked.event);
     }

@@ -13,7 +13,7 @@ use crate::server::route::body::read_json;
 use crate::server::route::state::Shared;
 use crate::server::route::way::Asked;
 
-/// `POST /events/fetch`: events by their ids, as many as fit into an answer.
+/// `POST /events/fetch`: events by id, as many as fit into an answer.
 pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
     let Asked {
         shared, sender, body, ..
@@ -38,7 +38,7 @@ async fn answer(
     ids: Vec<String>,
 ) -> Result<Response, Rejection> {
     let source = Source::Peer(*sender.key());
-    // What is not the id of a verified event is not there.
+    // Only verified events have ids of this form.
     let items = ids.iter().filter_map(|id| ItemId::of_event(id)).collect();
     let events = shared.ledger.by_ids(items, EventsFetch::MAX_RESPONSE).await?;
     let (local, clock) = (shared.local.clone(), shared.clock.clone());

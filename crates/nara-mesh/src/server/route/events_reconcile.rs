@@ -14,7 +14,7 @@ use crate::server::route::body::read;
 use crate::server::route::state::Shared;
 use crate::server::route::way::Asked;
 
-/// `POST /events/reconcile`: one round of a reconciliation. Nothing is kept for the next one.
+/// `POST /events/reconcile`: one round of a reconciliation. It is stateless.
 pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
     let Asked {
         shared,
@@ -38,8 +38,8 @@ async fn answer(
     frame: Bytes,
 ) -> Result<Response, Rejection> {
     let set = shared.ledger.items(scope).await?;
-    // A range is summed up item by item: milliseconds for a large ledger. Ends early only when the runtime
-    // shuts down.
+    // A range is summed up item by item, which takes milliseconds for a large ledger. Fails only when the runtime shuts
+    // down.
     let answer = tokio::task::spawn_blocking(move || respond(set, &frame))
         .await
         .map_err(|_| LedgerError::Closed)?;

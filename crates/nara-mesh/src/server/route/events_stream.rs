@@ -35,10 +35,10 @@ use crate::server::route::way::Asked;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// What this server can do beside what v1 peers can.
+/// The capabilities of this server beyond v1.
 const CAPABILITIES: [&str; 1] = ["stream/1"];
 
-/// `GET /events/stream`, our extension: see [`nara_proto::stream`].
+/// `GET /events/stream`, an extension: see [`nara_proto::stream`].
 pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
     let Asked {
         shared,
@@ -47,7 +47,7 @@ pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
         head,
         ..
     } = asked;
-    // What is said on a stream is bound to the signature that asked for it.
+    // The stream is bound to the signature of its request.
     let signature = proof
         .text()
         .ok_or(SignatureError::Missing(SignedField::Signature))?;
@@ -87,7 +87,7 @@ pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
     };
     hello.sign(opening, shared.local.keypair());
 
-    // A reader that resumes still has the events that it told; one that begins anew may have lost them.
+    // A reader that resumes still has the events that it sent us; one that starts anew may have lost them.
     let told_since = match reason {
         StreamStart::Cursor | StreamStart::Now => start,
         _ => position,
@@ -95,7 +95,7 @@ pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
     let follower =
         Follower::new(shared.ledger.clone(), start, request.filter).except(sender.name().clone(), told_since);
     let hello = message(kind::HELLO, Some(ArrivalCursor::new(epoch, start)), &hello);
-    // On the heap: it goes through a future for each message.
+    // Boxed: it passes a future for each message.
     let outlet = Box::new(Outlet {
         follower,
         queue: VecDeque::from([hello]),
@@ -125,7 +125,7 @@ pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
     Ok(response)
 }
 
-/// The one `Last-Event-ID` of a request; empty if it has none.
+/// Returns the `Last-Event-ID` of a request; empty without one.
 fn last_event_id(headers: &HeaderMap) -> Result<&str, Rejection> {
     let mut values = headers.get_all(LAST_EVENT_ID).iter();
     let Some(value) = values.next() else {
@@ -137,7 +137,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<&str, Rejection> {
     }
 }
 
-/// Where the ledger is, where a stream begins, and why there.
+/// Returns the position of the ledger, the start of the stream, and the reason for this start.
 async fn begin(
     ledger: Arc<dyn Ledger>,
     cursor: Option<ArrivalCursor>,
@@ -145,7 +145,7 @@ async fn begin(
 ) -> Result<(i64, i64, StreamStart), LedgerError> {
     let position = ledger.position().await?;
     let replaced = match cursor {
-        // A place that this ledger has not reached is one of a ledger that was lost, or put back.
+        // A position beyond this ledger's belongs to a ledger that was lost or restored from a backup.
         Some(cursor) if cursor.epoch == ledger.feed().epoch() && cursor.seq <= position => {
             return Ok((position, cursor.seq, StreamStart::Cursor));
         }
@@ -161,7 +161,7 @@ async fn begin(
     Ok((position, start, reason))
 }
 
-/// What the follower of a peer finds next. Reads of the ledger are its turn, as all that peers ask for.
+/// Returns the next message of a peer's follower. Reads of the ledger take turns with other costly reads.
 async fn followed(
     follower: &mut Follower,
     shared: &Shared,
@@ -174,7 +174,7 @@ async fn followed(
     follower.next_holding(turn).await
 }
 
-/// Where the ledger is now, for a reader that fell behind.
+/// Returns the position of the ledger, for a reader that fell behind.
 async fn lagged(shared: &Shared) -> Result<i64, LedgerError> {
     ::metrics::counter!(metrics::STREAM_LAGS).increment(1);
     shared.ledger.position().await
@@ -186,7 +186,7 @@ fn message(kind: &str, id: Option<ArrivalCursor>, data: &impl serde::Serialize) 
     message.encode().expect("neither type nor id has a line break")
 }
 
-/// What ends a stream from outside.
+/// An event that ends a stream from outside.
 enum End {
     Stopping,
     KeyReplaced,
@@ -205,16 +205,15 @@ fn ends(shared: &Shared, sender: &VerifiedSender) -> FuturesUnordered<BoxFuture<
     ends
 }
 
-/// The messages of one stream. It is asked for the next one only when the connection takes it, so a slow peer
-/// waits for itself alone.
+/// The messages of one stream. It is polled only when the connection can take more, so a slow peer delays only itself.
 struct Outlet {
     follower: Follower,
     queue: VecDeque<Bytes>,
     ended: bool,
     quiet_since: Instant,
-    /// Rings after the time of a ping or later, and is only then set again: most events come before.
+    /// Fires at the time of a ping or later, and is reset only then: most events come earlier.
     alarm: Pin<Box<Sleep>>,
-    /// Each is asked only when it was woken itself, and not for each event, for which all streams would wait for each other.
+    /// Each is polled only when it was woken itself, not for every event, where all streams would contend for it.
     ends: FuturesUnordered<BoxFuture<'static, End>>,
     sender: VerifiedSender,
     shared: Arc<Shared>,
@@ -249,7 +248,7 @@ impl Outlet {
                 () = self.alarm.as_mut() => {
                     let keep_alive = self.shared.limits.stream_keep_alive;
                     if self.quiet_since.elapsed() >= keep_alive {
-                        // What another process stored is not in the feed. The ping comes when that was looked up.
+                        // Events that another process stored are not in the feed. The ping follows after the lookup.
                         self.follower.look();
                         self.quiet_since = Instant::now();
                     }
@@ -278,7 +277,7 @@ impl Outlet {
             Ok(Followed::CaughtUp) => {
                 let cursor = self.follower.cursor();
                 let position = cursor.seq;
-                // It still takes what it is sent.
+                // It still reads, so it is alive.
                 self.shared.registry.showed_life(self.sender.name());
                 let ping = message(kind::PING, Some(cursor), &Heartbeat { position });
                 self.queue.push_back(ping);

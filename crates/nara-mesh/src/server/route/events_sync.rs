@@ -70,7 +70,7 @@ async fn answer(
         }
         response
     };
-    // The newest events are at the back in legacy mode only; a page must not have a gap at its front.
+    // Only in legacy mode the newest events are at the back; a page must not have a gap at its front.
     let surplus = match mode {
         SyncMode::Legacy { .. } => Surplus::Front,
         _ => Surplus::Back,
@@ -87,13 +87,14 @@ async fn answer(
     .await
 }
 
-/// How many bytes of events are read: more than fits, so that a cut shows when the answer is made.
+/// The number of bytes of events that are read: more than fits, so that truncation is detected when the answer is
+/// built.
 const READ_BYTES: usize = 2 * EventsSync::MAX_RESPONSE;
 
-/// What a request selects.
+/// The selection of a request.
 struct Selected {
     events: Vec<SyncEvent>,
-    /// Whether there are more behind the last one.
+    /// Whether more events follow the last one.
     more: bool,
 }
 
@@ -107,7 +108,7 @@ async fn select_for(shared: &Shared, filter: EventFilter, mode: &SyncMode) -> Re
         seed: u64::from_le_bytes(random()),
     };
     match mode {
-        // The cursor of a v1 peer is a time: it asks next for what is later than the last event of this page.
+        // The cursor of a v1 peer is a time: next it asks for events later than the last one of this page.
         SyncMode::Page {
             after,
             size,
@@ -151,9 +152,8 @@ async fn select_for(shared: &Shared, filter: EventFilter, mode: &SyncMode) -> Re
     }
 }
 
-/// Ends a page before a group of events with the same time, if the group may go on behind it: with the event at
-/// `next`, where that is known. A group that is larger than the page stays: without a cursor for it, there is no way to
-/// page through it.
+/// Ends a page before a group of events with equal times, if the group may continue behind it: with the event at
+/// `next`, if known. A group that is larger than the page stays: without a cursor inside it, it cannot be paged.
 fn end_before_equal_times(events: &mut Vec<SyncEvent>, next: Option<UnixNanos>) {
     let Some(last) = events.last().map(|last| last.ts) else {
         return;

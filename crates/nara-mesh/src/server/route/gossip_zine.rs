@@ -41,7 +41,7 @@ pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
     shared.reads.run(source, answer(shared.clone(), source)).await
 }
 
-/// What is new here.
+/// Returns an answer with the recent events.
 async fn answer(shared: Arc<Shared>, source: Source) -> Result<Response, Rejection> {
     let since = shared.clock.now_nanos().saturating_sub(defaults::ZINE_WINDOW);
     let limit = ReadLimit::events(shared.limits.zine_events).bytes(GossipZine::MAX_RESPONSE);

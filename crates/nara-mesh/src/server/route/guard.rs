@@ -24,16 +24,16 @@ use crate::server::limits::quota::Exceeded;
 use crate::server::route::body::read;
 use crate::server::route::state::Shared;
 
-/// Reads the body of a request before its handler runs, unless it is a stream of a trusted connection; bounds the time
-/// of the handler, and ends it with the key of its sender; collects the answer, unless it may be sent as it is made.
+/// Reads the body of a request before its handler runs, unless it is a stream on a trusted connection; limits the time
+/// of the handler, and ends it with the key of its sender; buffers the answer, unless it may be streamed.
 pub(super) async fn guard(shared: &Shared, request: Request, next: Next) -> Response {
     let sender = request.extensions().get::<VerifiedSender>();
     let mut lease = sender.and_then(|sender| shared.lease(sender));
     let guarded = tokio::select! {
-        // A handler that reads its body hears of the end there, and may still tidy up.
+        // A handler that reads its body sees the end there, and may still clean up.
         biased;
         guarded = guarded(shared, request, next) => guarded,
-        // The handler ends with the key: what it answered would go to who has it.
+        // The handler ends with the key: its answer would go to the holder of a revoked key.
         () = ended(lease.as_mut()) => Err(Rejection::KeyReplaced),
     };
     guarded.unwrap_or_else(|rejection| rejection.into_response())
@@ -65,7 +65,7 @@ async fn guarded(shared: &Shared, request: Request, next: Next) -> Result<Respon
 
     let streamed = response.extensions().get::<Streamed>().is_some();
     let sent_as_made = match &proof {
-        // Nobody signs it.
+        // It is not signed.
         None => true,
         Some(proof) => proof.wants_nothing() || (streamed && proof.accepts_stream()),
     };
@@ -80,7 +80,7 @@ async fn guarded(shared: &Shared, request: Request, next: Next) -> Result<Respon
         if response.body().size_hint().exact().is_some() {
             return Ok(response);
         }
-        // It may be as long as a stream, but is finished when the server shuts down.
+        // It may be as long as a stream, but is completed when the server shuts down.
         return Ok(response.map(|body| until_ended(body, CancellationToken::new(), lease(), ())));
     }
     let share = sender
@@ -95,8 +95,8 @@ async fn guarded(shared: &Shared, request: Request, next: Next) -> Result<Respon
     Ok(response.map(|body| until_ended(body, stopping(), lease(), held)))
 }
 
-/// Removes what only the verification reads. A handler that looked there would trust what nobody has verified, and
-/// a proxy behind it even more so.
+/// Removes headers that only the verification reads. A handler that read them would trust unverified values, and so
+/// would a proxied program.
 fn strip_identity(headers: &mut HeaderMap) {
     let ours: Vec<_> = headers
         .keys()
@@ -114,7 +114,7 @@ async fn collect(body: Body, max: usize) -> Result<Bytes, Rejection> {
         Err(error) if error.is::<LengthLimitError>() => {
             error_seldom!(
                 max,
-                "the answer of a route is larger than `route_answer_bytes` and no StreamedAnswer"
+                "the answer of a route is larger than `route_answer_bytes` and not a StreamedAnswer"
             );
             Err(Rejection::AnswerTooLarge(max))
         }

@@ -26,7 +26,7 @@ pub(super) async fn handle(
     let allowance = shared.body_bytes.allowance(Source::Address(source));
     let body = Body::new(allowance.clone().watch(body));
     let body = read(body, EventsImport::MAX_REQUEST, &shared.limits).await?;
-    // Not before the body is there: whoever drips must not keep out the owner.
+    // Only after the body has arrived: a sender with a slow body must not keep out the owner.
     let place = shared.imports.take(&source);
     let _place = place.map_err(|_| Rejection::Busy("imports"))?;
     let request: ImportRequest = match parse_json(body).await {

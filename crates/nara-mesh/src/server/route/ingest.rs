@@ -1,4 +1,4 @@
-//! Taking in events that a peer sent: verify, learn, store.
+//! Ingestion of events from a peer: verify, learn, store.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,31 +13,31 @@ use crate::metrics;
 use crate::offload::{are_many, offload};
 use crate::registry::{KeySource, PeerInfo, PinnedKey, RegisterError};
 use crate::seldom::{shown, warn_seldom};
-use crate::server::route::confidant::hear_introduction;
+use crate::server::route::confidant::push_to_introduced;
 use crate::server::route::state::Shared;
 
-/// Introductions that are believed from one batch: a sender shall not fill the registry with naras of its own
-/// making.
+/// The maximum number of introductions accepted from one batch: a sender must not fill the registry with invented
+/// naras.
 const MAX_INTRODUCTIONS: usize = 64;
 
-/// What became of a batch.
+/// The result of a batch.
 #[derive(Debug, Default)]
 pub(in crate::server) struct Ingested {
     /// Events that were not refused, whether new or known.
     pub(in crate::server) accepted: Vec<SyncEvent>,
-    /// How many of them are new in the ledger.
+    /// The number of events that are new in the ledger.
     pub(in crate::server) stored: usize,
-    /// How many had a signature that does not verify or cannot be verified here, or lacked one that they must have.
+    /// The number of events whose signature is invalid, cannot be verified here, or is missing although required.
     pub(in crate::server) warnings: usize,
 }
 
-/// Verifies events, learns keys from introductions, and stores what is not refused.
+/// Verifies events, learns keys from introductions, and stores the accepted ones.
 ///
-/// Events of naras whose key is not known here are stored: to pass on what others said is the point of
-/// gossip. Events that contradict a known key, forge their id or lack a signature that they must have are
-/// refused one by one; the others of the batch are not held against them.
+/// Events of naras with an unknown key are stored: forwarding events of other naras is the purpose of gossip. Events
+/// that contradict a known key, have a forged id or lack a required signature are refused individually, without
+/// consequences for the rest of the batch.
 ///
-/// `told_by` is the nara that sent them: streams to it leave them out.
+/// `told_by` is the nara that sent them: streams to it omit them.
 pub(in crate::server) async fn ingest(
     shared: &Arc<Shared>,
     events: Vec<SyncEvent>,
@@ -54,7 +54,7 @@ pub(in crate::server) async fn ingest(
                 if trust == EventTrust::Verified {
                     shared.registry.hear(&event, shared.clock.now_nanos());
                     if event.service() == Some(Service::HeyThere) {
-                        hear_introduction(shared, &event);
+                        push_to_introduced(shared, &event);
                     }
                 }
                 checked.push(CheckedEvent::new(event.clone(), trust));
@@ -86,7 +86,7 @@ pub(in crate::server) async fn ingest(
     Ok(ingested)
 }
 
-/// Learns the keys of naras that introduce themselves, and verifies the events with all keys that are known then.
+/// Learns the keys of naras that introduce themselves, and verifies the events with all keys known afterwards.
 async fn verify(
     shared: Arc<Shared>,
     mut events: Vec<SyncEvent>,
@@ -99,14 +99,14 @@ async fn verify(
         let told_by = told_by.as_ref();
         learn_introductions(&shared, &events, told_by, Introduced::Strangers, &mut learned);
         let verdicts = shared.known_keys.judge(&mut events, shared.clock.now_nanos());
-        // Only now: what came together may state that the key was replaced.
+        // Only now: an event of the same batch may state that the key was replaced.
         learn_introductions(&shared, &events, told_by, Introduced::Known, &mut learned);
         (events, verdicts)
     };
     in_turn(&serving, many, teller, work).await
 }
 
-/// Verifies many signatures where they delay nobody: one batch of each teller at a time, and few in all.
+/// Verifies many signatures without blocking the runtime: one batch per teller at a time, and few in total.
 pub(in crate::server) async fn in_turn<T: Send + 'static>(
     shared: &Shared,
     many: bool,
@@ -123,7 +123,7 @@ pub(in crate::server) async fn in_turn<T: Send + 'static>(
     }
 }
 
-/// Whose introductions are looked at: those of naras without a key here, or the others.
+/// Which introductions are examined: of naras without a key here, or of known ones.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Introduced {
     Strangers,
@@ -131,7 +131,7 @@ enum Introduced {
 }
 
 /// Pins the keys of naras that introduce themselves in a verified `hey-there` (docs/protocol/v1.md, section 8.6). V1
-/// peers also believe unsigned ones. `learned` counts those of a batch.
+/// peers also accept unsigned ones. `learned` counts the introductions of a batch.
 fn learn_introductions(
     shared: &Shared,
     events: &[SyncEvent],
@@ -149,13 +149,13 @@ fn learn_introductions(
         if name == *shared.local.name()
             || known.and_then(|peer| peer.key()) == Some(key)
             || is_known != (introduced == Introduced::Known)
-            // What came together may state that its key was replaced.
+            // An event of the same batch may state that its key was replaced.
             || shared.registry.is_replaced(name.as_str(), &key)
         {
             continue;
         }
-        // The expensive check last, and only so often.
-        // An import is signed by the owner of this nara, who may introduce as many as there are.
+        // The expensive check comes last, and is limited. The owner of this nara signed an import, and may introduce
+        // any number of naras.
         if *learned == MAX_INTRODUCTIONS && told_by.is_some() {
             warn_seldom!("more than {MAX_INTRODUCTIONS} introductions in one batch: the rest is ignored");
             return;
@@ -174,7 +174,7 @@ fn learn_introductions(
             .and_then(|peer| peer.info().address);
         let info = PeerInfo {
             name: Some(name.clone()),
-            // What is configured or discovered is better than what a third party passes on.
+            // A configured or discovered address takes precedence over one from a third party.
             address: address
                 .filter(|address| known_address.is_none() && shared.registry.has_room_at(address.ip())),
             // The event names no port.
@@ -192,7 +192,7 @@ fn learn_introductions(
         };
         match shared.registry.register(info) {
             Ok(_) => {}
-            // As the operator wants it.
+            // As the operator configured it.
             Err(error @ RegisterError::KeyRefused(_)) => {
                 tracing::info!(%error, "introduction not trusted")
             }
@@ -201,7 +201,7 @@ fn learn_introductions(
     }
 }
 
-/// The name and address of a nara that introduces itself, not another.
+/// Returns the name and address of a nara that introduces itself, not another.
 fn introduction(event: &SyncEvent) -> Option<(NaraName, Option<IpAddr>)> {
     if event.service() != Some(Service::HeyThere) || event.validate().is_err() {
         return None;
@@ -214,6 +214,6 @@ fn introduction(event: &SyncEvent) -> Option<(NaraName, Option<IpAddr>)> {
 }
 
 pub(in crate::server) fn is_small(event: &SyncEvent) -> bool {
-    // Writing an event takes a fiftieth of verifying it.
+    // Encoding an event takes a fiftieth of the time of verifying it.
     go_json::to_vec(event).len() <= MAX_EVENT_BYTES
 }

@@ -15,7 +15,7 @@ use crate::server::route::body::read;
 use crate::server::route::state::Shared;
 use crate::server::route::way::Asked;
 
-/// `POST /mesh/message` (docs/protocol/v1.md, sections 7.7 and 12.3). The answer is empty whatever becomes of it.
+/// `POST /mesh/message` (docs/protocol/v1.md, sections 7.7 and 12.3). The answer is always empty.
 pub(super) async fn handle(asked: Asked) -> Result<StatusCode, Rejection> {
     let Asked {
         shared, sender, body, ..
@@ -30,7 +30,7 @@ pub(super) async fn handle(asked: Asked) -> Result<StatusCode, Rejection> {
     Ok(StatusCode::OK)
 }
 
-/// Why a message is dropped: for our log only.
+/// The reason why a message is dropped, for our log only.
 #[derive(Debug, thiserror::Error)]
 enum Dropped {
     #[error("{0}")]
@@ -55,10 +55,10 @@ async fn receive(shared: &Arc<Shared>, sender: &VerifiedSender, body: &[u8]) -> 
         return Err(Dropped::NotForUs(shown_text(&message.to_id)));
     }
     verify(shared, sender, &message)?;
-    // No signature of the message covers this text.
+    // The signature of the message does not cover this text.
     sender.name().as_str().clone_into(&mut message.from);
 
-    // Only now: an unverified reply would let anybody answer for the peer that was asked.
+    // Only now: with an unverified reply, any peer could answer in the name of the requested one.
     let message = match &shared.client {
         Some(client) if !message.in_reply_to.is_empty() => match client.pending_replies().resolve(message) {
             Ok(()) => return Ok(()),
@@ -73,7 +73,7 @@ async fn receive(shared: &Arc<Shared>, sender: &VerifiedSender, body: &[u8]) -> 
     Ok(())
 }
 
-/// The signer must be the nara that sent the request, and the signature its own.
+/// Verifies that the sender of the request signed the message.
 fn verify(shared: &Shared, sender: &VerifiedSender, message: &RuntimeMessage) -> Result<(), Dropped> {
     let id = || shown_text(&message.from_id);
     let Some(key) = shared.key_of_id(&message.from_id) else {
@@ -82,15 +82,15 @@ fn verify(shared: &Shared, sender: &VerifiedSender, message: &RuntimeMessage) ->
     if key != *sender.key() {
         return Err(Dropped::OtherSender { claimed: id() });
     }
-    // Older naras do not sign this one. That its sender is the nara `from_id` is proven by the request.
+    // V1 peers do not sign this kind. The request proves that its sender is the nara `from_id`.
     if matches!(message.payload, MessagePayload::StashRefresh(_)) && message.signature.is_empty() {
         return Ok(());
     }
     message.verify(&key).map_err(|_| Dropped::BadSignature)
 }
 
-/// Binds an id that nobody has to the nara that signed both the request and the message. V1 peers tell their id
-/// nowhere else.
+/// Binds an unused id to the nara that signed both the request and the message. V1 peers announce their id nowhere
+/// else.
 fn bind_id(shared: &Shared, sender: &VerifiedSender, message: &RuntimeMessage) -> Result<(), Dropped> {
     let claimed = || shown_text(&message.from_id);
     if sender.id().is_some() {
@@ -119,7 +119,7 @@ fn bind_id(shared: &Shared, sender: &VerifiedSender, message: &RuntimeMessage) -
     Ok(())
 }
 
-/// What the built-in stash answers. An owner is served only if it is the signer.
+/// Returns the reply of the built-in stash. An owner is served only if it is the signer.
 async fn answer(shared: &Shared, message: &RuntimeMessage) -> Result<Option<MessagePayload>, Dropped> {
     let owner_is_signer = |owner: &str| {
         if owner == message.from_id {
@@ -131,13 +131,13 @@ async fn answer(shared: &Shared, message: &RuntimeMessage) -> Result<Option<Mess
         }
     };
     let now = shared.clock.now_seconds();
-    // Version 0 runs no handler elsewhere either (docs/protocol/v1.md, section 12.3).
+    // Version 0 runs no handler on v1 peers either (docs/protocol/v1.md, section 12.3).
     if message.version == 0 {
         return Ok(None);
     }
     Ok(match &message.payload {
         MessagePayload::StashStore(store) => {
-            // Without an owner the stash says so itself.
+            // The stash itself reports a missing owner.
             if !store.owner_id.is_empty() {
                 owner_is_signer(&store.owner_id)?;
             }
@@ -162,8 +162,7 @@ async fn answer(shared: &Shared, message: &RuntimeMessage) -> Result<Option<Mess
     })
 }
 
-/// Sends a reply as a request of our own. Older naras send it before they answer; we do not let the peer wait
-/// for it.
+/// Sends a reply as a separate request. V1 peers send it before they answer; we do not make the peer wait for it.
 fn reply(shared: &Arc<Shared>, message: &RuntimeMessage, payload: MessagePayload) {
     let Ok(to) = message.from_id.parse::<NaraId>() else {
         return;
@@ -186,7 +185,7 @@ fn reply(shared: &Arc<Shared>, message: &RuntimeMessage, payload: MessagePayload
         local.keypair(),
     );
     if unsolicited {
-        // Not covered by the signature.
+        // The signature does not cover it.
         reply.in_reply_to.clear();
     }
     shared.background.spawn(async move {

@@ -9,7 +9,7 @@ use crate::server::answer::json::{JSON, json};
 use crate::server::answer::rejection::Rejection;
 use crate::server::route::state::Shared;
 
-/// The header that names the nara to ask next.
+/// The header that names the next nara to ask.
 const REDIRECT_TO: HeaderName = HeaderName::from_static("x-nara-redirect-to");
 
 /// `GET /peer/query` (docs/protocol/v1.md, section 7.8).
@@ -25,7 +25,7 @@ pub(super) async fn handle(
     let target = query_value(query, "target").filter(|target| !target.is_empty());
     let target = target.ok_or(Rejection::TargetRequired)?;
 
-    // A nara never answers about itself: whoever asks has its key already, or must not take it from here.
+    // A nara never answers about itself: the requester has its key already, or must not accept it from here.
     let known = shared
         .registry
         .by_name(&target)
@@ -56,7 +56,7 @@ pub(super) async fn handle(
     Ok((StatusCode::TEMPORARY_REDIRECT, [(REDIRECT_TO, next)]).into_response())
 }
 
-/// The first value of a name in a query.
+/// Returns the first value of a name in a query.
 pub(super) fn query_value(query: Option<&str>, name: &str) -> Option<String> {
     form_urlencoded::parse(query?.as_bytes())
         .find(|(key, _)| key == name)

@@ -9,8 +9,8 @@ use nara_proto::v2::CAPABILITY_HEADER;
 use crate::server::answer::json::{JSON_UTF8, json};
 use crate::server::route::state::Shared;
 
-/// `/ping`, any method (docs/protocol/v1.md, section 7.1). What this nara can do beyond all others stands in a header, since the
-/// body is the same byte for byte on all naras.
+/// `/ping`, any method (docs/protocol/v1.md, section 7.1). The capabilities of this nara are in a header, since the
+/// body is identical on all naras.
 pub(super) async fn handle(State(shared): State<Arc<Shared>>) -> Response {
     let answer = PingResponse {
         from: shared.local.name().as_str().to_owned(),

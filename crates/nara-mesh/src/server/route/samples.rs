@@ -1,4 +1,4 @@
-//! Samples of the ledger that many peers ask for.
+//! Cached samples of the ledger, which many peers request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use nara_proto::sync::EventFilter;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// How long a sample is given to others, too: it is drawn at random, but the weights of events change with their age.
+/// How long a sample is shared between requests: it is random, but the weights of events change with their age.
 const MAX_AGE: Duration = Duration::from_secs(5);
 
-/// Different samples that are kept at once; each has as many events as an answer.
+/// The number of different samples that are cached; each has as many events as an answer.
 const KEPT: usize = 4;
 
-/// The last samples. To draw one, a ledger reads all of its events.
+/// The cached samples. To draw one, a ledger reads all of its events.
 #[derive(Debug, Default)]
 pub(in crate::server) struct Samples(Mutex<Vec<Kept>>);
 
@@ -25,17 +25,17 @@ struct Kept {
     events: Arc<Vec<SyncEvent>>,
 }
 
-/// What two requests must have in common to get the same sample.
+/// The key of a cached sample: equal requests get the same sample.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::server) struct SampleKey {
     pub(in crate::server) filter: EventFilter,
     pub(in crate::server) size: usize,
-    /// The place of the newest event.
+    /// The position of the newest event.
     pub(in crate::server) position: i64,
 }
 
 impl Samples {
-    /// A sample that was drawn lately, or else the one that `draw` makes. Only one is drawn at a time.
+    /// Returns a recent sample, or else the result of `draw`. Only one is drawn at a time.
     pub(in crate::server) async fn get<E>(
         &self,
         key: SampleKey,

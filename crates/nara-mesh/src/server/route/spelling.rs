@@ -1,4 +1,4 @@
-//! Other spellings of our own paths, which the router of v1 peers understands (docs/protocol/v1.md, section 6).
+//! Other spellings of our own paths that the router of v1 peers accepts (docs/protocol/v1.md, section 6).
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -8,8 +8,8 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, StatusCode, Uri, header};
 use nara_proto::endpoint::PATHS;
 
-/// Routes a percent-encoded spelling of one of our paths to that path, and redirects one with empty or dot segments
-/// there: the break is that answer. Nothing else is redirected, so that a peer cannot make us name a place of its choice.
+/// Routes a percent-encoded spelling of one of our paths to that path, and redirects a path with empty or dot segments;
+/// `Break` contains that answer. No other path is redirected, so that a peer cannot choose a redirect's target.
 pub(super) fn respell(uri: &mut Uri) -> ControlFlow<Response> {
     let path = uri.path();
     let Some(ours) = (!PATHS.contains(&path)).then(|| spelled(path)).flatten() else {
@@ -33,7 +33,8 @@ pub(super) fn respell(uri: &mut Uri) -> ControlFlow<Response> {
     ControlFlow::Continue(())
 }
 
-/// Which of our paths this is when empty and dot segments are resolved and each segment is percent-decoded.
+/// Returns our path that this path resolves to: empty and dot segments are resolved, and each segment is
+/// percent-decoded.
 fn spelled(path: &str) -> Option<&'static str> {
     let mut segments: Vec<Cow<'_, str>> = Vec::new();
     for segment in path.split('/') {
@@ -43,7 +44,7 @@ fn spelled(path: &str) -> Option<&'static str> {
             segment => segments.push(percent_encoding::percent_decode_str(segment).decode_utf8().ok()?),
         }
     }
-    // A trailing slash makes another path.
+    // A trailing slash makes a different path.
     let is = |ours: &&str| !path.ends_with('/') && ours[1..].split('/').eq(segments.iter().map(|s| &**s));
     PATHS.into_iter().find(is)
 }

@@ -1,4 +1,4 @@
-//! What peers asked this nara to keep for them (docs/protocol/v1.md, section 12.4).
+//! The stashes that peers leave with this nara (docs/protocol/v1.md, section 12.4).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,13 +14,13 @@ use crate::seldom::error_seldom;
 use crate::server::limits::settings::ServerLimits;
 use crate::server::stash_store::{SealedStash, StashStore};
 
-/// An owner that was not heard of for so long was away: it may have lost its memory meanwhile.
+/// The time of silence after which an owner counts as absent: it may have lost its data meanwhile.
 const ABSENCE: Duration = Duration::from_secs(10 * 60);
 
-/// How often a stash is pushed to its owner at most.
+/// The shortest interval between two pushes of a stash to its owner.
 const PUSH_PAUSE: Duration = Duration::from_secs(60);
 
-/// Sealed boxes by owner, in memory, and in a store if there is one.
+/// Sealed stashes by owner, in memory, and in a store if there is one.
 #[derive(Debug)]
 pub(in crate::server) struct Stash {
     kept: Mutex<BTreeMap<String, Kept>>,
@@ -37,17 +37,17 @@ struct Kept {
     pushed: Option<Instant>,
 }
 
-/// Why an owner may want its stash.
+/// The sign of life of an owner that may want its stash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::server) enum Sign {
-    /// It introduces itself.
+    /// It introduced itself.
     HeyThere,
-    /// It calls.
+    /// It called.
     Call,
 }
 
 impl Stash {
-    /// Takes over what the store has, the newest first, within the limits, and removes from the store what is too old.
+    /// Loads the stashes of the store, newest first, within the limits, and removes expired ones from the store.
     pub(in crate::server) fn new(
         limits: &ServerLimits,
         store: Option<Arc<dyn StashStore>>,
@@ -78,8 +78,8 @@ impl Stash {
         Ok(stash)
     }
 
-    /// Keeps a box for its owner, who must be the signer of the message. `is_configured` tells whether the nara with an id
-    /// is a configured peer.
+    /// Stores a stash of its owner, who must be the signer of the message. `is_configured` returns whether the nara
+    /// with an id is a configured peer.
     pub(in crate::server) async fn store(
         &self,
         request: StoreRequest,
@@ -103,9 +103,9 @@ impl Stash {
         }
     }
 
-    /// The box to store, and the owners whose boxes go: those that are too old, and where there is no place for a
-    /// configured peer, the oldest of another nara. The others keep their places: whoever makes up naras could push out
-    /// everybody else otherwise.
+    /// Returns the stash to store, and the owners whose stashes are evicted: expired ones and, if a configured peer needs a
+    /// place, the oldest one of another nara. Other stashes keep their places: otherwise an attacker with invented naras
+    /// could evict all of them.
     fn accept(
         &self,
         request: StoreRequest,
@@ -164,7 +164,7 @@ impl Stash {
         }
     }
 
-    /// The answer to the owner who asks for its box.
+    /// Returns the answer to an owner that requests its stash.
     pub(in crate::server) fn request(
         &self,
         owner_id: &str,
@@ -187,12 +187,12 @@ impl Stash {
         response
     }
 
-    /// All boxes, by owner.
+    /// Returns all stashes, by owner.
     pub(in crate::server) fn list(&self) -> Vec<SealedStash> {
         self.kept().values().map(|kept| kept.stash.clone()).collect()
     }
 
-    /// Forgets the box of an owner. Returns whether there was one.
+    /// Deletes the stash of an owner. Returns whether there was one.
     pub(in crate::server) async fn forget(&self, owner_id: &str) -> io::Result<bool> {
         let had = self.kept().remove(owner_id).is_some();
         if let Some(store) = self.store.clone() {
@@ -202,7 +202,7 @@ impl Stash {
         Ok(had)
     }
 
-    /// Whether to push a box to its owner, of whom there is a sign of life: it was away, or it has just begun.
+    /// Returns whether to push a stash to its owner after a sign of life: it was absent, or it has just started.
     pub(in crate::server) fn wants_push(&self, owner_id: &str, sign: Sign) -> bool {
         let now = Instant::now();
         let mut all = self.kept();
@@ -224,7 +224,7 @@ impl Stash {
     }
 
     fn kept(&self) -> MutexGuard<'_, BTreeMap<String, Kept>> {
-        // A map that is valid whatever its holder did.
+        // The map is valid even if a thread panicked.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_store_has_is_taken_over_within_the_limits() {
+    async fn stored_stashes_are_loaded_within_the_limits() {
         let stash = stash(Some(Arc::new(Failing)));
         for (owner, found) in [
             ("newest", true),
@@ -387,7 +387,7 @@ mod tests {
         let late = UnixSeconds::new(NOW.get() + 101);
         assert!(kept.store(request("b", 5), late, nobody).await.success);
         assert_eq!(owners(), ["b"]);
-        // Also while no server ran.
+        // Also while no server was running.
         let later = UnixSeconds::new(NOW.get() + 202);
         let limits = ServerLimits {
             stash_age: Duration::from_secs(100),

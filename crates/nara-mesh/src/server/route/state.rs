@@ -28,13 +28,13 @@ use crate::server::limits::turns::Turns;
 use crate::server::route::samples::Samples;
 use crate::server::route::stash::Stash;
 
-/// What all handlers of a server share.
+/// The shared state of all handlers of a server.
 #[derive(Debug)]
 pub(in crate::server) struct Shared {
     pub(in crate::server) local: LocalNara,
     pub(in crate::server) ledger: Arc<dyn Ledger>,
     pub(in crate::server) registry: PeerRegistry,
-    /// Those of the authenticator: whoever signs a request signs its body with the same key.
+    /// The keys of the authenticator: request and body are signed with the same key.
     pub(in crate::server) known_keys: KnownKeys,
     pub(in crate::server) client: Option<MeshClient>,
     pub(in crate::server) clock: Arc<dyn Clock>,
@@ -42,7 +42,7 @@ pub(in crate::server) struct Shared {
     pub(in crate::server) limits: ServerLimits,
     pub(in crate::server) body_bytes: Arc<BodyBytes>,
     pub(in crate::server) announcement: Arc<Announcement>,
-    /// What `/ping` tells; it changes when the node of this nara gets another address.
+    /// The address in `/ping` answers; it changes when the node of this nara gets another one.
     pub(in crate::server) mesh_ip: watch::Sender<String>,
     pub(in crate::server) coordinates: Option<Coordinates>,
     pub(in crate::server) mesh_ranges: Vec<IpNet>,
@@ -52,9 +52,9 @@ pub(in crate::server) struct Shared {
     pub(in crate::server) background: Background,
     pub(in crate::server) reachable: Reachable,
     pub(in crate::server) replies: Arc<Semaphore>,
-    /// Costly reads of the ledger, in turn.
+    /// Costly reads of the ledger, in turns.
     pub(in crate::server) reads: Turns<Source>,
-    /// The verification of many signatures, in turn, by who sent them.
+    /// The verification of many signatures, in turns per sender.
     pub(in crate::server) checks: Turns<Option<NaraName>>,
     pub(in crate::server) answer_bytes: AnswerBytes,
     pub(in crate::server) samples: Samples,
@@ -63,12 +63,12 @@ pub(in crate::server) struct Shared {
 }
 
 impl Shared {
-    /// What is opened for a sender ends with this; `None`: nobody takes the key of this nara itself away.
+    /// Returns the lease on the sender's key, for streams; `None` for this nara itself, whose key is never removed.
     pub(in crate::server) fn lease(&self, sender: &VerifiedSender) -> Option<KeyLease> {
         (sender.name() != self.local.name()).then(|| self.registry.lease(sender.name(), sender.key()))
     }
 
-    /// The names of the naras that are believed to be online, without our own, each once.
+    /// Returns the names of the naras that are probably online, without our own, without duplicates.
     pub(in crate::server) fn online_names(&self) -> Arc<[NaraName]> {
         match self.handler.online_names() {
             Some(names) => {
@@ -83,9 +83,8 @@ impl Shared {
     }
 }
 
-/// The names of those peers that have an address and are not known to be down. They are looked up at most once
-/// a second, and shared: it takes a walk through the whole registry, and anybody may ask for it with
-/// `/peer/query`.
+/// The names of the peers that have an address and are not known to be down. They are computed at most once a second,
+/// and shared: it takes a scan of the whole registry, and any stranger may cause it with `/peer/query`.
 #[derive(Debug, Default)]
 pub(in crate::server) struct Reachable(Mutex<Option<(Instant, Arc<[NaraName]>)>>);
 
@@ -93,7 +92,7 @@ impl Reachable {
     const MAX_AGE: Duration = Duration::from_secs(1);
 
     fn names(&self, registry: &PeerRegistry, own: &NaraName) -> Arc<[NaraName]> {
-        // A plain value: valid whatever happened.
+        // A plain value is valid even if a thread panicked.
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*known {
             Some((at, names)) if at.elapsed() < Self::MAX_AGE => names.clone(),

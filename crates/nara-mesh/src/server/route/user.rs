@@ -1,4 +1,4 @@
-//! Routes of the application, beside our own.
+//! The routes of the application.
 
 use axum::Router;
 use axum::body::Body;
@@ -11,17 +11,17 @@ use tower::ServiceExt as _;
 
 use nara_proto::endpoint::PATHS;
 
-/// Why routes collide.
+/// The reason why routes collide.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RouteError {
-    /// A prefix that no path can have, or that has several spellings.
+    /// The prefix cannot occur in a path, or has several spellings.
     #[error(
         "{prefix:?} cannot be a prefix of routes: write a `/` before each segment and none at the end, and use only \
          letters, digits, `-`, `_`, `.` and `~`"
     )]
     InvalidPrefix {
-        /// The prefix as it was given.
+        /// The prefix as given.
         prefix: String,
     },
     /// Routes were merged more than once.
@@ -50,7 +50,7 @@ pub enum RouteError {
     /// A merged route matches one of the server's own paths, or the prefix of a nested router.
     #[error("the merged route {route} also matches {path}, which is taken: nest these routes below a prefix")]
     RouteTaken {
-        /// The route as the router spells it.
+        /// The route as in the router.
         route: String,
         /// The path that it matches.
         path: String,
@@ -64,7 +64,7 @@ pub(in crate::server) struct UserRoutes {
     nested: Vec<Nested>,
 }
 
-/// A router below a prefix.
+/// A router nested below a prefix.
 #[derive(Clone, Debug)]
 pub(in crate::server) struct Nested {
     pub(in crate::server) prefix: String,
@@ -73,7 +73,7 @@ pub(in crate::server) struct Nested {
     pub(in crate::server) signed: bool,
 }
 
-/// User routes that do not collide with each other or with ours.
+/// User routes that collide neither with each other nor with ours.
 #[derive(Debug)]
 pub(in crate::server) struct CheckedRoutes {
     pub(in crate::server) merged: Option<Router>,
@@ -116,7 +116,7 @@ impl UserRoutes {
     }
 }
 
-/// Checks that a prefix is well-formed and hides neither a path of ours nor another prefix.
+/// Checks that a prefix is well formed and hides neither a path of ours nor another prefix.
 pub(in crate::server) fn check_prefix<'a>(
     prefix: &str,
     mut others: impl Iterator<Item = &'a str>,
@@ -142,12 +142,12 @@ pub(in crate::server) fn check_prefix<'a>(
     Ok(())
 }
 
-/// Paths that stand for all paths below a prefix: a wildcard matches the last one.
+/// Returns paths that represent all paths below a prefix: a wildcard matches the last one.
 pub(in crate::server) fn below(prefix: &str) -> [String; 3] {
     [prefix.to_owned(), format!("{prefix}/"), format!("{prefix}/~")]
 }
 
-/// Checks that no merged route matches a path that is taken.
+/// Checks that no merged route matches a used path.
 pub(in crate::server) fn check_merged(router: &Router, path: String) -> Result<(), RouteError> {
     match matched(router, &path) {
         Some(route) => Err(RouteError::RouteTaken { route, path }),
@@ -156,13 +156,13 @@ pub(in crate::server) fn check_merged(router: &Router, path: String) -> Result<(
 }
 
 impl CheckedRoutes {
-    /// Whether there are routes that take streams.
+    /// Returns whether any route accepts streams.
     pub(in crate::server) fn take_streams(&self) -> bool {
         self.merged.is_some() || self.nested.iter().any(|nested| nested.signed)
     }
 }
 
-/// Whether a path is `prefix` or lies below it.
+/// Returns whether a path is `prefix` or below it.
 pub(in crate::server) fn covers(prefix: &str, path: &str) -> bool {
     path.strip_prefix(prefix)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -177,7 +177,7 @@ fn is_prefix(prefix: &str) -> bool {
     })
 }
 
-/// The route of a router that matches a path, if there is one. No handler runs.
+/// Returns the route of a router that matches a path, if any. No handler runs.
 fn matched(router: &Router, path: &str) -> Option<String> {
     let tell = from_fn(async |request: Request, _: Next| {
         let mut response: Response = StatusCode::OK.into_response();

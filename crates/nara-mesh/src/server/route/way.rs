@@ -1,5 +1,5 @@
-//! The ways of a request from the connection to its handler and back. Each is one function of plain steps, because a
-//! stack of middlewares would copy and box the request and its future once for each of them.
+//! The path of a request from the connection to its handler and back. Each kind is one function of plain steps, because
+//! a stack of middlewares would copy and box the request and its future for each layer.
 
 use std::any::Any;
 use std::fmt;
@@ -21,7 +21,7 @@ use hyper::body::Incoming;
 use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
-use super::confidant::greet_owner;
+use super::confidant::push_to_caller;
 use super::guard::guard;
 use super::spelling::respell;
 use super::state::Shared;
@@ -37,16 +37,16 @@ use crate::server::limits::admission::Admission;
 use crate::server::limits::body_bytes::Watched;
 use crate::trace;
 
-/// Where every request comes in.
+/// The entry point of all requests.
 #[derive(Clone, Debug)]
 pub(in crate::server) struct Entrance {
     pub(super) admission: Arc<Admission>,
-    /// Our signed endpoints. The router has them, too, for other methods; these go past its boxes.
+    /// Our signed endpoints. The router also has them, for other methods; these bypass the router's boxes.
     pub(super) endpoints: Arc<[SignedEndpoint]>,
     pub(super) router: Router,
 }
 
-/// A signed endpoint, asked with its own method.
+/// A signed endpoint, called with its own method.
 pub(super) struct SignedEndpoint {
     pub(super) method: Method,
     pub(super) path: &'static str,
@@ -57,7 +57,7 @@ pub(super) struct SignedEndpoint {
 /// The handler of an endpoint.
 pub(super) type Handle = Box<dyn Fn(Asked) -> BoxFuture<'static, Response> + Send + Sync>;
 
-/// A request for one of our signed endpoints, as its handler gets it.
+/// A request for one of our signed endpoints, as its handler receives it.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) shared: Arc<Shared>,
@@ -67,12 +67,12 @@ pub(super) struct Asked {
     pub(super) body: Bound<Incoming>,
 }
 
-/// A body that is counted, and that can be read to its end only if it is what was signed.
+/// A body whose bytes are counted, and whose end can be read only if it matches the signature.
 type Bound<B> = VerifiedBody<Watched<B>>;
 
 impl SignedEndpoint {
     fn is_asked(&self, head: &Parts) -> bool {
-        // As the router has it, which takes `HEAD` for `GET`.
+        // Like the router, which treats `HEAD` as `GET`.
         let is_head = head.method == Method::HEAD && self.method == Method::GET;
         head.uri.path() == self.path && (head.method == self.method || is_head)
     }
@@ -81,7 +81,7 @@ impl SignedEndpoint {
         let shared = &self.way.shared;
         let verified = self.way.verify(head, body, connection).await;
         let handle = |known: Known<Incoming>| {
-            greet_owner(shared, &known.sender);
+            push_to_caller(shared, &known.sender);
             (self.handle)(Asked {
                 shared: shared.clone(),
                 sender: known.sender,
@@ -104,20 +104,20 @@ impl fmt::Debug for SignedEndpoint {
 }
 
 impl Entrance {
-    /// Answers a request, whatever it asks for.
+    /// Answers any request.
     pub(in crate::server) async fn answer(
         &self,
         request: http::Request<Incoming>,
         connection: &Arc<ConnectionFacts>,
     ) -> Response {
         let (head, body) = request.into_parts();
-        // On the heap, because it passes many hands.
+        // Boxed, because it is moved often.
         let mut head = Box::new(head);
         let series = self.admission.series(head.uri.path());
         let answer = pin!(async {
             if let Some(parent) = trace::take_in(&mut head.headers) {
                 let headers = head.headers.clone();
-                // Of all levels, so that each line of the log has it.
+                // At the highest level, so that each line of the log has it.
                 let span = tracing::error_span!(
                     "request",
                     trace_id = parent.trace_id(),
@@ -142,15 +142,15 @@ impl Entrance {
         if let ControlFlow::Break(redirect) = respell(&mut head.uri) {
             return redirect;
         }
-        // Around all routes, so that a panic in any of them costs its request only. The signed ones have one of
-        // their own, inside of their signature.
+        // Around all routes, so that a panic in any of them fails only its request. Signed routes have their own
+        // handler of panics, inside their signature.
         let answer = pin!(async {
             if let Some(endpoint) = self.endpoints.iter().find(|endpoint| endpoint.is_asked(&head)) {
                 return endpoint.answer(head, body, connection).await;
             }
             head.extensions.insert(connection.clone());
             let request = Request::from_parts(*head, Body::new(body));
-            // On the heap: it is no part of the requests for our own endpoints.
+            // Boxed: requests for our own endpoints do not need it.
             let Ok(response) = Box::pin(self.router.clone().oneshot(request)).await;
             response
         });
@@ -158,7 +158,7 @@ impl Entrance {
     }
 }
 
-/// What signed routes pass before their handler, and behind it.
+/// The steps of signed routes before and after their handler.
 #[derive(Debug)]
 pub(super) struct SignedWay {
     pub(super) verification: Verification,
@@ -167,7 +167,7 @@ pub(super) struct SignedWay {
     pub(super) shared: Arc<Shared>,
 }
 
-/// A request whose sender is known.
+/// A request with an authenticated sender.
 struct Known<B> {
     head: Box<Parts>,
     body: Bound<B>,
@@ -177,8 +177,8 @@ struct Known<B> {
 }
 
 impl SignedWay {
-    /// First: nothing of a request is looked at before its sender is known, and a refusal is not signed, as elsewhere. The
-    /// error is that refusal.
+    /// First: no other part of a request is examined before its sender is authenticated, and a refusal is not signed,
+    /// like on v1 peers. The error is that refusal.
     async fn verify<B: HttpBody>(
         &self,
         head: Box<Parts>,
@@ -193,7 +193,7 @@ impl SignedWay {
             check,
             is_stream,
         } = verified;
-        // A stream is not held, but read as its handler goes along; of no bytes there is nothing to count.
+        // A stream is not held in memory, but read as its handler proceeds; an empty body has nothing to count.
         let body = if is_stream || is_empty {
             Watched::uncounted(body)
         } else {
@@ -218,17 +218,17 @@ impl SignedWay {
             Err(refusal) => return refusal,
         };
         let proof = known.proof.clone();
-        // The sender is known, and learns from a signed answer that it is to slow down.
+        // The sender is authenticated, so a signed answer tells it to slow down.
         let answer = match self.admission.admit(&known.sender) {
-            // So that the answer to a request whose handler panicked is signed like others.
+            // So that the answer to a request whose handler panicked is signed as well.
             Ok(_held) => caught(pin!(async { handle(known).await })).await,
             Err(rejection) => rejection.into_response(),
         };
-        // Behind everything that can make an answer, so that errors are signed too.
+        // Behind everything that can produce an answer, so that errors are signed too.
         self.signer.sign(answer, &proof).await
     }
 
-    /// The same for a request that the router has.
+    /// The same for a request from the router.
     async fn pass_on<F: Future<Output = Response>>(
         &self,
         request: Request,
@@ -259,12 +259,12 @@ impl SignedWay {
     }
 }
 
-/// The way to a signed endpoint that is asked with another method.
+/// The path to a signed endpoint that was called with another method.
 pub(super) async fn to_endpoint(State(way): State<Arc<SignedWay>>, request: Request, next: Next) -> Response {
     way.pass_on(request, |request| next.run(request)).await
 }
 
-/// The way to signed routes of the application.
+/// The path to signed routes of the application.
 pub(super) async fn to_application(
     State(way): State<Arc<SignedWay>>,
     request: Request,
@@ -274,7 +274,7 @@ pub(super) async fn to_application(
         .await
 }
 
-/// The way to routes of the application that anybody may call, within bounds.
+/// The path to open routes of the application, within bounds.
 pub(super) async fn to_open_application(
     State(shared): State<Arc<Shared>>,
     request: Request,
@@ -283,7 +283,7 @@ pub(super) async fn to_open_application(
     guard(&shared, request, next).await
 }
 
-/// An answer, also where making it panics.
+/// Returns an answer even if the handler panics.
 async fn caught(answer: impl Future<Output = Response>) -> Response {
     AssertUnwindSafe(answer)
         .catch_unwind()

@@ -23,19 +23,19 @@ use crate::server::route::ingest::in_turn;
 use crate::server::route::state::Shared;
 use crate::server::route::way::Asked;
 
-/// How much of the caller's time is kept for the way back: the answer must arrive before it gives up.
+/// The part of the caller's time that is reserved for the way back: the answer must arrive before it gives up.
 const MARGIN: Duration = Duration::from_millis(250);
 
-/// Up to this many hops are verified where the message arrives.
+/// The maximum number of hops that are verified inline.
 const VERIFIED_HERE: usize = 16;
 
-/// A text of up to so many bytes is hashed where the message arrives.
+/// The maximum length of a text that is hashed inline, in bytes.
 const HASHED_HERE: usize = 64 << 10;
 
 /// `POST /world/relay` (docs/protocol/v1.md, section 7.6).
 ///
-/// The message travels on before the answer, as elsewhere, within the time that the caller of the first hop
-/// waits: 5 s from when we got the request, less a margin.
+/// The message is forwarded before the answer, like on v1 peers, within the time that the caller of the first hop
+/// waits: 5 s from the arrival of the request, less a margin.
 pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
     let Asked {
         shared, sender, body, ..
@@ -43,11 +43,11 @@ pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
     let deadline = Instant::now() + defaults::CALL_TIMEOUT - MARGIN;
     let message = read_json(body, WorldRelay::MAX_REQUEST, &shared.limits).await?;
     let mut message = verify_chain(&shared, &sender, message).await?;
-    // Before our hop: a message that must not go on from here is not taken in.
+    // Before our hop: a message that cannot be forwarded is not accepted.
     if message.id.len() < MIN_ID_LEN {
         return Err(Rejection::ShortWorldId);
     }
-    // Without a hop nobody but the sender vouches for the originator.
+    // Without a hop, only the sender proves the originator.
     if message.hops().is_empty() {
         sender.must_be("originator", &message.originator)?;
     }
@@ -55,8 +55,8 @@ pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
     let local = &shared.local;
     message.add_hop(local.name().as_str(), shared.clock.now_seconds(), local.keypair())?;
     let is_home = message.is_complete();
-    // No hop proves who sent the message off. This nara knows what it sent off itself; anything else in its name only
-    // passed by, and ends here.
+    // No hop proves the originator. This nara knows the messages that it originated itself; any other message in its
+    // name is treated as passing through, and ends here.
     let complete = is_home
         && shared
             .client
@@ -80,8 +80,8 @@ pub(super) async fn handle(asked: Asked) -> Result<Response, Rejection> {
     Ok(json(StatusCode::OK, JSON_UTF8, &receipt))
 }
 
-/// Verifies all hops. If there are many, or a large text is hashed, then off the async threads and in the turn of the sender:
-/// a peer may put hundreds of its own.
+/// Verifies all hops. Many hops, or a large text, are verified off the async threads and in the turn of the sender: a
+/// peer may add hundreds of its own.
 async fn verify_chain(
     shared: &Arc<Shared>,
     sender: &VerifiedSender,
@@ -96,7 +96,7 @@ async fn verify_chain(
     Ok(in_turn(shared, many, Some(sender.name().clone()), work).await?)
 }
 
-/// Stores that the message passed by, as elsewhere, but signed.
+/// Stores that the message passed through, like v1 peers, but signed.
 async fn remember(shared: &Shared, message: &WorldMessage, complete: bool) -> Result<(), Rejection> {
     let name = shared.local.name().as_str();
     let payload = SocialPayload {
@@ -113,21 +113,21 @@ async fn remember(shared: &Shared, message: &WorldMessage, complete: bool) -> Re
     };
     let now = shared.clock.now_nanos();
     let event = SyncEvent::try_signed(now, Payload::Social(payload), name, shared.local.keypair());
-    // The originator is a text of the peer. Only a name without separators is put into what we sign; any other message
-    // makes no event and can still travel.
+    // The originator is text from a peer. Only a name without separators becomes part of a text that we sign; any other
+    // message yields no event and is still forwarded.
     match event {
         Ok(event) => match own_events::append(&*shared.ledger, &shared.known_keys, event, now).await {
-            // A note; the message travels all the same.
+            // Only a note; the message is forwarded nevertheless.
             Ok(_) | Err(LedgerError::NotRetained) => {}
             Err(error) => return Err(error.into()),
         },
-        Err(problem) => tracing::info!(%problem, "a world message passed by that makes no event"),
+        Err(problem) => tracing::info!(%problem, "no event is stored for a world message"),
     }
     Ok(())
 }
 
-/// Hands the message to the next nara. One that cannot be reached at all, or asks for a pause, did not get it, so that the next
-/// best may have it; after any other failure it may be on its way, and must not be doubled.
+/// Forwards the message to the next nara. A nara that cannot be reached, or that asks for a pause, did not get it, so
+/// the next best is tried; after any other failure the message may be on its way, and must not be duplicated.
 async fn forward(shared: &Shared, message: &WorldMessage, deadline: Instant) -> Result<(), Rejection> {
     let client = shared.client.as_ref().ok_or(Rejection::Stuck)?;
     let mut online = shared.online_names().to_vec();
@@ -149,7 +149,7 @@ async fn forward(shared: &Shared, message: &WorldMessage, deadline: Instant) -> 
             Ok(_) => return Ok(()),
             Err(error) => {
                 warn_seldom!(%next, error = &error as &dyn std::error::Error, "world message not forwarded");
-                // Addresses, ids and keys of our peers are none of the caller's business.
+                // Addresses, ids and keys of our peers must not be disclosed to the caller.
                 let reason = if error.is_unreachable() || error.is_unknown_peer() {
                     "it cannot be reached"
                 } else if error.is_rate_limited() {

@@ -1,4 +1,4 @@
-//! A connection inside the process that can be slow, and can be cut.
+//! An in-process connection with latency, which can be cut.
 
 use std::io;
 use std::pin::Pin;
@@ -15,13 +15,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// Bytes that a connection buffers in each direction.
+/// The number of bytes that a connection buffers in each direction.
 const BUFFER: usize = 64 << 10;
 
-/// Pieces on their way in each direction of a slow connection.
+/// The number of pieces in flight in each direction of a slow connection.
 const ON_THEIR_WAY: usize = 64;
 
-/// Both ends of a new connection; cancelling `cut` breaks it.
+/// Returns both ends of a new connection; cancelling `cut` breaks it.
 pub(super) fn connect(latency: Duration, cut: &CancellationToken) -> (WireEnd, WireEnd) {
     let (near, mut far) = duplex(BUFFER);
     if !latency.is_zero() {
@@ -36,7 +36,7 @@ pub(super) fn connect(latency: Duration, cut: &CancellationToken) -> (WireEnd, W
     (WireEnd::new(near, cut, &open), WireEnd::new(far, cut, &open))
 }
 
-/// Carries what is written at one end to the other, each piece `latency` later.
+/// Copies bytes from one end to the other, each piece `latency` later.
 async fn carry(
     mut from: ReadHalf<DuplexStream>,
     mut to: WriteHalf<DuplexStream>,
@@ -67,7 +67,7 @@ async fn carry(
                 return;
             }
         }
-        // Whoever reads at the other end sees the end as well. It is gone already if this fails.
+        // The reader at the other end sees the end as well. If this fails, it is gone already.
         let _ = to.shutdown().await;
     };
     tokio::select! {
@@ -80,7 +80,7 @@ async fn carry(
 pub(super) struct WireEnd {
     stream: DuplexStream,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Alive as long as one of both ends.
+    /// Alive while at least one end is.
     open: Arc<()>,
 }
 
@@ -93,7 +93,7 @@ impl WireEnd {
         }
     }
 
-    /// Dead when both ends are dropped.
+    /// Returns a reference that is dead when both ends are dropped.
     pub(super) fn open(&self) -> Weak<()> {
         Arc::downgrade(&self.open)
     }

@@ -1,4 +1,4 @@
-//! Checkpoints, and what of an event nobody signed.
+//! Checkpoints, and the unsigned fields of events.
 
 use super::*;
 use crate::event::voters::MAX_VOTERS;
@@ -20,7 +20,7 @@ fn a_checkpoint_is_the_word_of_its_voters_about_one_subject() {
     let signatures = &mut forged.checkpoint.as_mut().unwrap().signatures;
     signatures.as_mut().unwrap().swap(0, 1);
     assert_eq!(verdict(&forged), Err(EventProblem::BadSignature));
-    // Nobody knows whose id it is.
+    // The subject's id is unknown.
     let of_a_stranger = checkpoint_about("dave", &["alice", "bob"]);
     assert_eq!(verdict(&of_a_stranger), Ok(EventTrust::UnknownSubject));
 
@@ -61,12 +61,12 @@ fn the_envelope_of_a_checkpoint_proves_nothing() {
     assert_eq!(wrapped, genuine);
 }
 
-/// Other texts that v1 peers read as the same signature.
+/// Returns other texts that v1 peers read as the same signature.
 fn spellings(signature: &str) -> Vec<String> {
     let (head, tail) = signature.split_at(40);
     let last = signature.trim_end_matches('=');
     let (kept, last) = last.split_at(last.len() - 1);
-    // Its four lowest bits are of no use.
+    // The four lowest bits of the last character are unused.
     let unused = char::from(last.as_bytes()[0] + 1);
     vec![
         format!("{head}{}{tail}", "\n".repeat(20_000)),
@@ -88,7 +88,7 @@ fn a_verified_event_has_one_spelling() {
             assert_eq!(copy, clean);
         }
     }
-    // Nor can one that nobody can verify here be made larger on its way.
+    // An unverifiable event cannot be made larger on its way either.
     let unknown = signed("dave", social("dave", "bob", "hello"));
     for sig in spellings(&unknown.sig) {
         let mut copy = unknown.clone();
@@ -143,7 +143,7 @@ fn the_importance_of_a_verified_observation_follows_from_its_kind() {
     }
 }
 
-/// A checkpoint of alice and bob that somebody changes on its way.
+/// Returns a checkpoint of alice and bob that was changed on its way.
 fn changed(version: i64, change: impl FnOnce(&mut CheckpointPayload)) -> SyncEvent {
     let mut event = checkpoint(&["alice", "bob"]);
     let payload = event.checkpoint.as_mut().unwrap();

@@ -3,39 +3,39 @@ use std::time::Duration;
 
 use super::super::Gossip;
 
-/// An event that a nara has.
+/// An event in a nara's ledger.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
     pub(super) event: usize,
-    /// Who told it; `None`: it is the nara's own.
+    /// The peer that sent it; `None` if it is the nara's own.
     pub(super) told_by: Option<usize>,
     pub(super) hops: u32,
 }
 
-/// One nara of a simulation: its decisions, its ledger, and both ends of its streams.
+/// One nara of a simulation: its gossip state, its ledger, and both ends of its streams.
 #[derive(Debug)]
 pub(super) struct Nara {
     pub(super) gossip: Gossip<usize>,
     pub(super) down: bool,
-    /// Whether it is ever down.
+    /// Whether it is never down.
     pub(super) steady: bool,
-    /// Its events, in the order in which they came.
+    /// Its events, in the order of arrival.
     pub(super) ledger: Vec<Entry>,
-    /// Which events it has.
+    /// Whether it has each event.
     pub(super) has: Vec<bool>,
     /// Its subscriptions, by publisher.
     pub(super) subscriptions: BTreeMap<usize, Subscription>,
-    /// How much of the ledger of each publisher it has received; kept when a subscription ends.
+    /// How much of each publisher's ledger it has received; kept when a subscription ends.
     pub(super) cursors: BTreeMap<usize, usize>,
-    /// Who listens to it, with the number of the stream.
+    /// Its subscribers, with the number of the stream.
     pub(super) subscribers: BTreeMap<usize, u64>,
-    /// When its next tick is planned.
+    /// When its next tick is scheduled.
     pub(super) next_tick: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Subscription {
-    /// Tells one stream from a later one between the same two naras.
+    /// Distinguishes a stream from a later one between the same two naras.
     pub(super) stream: u64,
     pub(super) open: bool,
 }
@@ -55,7 +55,7 @@ impl Nara {
         }
     }
 
-    /// Whether this is the stream that the nara has to `publisher` now.
+    /// Returns whether this is the nara's current stream from `publisher`.
     pub(super) fn expects(&self, publisher: usize, stream: u64) -> bool {
         self.subscriptions
             .get(&publisher)

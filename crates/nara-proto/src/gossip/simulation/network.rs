@@ -10,10 +10,10 @@ use super::super::{Gossip, Input, Output, Ring, RingPosition, passes_on};
 use super::nara::{Entry, Nara, Subscription};
 use super::{EventReport, Plan, Report};
 
-/// Something that happens at a time.
+/// A scheduled event of the simulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Happening {
-    /// A nara looks at its clock.
+    /// A nara's timer fires.
     Tick(usize),
     /// A request for a stream reaches its publisher.
     Request {
@@ -27,26 +27,26 @@ enum Happening {
         publisher: usize,
         stream: u64,
     },
-    /// An event reaches a subscriber; `position` is that of the event in the ledger of the publisher.
+    /// An event reaches a subscriber; `position` is its position in the publisher's ledger.
     Event {
         subscriber: usize,
         publisher: usize,
         stream: u64,
         position: usize,
     },
-    /// A publisher learns that a subscriber is gone.
+    /// A publisher learns that a subscriber has left.
     Farewell {
         subscriber: usize,
         publisher: usize,
         stream: u64,
     },
-    /// A subscriber has heard nothing for too long.
+    /// A subscriber has received nothing for too long.
     Silence {
         subscriber: usize,
         publisher: usize,
         stream: u64,
     },
-    /// A zine reaches a nara; `known` events were in the ledger of the other when it was made.
+    /// A zine reaches a nara; the sender's ledger had `known` events when it was made.
     Zine {
         from: usize,
         to: usize,
@@ -61,13 +61,13 @@ enum Happening {
     Restore(usize),
 }
 
-/// The naras of a simulation and what happens between them.
+/// The naras of a simulation and the network between them.
 #[derive(Debug)]
 pub(super) struct Network<'a> {
     plan: &'a Plan,
     ring: Ring<usize>,
     naras: Vec<Nara>,
-    /// What will happen, by time; the number keeps the order of what happens at the same time.
+    /// The scheduled events, by time; the number keeps the order of simultaneous ones.
     queue: BinaryHeap<Reverse<(Duration, u64, Happening)>>,
     sequence: u64,
     now: Duration,
@@ -106,7 +106,7 @@ impl<'a> Network<'a> {
         network
     }
 
-    /// Draws who is down, who will be cut off and who makes the events; everybody starts within a second.
+    /// Draws which naras are down, which are cut off and which make the events; all start within a second.
     fn prepare(&mut self) {
         let mut drawn: Vec<usize> = (0..self.plan.naras).collect();
         drawn.shuffle(&mut self.random);
@@ -260,7 +260,7 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// Hands a nara what happened, and does what it says.
+    /// Passes an input to a nara, and performs the outputs.
     fn tell(&mut self, nara: usize, input: Input<usize>) {
         let gossip = &mut self.naras[nara].gossip;
         let outputs = gossip.handle(input, &self.ring, self.now, &mut self.random);
@@ -293,7 +293,7 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// A subscriber opens a connection and asks for a stream: one and a half round trips.
+    /// A subscriber opens a connection and requests a stream: one and a half round trips.
     fn dial(&mut self, subscriber: usize, publisher: usize, pause: Duration) {
         self.streams += 1;
         let stream = self.streams;
@@ -326,7 +326,7 @@ impl<'a> Network<'a> {
             stream,
         };
         self.at(at, head);
-        // What was missed comes first, then what is new: there is no gap between the two.
+        // Missed events come first, then new ones: there is no gap between them.
         let from = self.naras[subscriber]
             .cursors
             .get(&publisher)
@@ -337,7 +337,7 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// Sends the event at a position of the ledger to a subscriber, unless it told it.
+    /// Sends the event at a position of the ledger to a subscriber, unless the subscriber sent it.
     fn publish(&mut self, publisher: usize, subscriber: usize, stream: u64, position: usize) {
         let told_by = self.naras[publisher].ledger[position].told_by;
         if !passes_on(told_by.as_ref(), &subscriber) {
@@ -386,7 +386,7 @@ impl<'a> Network<'a> {
 
     fn send_zine(&mut self, from: usize, to: usize, answer: bool) {
         let known = self.naras[from].ledger.len();
-        // A zine opens a connection first; its answer comes over the same one.
+        // A zine first opens a connection; its answer uses the same one.
         let ways = if answer { 1 } else { 3 };
         let at = self.now + self.latency(from, to) * ways;
         let zine = Happening::Zine {
@@ -398,7 +398,7 @@ impl<'a> Network<'a> {
         self.at(at, zine);
     }
 
-    /// Cuts a nara off. Nobody is told: its streams fall silent in both directions.
+    /// Cuts a nara off without notice: its streams fall silent in both directions.
     fn cut(&mut self, nara: usize) {
         self.naras[nara].down = true;
         let silence = self.now + Plan::SILENCE;
@@ -432,7 +432,7 @@ impl<'a> Network<'a> {
         self.queue.push(Reverse((at, self.sequence, happening)));
     }
 
-    /// The latency of a link, the same in both directions and at all times.
+    /// Returns the latency of a link, the same in both directions and at all times.
     fn latency(&self, one: usize, other: usize) -> Duration {
         let (low, high) = (one.min(other) as u64, one.max(other) as u64);
         let link = self.plan.seed ^ low.rotate_left(32) ^ high;
@@ -464,7 +464,7 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// Whether the open streams lead from everybody to everybody: from one nara to all, and from all to it.
+    /// Returns whether the open streams connect all naras: from one nara to all, and from all to it.
     fn is_connected(&self, live: &[usize]) -> bool {
         let Some(&first) = live.first() else { return true };
         let mut forward = vec![Vec::new(); self.naras.len()];

@@ -48,7 +48,7 @@ fn naras_that_were_cut_off_catch_up() {
 }
 
 #[test]
-fn without_streams_zines_alone_reach_everybody_in_the_end() {
+fn without_streams_zines_alone_eventually_reach_all_naras() {
     let report = with(30, 1, |plan| {
         plan.config = GossipConfig::with_degree(0);
         plan.event_pause = Duration::from_secs(180);
@@ -62,7 +62,7 @@ fn a_nara_receives_an_event_at_most_once_from_each_neighbour() {
     let degree = GossipConfig::default().degree;
     assert_eq!(report.streams, 100 * degree);
     assert!(report.redundancy() > 1.0, "{}", report.redundancy());
-    // Less, because who told an event is not told it.
+    // Fewer, because an event does not go back to the peer that sent it.
     assert!(report.redundancy() < degree as f64, "{}", report.redundancy());
 }
 

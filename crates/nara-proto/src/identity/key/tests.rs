@@ -1,5 +1,5 @@
-//! Which bytes are a key, and which signatures it verifies: the verdict of `ed25519-dalek`, which the crate does not use for
-//! single signatures, on every input.
+//! Which bytes are a key, and which signatures it verifies: compared with `ed25519-dalek`, which the crate does not use
+//! for single signatures.
 
 use curve25519_dalek::constants::{ED25519_BASEPOINT_POINT, EIGHT_TORSION};
 use curve25519_dalek::edwards::EdwardsPoint;
@@ -18,7 +18,7 @@ const ORDER: [u8; 32] = [
     0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
 ];
 
-/// The verdict, on which all must agree.
+/// Returns the verdict, on which all implementations must agree.
 fn verdict(key: &PublicKey, message: &[u8], signature: &Signature) -> bool {
     let oracle = ed25519_dalek::VerifyingKey::from_bytes(key.as_bytes()).unwrap();
     let expected = oracle
@@ -35,7 +35,7 @@ fn keypair(seed: u8) -> KeyPair {
     KeyPair::from_soul(&Soul::bond([seed; 32], "alice"))
 }
 
-/// R and S of a signature.
+/// Returns R and S of a signature.
 fn halves(signature: &Signature) -> ([u8; 32], [u8; 32]) {
     let bytes = signature.as_bytes();
     (*bytes.first_chunk().unwrap(), *bytes.last_chunk().unwrap())
@@ -48,7 +48,7 @@ fn joined(r: [u8; 32], s: [u8; 32]) -> Signature {
     Signature::from_bytes(bytes)
 }
 
-/// S of a signature with any R, by the owner of any secret scalar.
+/// Returns S of a signature with any R, as the owner of the secret scalar would compute it.
 fn respond(r: &[u8; 32], nonce: Scalar, key: &PublicKey, secret: Scalar, message: &[u8]) -> (Scalar, Scalar) {
     let hash = Sha512::new()
         .chain_update(r)

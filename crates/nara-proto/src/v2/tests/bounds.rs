@@ -1,10 +1,10 @@
-//! The last values that are accepted, and the first that are not.
+//! The last accepted and the first refused value of each bound.
 
 use super::*;
 use crate::identity::NaraName;
 
 fn longest_name() -> NaraName {
-    // Three bytes in the header for each byte of it.
+    // Each byte of the name takes three in the header.
     "é".repeat(NaraName::MAX_LEN / 2).parse().unwrap()
 }
 
@@ -81,7 +81,7 @@ fn a_capability_is_good_within_its_window() {
 fn a_capability_is_read_up_to_its_bound() {
     let short = capability::field();
     for (length, is_read) in [(1024, true), (1025, false)] {
-        // Members that nobody knows are skipped.
+        // Unknown members are skipped.
         let filler = "a".repeat(length - short.len() - ", x=".len());
         let long = short.replacen(", proof", &format!(", x={filler}, proof"), 1);
         assert_eq!(long.len(), length);

@@ -83,7 +83,7 @@ fn unknown_words_and_members_are_skipped() {
 }
 
 #[test]
-fn what_is_no_capability_is_refused() {
+fn an_invalid_capability_is_refused() {
     assert_eq!(SignedCapability::from_headers(&HeaderMap::new()), Ok(None));
     for bad in [
         "",

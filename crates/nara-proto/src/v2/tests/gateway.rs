@@ -1,4 +1,4 @@
-//! What a gateway adds on the way: its own signature and digests of other algorithms.
+//! Additions of a gateway: its own signature and digests of other algorithms.
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
@@ -9,7 +9,7 @@ const GATEWAY_INPUT: &str =
 const GATEWAY_SIGNATURE: &str = "gw=:AAECAwQFBgcICQ==:";
 const OTHER_DIGEST: &str = "sha-512=:AAAA:, unixsum=:AA==:";
 
-/// Adds to the field: behind what is there, before it, or as a line of its own before or behind.
+/// Adds a member to the field: behind the existing value, before it, or as a separate line before or behind it.
 fn add(headers: &mut HeaderMap, field: HeaderName, added: &str, way: u8) {
     let before = headers.remove(&field).unwrap();
     let text = before.to_str().unwrap();
@@ -131,7 +131,7 @@ fn digests_of_other_algorithms_alone_prove_nothing_and_ours_comes_once() {
 }
 
 #[test]
-fn the_signature_of_a_gateway_alone_claims_nothing_and_what_cannot_be_read_claims_ours() {
+fn a_gateway_signature_alone_claims_nothing_and_an_unreadable_one_claims_ours() {
     let with = |input: &str, signature: &str| {
         let mut headers = HeaderMap::new();
         headers.insert(SIGNATURE_INPUT_HEADER, fields::value(input));

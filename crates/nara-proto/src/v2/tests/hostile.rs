@@ -1,10 +1,10 @@
-//! What a hostile peer writes into the headers: refused, each for its reason.
+//! Hostile header fields: each is refused for its own reason.
 
 use http::HeaderValue;
 
 use super::*;
 
-/// What becomes of a request whose field is changed. The signature itself is not the question here: form comes first.
+/// Checks a request with a changed field. Form is checked before the signature.
 fn with(field: SignedField, change: impl FnOnce(&str) -> String) -> Result<(), SignatureError> {
     let mut headers = headers(&request(|_| {}));
     let before = headers[field.header()].to_str().unwrap().to_owned();
@@ -46,7 +46,7 @@ fn every_field_must_be_there_once() {
 }
 
 #[test]
-fn nothing_else_may_be_covered() {
+fn other_components_must_not_be_covered() {
     for covered in [
         "",
         r#""@method""#,
@@ -74,7 +74,7 @@ fn nothing_else_may_be_covered() {
 #[test]
 fn one_signature_with_one_label() {
     let label = Err(SignatureError::Label);
-    // Ours by its tag, but there is no such signature.
+    // The tag is ours, but there is no such signature.
     assert_eq!(input("nara=", "sig1="), label);
     assert_eq!(with(SignedField::SignatureInput, |_| "nara".to_owned()), label);
     assert_eq!(with(SignedField::SignatureInput, |_| "nara=1".to_owned()), label);
@@ -147,7 +147,7 @@ fn exactly_these_parameters() {
     }
 }
 
-/// A signature input without one of its parameters.
+/// Returns a signature input without one of its parameters.
 fn without(text: &str, parameter: &str) -> String {
     let start = text.find(&format!(";{parameter}=")).unwrap();
     let end = text[start + 1..].find(';').unwrap();
@@ -244,7 +244,7 @@ fn an_escaped_label_of_a_name_is_another_recipient() {
 
 #[test]
 fn the_order_of_parameters_is_the_signers() {
-    // As another implementation may order them.
+    // In the order of another implementation.
     let signed = request(|_| {});
     let text = headers(&signed)[SIGNATURE_INPUT_HEADER]
         .to_str()

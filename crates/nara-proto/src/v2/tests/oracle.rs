@@ -1,4 +1,4 @@
-//! Another implementation of RFC 9421 (`httpsig`) signs what we accept, and accepts what we sign.
+//! Another implementation of RFC 9421 (`httpsig`) signs messages that we accept, and accepts messages that we sign.
 
 use httpsig::prelude::message_component::{HttpMessageComponent, HttpMessageComponentId};
 use httpsig::prelude::{
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::identity::{KeyId, Signature};
 
-/// The base as the oracle builds it from the parameters and the lines that we sign.
+/// Returns the base that the oracle builds from the parameters and the signed lines.
 fn oracle_base(params: &HttpSignatureParams, base: &[u8]) -> HttpSignatureBase {
     let base = std::str::from_utf8(base).unwrap();
     let lines: Vec<_> = base
@@ -31,7 +31,7 @@ fn public(name: &str) -> PublicKey {
     PublicKey::from_bytes(&AlgorithmName::Ed25519, key(name).as_bytes()).unwrap()
 }
 
-/// The fields as the oracle reads them.
+/// Returns the fields as the oracle parses them.
 fn read(headers: &HeaderMap) -> HttpSignatureHeaders {
     let field = |name| headers[name].to_str().unwrap();
     let map =
@@ -56,7 +56,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn the_oracle_accepts_what_we_sign(
+    fn the_oracle_accepts_our_signatures(
         path in "/[a-z0-9/%~._-]{0,30}", query in "[a-z0-9=&%]{0,30}", body: Option<Vec<u8>>, nonce: [u8; 16],
         channel: Option<[u8; 32]>,
     ) {
@@ -72,7 +72,7 @@ proptest! {
         });
         let theirs = read(&headers(&signed));
         let base = signed.base(line);
-        // The oracle has an order of parameters of its own, so it verifies our bytes, and builds its own lines.
+        // The oracle orders parameters differently, so it verifies our bytes, and builds its own lines.
         let rebuilt = oracle_base(theirs.signature_params(), &base).as_bytes();
         let lines = |base: &[u8]| String::from_utf8(base.to_vec()).unwrap().rsplit_once('\n').unwrap().0.to_owned();
         prop_assert_eq!(lines(&rebuilt), lines(&base));
@@ -83,7 +83,7 @@ proptest! {
     }
 
     #[test]
-    fn we_accept_what_the_oracle_signs(path in "/[a-z0-9/%~._-]{0,30}", body: Option<Vec<u8>>, nonce: [u8; 16]) {
+    fn we_accept_signatures_of_the_oracle(path in "/[a-z0-9/%~._-]{0,30}", body: Option<Vec<u8>>, nonce: [u8; 16]) {
         let line = RequestLine { method: "POST", path: &path, query: None };
         let of_body = component_of_body(body.as_deref());
         let ours = request(|request| {

@@ -10,9 +10,9 @@ fn name() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever is signed is read back as it was, verifies, and verifies for nothing else.
+    /// A signed message is parsed back unchanged, verifies, and verifies for nothing else.
     #[test]
-    fn what_is_signed_is_read_and_verifies(
+    fn a_signed_message_parses_and_verifies(
         from in name(), to in name(), path in "/[!-\"$->@-~]{0,30}", query in "[!-~]{0,30}", body: Option<Vec<u8>>,
         now in 0_i64..9_000_000_000_000, nonce: [u8; 16], channel: Option<[u8; 32]>,
     ) {
@@ -42,7 +42,7 @@ proptest! {
         prop_assert_eq!(read.verify_signature(&key, other), Err(SignatureError::BadSignature));
     }
 
-    /// No bytes in any field make a panic, and none but the original ones pass.
+    /// No bytes in any field cause a panic, and only the original ones are accepted.
     #[test]
     fn a_changed_byte_is_refused(field in 0_usize..5, at: prop::sample::Index, byte in 0x20_u8..0x7f) {
         let mut headers = headers(&request(|_| {}));
@@ -63,9 +63,9 @@ proptest! {
         prop_assert_eq!(receive(&headers, LINE, NOW).is_ok(), is_same);
     }
 
-    /// No header in place of another one makes a streamed body a signed one, or a signed body a streamed one.
+    /// No exchanged header turns a streamed body into a signed one, or a signed body into a streamed one.
     #[test]
-    fn what_is_said_about_the_body_cannot_be_changed(streamed: bool, body: Vec<u8>, with_marker: bool, with_digest: bool) {
+    fn the_statement_about_the_body_cannot_be_changed(streamed: bool, body: Vec<u8>, with_marker: bool, with_digest: bool) {
         let digest = SignedBody::Digest(ContentDigest::of(&body));
         let signed_body = if streamed { SignedBody::Streamed } else { digest };
         let mut headers = headers(&request(|request| request.body = signed_body));
@@ -83,7 +83,7 @@ proptest! {
         prop_assert_eq!(receive(&headers, LINE, NOW).is_ok(), is_same);
     }
 
-    /// The window is the same in both directions, and no time makes a panic.
+    /// The window is the same in both directions, and no time causes a panic.
     #[test]
     fn any_time_is_judged(created: i64, now: i64) {
         let signed = request(|request| request.now = UnixMillis::new(created));
@@ -94,7 +94,7 @@ proptest! {
         let _ = RequestSignature::from_headers(&headers(&signed));
     }
 
-    /// Reading never panics.
+    /// Parsing never panics.
     #[test]
     fn any_header_is_read(
         input: Vec<u8>, signature: Vec<u8>, digest: Vec<u8>, marker in prop_oneof![any::<Vec<u8>>(), Just(b"stream".to_vec())],

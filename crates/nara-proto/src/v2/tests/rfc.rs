@@ -1,4 +1,4 @@
-//! The vectors of the standards.
+//! The vectors of the RFCs.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -46,7 +46,7 @@ fn a_good_signature_of_another_profile_is_refused() {
     assert_eq!(receive(&headers, LINE, NOW), Err(SignatureError::Label));
 }
 
-/// RFC 9530, appendix D, has the body with a line feed; RFC 9421, appendix B.2, the one without.
+/// RFC 9530, appendix D, has the body with a line feed; RFC 9421, appendix B.2, without.
 #[test]
 fn the_digests_of_the_standards() {
     let digest = |body| ContentDigest::of(body).to_field();
@@ -64,5 +64,5 @@ fn the_digests_of_the_standards() {
     );
 }
 
-/// SHA-256 of nothing (FIPS 180-4).
+/// SHA-256 of the empty string (FIPS 180-4).
 const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";

@@ -1,4 +1,4 @@
-//! Messages whose body is streamed: the signature proves the head and says that it does not prove the body.
+//! Messages with a streamed body: the signature proves the head and states that it does not prove the body.
 
 use http::{HeaderValue, StatusCode};
 
@@ -107,7 +107,7 @@ fn a_signed_body_cannot_be_turned_into_a_streamed_one() {
         swap(&signed, digest),
         Err(SignatureError::Components { .. })
     ));
-    // With the list of components changed as well, the signature is one over other bytes.
+    // With the list of components changed as well, the signature covers other bytes.
     let mut forged = headers(&request(|_| {}));
     SignedBody::Streamed.write_to(&mut forged);
     let input = forged[SIGNATURE_INPUT_HEADER].to_str().unwrap();
@@ -138,7 +138,7 @@ fn a_streamed_answer_is_proven_at_its_head() {
     assert_eq!(verify(StatusCode::OK), Ok(()));
     assert_eq!(verify(StatusCode::ACCEPTED), Err(SignatureError::BadSignature));
 
-    // Headers of an answer before are replaced, the other one of the body included.
+    // Existing headers of the answer are replaced, including the other header about the body.
     sign(SignedBody::Digest(ContentDigest::of(BODY))).write_to(&mut headers);
     let read = ResponseSignature::from_headers(&headers).unwrap();
     assert_eq!(read.digest(), Ok(ContentDigest::of(BODY)));
