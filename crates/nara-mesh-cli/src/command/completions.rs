@@ -11,7 +11,7 @@ use crate::exit::Exit;
 use crate::failure::Outcome;
 use crate::printer::Printer;
 
-/// What `completions` prints.
+/// The output of `completions`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Printed {
     shell: String,
