@@ -48,8 +48,9 @@ pub fn about(registry: &PeerRegistry, text: &str) -> Result<NaraName, Problem> {
         }),
         (None, Some(_)) => name(),
         (None, None) => {
-            let detail =
-                format!("{text} looks like an id, a key id or an address, but does not identify a known nara");
+            let detail = format!(
+                "{text} looks like an id, a key id or an address, but does not identify a known nara"
+            );
             let problem = Problem::new("unknown_peer", StatusCode::NOT_FOUND, ProblemClass::Usage, detail);
             Err(problem
                 .hint("use the name of the nara: `nara-mesh peers` lists names, ids, keys and addresses"))

@@ -60,7 +60,7 @@ pub(crate) struct Difference {
 }
 
 impl Difference {
-    /// The first difference, if there is one.
+    /// Returns the first difference, if any.
     pub(crate) fn between(expected: &[u8], found: &[u8]) -> Option<Self> {
         let offset = expected.iter().zip(found).take_while(|(a, b)| a == b).count();
         let difference = Self {

@@ -1,4 +1,4 @@
-//! `completions`: the completions of a shell.
+//! `completions`: prints the completions of a shell.
 
 use clap::CommandFactory as _;
 use clap_complete::Shell as ClapShell;

@@ -314,7 +314,7 @@ fn a_peer_that_is_unknown_away_banned_or_refuses_has_an_exit_code_of_its_own() {
     let ban = [&["peers", "untrust", "bob"][..], &at_alice].concat();
     printed(&scene, "peers untrust", 0, &ban);
     for (command, before, behind) in CALLS {
-        // A ping is never signed, and nothing is behind the path of the request: neither says anything about trust.
+        // A ping is never signed, and no program serves the path of the request, so neither depends on trust.
         if !matches!(command, "ping" | "request") {
             fails(&scene, command, 4, &[before, &["alice"][..], behind].concat());
         }
