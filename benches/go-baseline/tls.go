@@ -20,12 +20,11 @@ import (
 	"time"
 )
 
-// identityConfig returns a TLS configuration with which self shows its key and
-// accepts exactly the peers for which allowed returns true.
+// identityConfig returns a TLS configuration in which self presents its key and accepts exactly the peers for
+// which allowed returns true.
 //
-// A nara's certificate is only an envelope for its Ed25519 key: whoever issued
-// it, its names and its dates mean nothing. VerifyConnection, unlike
-// VerifyPeerCertificate, also runs for resumed sessions.
+// A nara's certificate is only a container for its Ed25519 key: its issuer, names and dates are ignored.
+// VerifyConnection, unlike VerifyPeerCertificate, also runs for resumed sessions.
 func identityConfig(self *signer, allowed func(ed25519.PublicKey) bool) (*tls.Config, error) {
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, self.key.Public(), self.key)
@@ -40,14 +39,14 @@ func identityConfig(self *signer, allowed func(ed25519.PublicKey) bool) (*tls.Co
 		VerifyConnection: func(state tls.ConnectionState) error {
 			key, ok := state.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
 			if !ok || !allowed(key) {
-				return errors.New("the peer holds another key than the expected one")
+				return errors.New("the peer has another key than the expected one")
 			}
 			return nil
 		},
 	}, nil
 }
 
-// peerFlags are the flags of both TLS commands: who we are, and whom we expect.
+// peerFlags are the flags of both TLS commands: our identity and the expected peer.
 type peerFlags struct {
 	name, peer, key string
 }
@@ -80,8 +79,8 @@ type tlsResult struct {
 	Name    string `json:"name"`    // what /ping says
 }
 
-// tlsClientCommand calls a nara over TLS: /ping and a signed /events/sync, each
-// on a connection of its own, so that the second one resumes the session.
+// tlsClientCommand calls a nara over TLS: /ping and a signed /events/sync, each on a new connection, so that
+// the second one resumes the session.
 func tlsClientCommand(args []string, stdout io.Writer) error {
 	var peer peerFlags
 	fs := flag.NewFlagSet("tls-client", flag.ContinueOnError)
@@ -114,7 +113,7 @@ func tlsClientCommand(args []string, stdout io.Writer) error {
 	return printJSON(stdout, &result)
 }
 
-// ping returns the name that the nara at base tells.
+// ping returns the name that the nara at base reports.
 func (c *syncClient) ping(base string) (string, error) {
 	resp, err := c.http.Get(base + "/ping")
 	if err != nil {
@@ -130,7 +129,7 @@ func (c *syncClient) ping(base string) (string, error) {
 	}
 	key := base64.StdEncoding.EncodeToString(c.keys[answer.From])
 	if answer.PublicKey != key {
-		return "", fmt.Errorf("%s tells key %q", answer.From, answer.PublicKey)
+		return "", fmt.Errorf("%s reports key %q", answer.From, answer.PublicKey)
 	}
 	return answer.From, nil
 }

@@ -1,6 +1,6 @@
 // Package naramesh uses a running nara through its local API: docs/local-api.md of nara-mesh.
 //
-// A [Nara] is its socket. Methods return a [*Problem] as their error where the nara refused or failed.
+// A [Nara] represents its socket. Methods return a [*Problem] as their error if the nara refused or failed.
 package naramesh
 
 import (
@@ -21,7 +21,7 @@ import (
 	"time"
 )
 
-// ErrNoNara reports that no nara runs that could be used, or that several do.
+// ErrNoNara reports that no usable nara runs, or that several do.
 var ErrNoNara = errors.New("no nara to use")
 
 // maxEvent is the longest server-sent event that is read, in bytes.
@@ -40,13 +40,13 @@ func Open(socket string) *Nara {
 	}
 	return &Nara{client: &http.Client{
 		Transport: &http.Transport{DialContext: dial, DisableCompression: true},
-		// The answer of a peer is passed on as it is.
+		// Redirects of a peer are returned, not followed.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 }
 
-// Find returns the running nara of this user: the one with this name or, if the name is empty, the one of NARA_MESH_SOCKET or
-// the only one. Its error wraps [ErrNoNara].
+// Find returns the running nara of this user: the one with this name or, if the name is empty, the one of
+// NARA_MESH_SOCKET or the only one. Its error wraps [ErrNoNara].
 func Find(name string) (*Nara, error) {
 	if socket := os.Getenv("NARA_MESH_SOCKET"); socket != "" && name == "" {
 		return Open(socket), nil
@@ -83,7 +83,7 @@ func Find(name string) (*Nara, error) {
 	}
 }
 
-// Problem is what the nara says when it refuses or fails (RFC 9457).
+// Problem is the error of a nara that refuses or fails (RFC 9457).
 type Problem struct {
 	Type   string `json:"type"`
 	Title  string `json:"title"`
@@ -91,9 +91,9 @@ type Problem struct {
 	Detail string `json:"detail"`
 	// Class is "usage", "untrusted", "unreachable" or "failed".
 	Class string `json:"class"`
-	// Hint says what to do about it, if anything is known.
+	// Hint says what to do next, if known.
 	Hint string `json:"hint"`
-	// Field is the field of the request that is wrong, if it is one.
+	// Field is the invalid field of the request, if any.
 	Field string `json:"field"`
 }
 
@@ -109,7 +109,7 @@ func (p *Problem) Error() string {
 	return p.Detail + " (" + p.Hint + ")"
 }
 
-// Status is the running nara.
+// Status describes the running nara.
 type Status struct {
 	Name    string  `json:"name"`
 	ID      string  `json:"id"`
@@ -133,7 +133,7 @@ type Peer struct {
 	IsDown   bool    `json:"is_down"`
 }
 
-// Pong is what a peer answered to a ping.
+// Pong is the answer of a peer to a ping.
 type Pong struct {
 	RTTMicros  uint64 `json:"rtt_us"`
 	Name       string `json:"name"`
@@ -141,7 +141,7 @@ type Pong struct {
 	Security   string `json:"security"`
 }
 
-// Receipt is what became of a direct message.
+// Receipt is the receipt of a direct message.
 type Receipt struct {
 	EventID   string `json:"event_id"`
 	Recipient string `json:"recipient"`
@@ -149,11 +149,11 @@ type Receipt struct {
 	Verified  bool   `json:"verified"`
 }
 
-// Sent is what became of a message that may be delivered later. One of both is there.
+// Sent is the outcome of a message that may wait. Exactly one field is set.
 type Sent struct {
-	// Receipt: it was delivered at once.
+	// Receipt is set if it was delivered at once.
 	Receipt *Receipt
-	// Waits: it waits in the outbox.
+	// Waits is set if it waits in the outbox.
 	Waits *OutboxEntry
 }
 
@@ -163,7 +163,8 @@ type OutboxEntry struct {
 	// Kind is "direct-message", "postcard" or "runtime-message".
 	Kind string `json:"kind"`
 	Peer string `json:"peer"`
-	// EventID is the id of the event, the postcard or the runtime message, and Event what every attempt sends.
+	// EventID is the id of the event, the postcard or the runtime message, and Event the content of every
+	// attempt.
 	EventID string          `json:"event_id"`
 	Event   json.RawMessage `json:"event"`
 	// State is "waiting", "delivered", "refused" or "expired".
@@ -178,7 +179,7 @@ type OutboxEntry struct {
 	IsDurable bool `json:"is_durable"`
 }
 
-// Message is a verified message in the inbox. One of Event, Postcard and Message is there, by the Kind.
+// Message is a verified message in the inbox. By the Kind, one of Event, Postcard and Message is set.
 type Message struct {
 	Cursor     string          `json:"cursor"`
 	ReceivedAt int64           `json:"received_at_ms"`
@@ -203,7 +204,7 @@ func (n *Nara) Peers(ctx context.Context) ([]Peer, error) {
 	return list.Peers, nil
 }
 
-// Ping measures the round trip to a peer: a name, an id or an address.
+// Ping measures the round trip to a peer, given by name, id or address.
 func (n *Nara) Ping(ctx context.Context, peer string) (*Pong, error) {
 	return call[Pong](ctx, n, http.MethodPost, peerPath(peer, "ping"), nil)
 }
@@ -213,8 +214,8 @@ func (n *Nara) DM(ctx context.Context, peer, text string) (*Receipt, error) {
 	return call[Receipt](ctx, n, http.MethodPost, peerPath(peer, "dm"), map[string]string{"text": text})
 }
 
-// DMLater sends a direct message, now or later: one that cannot be delivered now waits in the outbox of the nara, in whole seconds
-// as long as expires says, or for 7 days if that is 0.
+// DMLater sends a direct message. If it cannot be delivered now, it waits in the outbox of the nara: for
+// expires, in whole seconds, or for 7 days if that is 0.
 func (n *Nara) DMLater(ctx context.Context, peer, text string, expires time.Duration) (*Sent, error) {
 	receipt, waits, err := later[Receipt](ctx, n, peerPath(peer, "dm"), map[string]any{"text": text}, expires)
 	if err != nil {
@@ -223,17 +224,17 @@ func (n *Nara) DMLater(ctx context.Context, peer, text string, expires time.Dura
 	return &Sent{Receipt: receipt, Waits: waits}, nil
 }
 
-// PostcardReceipt is what became of a postcard.
+// PostcardReceipt is the receipt of a postcard.
 type PostcardReceipt struct {
 	MessageID string `json:"message_id"`
-	// First is the peer that took it.
+	// First is the peer that accepted it.
 	First string `json:"first"`
-	// PassedOn says whether it passed the postcard on; Told why not.
+	// PassedOn says whether that peer forwarded the postcard; Told why not.
 	PassedOn bool    `json:"passed_on"`
 	Told     *string `json:"told"`
 }
 
-// Postcard sends a postcard to its first peer, or to the first known one that answers if that is empty.
+// Postcard sends a postcard to its first peer or, if that is empty, to the first known one that answers.
 func (n *Nara) Postcard(ctx context.Context, first, text string) (*PostcardReceipt, error) {
 	body := map[string]string{"message": text}
 	if first != "" {
@@ -242,25 +243,27 @@ func (n *Nara) Postcard(ctx context.Context, first, text string) (*PostcardRecei
 	return call[PostcardReceipt](ctx, n, http.MethodPost, "/v1/postcards", body)
 }
 
-// PostcardLater sends a postcard to its first peer, now or later: as DMLater. One of the answers is there.
+// PostcardLater sends a postcard to its first peer and may wait, as DMLater. Exactly one of the results is
+// set.
 func (n *Nara) PostcardLater(ctx context.Context, first, text string, expires time.Duration) (*PostcardReceipt, *OutboxEntry, error) {
 	return later[PostcardReceipt](ctx, n, "/v1/postcards", map[string]any{"message": text, "to": first}, expires)
 }
 
-// MessageReceipt is what became of a runtime message.
+// MessageReceipt is the receipt of a runtime message.
 type MessageReceipt struct {
 	MessageID string `json:"message_id"`
-	// Reply is verified; it is there if it was waited for.
+	// Reply is the verified reply, if it was waited for.
 	Reply json.RawMessage `json:"reply"`
 }
 
-// Message sends a runtime message, and waits up to 30 s for its reply if asked to.
+// Message sends a runtime message, and with wait waits up to 30 s for its reply.
 func (n *Nara) Message(ctx context.Context, peer, kind string, payload any, wait bool) (*MessageReceipt, error) {
 	body := map[string]any{"kind": kind, "payload": payload, "wait": wait}
 	return call[MessageReceipt](ctx, n, http.MethodPost, peerPath(peer, "messages"), body)
 }
 
-// MessageLater sends a runtime message, now or later: as DMLater. One of the answers is there; a reply comes into the inbox.
+// MessageLater sends a runtime message and may wait, as DMLater. Exactly one of the results is set; a reply
+// arrives in the inbox.
 func (n *Nara) MessageLater(ctx context.Context, peer, kind string, payload any, expires time.Duration) (*MessageReceipt, *OutboxEntry, error) {
 	body := map[string]any{"kind": kind, "payload": payload}
 	return later[MessageReceipt](ctx, n, peerPath(peer, "messages"), body, expires)
@@ -285,7 +288,7 @@ func later[T any](ctx context.Context, n *Nara, path string, body map[string]any
 	return receipt, nil, json.NewDecoder(response.Body).Decode(receipt)
 }
 
-// Outbox returns the messages that wait for their recipients, and what became of others, oldest first.
+// Outbox returns the messages that wait for their recipients, and the outcome of recent ones, oldest first.
 func (n *Nara) Outbox(ctx context.Context) ([]OutboxEntry, error) {
 	list, err := call[struct{ Messages []OutboxEntry }](ctx, n, http.MethodGet, "/v1/outbox", nil)
 	if err != nil {
@@ -294,7 +297,7 @@ func (n *Nara) Outbox(ctx context.Context) ([]OutboxEntry, error) {
 	return list.Messages, nil
 }
 
-// TakeBack takes a message of the outbox back, and returns it as it was.
+// TakeBack withdraws a message from the outbox, and returns its last state.
 func (n *Nara) TakeBack(ctx context.Context, id uint64) (*OutboxEntry, error) {
 	return call[OutboxEntry](ctx, n, http.MethodDelete, fmt.Sprintf("/v1/outbox/%d", id), nil)
 }
@@ -312,8 +315,9 @@ func (n *Nara) Call(ctx context.Context, method, path string, body, answer any) 
 	return json.NewDecoder(response.Body).Decode(answer)
 }
 
-// Inbox yields messages of peers as they arrive, first those that nobody has acknowledged, until the context ends. A message is
-// acknowledged once the loop goes on; what a loop fails to handle comes again.
+// Inbox yields messages of peers as they arrive, beginning with unacknowledged ones, until the context ends.
+// A message is acknowledged when the loop continues; a message that the loop fails to handle is yielded
+// again.
 func (n *Nara) Inbox(ctx context.Context) iter.Seq2[*Message, error] {
 	return func(yield func(*Message, error) bool) {
 		for message, err := range told[Message](ctx, n, http.MethodGet, "/v1/inbox/live", "message") {
@@ -331,16 +335,17 @@ func (n *Nara) Inbox(ctx context.Context) iter.Seq2[*Message, error] {
 
 // LiveEvent is an event as it arrived in the ledger.
 type LiveEvent struct {
-	// Cursor is the place behind it.
+	// Cursor is the position after it.
 	Cursor string `json:"cursor"`
 	// Trust is "verified", "unknown-key" or "unsigned".
 	Trust string `json:"trust"`
-	// Origin is the peer that told it, if any.
+	// Origin is the peer that it was received from, if any.
 	Origin *string         `json:"origin"`
 	Event  json.RawMessage `json:"event"`
 }
 
-// Live yields events as they arrive in the ledger, until the context ends: those behind a cursor, or from now on if that is empty.
+// Live yields events as they arrive in the ledger, until the context ends: those after a cursor, or from now
+// on if that is empty.
 func (n *Nara) Live(ctx context.Context, after string) iter.Seq2[*LiveEvent, error] {
 	path := "/v1/events/live"
 	if after != "" {
@@ -349,7 +354,7 @@ func (n *Nara) Live(ctx context.Context, after string) iter.Seq2[*LiveEvent, err
 	return told[LiveEvent](ctx, n, http.MethodGet, path, "event")
 }
 
-// Publish signs an event of this nara, stores it, and returns it as it is signed.
+// Publish signs an event of this nara, stores it, and returns the signed event.
 func (n *Nara) Publish(ctx context.Context, event any) (json.RawMessage, error) {
 	signed, err := call[json.RawMessage](ctx, n, http.MethodPost, "/v1/events", event)
 	if err != nil {
@@ -358,7 +363,7 @@ func (n *Nara) Publish(ctx context.Context, event any) (json.RawMessage, error) 
 	return *signed, nil
 }
 
-// Counts says how many events a transfer brought, and what became of them.
+// Counts is the number of events of a transfer, by result.
 type Counts struct {
 	Received   int `json:"received"`
 	Verified   int `json:"verified"`
@@ -370,7 +375,7 @@ type Counts struct {
 // Synced is a finished sync.
 type Synced struct {
 	Counts Counts `json:"counts"`
-	// Problem says why it broke off. What came before is stored.
+	// Problem says why it broke off. Events received before are stored.
 	Problem *Problem `json:"problem"`
 }
 
@@ -383,7 +388,7 @@ type Reconciled struct {
 	Complete     bool   `json:"complete"`
 }
 
-// Sync fetches the events of a peer into the ledger, verified. The end of the context cancels it.
+// Sync fetches and verifies the events of a peer into the ledger. The end of the context cancels it.
 func (n *Nara) Sync(ctx context.Context, peer string) (*Synced, error) {
 	synced, err := transfer[Synced](ctx, n, peerPath(peer, "sync"))
 	if err == nil && synced.Problem != nil {
@@ -392,12 +397,13 @@ func (n *Nara) Sync(ctx context.Context, peer string) (*Synced, error) {
 	return synced, err
 }
 
-// Reconcile compares the ledger with the one of a peer, fetches what is missing here, and with push sends what is missing there.
+// Reconcile compares the ledger with that of a peer, fetches events missing here, and with push sends events
+// missing there.
 func (n *Nara) Reconcile(ctx context.Context, peer string, push bool) (*Reconciled, error) {
 	return transfer[Reconciled](ctx, n, peerPath(peer, fmt.Sprintf("reconcile?push=%t", push)))
 }
 
-// Transfer is a transfer that goes on.
+// Transfer is a transfer in progress.
 type Transfer struct {
 	ID uint64 `json:"id"`
 	// Kind is "sync", "reconcile", "compare" or "checkpoints".
@@ -405,7 +411,7 @@ type Transfer struct {
 	Peer string `json:"peer"`
 }
 
-// Transfers returns the transfers that go on, of all callers.
+// Transfers returns the transfers in progress, of all callers.
 func (n *Nara) Transfers(ctx context.Context) ([]Transfer, error) {
 	list, err := call[struct{ Transfers []Transfer }](ctx, n, http.MethodGet, "/v1/transfers", nil)
 	if err != nil {
@@ -414,7 +420,7 @@ func (n *Nara) Transfers(ctx context.Context) ([]Transfer, error) {
 	return list.Transfers, nil
 }
 
-// Cancel ends a transfer. What came is stored.
+// Cancel cancels a transfer. Events received before are stored.
 func (n *Nara) Cancel(ctx context.Context, id uint64) error {
 	return n.Call(ctx, http.MethodDelete, fmt.Sprintf("/v1/transfers/%d", id), nil, nil)
 }
@@ -424,10 +430,10 @@ func transfer[T any](ctx context.Context, n *Nara, path string) (*T, error) {
 	for done, err := range told[T](ctx, n, http.MethodPost, path, "done") {
 		return done, err
 	}
-	return nil, errors.New("the nara ended before the transfer did")
+	return nil, errors.New("the nara stopped before the transfer was complete")
 }
 
-// told yields the server-sent events of this name, until the answer ends. A problem is the last one.
+// told yields the server-sent events of this name until the answer ends. A problem is the last one.
 func told[T any](ctx context.Context, n *Nara, method, path, wanted string) iter.Seq2[*T, error] {
 	return func(yield func(*T, error) bool) {
 		response, err := n.open(ctx, method, path, nil)
@@ -473,11 +479,12 @@ func told[T any](ctx context.Context, n *Nara, method, path, wanted string) iter
 	}
 }
 
-// lease is how long the nara passes requests on to a program that does not renew its lease.
+// lease is how long the nara forwards requests to a program that does not renew its lease.
 const lease = 30 * time.Second
 
-// Serve has the nara pass verified requests of peers below a prefix, such as /notes, on to a handler, until the context ends. The
-// handler sees paths without the prefix, and [SenderOf] says who sent a request.
+// Serve makes the nara forward verified requests of peers below a prefix, such as /notes, to a handler, until
+// the context ends. The handler sees paths without the prefix, and [SenderOf] returns the sender of a
+// request.
 func (n *Nara) Serve(ctx context.Context, prefix string, handler http.Handler) error {
 	folder, err := os.MkdirTemp("", "nara-")
 	if err != nil {
@@ -509,23 +516,25 @@ func (n *Nara) Serve(ctx context.Context, prefix string, handler http.Handler) e
 		case err := <-ended:
 			return err
 		case <-renewing.C:
-			// A nara that restarts is asked again.
+			// Errors are ignored: a nara that restarts is asked again.
 			_ = n.Call(ctx, http.MethodPut, path, body, nil)
 		}
 	}
 }
 
-// Sender is who sent a request, as the nara verified it.
+// Sender is the sender of a request, verified by the nara.
 type Sender struct {
 	Name string
-	// ID is empty if it is not known.
+	// ID is empty if unknown.
 	ID  string
 	Key string
-	// Coverage says what of the request is proven: "method-and-path", "head", "whole" or "channel".
+	// Coverage says what the signature proves about the request: "method-and-path", "head", "whole" or
+	// "channel".
 	Coverage string
 }
 
-// SenderOf returns who sent a request that a nara passed on: nobody else reaches the socket of [Nara.Serve].
+// SenderOf returns the sender of a request that a nara forwarded: only the nara can reach the socket of
+// [Nara.Serve].
 func SenderOf(request *http.Request) Sender {
 	header := request.Header
 	name, err := url.PathUnescape(header.Get("X-Nara-Sender"))
@@ -540,8 +549,9 @@ func SenderOf(request *http.Request) Sender {
 	}
 }
 
-// RoundTrip sends a signed request to a peer, whose name is the host of the URL: http://bob/notes/1. The answer is verified, and
-// its X-Nara headers say what is proven. So an [http.Client] with a Nara as its Transport talks to naras.
+// RoundTrip sends a signed request to a peer, whose name is the host of the URL: http://bob/notes/1. The
+// answer is verified, and its X-Nara headers say what is proven. So an [http.Client] with a Nara as its
+// Transport can call naras.
 func (n *Nara) RoundTrip(request *http.Request) (*http.Response, error) {
 	local := request.Clone(request.Context())
 	target := peerPath(request.URL.Host, "http"+request.URL.EscapedPath())
@@ -599,7 +609,7 @@ func (n *Nara) open(ctx context.Context, method, path string, body any) (*http.R
 	return response, nil
 }
 
-// problem reads the problem of an answer.
+// problem decodes the problem of an answer.
 func problem(response *http.Response) error {
 	found := new(Problem)
 	if err := json.NewDecoder(io.LimitReader(response.Body, maxEvent)).Decode(found); err != nil || found.Type == "" {
@@ -612,7 +622,8 @@ func peerPath(peer, rest string) string {
 	return "/v1/peers/" + segment(peer) + "/" + rest
 }
 
-// segment is a text as one segment of a path; of a socket's name, as nara-mesh spells it.
+// segment escapes a text as one segment of a path, and a name in the file name of a socket, as nara-mesh
+// does.
 func segment(text string) string {
 	var out strings.Builder
 	for _, byte := range []byte(text) {

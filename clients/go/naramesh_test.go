@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// program is the nara-mesh that the tests run: NARA_MESH_PROGRAM, or what cargo built.
+// program returns the nara-mesh to test: NARA_MESH_PROGRAM, or the one that cargo built.
 func program(t *testing.T) string {
 	t.Helper()
 	if given := os.Getenv("NARA_MESH_PROGRAM"); given != "" {
@@ -71,7 +71,7 @@ func serve(t *testing.T, folder, name string) string {
 	return listening.Stanza
 }
 
-// mesh runs alice, and bob, who knows her address.
+// mesh starts alice, and bob, who knows her address.
 func mesh(t *testing.T) (folder string, alice, bob *Nara) {
 	t.Helper()
 	folder = t.TempDir()
@@ -151,7 +151,7 @@ func TestAMessageStaysInTheInboxUntilItIsHandled(t *testing.T) {
 	if texts := strings.Join(next(2), " "); texts != "first second" {
 		t.Fatal(texts)
 	}
-	// The loop ended before it was done with the second one.
+	// The loop ended before the second one was acknowledged.
 	if texts := strings.Join(next(1), " "); texts != "second" {
 		t.Fatal(texts)
 	}
@@ -163,7 +163,7 @@ func TestAMessageWaitsInTheOutboxUntilItIsTakenBack(t *testing.T) {
 	if err != nil || sent.Waits != nil || sent.Receipt == nil || !sent.Receipt.Stored {
 		t.Fatal(sent, err)
 	}
-	// Carol is known, and nobody knows where she is.
+	// Carol is known, but her address is not.
 	trust := map[string]string{"key": newSoul(t, folder, "carol").PublicKey}
 	if err := bob.Call(t.Context(), http.MethodPut, "/v1/peers/carol/trust", trust, nil); err != nil {
 		t.Fatal(err)
@@ -238,7 +238,7 @@ func TestEventsAreFetchedComparedAndFollowed(t *testing.T) {
 	if err != nil || !compared.Complete {
 		t.Fatal(compared, err)
 	}
-	// What is said from now on.
+	// Events from now on.
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	go func() {
@@ -256,7 +256,7 @@ func TestEventsAreFetchedComparedAndFollowed(t *testing.T) {
 
 func TestATransferIsListedAndCancelled(t *testing.T) {
 	_, _, bob := mesh(t)
-	// It takes connections and says nothing.
+	// It accepts connections and never answers.
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -1,4 +1,4 @@
-"""A mesh of three naras that run, a fourth that claims the name of one of them, and a real browser."""
+"""A mesh of three running naras, a fourth that claims the name of one of them, and a real browser."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = os.environ.get("NARA_MESH_PROGRAM", str(ROOT / "target/debug/nara-mesh"))
 PICTURES = ROOT / "target/page"
 
-# How long to wait for what must happen; far more than it takes.
+# The time limit for expected changes; far more than they take.
 PATIENCE = 30.0
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:
-    """Waits for something that is to happen, and returns it."""
+    """Waits until a condition holds, and returns its value."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         found = condition()
@@ -90,7 +90,7 @@ class Mesh:
     carol: Nara
 
     def meet(self) -> None:
-        """Alice calls carol, and pins the key that she shows if she knows none."""
+        """Calls carol as alice, who pins the key that she shows if she has none."""
         with self.alice.api as api:
             met = api.post("/v1/peers/carol/ping")
             assert met.status_code == 200, met.text
@@ -121,7 +121,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         stanzas.append(f'[[peer]]\nname = "{name}"\nid = "{made["id"]}"\nkey = "{made["public_key"]}"\naddress = "{address}"\n')
         naras[name] = Nara(folder, name, listen=address)
     (folder / "peers.toml").write_text("\n".join(stanzas))
-    # Alice is told where carol is, and pins the key that she shows there.
+    # Alice learns carol's address, and pins the key that she shows there.
     met = f'[[peer]]\nname = "carol"\naddress = "{naras["carol"].listen}"\n'
     (folder / "of-alice.toml").write_text("\n".join([*stanzas[:2], met]))
     naras["alice"].peers = "of-alice.toml"
@@ -160,7 +160,7 @@ class Page:
     def view(self, name: str) -> None:
         self.one(f"#tab-{name}").click()
 
-    # The page may be drawn anew at any moment: what belongs together is one script.
+    # The page may be rendered at any time, so each check is a single script.
 
     def text(self, selector: str) -> str:
         script = "return document.querySelector(arguments[0])?.innerText ?? ''"
@@ -171,7 +171,7 @@ class Page:
         until(lambda: text in self.text(selector), f"{selector} says {text!r}")
 
     def click(self, place: str, text: str) -> None:
-        """Clicks the first button in a place whose text contains this one."""
+        """Clicks the first button in an element whose text contains this one."""
         script = """
           const buttons = [...document.querySelectorAll(`${arguments[0]} button`)];
           const found = buttons.find((button) => button.innerText.includes(arguments[1]));
@@ -194,7 +194,7 @@ class Page:
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
     def complaints(self) -> list[str]:
-        """What the console says since the last look."""
+        """Returns the console messages since the last call."""
         log: list[dict[str, Any]] = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
         return [entry["message"] for entry in log if entry["level"] in ("SEVERE", "WARNING")]
 
@@ -204,7 +204,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or "chromium"
     arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1280,900"]
-    # No calls of its own to anywhere.
+    # The browser must not call anything on its own.
     arguments += ["--disable-background-networking", "--disable-component-update", "--no-first-run", "--lang=en"]
     arguments.append(f"--user-data-dir={tmp_path_factory.mktemp('browser')}")
     for argument in arguments:

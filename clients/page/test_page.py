@@ -1,4 +1,4 @@
-"""The page of a nara in a real browser, against naras that run."""
+"""The page of a nara in a real browser, with running naras."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VIEWS = ("mesh", "events", "trust", "health")
 
 
 def findings(page: Page) -> list[str]:
-    """What axe finds of the page as it is, worth a word."""
+    """Returns the relevant findings of axe about the page."""
     page.driver.execute_script(AXE)
     script = "const done = arguments[arguments.length - 1]; axe.run(document).then(done, (error) => done({error: String(error)}))"
     result: dict[str, Any] = page.driver.execute_async_script(script)
@@ -46,12 +46,12 @@ def test_an_event_appears_without_a_reload(mesh: Mesh, page: Page) -> None:
     page.says("#timeline", hostile)
     assert page.all("#timeline img") == []
     page.says("#timeline li:first-child", "verified")
-    # By which key, and who told it.
+    # The key that verified it, and the peer that it came from.
     page.driver.execute_script("document.querySelector('#timeline li details').open = true")
     page.says("#timeline li:first-child details", in_groups(mesh.bob.listening["key_id"]))
-    page.says("#timeline li:first-child details", "told by bob")
+    page.says("#timeline li:first-child details", "received from bob")
     page.driver.execute_script("document.querySelector('#timeline li details').open = false")
-    # The filters, and the way to the peer.
+    # The filters, and the link to the peer.
     page.one("#event-text").send_keys("no such words")
     page.says("#timeline", "No event matches")
     page.one("#event-text").clear()
@@ -68,11 +68,11 @@ def test_the_address_opens_the_page_once(mesh: Mesh, page: Page) -> None:
     assert url.split("#")[1] not in page.driver.current_url
     page.driver.execute_script("sessionStorage.clear()")
     page.open(url, state="closed")
-    page.says("#closed", "opened before")
+    page.says("#closed", "already used")
     page.says("#closed", "nara-mesh dashboard")
     page.picture("closed")
     assert findings(page) == []
-    # The refusal is the only thing that the console tells.
+    # The refusal is the only console message.
     assert all("401" in complaint for complaint in page.complaints())
     page.open(mesh.alice.dashboard())
     page.one("#leave").click()
@@ -84,8 +84,8 @@ def test_the_address_opens_the_page_once(mesh: Mesh, page: Page) -> None:
 def test_messages_that_wait_are_shown_and_taken_back(mesh: Mesh, page: Page) -> None:
     page.open(mesh.alice.dashboard())
     page.view("health")
-    page.says("#health", "Nothing waits")
-    # Dora is known, and nobody knows where she is.
+    page.says("#health", "No waiting messages")
+    # Dora is known, but her address is not.
     key = soul(mesh.folder, "dora", "dora.soul")["public_key"]
     hostile = "<img src=x onerror=alert(1)> later"
     with mesh.alice.api as api:
@@ -103,9 +103,9 @@ def test_messages_that_wait_are_shown_and_taken_back(mesh: Mesh, page: Page) -> 
         page.picture("health-waiting")
         for left in (1, 0):
             page.click("#health", "Take back")
-            until(lambda: api.get("/v1/outbox").json()["waiting"] == left, "it is taken back")
+            until(lambda: api.get("/v1/outbox").json()["waiting"] == left, "it is withdrawn")
             until(lambda: page.text("#health").count("Take back") == left, "the page shows it")
-        page.says("#health", "Nothing waits")
+        page.says("#health", "No waiting messages")
         api.delete("/v1/peers/dora")
     assert page.complaints() == []
 
@@ -113,13 +113,13 @@ def test_messages_that_wait_are_shown_and_taken_back(mesh: Mesh, page: Page) -> 
 def test_a_program_that_peers_reach_is_shown_with_who_called_it(mesh: Mesh, page: Page) -> None:
     page.open(mesh.alice.dashboard())
     page.view("health")
-    page.says("#health", "Nothing waits")
+    page.says("#health", "No waiting messages")
     assert "Services" not in page.text("#health")
     with socket.create_server(("127.0.0.1", 0)) as program, mesh.alice.api as api:
         backend = f"http://127.0.0.1:{program.getsockname()[1]}"
         program.close()
         assert api.put("/v1/services/notes", json={"backend": backend, "lease_s": 60}).is_success
-        # Nobody is behind it any more, and the request was passed on all the same.
+        # The program does not run, but the request was forwarded.
         with mesh.bob.api as of_bob:
             assert of_bob.get("/v1/peers/alice/http/notes/1").status_code == 502
         page.says("#health", backend)
@@ -138,7 +138,7 @@ def test_the_ledger_is_shown_by_service(mesh: Mesh, page: Page) -> None:
     with mesh.alice.api as api:
         held = {size["service"]: size for size in api.get("/v1/ledger").json()["services"]}
     assert held["social"]["events"] > 0 and held["social"]["bytes"] > 0
-    # The page asks again and again, and the count it shows becomes that one.
+    # The page polls, and eventually shows the current count.
     find = """
       const rows = [...document.querySelectorAll('#health tbody tr')].map((row) => row.innerText);
       return rows.some((row) => row.startsWith('social') && row.split(/\\s+/).includes(arguments[0]));
@@ -165,9 +165,9 @@ def test_a_peer_without_coordinates_is_on_the_map_by_its_round_trip(mesh: Mesh, 
 def test_a_transfer_is_shown_while_it_goes_on_and_cancelled(mesh: Mesh, page: Page) -> None:
     page.open(mesh.alice.dashboard())
     page.view("health")
-    page.says("#health", "Nothing waits")
+    page.says("#health", "No waiting messages")
     with socket.create_server(("127.0.0.1", 0)) as silent, mesh.alice.api as api:
-        # It takes connections and says nothing.
+        # It accepts connections and never answers.
         peer = f"127.0.0.1:{silent.getsockname()[1]}"
         with api.stream("POST", f"/v1/peers/{peer}/sync", params={"timeout_ms": 600_000}) as sync:
             page.says("#health", "Transfers")
@@ -176,7 +176,7 @@ def test_a_transfer_is_shown_while_it_goes_on_and_cancelled(mesh: Mesh, page: Pa
             page.click("#health", "Cancel")
             told = "".join(sync.iter_text())
         assert "problem:cancelled" in told, told
-        until(lambda: peer not in page.text("#health"), "it is not listed any more")
+        until(lambda: peer not in page.text("#health"), "it is no longer listed")
     assert page.complaints() == []
 
 
@@ -187,7 +187,7 @@ def test_a_conflict_shows_and_is_decided(mesh: Mesh, page: Page) -> None:
     page.says("#trust", "no conflicts")
     pinned = mesh.carol.listening["key_id"]
     page.says("#trust", pinned)
-    # Another nara with the name of carol listens where she did.
+    # Another nara with the name of carol listens at her address.
     mesh.carol.stop()
     impostor = Nara(mesh.folder, "impostor", listen=mesh.carol.listen)
     (mesh.folder / "nobody.toml").write_text("")
@@ -216,7 +216,7 @@ def test_a_conflict_shows_and_is_decided(mesh: Mesh, page: Page) -> None:
         page.says("#trust", "trusted by you")
         with mesh.alice.api as api:
             assert api.get("/v1/peers/carol").json()["key_id"] == offered
-        # A ban, and its end.
+        # A ban, and lifting it.
         page.click("#trust table", "Ban")
         page.says("dialog", "Ban bob?")
         page.click("dialog", "Ban")
@@ -255,7 +255,7 @@ def test_a_key_that_takes_over_is_shown_and_decided(mesh: Mesh, page: Page) -> N
             assert "event: done" in api.post("/v1/peers/frank/sync").text
             warning = until(lambda: api.get("/v1/conflicts").json()["warnings"], "a warning")[0]
             assert (warning["kind"], warning["pinned_key_id"]) == ("succession", old["key_id"])
-            page.says("#trust", "it holds once you trust it")
+            page.says("#trust", "it takes effect once you trust it")
             page.says("#trust .keys", in_groups(old["key_id"]))
             page.says("#trust .keys", in_groups(new["key_id"]))
             assert findings(page) == []
@@ -265,8 +265,8 @@ def test_a_key_that_takes_over_is_shown_and_decided(mesh: Mesh, page: Page) -> N
             page.says("dialog", in_groups(new["key_id"]))
             assert findings(page) == []
             page.click("dialog", "Trust this key")
-            until(lambda: api.get("/v1/peers/frank").json()["key_id"] == new["key_id"], "the new key holds")
-            until(lambda: "it holds once you trust it" not in page.text("#trust"), "the warning is gone")
+            until(lambda: api.get("/v1/peers/frank").json()["key_id"] == new["key_id"], "the new key is in force")
+            until(lambda: "it takes effect once you trust it" not in page.text("#trust"), "the warning is gone")
             page.says("#trust table", new["key_id"])
         assert page.complaints() == []
     finally:
@@ -275,7 +275,7 @@ def test_a_key_that_takes_over_is_shown_and_decided(mesh: Mesh, page: Page) -> N
 
 
 def test_a_decision_is_about_the_key_and_not_about_a_name_that_means_another(mesh: Mesh, page: Page) -> None:
-    # A peer is called like the id of bob: by its name alone, nobody could say which of them is meant.
+    # A peer is named like the id of bob, so the name alone is ambiguous.
     with mesh.alice.api as api:
         namesake = api.get("/v1/peers/bob").json()["id"]
         key = soul(mesh.folder, namesake, "namesake.soul")["public_key"]
@@ -319,10 +319,10 @@ def test_a_lost_connection_is_shown_and_comes_back(mesh: Mesh, page: Page) -> No
     mesh.alice.start()
     page.wait_for("live")
     assert page.driver.current_url == address
-    # Live again, not only there.
+    # Live again, not only connected.
     mesh.bob.run("dm", "alice", "welcome back")
     page.says("#timeline", "welcome back")
-    # The browser itself tells that it could not connect; nothing else is to be told.
+    # The browser logs failed connections; there are no other messages.
     assert all("net::ERR" in complaint for complaint in page.complaints())
 
 

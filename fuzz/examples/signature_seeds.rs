@@ -1,4 +1,4 @@
-//! Makes the seeds of the target `signature`: `cargo run --example signature_seeds` in `fuzz/`.
+//! Generates the seeds of the target `signature`: `cargo run --example signature_seeds` in `fuzz/`.
 
 use std::fs;
 

@@ -16,7 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
         let _ = auth.verify_signature(&key, "POST", &path);
         let mut written = HeaderMap::new();
         auth.write_to(&mut written);
-        // One request has one spelling (defect G19).
+        // A request has exactly one spelling (defect G19).
         for (name, value) in &written {
             assert_eq!(
                 headers.get(name).map(|value| value.as_bytes()),

@@ -1,4 +1,4 @@
-//! A whole client: answers of any bytes, or signed answers of a known peer with any body.
+//! A whole client: answers of arbitrary bytes, or signed answers of a known peer with an arbitrary body.
 #![no_main]
 
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use tokio::runtime::Builder;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// An answer that bob signs, as bytes.
+/// Returns an answer signed by bob, as bytes.
 fn signed(body: &[u8]) -> Vec<u8> {
     let bob = nara("bob");
     let mut headers = HeaderMap::new();
@@ -40,7 +40,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((&how, rest)) = bytes.split_first() else {
         return;
     };
-    // Letters, so that seeds can be written by hand: capitals are answered as they are.
+    // Letters, so that seeds can be written by hand: after a capital letter, the answer is sent as it is.
     let answer = if how.is_ascii_uppercase() {
         rest.to_vec()
     } else {

@@ -1,6 +1,7 @@
-//! Verification of one signature beside two other libraries: all must say the same of every signature.
+//! Verifies signatures with our code and two other libraries, which must all agree.
 //!
-//! The input chooses key, message and signature: one that is right, and then up to 128 bytes laid over key and signature.
+//! The input determines key, message and signature: a valid one, with up to 128 bytes laid over key and
+//! signature.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -15,7 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut signed = [0; 96];
     signed[..32].copy_from_slice(keypair.public_key().as_bytes());
     signed[32..].copy_from_slice(keypair.sign(message).as_bytes());
-    // Two places, of at most 16 bytes each, get what the message begins with.
+    // Copies up to 16 bytes of the message to two positions.
     for place in places.chunks_exact(2) {
         let (from, count) = (usize::from(place[0]) % 96, usize::from(place[1]) % 17);
         for (to, byte) in signed[from..].iter_mut().zip(message).take(count) {
@@ -38,7 +39,7 @@ fuzz_target!(|bytes: &[u8]| {
         ed25519_dalek::Verifier::verify(&key, message, &signature).is_ok()
     });
     assert_eq!(verified, dalek, "ed25519-dalek");
-    // Zebra uses the equation with the cofactor: it accepts more, and nothing less.
+    // Zebra uses the cofactored equation, which accepts a superset.
     let zebra = ed25519_zebra::VerificationKey::try_from(key).is_ok_and(|key| {
         key.verify(&ed25519_zebra::Signature::from_bytes(&signature), message)
             .is_ok()

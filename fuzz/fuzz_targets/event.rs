@@ -1,4 +1,4 @@
-//! Events, as they come in syncs, zines, direct messages, imports and streams.
+//! Events as in syncs, zines, direct messages, imports and streams.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! The reader of JSON itself: it takes nothing that is no JSON, and times have one meaning.
+//! The JSON reader: it accepts only JSON, and times are unambiguous.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -16,7 +16,7 @@ fuzz_target!(|json: &[u8]| {
         read_twice::<Option<Vec<String>>>(json).is_some(),
         read_twice::<Option<Vec<i64>>>(json).is_some(),
     ];
-    // Broken UTF-8 is repaired, and only the first value is read.
+    // Invalid UTF-8 is replaced, and only the first value is read.
     let text = String::from_utf8_lossy(json);
     if taken.contains(&true) {
         let mut reader = serde_json::Deserializer::from_str(&text);

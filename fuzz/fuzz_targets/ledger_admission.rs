@@ -1,5 +1,5 @@
-//! Arbitrary events in arbitrary order, verified or not: a verified event is never lost to an unverified one, and the
-//! bounds hold.
+//! Arbitrary events in arbitrary order, verified or not: an unverified event never displaces a verified one,
+//! and the bounds hold.
 
 #![no_main]
 
@@ -11,7 +11,7 @@ use nara_fuzz::ledger::{Reader, known_naras};
 use nara_mesh::ledger::{EventStore as _, Insertion, MemoryLedger, ReadLimit, RetentionPolicy};
 use nara_proto::sync::{Cursor, EventFilter};
 
-/// More than one input can bring, so that verified events are lost to nothing but the rules of their services.
+/// Larger than any input can fill, so that only the rules of a service can drop verified events.
 const ROOM: usize = 100_000;
 
 fuzz_target!(|data: &[u8]| {

@@ -1,5 +1,5 @@
-//! A small ledger under arbitrary events: bounds of number and size hold, and events of configured peers go for nothing
-//! but their own.
+//! A small ledger with arbitrary events: bounds on number and size hold, and events of configured peers are
+//! displaced only by their own.
 
 #![no_main]
 
@@ -13,7 +13,7 @@ use nara_proto::sync::{Cursor, EventFilter};
 const EVENTS: usize = 40;
 const BYTES: usize = 20_000;
 
-/// Events of a configured peer, which are the last to go.
+/// Events of a configured peer, which are dropped last.
 const PINNED: usize = 5;
 
 fuzz_target!(|data: &[u8]| {
@@ -42,7 +42,7 @@ fuzz_target!(|data: &[u8]| {
             .expect("memory does not wait")
             .expect("memory does not fail");
         let stored: Vec<_> = stored.into_iter().map(|checked| checked.event).collect();
-        // A tenth on top for what is unverified, and the slack of one per cent.
+        // A tenth more for unverified events, and one per cent of slack.
         assert!(
             stored.len() <= EVENTS + EVENTS / 10 + 1,
             "{} events",

@@ -1,4 +1,4 @@
-//! Frames of a reconciliation, as questions and as answers, and its scopes.
+//! Reconciliation frames, as requests and as answers, and scopes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

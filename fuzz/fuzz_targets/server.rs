@@ -1,5 +1,5 @@
-//! A whole server: a connection of any bytes (`!`), or a signed request of a known peer with any path, query and body:
-//! by profile v2 (`+`), or else by v1.
+//! A whole server: a connection of arbitrary bytes (`!`), or a signed request of a known peer with an
+//! arbitrary path, query and body: by profile v2 (`+`), or else by v1.
 #![no_main]
 
 use std::cell::RefCell;
@@ -27,9 +27,9 @@ struct Target {
     runtime: Runtime,
     clock: ManualClock,
     caller: MemoryTransport,
-    /// Signs by v1.
+    /// Signs with v1.
     alice: LocalNara,
-    /// Signs by v2.
+    /// Signs with v2.
     bob: LocalNara,
     server: RunningServer,
 }
@@ -38,7 +38,7 @@ thread_local!(static TARGET: RefCell<Target> = RefCell::new(Target::start()));
 
 impl Target {
     fn start() -> Self {
-        // Time moves when nothing else does, so that no timeout costs anything.
+        // Paused time advances when all tasks are idle, so that timeouts cost nothing.
         let runtime = Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
@@ -49,7 +49,7 @@ impl Target {
         let address = SocketAddr::from(([100, 64, 0, 1], 9632));
         let (alice, bob) = (nara("alice"), nara("bob"));
         let mut limits = ServerLimits::default();
-        // Those go by the clock of this machine, and would hide the rest.
+        // These limits use the real clock, and would hide everything else.
         limits.requests_per_address = None;
         limits.requests_per_peer = None;
         limits.checkpoint_requests_per_address = None;
@@ -70,7 +70,7 @@ impl Target {
         }
     }
 
-    /// A signed request, as bytes.
+    /// Returns a signed request, as bytes.
     fn signed(&self, line: &[u8], body: &[u8]) -> Option<Vec<u8>> {
         let line = std::str::from_utf8(line).ok()?;
         let (line, is_v2) = match line.strip_prefix('+') {
@@ -136,11 +136,11 @@ fuzz_target!(|bytes: &[u8]| {
                 .expect("a connection");
             let exchange = async {
                 let mut answer = [0; 4096];
-                // It may be closed before everything is written.
+                // The server may close before everything is written.
                 let _ = stream.write_all(&request).await;
                 while matches!(stream.read(&mut answer).await, Ok(1..)) {}
             };
-            // A stream of events does not end by itself.
+            // An event stream does not end on its own.
             let _ = tokio::time::timeout(PATIENCE, exchange).await;
         });
     });

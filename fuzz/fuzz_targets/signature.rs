@@ -1,4 +1,4 @@
-//! Profile v2: signatures of requests and of answers, digests, channels, and the capability of `/ping`.
+//! Profile v2: signatures of requests and answers, digests, channels, and the capability of `/ping`.
 #![no_main]
 
 use http::{HeaderMap, StatusCode};
@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use nara_fuzz::{NOW, first_line, headers, nara};
 use nara_proto::v2::{RequestLine, RequestSignature, ResponseSignature, SignedCapability};
 
-/// What was read is spelled as it was read: one message has one spelling.
+/// Checks that serializing the parsed headers reproduces them: a message has exactly one spelling.
 fn same(read: &HeaderMap, written: &HeaderMap) {
     for (name, value) in written {
         assert_eq!(

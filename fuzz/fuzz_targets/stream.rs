@@ -1,4 +1,4 @@
-//! Messages of a stream of events, and what asks for one.
+//! Messages of an event stream, and requests for one.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

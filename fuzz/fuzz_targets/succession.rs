@@ -1,4 +1,4 @@
-//! Statements of succession, as events and on paper, and the lineage of a name that a peer feeds with them.
+//! Succession statements, as events and as words, and the lineage of a name under a peer's statements.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -26,7 +26,8 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let _ = Succession::from_words(&String::from_utf8_lossy(json));
 
-    // Each byte is a statement about one of eight keys: the high half is the old one, the low half the new one.
+    // Each byte is a statement about one of eight keys: the high half is the old key, the low half the new
+    // one.
     let name = nara("alice").name().clone();
     let mut lineage = Lineage::new(name.clone(), keypair(0).public_key());
     for step in steps.iter().take(64) {

@@ -1,4 +1,4 @@
-//! Requests and answers of `/events/sync`, and the pager that takes in what a peer answers.
+//! Requests and answers of `/events/sync`, and the pager that processes a peer's answers.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

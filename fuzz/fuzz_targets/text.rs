@@ -1,4 +1,4 @@
-//! Names, ids, keys, souls, signatures, cursors, and the encodings below them.
+//! Names, ids, keys, souls, signatures, cursors, and the encodings that they use.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

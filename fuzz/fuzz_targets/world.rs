@@ -1,4 +1,4 @@
-//! World messages and their chains of signatures.
+//! World messages and their signature chains.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -16,7 +16,7 @@ fuzz_target!(|json: &[u8]| {
         message.verify_chain(|_| Some(key)),
         message.is_complete(),
     );
-    // Whatever the message is: a hop that is added to a chain without hops verifies.
+    // Whatever the message is, the first hop added to an empty chain verifies.
     message.hops = None;
     let added = message.add_hop("alice", NOW.to_seconds(), alice.keypair());
     if added.is_ok() && message.id.len() >= nara_proto::world::MIN_ID_LEN {

@@ -1,4 +1,4 @@
-//! Events for ledgers, out of bytes.
+//! Builds ledger events from bytes.
 
 use std::sync::Arc;
 
@@ -34,12 +34,12 @@ impl KnownNames for Known {
     }
 }
 
-/// Naras of every standing: see [`Reader`].
+/// Returns naras of every standing: see [`Reader`].
 pub fn known_naras() -> Arc<dyn KnownNames> {
     Arc::new(Known)
 }
 
-/// An event of a configured peer that no input makes.
+/// Returns an event of a configured peer that no input can produce.
 pub fn pinned_event(number: usize) -> SyncEvent {
     let payload = SocialPayload {
         kind: "gossip".to_owned(),
@@ -55,7 +55,7 @@ pub fn pinned_event(number: usize) -> SyncEvent {
     event
 }
 
-/// Reads batches of events out of bytes.
+/// Reads batches of events from bytes.
 #[derive(Debug)]
 pub struct Reader<'a> {
     bytes: &'a [u8],
@@ -63,7 +63,7 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// A reader of these bytes.
+    /// Creates a reader of these bytes.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self {
             bytes,
@@ -71,14 +71,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Nothing verified comes from configured naras.
+    /// Makes no verified events of configured naras.
     #[must_use]
     pub fn without_configured_emitters(mut self) -> Self {
         self.configured = false;
         self
     }
 
-    /// The next batch, and who tells it; `None` at the end.
+    /// Returns the next batch and the peer that sends it; `None` at the end.
     pub fn batch(&mut self) -> Option<(Vec<CheckedEvent>, Option<NaraName>)> {
         let (&head, rest) = self.bytes.split_first()?;
         self.bytes = rest;
@@ -101,7 +101,7 @@ impl<'a> Reader<'a> {
         let name = |index: u8| NAMES[usize::from(index) % NAMES.len()].to_owned();
         let (actor, target) = (name(who), name(whom));
         let number = i64::from(u16::from_be_bytes([high, low]));
-        // Some of the far future.
+        // Some are in the far future.
         let ts = UnixNanos::new(if trust & 4 == 4 { i64::MAX - number } else { number });
         let long = "x".repeat(usize::from(size) * 8);
         let payload = match kind % 7 {

@@ -1,4 +1,4 @@
-//! What the fuzz targets share.
+//! Shared code of the fuzz targets.
 #![forbid(unsafe_code)]
 
 pub mod ledger;
@@ -10,10 +10,10 @@ use nara_mesh::proto::identity::Soul;
 use nara_mesh::proto::time::UnixMillis;
 use nara_mesh::registry::PeerRegistry;
 
-/// When everything takes place.
+/// The fixed time of all targets.
 pub const NOW: UnixMillis = UnixMillis::new(1_769_100_000_250);
 
-/// The headers in lines `name: value`; what is no header is left out.
+/// Parses headers from lines `name: value`; invalid lines are skipped.
 pub fn headers(lines: &[u8]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for line in lines.split(|byte| *byte == b'\n') {
@@ -29,7 +29,7 @@ pub fn headers(lines: &[u8]) -> HeaderMap {
     headers
 }
 
-/// Reads a value, and checks that it stays the same when it is written and read again.
+/// Parses a value, and checks that it survives serializing and parsing again.
 pub fn read_twice<T: Merge + serde::Serialize + PartialEq + std::fmt::Debug>(json: &[u8]) -> Option<T> {
     let value: T = go_json::from_slice(json).ok()?;
     let written = go_json::to_vec(&value);
@@ -39,7 +39,7 @@ pub fn read_twice<T: Merge + serde::Serialize + PartialEq + std::fmt::Debug>(jso
     Some(value)
 }
 
-/// The first line and the rest.
+/// Splits off the first line.
 pub fn first_line(bytes: &[u8]) -> (&[u8], &[u8]) {
     match bytes.iter().position(|byte| *byte == b'\n') {
         Some(end) => (&bytes[..end], &bytes[end + 1..]),
@@ -47,7 +47,7 @@ pub fn first_line(bytes: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// A nara whose soul follows from its name.
+/// Returns a nara whose soul is derived from its name.
 pub fn nara(name: &str) -> LocalNara {
     let mut seed = [7; 32];
     for (byte, of_name) in seed.iter_mut().zip(name.bytes()) {
@@ -57,7 +57,7 @@ pub fn nara(name: &str) -> LocalNara {
     LocalNara::new(&Soul::bond(seed, &format!("{name}")), name).expect("a bonded soul")
 }
 
-/// A registry that knows these naras.
+/// Returns a registry that knows these naras.
 pub fn registry(naras: &[&LocalNara]) -> PeerRegistry {
     let registry = PeerRegistry::default();
     for nara in naras {

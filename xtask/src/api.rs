@@ -1,4 +1,4 @@
-//! The public names of the libraries, as text in `docs/api/`: a change of them is seen in review, never by accident.
+//! Records the public names of the libraries in `docs/api/`, so that a change of them is visible in review.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -12,14 +12,14 @@ use crate::process;
 
 const LIBRARIES: [&str; 3] = ["nara-proto", "nara-mesh", "nara-tailnet"];
 
-/// The most public names of `nara-mesh` (types, traits, free functions, constants; not their members): a reader of its
-/// documentation meets all of them. A new one takes the place of another.
+/// The most public names of `nara-mesh` (types, traits, free functions, constants; not their members), to
+/// keep its documentation readable. A new name has to replace another.
 const MAX_NAMES: usize = 130;
 
-/// Set when this program stands in for rustdoc.
+/// Set when this program is run in place of rustdoc.
 const AS_RUSTDOC: &str = "NARA_XTASK_AS_RUSTDOC";
 
-/// Compares the public names with those that are written down, or with `--write` writes them down.
+/// Compares the public names with the recorded ones, or records them with `--write`.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let write = match args {
         [] => false,
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let rustdoc = std::env::var_os("RUSTDOC").unwrap_or_else(|| "rustdoc".into());
     let mut command = process::cargo();
     command.args(["doc", "--quiet", "--workspace", "--no-deps", "--locked"]);
-    // With examples, for which dependencies have the features that they have for tests.
+    // With the examples, dependencies have the same features as for tests.
     command.args(["--lib", "--examples"]);
     process::run(
         command
@@ -56,7 +56,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         println!("{library}: {} public names", names.len());
         if library == "nara-mesh" && names.len() > MAX_NAMES {
             return Err(format!(
-                "nara-mesh has {} public names, more than {MAX_NAMES}: make private what nobody outside needs",
+                "nara-mesh has {} public names, more than {MAX_NAMES}: make names private that users do not need",
                 names.len()
             ));
         }
@@ -69,12 +69,12 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "the public API of {} changed: if that is meant, `cargo xtask api --write` writes it down, and CHANGELOG.md says so",
+        "the public API of {} changed: if intended, record it with `cargo xtask api --write` and in CHANGELOG.md",
         stale.join(" and ")
     ))
 }
 
-/// Compares a file with what it should hold; returns whether it does, and tells the difference.
+/// Compares a file with its expected contents, prints the difference, and returns whether they are equal.
 fn update(file: &Path, now: &str, write: bool) -> Result<bool, String> {
     let before = fs::read_to_string(file).unwrap_or_default();
     if before == now {
@@ -96,7 +96,7 @@ fn update(file: &Path, now: &str, write: bool) -> Result<bool, String> {
     Ok(false)
 }
 
-/// The names that a user of a library can write: everything but modules, members and implementations.
+/// Returns the names that a user of a library can write: all except modules, members and implementations.
 fn names(api: &PublicApi) -> BTreeSet<String> {
     const KINDS: [&str; 8] = [
         "pub const ",
@@ -109,7 +109,7 @@ fn names(api: &PublicApi) -> BTreeSet<String> {
         "pub type ",
     ];
     let lines: Vec<String> = api.items().map(ToString::to_string).collect();
-    // Members stand below the path of their type.
+    // Members are below the path of their type.
     let types: BTreeSet<&str> = lines.iter().filter_map(|line| path(line, &KINDS[1..])).collect();
     lines
         .iter()
@@ -123,9 +123,9 @@ fn names(api: &PublicApi) -> BTreeSet<String> {
         .collect()
 }
 
-/// The path behind one of these beginnings, without generics and arguments.
+/// Returns the path after one of these prefixes, without generics and arguments.
 fn path<'a>(line: &'a str, kinds: &[&str]) -> Option<&'a str> {
-    // Attributes come first.
+    // Skip attributes.
     let line = line.rsplit_once("] ").map_or(line, |(_, line)| line);
     let rest = kinds.iter().find_map(|kind| line.strip_prefix(kind))?;
     rest.split(['<', '(', ':', ' ', '{']).next().map(|first| {
@@ -138,7 +138,7 @@ fn path<'a>(line: &'a str, kinds: &[&str]) -> Option<&'a str> {
     })
 }
 
-/// Runs rustdoc in this program's place, with unstable options allowed: the pinned toolchain can write JSON, too.
+/// Runs rustdoc with unstable options enabled, which the pinned toolchain needs for JSON output.
 pub(crate) fn as_rustdoc() -> Option<Result<(), String>> {
     let rustdoc = std::env::var_os(AS_RUSTDOC)?;
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();

@@ -1,4 +1,5 @@
-//! Measures this project beside the Go baseline and the bare machine, in one run and alternating rounds, and reports ratios.
+//! Measures this project, the Go baseline and the bare machine in alternating rounds of one run, and reports
+//! ratios.
 
 mod local;
 mod memory;
@@ -16,24 +17,24 @@ use crate::{process, results};
 /// Rounds of a full run: odd, so that the median is a measured value.
 const ROUNDS: usize = 5;
 
-/// What a round trip takes beside time; the program that counts allocations is slower, so it is asked for nothing else.
+/// Resources per round trip. The program that counts allocations is slower, so it measures nothing else.
 const CPU: &str = "cpu_us_per_round_trip";
 const ALLOCATIONS: &str = "allocations_per_round_trip";
 
 struct Settings {
     rounds: usize,
-    /// Round trips, and nothing else.
+    /// Measures round trips only.
     round_trips_only: bool,
     requests: usize,
     sync_rounds: usize,
     large_ledger: usize,
-    /// Events of the whole ledger that is fetched; those of the larger one.
+    /// Events of the fetched ledger: the usual and the larger one.
     bulk: [usize; 2],
-    /// Events of the ledgers that are compared; those of the larger ones.
+    /// Events of the compared ledgers: the usual and the larger ones.
     reconcile: [usize; 2],
     subscribers: usize,
     naras: &'static str,
-    /// Servers to which connections are made.
+    /// Servers for new connections.
     handshakes: usize,
 }
 
@@ -48,7 +49,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     }
     let record = args.iter().any(|arg| arg == "--record");
     if record && args.iter().any(|arg| arg == "--round-trips") {
-        return Err("the recorded table has all figures: --record does not go with --round-trips".to_owned());
+        return Err(
+            "the recorded table needs all figures: --record and --round-trips exclude each other".to_owned(),
+        );
     }
     let args: Vec<_> = args.iter().filter(|arg| *arg != "--record").cloned().collect();
     let settings = settings(&args)?;
@@ -65,7 +68,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let mut samples: Map<String, Value> = Map::new();
     for round in 1..=settings.rounds {
         eprintln!("round {round} of {}", settings.rounds);
-        // Ours and theirs alternate within a round, so that a change of the machine's pace hits both.
+        // Ours and theirs alternate within a round, so that a change of the machine's speed affects both.
         for (key, field, program, args) in measurements(&programs, &settings, &page) {
             let figures = measure(program, &args)?;
             for (key, field) in [
@@ -143,7 +146,7 @@ fn settings(args: &[String]) -> Result<Settings, String> {
             }
             other => {
                 return Err(format!(
-                    "bench does not know {other:?}; it takes --quick, --round-trips, --rounds N and --record, or --local, --memory or --peers first"
+                    "bench does not know {other:?}; it takes --quick, --round-trips, --rounds N and --record, or --local, --memory or --peers as the first argument"
                 ));
             }
         }
@@ -153,7 +156,7 @@ fn settings(args: &[String]) -> Result<Settings, String> {
 
 struct Programs {
     ours: PathBuf,
-    /// The same, with an allocator that counts.
+    /// The same program with a counting allocator.
     counting: PathBuf,
     go: PathBuf,
 }
@@ -169,7 +172,8 @@ fn build(folder: &Path) -> Result<Programs, String> {
             .arg("."),
     )
     .map_err(|error| format!("{error}\nthe bench needs Go 1.25 or newer to build its baseline"))?;
-    // As what is handed on is built. Without naming a package: so it has the features of the workspace, and uses what the program was built of.
+    // Built like a release. Without naming a package: then it has the features of the workspace, and reuses
+    // the dependencies of the program.
     let programs = ["--bin", "nara-bench", "--bin", "nara-bench-allocations"];
     process::run(
         process::cargo()
@@ -203,7 +207,7 @@ fn measurements<'a>(programs: &'a Programs, settings: &Settings, page: &Path) ->
         args
     };
     let exchange = |extra: &[&str]| of(settings.requests, extra);
-    // A count does not get better with the number of requests.
+    // A count does not become more precise with more requests.
     let counted = |extra: &[&str]| of(settings.requests / 10, extra);
     let rounds = settings.sync_rounds.to_string();
     let page = page.display().to_string();
@@ -262,7 +266,7 @@ fn measure(program: &Path, args: &[String]) -> Result<Value, String> {
     serde_json::from_str(&output).map_err(|error| format!("{}: {error}: {output}", program.display()))
 }
 
-/// What is measured once: it takes long, or has no counterpart.
+/// Measurements that run once, because they take long or have no counterpart.
 fn measure_once(programs: &Programs, settings: &Settings, page: &Path) -> Result<Value, String> {
     let ours = |args: &[&str]| {
         eprintln!("{}", args.join(" "));

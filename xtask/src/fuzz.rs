@@ -1,4 +1,4 @@
-//! Fuzzing every reader of bytes that a peer sends.
+//! Fuzzes every parser of peer input.
 
 mod seeds;
 
@@ -8,10 +8,10 @@ use std::process::{Child, Command, Stdio};
 
 use crate::process;
 
-/// What a target may take of memory, in MiB, and for one input, in seconds.
+/// The limits of a target: memory in MiB, and time per input in seconds.
 const LIMITS: [&str; 2] = ["-rss_limit_mb=2048", "-timeout=20"];
 
-/// Readers are not to be fast on bodies of megabytes here, but to be right on short ones.
+/// Correctness on short inputs matters here, not speed on megabytes.
 const MAX_LEN: &str = "-max_len=4096";
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
@@ -24,7 +24,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         .filter(|name| options.target.as_ref().is_none_or(|only| *name == only))
         .collect();
     if chosen.is_empty() {
-        return Err(format!("there is no such target; there are {}", all.join(", ")));
+        return Err(format!("unknown target; the targets are {}", all.join(", ")));
     }
     seeds::write(&root, &work.join("seeds"))?;
     build(&work, options.target.as_deref())?;
@@ -52,7 +52,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "{} failed: the input is in target/fuzz/artifacts; write a test for it, then mend the reader",
+        "{} failed: the input is in target/fuzz/artifacts; write a test for it, then fix the parser",
         failed.join(", ")
     ))
 }
@@ -90,7 +90,7 @@ impl Options {
     }
 }
 
-/// The names of all targets.
+/// Returns the names of all targets.
 fn targets(root: &Path) -> Result<Vec<String>, String> {
     let folder = root.join("fuzz/fuzz_targets");
     let entries = fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -101,9 +101,8 @@ fn targets(root: &Path) -> Result<Vec<String>, String> {
     Ok(names)
 }
 
-/// Builds with the pinned toolchain, which then passes for a nightly one: the instrumentation of the compiler is all
-/// that is needed of it, and no second toolchain has to be had. Without sanitizers, because there is no unsafe code
-/// here to watch.
+/// Builds with the pinned toolchain, with unstable features enabled: only the compiler's instrumentation is
+/// needed, so no second toolchain has to be installed. Without sanitizers, because there is no unsafe code.
 fn build(work: &Path, target: Option<&str>) -> Result<(), String> {
     let tools = process::root().join("target/tools/bin");
     let installed = tools.join("cargo-fuzz");
@@ -158,11 +157,11 @@ fn start(root: &Path, work: &Path, name: &str, seconds: u64) -> Result<Child, St
         .map_err(|error| format!("cannot run {name}: {error}"))
 }
 
-/// cargo-fuzz builds below the name of the platform.
+/// cargo-fuzz builds into a folder named after the target triple.
 fn find_binary(build: &Path, name: &str) -> Result<PathBuf, String> {
     let entries = fs::read_dir(build).map_err(|error| format!("{}: {error}", build.display()))?;
     entries
         .filter_map(|entry| Some(entry.ok()?.path().join("release").join(name)))
         .find(|path| path.is_file())
-        .ok_or_else(|| format!("cargo-fuzz built no {name}"))
+        .ok_or_else(|| format!("cargo-fuzz did not build {name}"))
 }

@@ -1,4 +1,4 @@
-//! Lets foreign TLS stacks call our server and be called by our client, with nothing but what users have: the
+//! Lets foreign TLS stacks call our server, and our client call theirs, using only what users have: the
 //! program `nara-mesh`, OpenSSL's command line and Go's `crypto/tls`.
 
 mod naras;
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
             openssl::exchanges_raw_keys(&naras, &bob),
         )?;
     } else {
-        println!("not tried: raw keys (RFC 7250), which OpenSSL has from 3.2 on");
+        println!("skipped: raw keys (RFC 7250), which need OpenSSL 3.2");
     }
     report(
         "Go calls our server: signed, verified, resumed",
@@ -63,12 +63,12 @@ fn report(what: &str, outcome: Result<(), String>) -> Result<(), String> {
     Ok(())
 }
 
-/// Makes a check an error with what was seen.
+/// Fails with the observed output unless the check holds.
 fn check(holds: bool, expected: &str, seen: &str) -> Result<(), String> {
     if holds {
         Ok(())
     } else {
-        Err(format!("expected {expected}, but saw: {seen}"))
+        Err(format!("expected {expected}, but got: {seen}"))
     }
 }
 
@@ -105,7 +105,7 @@ fn go_refuses(naras: &Naras, bob: &Running, other_key: &str) -> Result<(), Strin
     check(refused, "a refusal", &said)
 }
 
-/// A Go nara as long as it is held: it ends with its standard input.
+/// Runs a Go nara, which ends with its standard input.
 fn we_call(naras: &Naras) -> Result<(), String> {
     let alice = naras.identity("alice")?;
     let mut server = naras

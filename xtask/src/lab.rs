@@ -1,6 +1,7 @@
-//! Runs naras of every kind on a tailnet of their own, without root and without the internet.
+//! Runs naras of every kind on a private tailnet, without root and without the internet.
 //!
-//! All of it runs in namespaces of its own: there is only the loopback device, and whatever was started ends with us.
+//! Everything runs in new namespaces: only the loopback device exists, and all started processes end with
+//! this one.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,19 +11,19 @@ use std::time::{Duration, Instant};
 
 use crate::{process, results};
 
-/// How long a run may take before all of it is ended; a soak takes its `--seconds` in addition. A row of `--links` takes half a
-/// minute for each kind, a slow one two.
+/// Time limit of a run; a soak takes its `--seconds` in addition. A row of `--links` takes half a minute for
+/// each kind, a slow one two minutes.
 const LIMIT: Duration = Duration::from_secs(25 * 60);
 const LIMIT_OF_LINKS: Duration = Duration::from_secs(60 * 60);
 
-/// The soak on one of the lines of `--links`.
+/// The soak on one of the links of `--links`.
 const SOAK_OF_LINKS: &str = "links-soak";
 
-/// So many cells name a row of `--links`: the line, the NATs and the kind.
+/// The number of cells that identify a row of `--links`: the link, the NATs and the kind.
 const LINK_CELLS: usize = 3;
 
-/// What is set up in the namespaces before the program runs. Go nodes do not use a network that has only the loopback
-/// device, so there is a second one, which leads nowhere.
+/// Setup of the namespaces. Go nodes ignore a network that has only the loopback device, so there is a second
+/// device without a route.
 const SETUP: &str = "\
 set -eu
 ip link set lo up
@@ -84,13 +85,14 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     // There may be none, or one of another run.
     let _ = fs::remove_file(&file);
     let outcome = in_namespaces(&lab, &programs, task, &rest);
-    // What a failed run measured is recorded only where rows are: elsewhere it would replace a whole table.
+    // A failed run is recorded only for tables with independent rows: otherwise it would replace a whole
+    // table.
     let is_recorded = outcome.is_ok() || (task == "links" && file.exists());
     if record && has_table && is_recorded {
         let table = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         match task {
             "bench" => results::record("speed", &table)?,
-            // Rows can be measured one by one.
+            // Rows can be measured individually.
             "links" => results::record_rows(name, &table, LINK_CELLS)?,
             _ => results::record(name, &table)?,
         }
@@ -134,12 +136,12 @@ fn check_tools(task: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The Python that runs the service of the lab, where `.ci/run` makes it.
+/// Returns the Python interpreter of the lab's service, in the environment that `.ci/run` creates.
 fn python() -> PathBuf {
     process::root().join("target/python/bin/python3")
 }
 
-/// Whether the part with a service in Python is run.
+/// Returns whether the run includes the Python service.
 fn has_service(args: &[String]) -> bool {
     let is_chosen = |option: &str, value: &str| {
         let chosen = args.iter().skip_while(|arg| *arg != option).nth(1);
@@ -164,7 +166,7 @@ fn check_python() -> Result<(), String> {
     )
 }
 
-/// Builds the Go programs, all from one module, so that they fit together.
+/// Builds the Go programs, all from one module, so that their versions match.
 fn build_go(programs: &Path) -> Result<(), String> {
     eprintln!("building the Go programs of the lab");
     let mut command = Command::new("go");
@@ -183,8 +185,7 @@ fn build_go(programs: &Path) -> Result<(), String> {
     process::run(&mut command)
 }
 
-/// Builds Headscale, which needs another version of the module that the other programs are made of. The first time it
-/// takes some minutes.
+/// Builds Headscale, which needs another version of the shared module. The first build takes some minutes.
 fn build_headscale(programs: &Path) -> Result<(), String> {
     eprintln!("building Headscale");
     let mut command = Command::new("go");
@@ -197,7 +198,8 @@ fn build_headscale(programs: &Path) -> Result<(), String> {
     process::run(&mut command)
 }
 
-/// Builds the program that runs the scenarios, and what it runs. Figures need an optimised one.
+/// Builds the program that runs the scenarios, and the programs that it runs. Measurements need optimised
+/// builds.
 fn build_lab(task: &str) -> Result<PathBuf, String> {
     let profile = if ["bench", "links", SOAK_OF_LINKS].contains(&task) {
         process::run(process::cargo().args(["build", "--bin", "nara-lab", "--locked", "--release"]))?;
@@ -209,8 +211,8 @@ fn build_lab(task: &str) -> Result<PathBuf, String> {
     Ok(process::target().join(profile).join("nara-lab"))
 }
 
-/// Runs the program where there is nothing else, for a limited time. Whatever it started ends with it: it is the first
-/// process of its namespace.
+/// Runs the program in new namespaces, for a limited time. It is the first process of its namespace, so all
+/// its child processes end with it.
 fn in_namespaces(lab: &Path, programs: &Path, task: &str, rest: &[String]) -> Result<(), String> {
     let begin = Instant::now();
     let limit = if task == "links" { LIMIT_OF_LINKS } else { LIMIT };
@@ -225,11 +227,12 @@ fn in_namespaces(lab: &Path, programs: &Path, task: &str, rest: &[String]) -> Re
         .arg(programs)
         .arg(task)
         .args(rest)
-        // Go programs of Tailscale send their logs home otherwise, and wait for a network that is not loopback.
+        // Prevents Tailscale's Go programs from uploading logs and from waiting for a network other than
+        // loopback.
         .env("TS_NO_LOGS_NO_SUPPORT", "true")
         .env("TS_ASSUME_NETWORK_UP_FOR_TEST", "1")
         .env("NARA_LAB_PYTHON", python())
-        // The client as it is here, whatever was installed.
+        // Use the client of this repository, whatever is installed.
         .env("PYTHONPATH", process::root().join("clients/python/src"))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdin(Stdio::null())

@@ -3,7 +3,7 @@
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a program for people at a terminal"
+    reason = "a program for use at a terminal"
 )]
 
 mod api;
@@ -26,28 +26,28 @@ usage: cargo xtask TASK
 
   api       compare the public names of the libraries with docs/api/ (option: --write writes them down)
   bench     measure this project beside the Go baseline in one run; writes target/bench/
-            (options: --quick for a short run, --round-trips for round trips alone, a minute, --rounds N, --record to write the
+            (options: --quick for a short run, --round-trips for round trips only, a minute, --rounds N, --record to write the
             table into docs/results.md; or --memory for the memory of `serve` with 320,000 events, with --events N for others;
             or --peers for round trips beside iroh, libp2p and Go; or --local for what the local API costs, a minute, with
             --rounds N and --record)
-  fuzz      feed every reader of a peer's bytes with bytes of its own making, for ten minutes each
+  fuzz      fuzz every parser of peer input, for ten minutes each
             (options: --seconds N, --jobs N, --target NAME)
   interop   let OpenSSL and Go call our server over TLS, and our client call Go (needs openssl and go)
-  lab       run naras of every kind on a tailnet of their own: a control server and a relay in namespaces without
-            a way out; needs Go, no root (options: --headscale for a Headscale as control server, --bench for figures,
+  lab       run naras of every kind on a private tailnet: a control server and a relay in namespaces without
+            internet access; needs Go, no root (options: --headscale for a Headscale as control server, --bench for figures,
             --links for lines with delay, jitter and loss and for NATs, beside tsnet, --grade lan,home,mobile,bad,satellite,
             --only hard-easy,no-udp-easy for pairs of NATs,
             --soak for minutes of traffic with changes of keys, --seconds N, with --links on a line (--grade mobile) and with
             a nara that sleeps (--sleep SECONDS, 0: none), --kinds embedded,managed,tsnet,
             --rounds N, --record to write the tables into docs/results.md)
-  mutants   mutate the code that authenticates, and see whether a test notices
+  mutants   mutate the authentication code, and check that a test fails for each mutant
             (options: --part v2|v1|server|client, --file GLOB, --re REGEX, --shard K/N)
-  package   make the Debian package, and install, start, upgrade and purge it on a machine of its own: Debian in a folder, in
+  package   build the Debian package, and install, start, upgrade and purge it in a container: Debian in a folder, in
             namespaces, with systemd; needs root, cargo-deb, mmdebstrap, promtool (options: --debug for a debug build,
-            --release for one without LTO, --no-try to make it only, --check to check the unit, the alerts and the dashboard only)
-  sans-io   check that nothing in the dependency tree of nara-proto knows clocks or sockets
+            --release for one without LTO, --no-try to only build it, --check to only check the unit, the alerts and the dashboard)
+  sans-io   check that no dependency of nara-proto uses clocks or sockets
   soak      seeded runs of cuts, delays, crashes and restarts (options: --runs N, --seed N)
-  tidy      check rules of this repository that no other tool checks";
+  tidy      check the rules of this repository that no other tool checks";
 
 fn main() -> ExitCode {
     if let Some(outcome) = api::as_rustdoc() {

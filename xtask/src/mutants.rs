@@ -1,4 +1,4 @@
-//! Mutations of the code that authenticates: each must make a test fail.
+//! Mutates the authentication code: each mutant must make a test fail.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,22 +6,21 @@ use std::process::Command;
 
 use crate::process;
 
-/// What is mutated, and with which tests.
+/// A set of mutants and the tests to run.
 struct Part {
     name: &'static str,
     package: &'static str,
     files: &'static [&'static str],
     passes: &'static [Pass],
-    /// How long the tests of a mutant may take before it counts as one that hangs: many times what they take.
+    /// Time limit of the tests of a mutant: many times their usual duration.
     timeout_s: u32,
 }
 
-/// Tests that a mutant must survive. The first pass of a part is the one that most mutants fail; what it lets live meets
-/// the next.
+/// The tests of one pass. The first pass of a part kills most mutants; survivors go to the next pass.
 struct Pass {
-    /// Test programs. A mutant costs little more than to build them, so a pass has few.
+    /// Test programs. Building them dominates the cost of a mutant, so a pass has few.
     programs: &'static [&'static str],
-    /// Arguments of these programs: which of their tests; empty: all.
+    /// Test filters for these programs; empty: all.
     tests: &'static [&'static str],
 }
 
@@ -31,7 +30,7 @@ impl Pass {
     }
 }
 
-/// What else attacks, but for what takes long and decides nothing about who somebody is.
+/// Other attack tests, except slow ones that do not concern authentication.
 const NO_FLOODS: Pass = Pass {
     programs: &["--test=attack", "--test=stream"],
     tests: &["--skip=floods"],
@@ -125,7 +124,7 @@ const PARTS: [Part; 6] = [
     },
 ];
 
-/// What no test can tell from the original; `docs/mutants.md` gives the reasons.
+/// Mutants that no test can distinguish from the original; `docs/mutants.md` gives the reasons.
 const EQUIVALENT: &[&str] = &[
     "<impl fmt::Debug for .*>::fmt",
     "::root_hint_subjects ",
@@ -184,22 +183,22 @@ fn command(part: &Part, pass: &Pass, only_survivors: bool, passed_on: &[String])
     };
     let mut command = Command::new(program);
     command.current_dir(process::root());
-    // Each pass works on a copy of its own; what all copies depend on is built once. Parts of two packages can run side
-    // by side, since neither waits for the other's builds.
+    // Each pass works on its own copy; the dependencies of all copies are built once. Parts of two packages
+    // can run in parallel, because their builds do not block each other.
     let build = process::root().join("target/mutants/build").join(part.package);
     command.env("CARGO_TARGET_DIR", build);
     command.args(["mutants", "--package", part.package, "--no-shuffle"]);
     command.arg("--output").arg(folder(part));
     command.arg("--timeout").arg(part.timeout_s.to_string());
-    // `.ci/run` has shown that the tests pass as the code is.
+    // `.ci/run` has already run the tests on the original code.
     command.args(["--baseline=skip", "--build-timeout=600"]);
-    // These, and not what stands behind `--`, say what is built for a mutant.
+    // These arguments, not those after `--`, determine what is built for a mutant.
     let programs = pass
         .programs
         .iter()
         .map(|program| format!("--cargo-arg={program}"));
     command.args(programs);
-    // A mutant is built once: lines in its backtraces would be half of the work.
+    // A mutant is built once, and debug info would be half of the work.
     command.arg(format!(
         "--cargo-arg=--config=profile.dev.package.{}.debug=0",
         part.package
@@ -212,7 +211,7 @@ fn command(part: &Part, pass: &Pass, only_survivors: bool, passed_on: &[String])
     if only_survivors {
         command.arg("--iterate");
     }
-    // The first ends the arguments of cargo-mutants, the second those of cargo.
+    // The first `--` ends the arguments of cargo-mutants, the second those of cargo.
     command.args(["--", "--"]).args(pass.tests);
     command
 }

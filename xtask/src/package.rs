@@ -1,4 +1,4 @@
-//! Makes the Debian package, checks what is in `packaging/`, and tries all of it on a machine of its own.
+//! Builds the Debian package, checks the files in `packaging/`, and tests the package in a container.
 
 mod machine;
 
@@ -9,19 +9,19 @@ use std::process::Command;
 use self::machine::Machine;
 use crate::process::{cargo, output, root, run as run_program, target};
 
-/// The most exposure that `systemd-analyze security` may find, in tenths.
+/// The highest exposure that `systemd-analyze security` may report, in tenths.
 const MAX_EXPOSURE: &str = "20";
 
-/// 40,000 pointers that are set at the start take 24 bytes each otherwise. Glibc reads this form since 2.36, the one of Debian 12.
+/// 40,000 relocations otherwise take 24 bytes each. Glibc supports the packed form since 2.36 (Debian 12).
 const PACKED_RELOCATIONS: &str = "link-arg=-Wl,-z,pack-relative-relocs";
 
-/// The largest program that is packed, in MiB.
+/// The largest program to package, in MiB.
 const MAX_MIB: u64 = 24;
 
-/// What an upgrade begins with: the same program under an older version.
+/// The version to upgrade from: the same program with an older version number.
 const OLDER: &str = "0.0.1-1";
 
-/// A ledger as an older program left it, and the number of its events.
+/// A ledger of an older schema, and its number of events.
 const OLDER_LEDGER: (&str, usize) = (include_str!("package/ledger-2.sql"), 6);
 
 const NARAS: [(&str, u16); 2] = [("alice", 9632), ("bob", 9633)];
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks the unit with systemd, and alerts with Prometheus.
+/// Checks the unit with systemd, and the alerts with Prometheus.
 fn check_files() -> Result<(), String> {
     let packaging = root().join("packaging");
     let unit = packaging.join("systemd/nara-mesh@.service");
@@ -95,7 +95,7 @@ fn build(profile: &str) -> Result<PathBuf, String> {
     Ok(target().join(folder).join("nara-mesh"))
 }
 
-/// What is handed on does not grow unnoticed.
+/// Limits the growth of the released program.
 fn check_size(program: &Path) -> Result<(), String> {
     let file = fs::metadata(program).map_err(|error| format!("{}: {error}", program.display()))?;
     let mib = file.len().div_ceil(1 << 20);
@@ -106,7 +106,7 @@ fn check_size(program: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes completions and manual pages, where the package looks for them.
+/// Writes completions and manual pages to where the package expects them.
 fn describe(program: &Path) -> Result<(), String> {
     let folder = root().join("target/package");
     let pages = folder.join("man");
@@ -128,15 +128,15 @@ fn deb(profile: &str, version: Option<&str>) -> Result<PathBuf, String> {
     deb.args(["deb", "--package", "nara-mesh-cli", "--no-build", "--locked"]);
     deb.args(["--profile", profile, "--quiet"]);
     if let Some(version) = version {
-        // Elsewhere, because a package replaces older ones beside it.
+        // To another folder, because a package replaces older ones beside it.
         deb.args(["--deb-version", version, "--output"])
             .arg(target().join("package/"));
     }
     if version.is_some() || profile != "dist" {
-        // It is not for anybody else.
+        // A test package needs no good compression.
         deb.arg("--fast");
     }
-    // Tools of ours may be below target/.
+    // Our own tools may be below target/.
     let tools = target().join("tools/bin");
     let path = std::env::var_os("PATH").unwrap_or_default();
     let paths = std::iter::once(tools).chain(std::env::split_paths(&path));
@@ -144,12 +144,12 @@ fn deb(profile: &str, version: Option<&str>) -> Result<PathBuf, String> {
     let file = output(deb.env("PATH", path))?;
     let file = file.lines().last().unwrap_or_default().trim();
     if file.is_empty() {
-        return Err("cargo deb did not say which package it made".to_owned());
+        return Err("cargo deb did not print the name of the package".to_owned());
     }
     Ok(PathBuf::from(file))
 }
 
-/// Installs, starts, upgrades and purges on a machine of its own.
+/// Installs, starts, upgrades and purges the package in a container.
 fn try_out(older: &Path, newer: &Path) -> Result<(), String> {
     let machine = Machine::start(&target().join("package"))?;
     machine.copy(older, "older.deb")?;
@@ -161,7 +161,7 @@ fn try_out(older: &Path, newer: &Path) -> Result<(), String> {
     }
     machine
         .run("cat /root/*.stanza | tee /etc/nara-mesh/alice/peers.toml > /etc/nara-mesh/bob/peers.toml")?;
-    // Each start returns when the nara says that it is ready.
+    // Returns when the naras have reported that they are ready.
     machine.run("systemctl enable --now nara-mesh@alice nara-mesh@bob")?;
     machine.run("nara-mesh health --name alice")?;
     let status = machine.run("systemctl show --property StatusText nara-mesh@bob")?;
@@ -175,7 +175,7 @@ fn try_out(older: &Path, newer: &Path) -> Result<(), String> {
     if seen.contains("bob") {
         return Err(format!("alice sees the files of bob:\n{seen}"));
     }
-    report("two naras run under systemd, each in a sandbox of its own");
+    report("two naras run under systemd, each in its own sandbox");
 
     machine.run("nara-mesh --config /etc/nara-mesh/bob/config.toml dm alice 'hello from bob'")?;
     let events = "nara-mesh --config /etc/nara-mesh/alice/config.toml events";
@@ -193,7 +193,7 @@ fn try_out(older: &Path, newer: &Path) -> Result<(), String> {
          {alice} restore /var/tmp/alice.db --replace && systemctl start nara-mesh@alice"
     ))?;
     expect(&machine.run(events)?, "hello from bob")?;
-    report("a backup that was made meanwhile is restored");
+    report("a backup taken meanwhile is restored");
 
     let process = "systemctl show --property MainPID --value nara-mesh@alice";
     let before = machine.run(process)?;
@@ -203,14 +203,14 @@ fn try_out(older: &Path, newer: &Path) -> Result<(), String> {
     }
     machine.run("nara-mesh health --name alice && nara-mesh health --listen 127.0.0.1:9633 --name bob")?;
     expect(&machine.run(events)?, "hello from bob")?;
-    report("an upgrade starts them again, with their ledgers");
+    report("an upgrade restarts them with their ledgers");
 
     take_over(&machine)?;
-    report("an upgrade takes over a ledger of an older schema, with all events");
+    report("an upgrade converts a ledger of an older schema, with all events");
     wait_for_address(&machine)?;
-    report("a start waits for an address that comes later, longer than the unit would");
+    report("a start waits for a missing address, beyond the start timeout of the unit");
     join_within_the_sandbox(&machine)?;
-    report("a node in the process works within the sandbox of the unit");
+    report("an embedded node works within the sandbox of the unit");
 
     machine.run("dpkg --purge nara-mesh")?;
     let left = machine.run(
@@ -219,16 +219,16 @@ fn try_out(older: &Path, newer: &Path) -> Result<(), String> {
     let mut left: Vec<&str> = left.lines().collect();
     left.sort_unstable();
     if left != ["/etc/nara-mesh/alice/soul.toml", "/etc/nara-mesh/bob/soul.toml"] {
-        return Err(format!("a purge left {left:?} instead of the souls alone"));
+        return Err(format!("a purge left {left:?} instead of only the souls"));
     }
-    report("a purge leaves nothing but the souls");
+    report("a purge leaves only the souls");
 
     contain(&machine)?;
-    report("the layout of the container works: another user, a root that cannot be written, one volume");
+    report("the layout of the container image works: another user, a read-only root, one volume");
     Ok(())
 }
 
-/// Makes a nara on the machine, as `docs/operate.md` describes.
+/// Sets up a nara in the container, as `docs/operate.md` describes.
 fn set_up(machine: &Machine, name: &str, port: u16) -> Result<(), String> {
     machine.run(&format!(
         "install --directory --mode 0750 --group nara-mesh /etc/nara-mesh/{name} && cd /etc/nara-mesh/{name} && \
@@ -240,7 +240,7 @@ fn set_up(machine: &Machine, name: &str, port: u16) -> Result<(), String> {
     Ok(())
 }
 
-/// Upgrades while the ledger of alice is one of an older program.
+/// Upgrades while alice's ledger has an older schema.
 fn take_over(machine: &Machine) -> Result<(), String> {
     let (ledger, events) = OLDER_LEDGER;
     machine.write("ledger-2.sql", ledger)?;
@@ -256,10 +256,10 @@ fn take_over(machine: &Machine) -> Result<(), String> {
     ))?;
     let found = shown.lines().filter(|line| line.contains("carol")).count();
     if found != events {
-        return Err(format!("{found} of {events} events came over:\n{shown}"));
+        return Err(format!("{found} of {events} events were converted:\n{shown}"));
     }
     if shown.contains("version 2\n") || !shown.contains("version ") {
-        return Err(format!("the schema is as old as before:\n{shown}"));
+        return Err(format!("the schema was not upgraded:\n{shown}"));
     }
     machine.run(&format!(
         "rm {file}* && mv /var/tmp/ledger.db* /var/lib/nara-mesh/alice && systemctl start nara-mesh@alice"
@@ -267,7 +267,7 @@ fn take_over(machine: &Machine) -> Result<(), String> {
     Ok(())
 }
 
-/// Has a nara wait for an address of this machine, longer than it may take to start.
+/// Makes a nara wait for a missing address, beyond its start timeout.
 fn wait_for_address(machine: &Machine) -> Result<(), String> {
     machine.run(
         "mkdir /root/late && nara-mesh id new --name late --out /root/late/late.soul && touch /root/late/peers.toml && \
@@ -286,8 +286,8 @@ fn wait_for_address(machine: &Machine) -> Result<(), String> {
     Ok(())
 }
 
-/// Starts a node in the process as the unit does it, where there is no control server. It gets as far as asking for one:
-/// with its keys, its sockets and the addresses of this machine.
+/// Starts an embedded node within the unit, without a reachable control server. It gets as far as contacting
+/// the server: with its keys, its sockets and the addresses of the machine.
 fn join_within_the_sandbox(machine: &Machine) -> Result<(), String> {
     machine.run(
         "systemctl stop nara-mesh@bob && cd /etc/nara-mesh/bob && cp config.toml /root/bob.config && \
@@ -308,7 +308,7 @@ fn join_within_the_sandbox(machine: &Machine) -> Result<(), String> {
     expect(&state, "node.key")?;
     let journal = machine.run("journalctl --unit nara-mesh@bob --no-pager --since '-20s'")?;
     if journal.contains("not permitted") || journal.contains("not supported") {
-        return Err(format!("the sandbox keeps the node from something:\n{journal}"));
+        return Err(format!("the sandbox blocks the node:\n{journal}"));
     }
     machine.run(
         "systemctl stop nara-mesh@bob; cp /root/bob.config /etc/nara-mesh/bob/config.toml && systemctl start nara-mesh@bob",
@@ -316,7 +316,7 @@ fn join_within_the_sandbox(machine: &Machine) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs the program as `packaging/Containerfile` lays it out.
+/// Runs the program in the layout of `packaging/Containerfile`.
 fn contain(machine: &Machine) -> Result<(), String> {
     let program = "/usr/local/bin/nara-mesh";
     machine.run(&format!(
@@ -324,7 +324,7 @@ fn contain(machine: &Machine) -> Result<(), String> {
          chmod 755 {program} && useradd --uid 10001 --no-create-home contained && mkdir --parents /data && {program} id new --name alice --out /data/soul.toml && \
          chown -R 10001:10001 /data"
     ))?;
-    // As `podman run --read-only --user 10001 --volume …:/data` does it.
+    // Equivalent to `podman run --read-only --user 10001 --volume …:/data`.
     machine.run(&format!(
         "systemd-run --quiet --unit contained --service-type notify --property NotifyAccess=main \
          --uid 10001 --gid 10001 --property ReadOnlyPaths=/ --property ReadWritePaths=/data \

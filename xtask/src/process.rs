@@ -1,9 +1,9 @@
-//! Running programs.
+//! Runs programs.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// The root of the repository.
+/// Returns the root of the repository.
 pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -11,12 +11,12 @@ pub(crate) fn root() -> PathBuf {
         .unwrap_or_default()
 }
 
-/// Where cargo puts what it builds.
+/// Returns cargo's target folder.
 pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// Runs a program and returns what it prints on standard output.
+/// Runs a program, and returns its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<String, String> {
     let name = format!("{command:?}");
     let output = command
@@ -30,7 +30,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String, String> {
     String::from_utf8(output.stdout).map_err(|_| format!("{name} printed something that is not UTF-8"))
 }
 
-/// Runs a program whose output goes to ours.
+/// Runs a program with inherited output.
 pub(crate) fn run(command: &mut Command) -> Result<(), String> {
     let name = format!("{command:?}");
     let status = command
@@ -44,16 +44,16 @@ pub(crate) fn run(command: &mut Command) -> Result<(), String> {
     }
 }
 
-/// The cargo that runs us.
+/// Returns a command of the cargo that runs us.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
     command
 }
 
-/// Builds the programs and examples of the workspace without optimisation, together with the tests: so everything that
-/// `cargo test --workspace` compiled is used again, while a package alone would have other features in what it
-/// depends on.
+/// Builds the programs and examples of the workspace unoptimised, together with the tests. This reuses
+/// everything that `cargo test --workspace` compiled; a single package would have other features in its
+/// dependencies.
 pub(crate) fn build_programs() -> Result<(), String> {
     run(cargo().args([
         "build",

@@ -1,4 +1,4 @@
-//! `docs/results.md`: programs that measure write their tables into it.
+//! Writes tables of measurements into `docs/results.md`.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ pub(crate) fn record(name: &str, table: &str) -> Result<(), String> {
     fs::write(&path, replaced(&text, name, table)?).map_err(failed)
 }
 
-/// Writes the rows of `table` to the table of that name: each takes the place of the one whose first cells are the same.
+/// Merges the rows of `table` into the table of that name: a row replaces the one with the same first cells.
 pub(crate) fn record_rows(name: &str, table: &str, cells: usize) -> Result<(), String> {
     let path = process::root().join("docs/results.md");
     let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -23,11 +23,11 @@ pub(crate) fn record_rows(name: &str, table: &str, cells: usize) -> Result<(), S
     record(name, &merged(old, table, cells))
 }
 
-/// What a row says whose measurement failed.
+/// The marker of a failed measurement.
 const FAILED: &str = "**failed**";
 
-/// The old table with the rows of the new one. A row without predecessor comes after those of the same first cell; one that
-/// failed replaces no figures.
+/// Merges the tables. A new row is placed after those with the same first cell; a failed one replaces no
+/// figures.
 fn merged(old: &str, new: &str, cells: usize) -> String {
     let key = |row: &str, cells: usize| -> Vec<String> {
         let cells = row.split('|').skip(1).take(cells);

@@ -1,5 +1,5 @@
-//! `nara-proto` has no clock, no socket, no environment and no scheduler. Its own code is kept from them by
-//! the ban list in its `clippy.toml`; this checks what it depends on.
+//! Checks the dependencies of `nara-proto`, which has no clock, socket, environment or scheduler. Its own
+//! code is checked by the ban list in its `clippy.toml`.
 
 use crate::process;
 

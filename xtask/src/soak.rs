@@ -1,8 +1,8 @@
-//! Many seeded runs of what the tests do a bounded number of.
+//! Runs the randomized tests with many seeds.
 
 use crate::process;
 
-/// Runs without `--runs`.
+/// The default of `--runs`.
 const RUNS: &str = "1000";
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {

@@ -1,4 +1,4 @@
-//! Rules of this repository that no other tool checks.
+//! The rules of this repository that no other tool checks.
 
 mod documents;
 mod named_tests;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::process;
 
-/// A file past this many lines is split.
+/// The most lines of a file.
 const MAX_LINES: usize = 600;
 
 pub(crate) fn run() -> Result<(), String> {
@@ -84,7 +84,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, String> {
         .collect()
 }
 
-/// A crate that does not inherit the workspace lints would quietly escape them.
+/// A crate that does not inherit the workspace lints would silently escape them.
 fn manifests_without_lints(root: &Path) -> Result<Vec<String>, String> {
     let metadata =
         process::output(process::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
@@ -106,7 +106,7 @@ fn manifests_without_lints(root: &Path) -> Result<Vec<String>, String> {
     Ok(complaints)
 }
 
-/// The pinned toolchain and the declared minimum are one version.
+/// Compares the pinned toolchain with the declared minimum version, which must be equal.
 fn toolchain_mismatch(root: &Path) -> Result<Option<String>, String> {
     let read = |name: &str| fs::read_to_string(root.join(name)).map_err(|error| format!("{name}: {error}"));
     let pinned = quoted(&read("rust-toolchain.toml")?, "channel");

@@ -1,6 +1,6 @@
-//! The machine's limit: hyper on both ends and nothing else, plain and over TLS 1.3 with client certificates.
+//! The machine's limit: hyper on both ends without our code, plain and over TLS 1.3 with client certificates.
 //!
-//! A ratio to this limit travels between machines; a figure of one machine does not.
+//! Ratios to this limit are comparable between machines; absolute figures are not.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +22,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::mesh::Error;
 
-/// Bytes of a request body, as those of our own small exchange.
+/// Bytes of a request body, as in our own small exchange.
 const ASKED: usize = 110;
 /// Bytes of an answer.
 const ANSWERED: usize = 420;
@@ -30,7 +30,7 @@ const ANSWERED: usize = 420;
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-/// Connections to one server, as many as there are round trips under way.
+/// The connections to one server: one per concurrent round trip.
 #[derive(Clone)]
 pub(crate) struct Bare {
     idle: Arc<Mutex<Vec<SendRequest<Full<Bytes>>>>>,
@@ -64,7 +64,7 @@ impl Bare {
         let body = answer.into_body().collect().await?.to_bytes();
         idle().push(connection);
         if body.len() != ANSWERED {
-            return Err("another answer than was sent".into());
+            return Err("a different answer than was sent".into());
         }
         Ok(())
     }
@@ -105,7 +105,7 @@ async fn connect(address: SocketAddr, tls: Option<&TlsConnector>) -> Result<Send
     Ok(sender)
 }
 
-/// Both ends have the same self-signed certificate and ask for it.
+/// Returns configurations with the same self-signed certificate at both ends, and client authentication.
 fn configs() -> Result<(Arc<ServerConfig>, Arc<ClientConfig>), Error> {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519)?;
     let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()])?.self_signed(&key)?;

@@ -1,4 +1,4 @@
-//! A whole ledger of another process into an empty one, over loopback, every event verified.
+//! Fetches a whole ledger from another process into an empty one, over loopback, verifying every event.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
@@ -56,7 +56,7 @@ pub(crate) fn measure(events: usize, page_size: usize) -> Result<Value, Error> {
     Ok(figures)
 }
 
-/// The server: prints its address, serves until standard input ends, prints its peak memory.
+/// Runs the server: prints its address, serves until standard input ends, prints its peak memory.
 pub(crate) fn serve(events: usize) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -1,4 +1,4 @@
-//! Round trips of `POST /events/sync` with a small answer: signed, unsigned, and those of the bare machine.
+//! Round trips of `POST /events/sync` with a small answer: signed, unsigned, and over bare hyper.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -54,27 +54,27 @@ pub(crate) fn measure(plan: &Plan) -> Result<Value, Error> {
     })
 }
 
-/// What a peer can do that accepts TLS.
+/// The capabilities of a peer that accepts TLS.
 pub(crate) fn x509() -> PeerProtocol {
     let mut protocol = PeerProtocol::default();
     protocol.tls = true;
     protocol
 }
 
-/// What a peer can do that accepts TLS with raw public keys.
+/// The capabilities of a peer that accepts TLS with raw public keys.
 pub(crate) fn raw_keys() -> PeerProtocol {
     let mut protocol = x509();
     protocol.raw_public_key = true;
     protocol
 }
 
-/// Both ends signed: the client signs, the server verifies and signs, the client verifies.
+/// Both ends sign: the client signs, the server verifies and signs, the client verifies.
 #[derive(Clone)]
 struct Signed {
     client: MeshClient,
     server: Arc<LocalNara>,
     tls: bool,
-    /// Serves as long as it is held.
+    /// The server runs while this is held.
     _running: Arc<nara_mesh::server::RunningServer>,
 }
 
@@ -122,7 +122,7 @@ impl Signed {
         let proven = if self.tls {
             proof.channel
         } else {
-            // A signature of v2 covers the whole answer and its question, so there is none inside it.
+            // A v2 signature covers the whole answer and its request, so the answer has no inner signature.
             proof.header && (proof.inner || proof.bound)
         };
         if !proven {
@@ -220,7 +220,7 @@ where
     }))
 }
 
-/// Makes `count` round trips, `in_flight` at once; the histogram is in nanoseconds.
+/// Makes `count` round trips, `in_flight` concurrently; the histogram is in nanoseconds.
 async fn many<F, Fut>(count: u64, in_flight: u64, once: F) -> Result<Histogram<u64>, Error>
 where
     F: Fn() -> Fut + Clone + Send + 'static,

@@ -1,4 +1,4 @@
-//! How fast an event reaches every nara, by simulation.
+//! Simulates how fast an event reaches every nara.
 
 mod plot;
 
@@ -9,13 +9,13 @@ use nara_proto::gossip::GossipConfig;
 use nara_proto::gossip::simulation::{self, Plan, Report};
 use serde_json::{Map, Value, json};
 
-/// The degrees that are compared.
+/// The degrees to compare.
 const DEGREES: [usize; 6] = [2, 3, 4, 6, 8, 12];
 
-/// The size at which degrees are compared.
+/// The mesh size at which degrees are compared.
 const DEGREES_AT: usize = 1_000;
 
-/// What is measured.
+/// The parameters of a simulation.
 #[derive(Debug)]
 pub(crate) struct Settings<'a> {
     pub(crate) naras: &'a [usize],
@@ -66,7 +66,7 @@ pub(crate) fn measure(settings: &Settings<'_>) -> Result<Value, Box<dyn std::err
     }))
 }
 
-/// One report for each seed.
+/// Returns one report per seed.
 fn simulate(settings: &Settings<'_>, naras: usize, change: impl Fn(&mut Plan)) -> Vec<Report> {
     (1..=settings.seeds)
         .map(|seed| {
@@ -109,7 +109,8 @@ fn figures(reports: &[Report]) -> Value {
     })
 }
 
-/// How much longer the time to all gets when the mesh gets ten times as large, from the smallest to the largest.
+/// Returns how much the time to reach all grows when the mesh grows tenfold, from the smallest to the largest
+/// size.
 fn growth(naras: &[usize], sizes: &Map<String, Value>) -> Option<f64> {
     let (smallest, largest) = (naras.iter().min()?, naras.iter().max()?);
     let time = |naras: &usize| sizes.get(&naras.to_string())?["all_live"]["all_ms"].as_f64();

@@ -1,4 +1,4 @@
-//! What TLS costs when a connection is made: with two signatures and their checks, and with a resumed session.
+//! The cost of TLS for a new connection: with a full handshake, and with a resumed session.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,19 +18,19 @@ use serde_json::{Value, json};
 use crate::exchange::{raw_keys, x509};
 use crate::mesh::Error;
 
-/// How long a server keeps an idle connection: so short that each call makes a new one.
+/// How long a server keeps an idle connection: short, so that each call opens a new one.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// Long enough for both ends to have closed.
+/// Long enough for both ends to have closed the connection.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// The first call of a client to each of so many servers, and the second one; without TLS, with certificates and with
-/// raw public keys.
+/// Measures the first and the second call of a client to each of this many servers: without TLS, with
+/// certificates and with raw public keys.
 pub(crate) fn measure(servers: usize) -> Result<Value, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let peers = Peers::start(servers).await?;
-        // The servers make their certificates when they first need them.
+        // The servers create their certificates on first use.
         peers.call_all(raw_keys()).await?;
         let plain = peers.call_all(PeerProtocol::default()).await?[0];
         let [x509_full, x509_resumed] = peers.call_all(x509()).await?;
@@ -64,7 +64,7 @@ impl Peers {
             limits.idle = IDLE;
             let server = MeshServer::builder(nara.clone(), Arc::new(MemoryLedger::new()))
                 .limits(limits)
-                // Its pings would announce what it can, and the client would use it.
+                // Otherwise its pings would announce its capabilities, and the client would use them.
                 .signatures(Signatures::V1Only)
                 .serve(SocketAddr::from(([127, 0, 0, 1], 0)))
                 .await?;
@@ -76,8 +76,8 @@ impl Peers {
         })
     }
 
-    /// Calls every server twice with a new client. Returns the medians of both rounds, from before dialling to the end
-    /// of the answer, in microseconds.
+    /// Calls every server twice with a new client. Returns the medians of both rounds, from before dialling
+    /// to the end of the answer, in microseconds.
     async fn call_all(&self, protocol: PeerProtocol) -> Result<[f64; 2], Error> {
         let client = MeshClient::builder(self.alice.clone()).build();
         for (nara, server) in &self.servers {
@@ -94,7 +94,7 @@ impl Peers {
         let mut medians = [0.0; 2];
         for median in &mut medians {
             let mut times = Histogram::<u64>::new(3)?;
-            // What is made once is made for a server that does not count.
+            // The first server is excluded: one-time initialization happens on its call.
             for (number, (nara, _)) in self.servers.iter().enumerate() {
                 let report = client.ping(nara.id()).await?;
                 let dial = report.dial.ok_or("a connection was used twice")?;

@@ -35,39 +35,39 @@ enum Measurement {
         /// Round trips before the measurement.
         #[arg(long, default_value_t = 2_000)]
         warmup: u64,
-        /// Bare hyper client and axum server, nothing signed.
+        /// Bare hyper client and axum server, unsigned.
         #[arg(long)]
         unsigned: bool,
-        /// Bare hyper on both ends, one connection for each round trip under way; with `--tls` over TLS with client
-        /// certificates.
+        /// Bare hyper on both ends, one connection per concurrent round trip; with `--tls` over TLS with
+        /// client certificates.
         #[arg(long, conflicts_with = "unsigned")]
         bare: bool,
         /// Over TLS, between naras that trust their connection.
         #[arg(long, conflicts_with = "unsigned")]
         tls: bool,
-        /// Over TLS, between naras that leave the signatures of requests out, too.
+        /// Over TLS, between naras that also omit request signatures.
         #[arg(long, requires = "tls", conflicts_with = "bare")]
         handshake_only: bool,
     },
-    /// The cost of TLS when a connection is made.
+    /// The cost of TLS for a new connection.
     Handshake {
-        /// Servers that are called once each.
+        /// Number of servers.
         #[arg(long, default_value_t = 200)]
         servers: usize,
     },
     /// Decodes and verifies a sync page.
     Sync {
-        /// The page; its keys are in the file of the same name with `.keys` behind it.
+        /// The page; its keys are in the file with `.keys` appended.
         #[arg(long)]
         page: PathBuf,
-        /// How often.
+        /// Number of rounds.
         #[arg(long, default_value_t = 10)]
         rounds: u32,
-        /// `1` or `all`.
+        /// Cores: `1` or `all`.
         #[arg(long, default_value = "1")]
         cores: String,
     },
-    /// A whole ledger of another process into an empty one, verified.
+    /// Fetches a whole ledger from another process into an empty one, verified.
     Bulk {
         /// Events in the ledger.
         #[arg(long, default_value_t = 320_000)]
@@ -76,29 +76,29 @@ enum Measurement {
         #[arg(long, default_value_t = 5000)]
         page_size: usize,
     },
-    /// The other process of `bulk`.
+    /// The server process of `bulk`.
     #[command(hide = true)]
     BulkServe {
         /// Events in the ledger.
         #[arg(long)]
         events: usize,
     },
-    /// Comparing two ledgers: equal, the 10 newest missing, 100 scattered ones missing.
+    /// Compares two ledgers: equal, the 10 newest missing, 100 scattered ones missing.
     Reconcile {
         /// Events in the ledgers.
         #[arg(long, default_value_t = 50_000)]
         events: usize,
-        /// Ledgers of each kind, one after the other; the median counts.
+        /// Ledgers of each kind, in sequence; the median is reported.
         #[arg(long, default_value_t = 1)]
         rounds: usize,
     },
-    /// Ledger pages, registry look-ups, replay cache.
+    /// Ledger pages, registry lookups, replay cache.
     Store {
         /// Events in the large ledger.
         #[arg(long, default_value_t = 1_000_000)]
         large: usize,
     },
-    /// Makes a ledger in a file, for programs that are measured from outside.
+    /// Creates a ledger in a file, for programs that are measured from outside.
     Fill {
         /// Events in the ledger.
         #[arg(long, default_value_t = 320_000)]
@@ -107,18 +107,18 @@ enum Measurement {
         #[arg(long)]
         ledger: PathBuf,
     },
-    /// The local API: a signed request through its socket beside the same from the library, and memory for each watcher.
+    /// The local API: a signed request through its socket compared with the library, and memory per watcher.
     Local {
-        /// Requests, one after the other, of each kind.
+        /// Sequential requests of each kind.
         #[arg(long, default_value_t = 5_000)]
         requests: u64,
         /// Live streams of events.
         #[arg(long, default_value_t = 1_000)]
         watchers: usize,
     },
-    /// Live streams: latency from append to verified, deliveries, memory for each subscriber.
+    /// Live streams: latency from append to verified, deliveries, memory per subscriber.
     Stream(StreamArgs),
-    /// The other process of `stream`.
+    /// The subscriber process of `stream`.
     #[command(hide = true)]
     StreamRead {
         /// The server.
@@ -127,36 +127,36 @@ enum Measurement {
         #[command(flatten)]
         plan: StreamArgs,
     },
-    /// How fast an event reaches every nara, by simulation.
+    /// Simulates how fast an event reaches every nara.
     Gossip {
-        /// Sizes of the mesh.
+        /// Mesh sizes.
         #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000, 10_000])]
         naras: Vec<usize>,
-        /// Runs of each.
+        /// Runs per size.
         #[arg(long, default_value_t = 5)]
         seeds: u64,
-        /// Events of each run.
+        /// Events per run.
         #[arg(long, default_value_t = 10)]
         events: usize,
-        /// Where to draw the curves, as SVG.
+        /// SVG file for the curves.
         #[arg(long)]
         plot: Option<PathBuf>,
     },
 }
 
-/// What `stream` measures.
+/// The parameters of `stream`.
 #[derive(Debug, clap::Args)]
 struct StreamArgs {
-    /// Streams.
+    /// Number of streams.
     #[arg(long, default_value_t = 1000)]
     subscribers: usize,
-    /// How many of them verify what they get; the others only read.
+    /// Number of streams whose subscriber verifies events; the others only read.
     #[arg(long, default_value_t = 10)]
     verifying: usize,
-    /// Events at 100 a second, for the latency.
+    /// Events at 100 per second, for the latency.
     #[arg(long, default_value_t = 1000)]
     paced: usize,
-    /// Events as fast as they can be appended, for the deliveries.
+    /// Events at full speed, for the deliveries.
     #[arg(long, default_value_t = 1000)]
     burst: usize,
 }
@@ -172,10 +172,10 @@ impl StreamArgs {
     }
 }
 
-/// Measures what the arguments of the program say.
+/// Runs the measurement given by the arguments of the program.
 ///
 /// # Errors
-/// What went wrong, as text.
+/// A description of the failure.
 pub fn run() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let figures = match Measurement::parse() {
         Measurement::Signed {

@@ -1,4 +1,5 @@
-//! What the local API costs: a signed request through its socket beside the same from the library, and a watcher of events.
+//! The cost of the local API: a signed request through its socket compared with the library, and watchers of
+//! events.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -25,7 +26,7 @@ const WARM_UP: u64 = 500;
 pub(crate) fn measure(requests: u64, watchers: usize) -> Result<Value, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        // Two ends of each watcher, and a few more.
+        // Two ends per watcher, and a few more.
         let limit = getrlimit(Resource::Nofile);
         setrlimit(
             Resource::Nofile,
@@ -77,8 +78,9 @@ pub(crate) fn measure(requests: u64, watchers: usize) -> Result<Value, Error> {
     })
 }
 
-/// Round trips one after the other, by turns from the library and through the socket; in nanoseconds. The caller of the socket
-/// is a thread that waits for the kernel alone, as another program would: what its runtime costs is not the API's.
+/// Measures sequential round trips, alternating between the library and the socket; in nanoseconds. The
+/// caller of the socket is a thread with blocking I/O, like another program, so that no second runtime is
+/// measured.
 fn round_trips(
     runtime: &Handle,
     alice: &Nara,
@@ -95,7 +97,7 @@ fn round_trips(
         let answer = runtime.block_on(bob.request(request))?;
         let took = begun.elapsed();
         if answer.body() != "hello" {
-            return Err("another answer was expected".into());
+            return Err("unexpected answer".into());
         }
         let begun = Instant::now();
         through(&mut stream)?;
@@ -115,7 +117,7 @@ fn through(stream: &mut UnixStream) -> Result<(), Error> {
         let read = stream.read(&mut answer[length..])?;
         if read == 0 {
             let told = String::from_utf8_lossy(&answer[..length]);
-            return Err(format!("another answer was expected: {told}").into());
+            return Err(format!("unexpected answer: {told}").into());
         }
         length += read;
     }
@@ -126,7 +128,8 @@ fn through(stream: &mut UnixStream) -> Result<(), Error> {
     }
 }
 
-/// Opens live streams of events; returns how much memory each of them takes, with its client's end, which holds nothing.
+/// Opens live streams of events; returns the memory per stream, including the client's end, which buffers
+/// nothing.
 async fn watch(socket: &Path, watchers: usize) -> Result<u64, Error> {
     let before = resident_bytes()?;
     let socket = socket.to_owned();
@@ -145,7 +148,7 @@ async fn watch(socket: &Path, watchers: usize) -> Result<u64, Error> {
         Ok(streams)
     });
     let streams = opening.await??;
-    // What is set up behind the head of the answer.
+    // Includes what is allocated after the head of the answer.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let after = resident_bytes()?;
     drop(streams);

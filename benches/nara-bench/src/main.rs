@@ -1,4 +1,4 @@
-//! Measures time: the allocator is the one that the program `nara-mesh` has.
+//! Measures time, with the same allocator as the program `nara-mesh`.
 #![forbid(unsafe_code)]
 
 fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

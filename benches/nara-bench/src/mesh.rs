@@ -1,4 +1,4 @@
-//! What the measurements between two naras share: signed events, a server, a client.
+//! Shared by the measurements between two naras: signed events, a server, a client.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use nara_proto::time::UnixNanos;
 
 pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Naras that make events.
+/// The number of event emitters.
 pub(crate) const EMITTERS: usize = 50;
 
-/// A week, over which events are spread, in nanoseconds.
+/// Events are spread over a week, in nanoseconds.
 const WEEK: i64 = 604_800 * 1_000_000_000;
 const BEGIN: i64 = 1_769_100_000_000_000_000;
 
-/// Everything that a measurement needs, the same in every process.
+/// The naras of a measurement, the same in every process.
 pub(crate) struct Naras {
     pub(crate) alice: LocalNara,
     pub(crate) bob: LocalNara,
@@ -46,7 +46,7 @@ impl Naras {
         })
     }
 
-    /// The event with this number of so many, signed.
+    /// Returns the signed event with this number out of `of`.
     pub(crate) fn event(&self, n: usize, of: usize) -> SyncEvent {
         let emitter = &self.emitters[n % EMITTERS];
         let name = |n: usize| format!("nara-{:03}", n % 500);
@@ -75,7 +75,7 @@ impl Naras {
         SyncEvent::signed(ts, payload, emitter.name().as_str(), emitter.keypair())
     }
 
-    /// Signs so many events, on all cores, and stores in each ledger those that it is to have.
+    /// Signs this many events on all cores, and stores each in the ledgers that shall have it.
     pub(crate) async fn fill(
         self: &Arc<Self>,
         count: usize,
@@ -104,7 +104,7 @@ impl Naras {
         Ok(())
     }
 
-    /// The server of bob on a free port.
+    /// Starts the server of bob on a free port.
     pub(crate) async fn serve(&self, ledger: Arc<dyn Ledger>) -> Result<RunningServer, Error> {
         let registry = PeerRegistry::default();
         registry.pin(crate::store::configured(&self.alice))?;
@@ -114,9 +114,9 @@ impl Naras {
         Ok(server.serve(SocketAddr::from(([127, 0, 0, 1], 0))).await?)
     }
 
-    /// The client of alice, which knows bob at this address and the keys of all.
+    /// Creates the client of alice, which knows bob's address and all keys.
     pub(crate) fn client(&self, bob: SocketAddr) -> Result<(MeshClient, NaraId), Error> {
-        // The measurement, not the deadline, says how slow it is.
+        // A deadline must not cut off a slow measurement.
         let client = MeshClient::builder(self.alice.clone())
             .call_timeout(std::time::Duration::from_secs(60))
             .build();
@@ -128,7 +128,7 @@ impl Naras {
     }
 }
 
-/// The limits of a server that is to show how fast it is: one peer at one address asks without end.
+/// Returns server limits for a benchmark: one peer at one address sends requests without pause.
 pub(crate) fn tireless() -> ServerLimits {
     let mut limits = ServerLimits::default();
     limits.requests_per_address = None;
@@ -136,12 +136,12 @@ pub(crate) fn tireless() -> ServerLimits {
     limits
 }
 
-/// A ledger that keeps everything, in a folder.
+/// Opens a ledger in a folder that keeps everything.
 pub(crate) fn open(folder: &std::path::Path, name: &str) -> Result<SqliteLedger, Error> {
     Ok(SqliteLedger::open(folder.join(name))?.with_retention(RetentionPolicy::UNLIMITED))
 }
 
-/// The most resident memory that this process had (Linux: `VmHWM`), in bytes.
+/// Returns the peak resident memory of this process (Linux: `VmHWM`), in bytes.
 pub(crate) fn peak_bytes() -> Result<u64, Error> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

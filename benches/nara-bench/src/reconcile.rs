@@ -1,4 +1,4 @@
-//! Comparing two ledgers over loopback: bytes of the frames, rounds, time.
+//! Compares two ledgers over loopback: bytes of the frames, rounds, time.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::mesh::{Error, Naras, open};
 
-/// How long ledgers that were just filled may settle.
+/// How long newly filled ledgers may settle.
 const SETTLE: Duration = Duration::from_secs(2);
 
 pub(crate) fn measure(events: usize, rounds: usize) -> Result<Value, Error> {
@@ -27,7 +27,7 @@ pub(crate) fn measure(events: usize, rounds: usize) -> Result<Value, Error> {
                 .collect()
         };
         let (newest, random) = (open_each("newest")?, open_each("random")?);
-        // A stride that is prime to the number of events looks random enough.
+        // A stride coprime to the number of events is random enough.
         let missing: HashSet<_> = (0..100).map(|n| (n * 7919 + 17) % events).collect();
         type Has<'a> = &'a (dyn Fn(usize) -> bool + Sync);
         let has_newest: Has<'_> = &|n| n + 10 < events;
@@ -43,8 +43,8 @@ pub(crate) fn measure(events: usize, rounds: usize) -> Result<Value, Error> {
         for ledger in newest.iter().chain(&random) {
             ledger.items(Scope::all()).await?;
         }
-        // As in a nara that has been up for a while: the log of the many insertions is moved into the database, their memory
-        // is given back, and a new log has begun.
+        // Reach the state of a nara that has run for a while: the write-ahead log of the insertions is
+        // checkpointed, its memory is freed, and a new log has begun.
         for wait in [SETTLE, Duration::ZERO] {
             for ledger in newest.iter().chain(&random).chain([&*all]) {
                 ledger.store_cursor("nobody".to_owned(), Cursor::START).await?;

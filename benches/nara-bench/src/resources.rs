@@ -1,23 +1,23 @@
-//! What a measurement takes of the machine, beside time.
+//! The resources that a measurement uses besides time.
 
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 use stats_alloc::INSTRUMENTED_SYSTEM;
 
-/// What this process has taken so far.
+/// The resources used by this process so far.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Resources {
     processor: Duration,
     allocations: usize,
 }
 
-/// What one round trip takes, both ends together.
+/// The resources per round trip, both ends together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PerRoundTrip {
-    /// Processor time in the program and in the kernel, in microseconds.
+    /// CPU time in user and kernel mode, in microseconds.
     pub(crate) cpu_us: f64,
-    /// `None`: this program does not count them.
+    /// `None`: this program does not count allocations.
     pub(crate) allocations: Option<f64>,
 }
 
@@ -31,12 +31,12 @@ impl Resources {
         }
     }
 
-    /// The processor time that was taken since.
+    /// Returns the CPU time used since.
     pub(crate) fn processor_since(self) -> Duration {
         Self::now().processor - self.processor
     }
 
-    /// What was taken since, for each of so many round trips.
+    /// Returns the resources used since, per round trip.
     pub(crate) fn per_round_trip(self, count: u64) -> PerRoundTrip {
         let now = Self::now();
         let allocations = now.allocations - self.allocations;

@@ -1,4 +1,4 @@
-//! Ledger pages, registry look-ups and the replay cache.
+//! Ledger pages, registry lookups and the replay cache.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -39,7 +39,7 @@ pub(crate) fn measure(large: usize) -> Result<Value, Box<dyn std::error::Error +
     }))
 }
 
-/// Microseconds for a page from the middle of a ledger of `len` events, and events inserted per second.
+/// Measures a page from the middle of a ledger of `len` events, in microseconds, and insertions per second.
 async fn ledger(len: usize) -> Result<(f64, f64), Box<dyn std::error::Error + Send + Sync>> {
     let folder = tempfile::tempdir()?;
     let ledger =
@@ -65,7 +65,7 @@ async fn ledger(len: usize) -> Result<(f64, f64), Box<dyn std::error::Error + Se
     Ok((best.as_secs_f64() * 1e6, insert_per_s))
 }
 
-/// Makes a ledger of `len` events in a file.
+/// Creates a ledger of `len` events in a file.
 pub(crate) fn fill(len: usize, file: &Path) -> Result<Value, Box<dyn std::error::Error + Send + Sync>> {
     if file.exists() {
         return Err(format!("{} exists", file.display()).into());
@@ -102,7 +102,7 @@ fn event(n: usize) -> SyncEvent {
     SyncEvent::new(UnixNanos::new(1 + n as i64), payload)
 }
 
-/// Nanoseconds of a look-up by id among `len` peers, and the resident memory that each takes.
+/// Measures a lookup by id among `len` peers, in nanoseconds, and the resident memory per peer.
 fn registry(len: u32) -> Result<(f64, f64), Box<dyn std::error::Error + Send + Sync>> {
     let keypair = KeyPair::from_soul(&Soul::bond([1; 32], "bench"));
     let ids: Vec<NaraId> = (0..len)
@@ -132,14 +132,14 @@ fn registry(len: u32) -> Result<(f64, f64), Box<dyn std::error::Error + Send + S
     const LOOKUPS: usize = 1_000_000;
     let start = Instant::now();
     for n in 0..LOOKUPS {
-        // A stride that is prime visits the peers in an order that no cache foresees.
+        // A prime stride visits the peers in an order that caches cannot predict.
         let id = &ids[n * 7919 % ids.len()];
         black_box(registry.by_id(black_box(id)));
     }
     Ok((start.elapsed().as_secs_f64() * 1e9 / LOOKUPS as f64, bytes))
 }
 
-/// The key of a nara, as if it were configured.
+/// Returns the key of a nara as a configured one.
 pub(crate) fn configured(nara: &LocalNara) -> PinnedKey {
     PinnedKey {
         name: nara.name().clone(),
@@ -150,7 +150,8 @@ pub(crate) fn configured(nara: &LocalNara) -> PinnedKey {
     }
 }
 
-/// Resident memory of this process (Linux: second field of `/proc/self/statm`, in pages of 4 KiB).
+/// Returns the resident memory of this process (Linux: second field of `/proc/self/statm`, in pages of 4
+/// KiB).
 pub(crate) fn resident_bytes() -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
     let statm = std::fs::read_to_string("/proc/self/statm")?;
     let pages: u64 = statm
@@ -161,7 +162,7 @@ pub(crate) fn resident_bytes() -> Result<u64, Box<dyn std::error::Error + Send +
     Ok(pages * 4096)
 }
 
-/// Nanoseconds of an insertion into a replay cache that holds up to `len` requests.
+/// Measures an insertion into a replay cache of up to `len` requests, in nanoseconds.
 fn replay(len: i64) -> Result<f64, Box<dyn std::error::Error + Send + Sync>> {
     let keypair = KeyPair::from_soul(&Soul::bond([1; 32], "bench"));
     let name = "bench".parse()?;

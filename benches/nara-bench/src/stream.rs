@@ -1,8 +1,9 @@
-//! Live streams over loopback: how long from appending an event to holding it, and what a subscriber costs.
+//! Live streams over loopback: the latency from appending an event to its delivery, and the cost of a
+//! subscriber.
 //!
-//! The subscribers are another process, so that memory is that of the server alone. Verifying every event at each
-//! of 1,000 subscribers would measure the one machine that all of them share, so some verify, as subscribers of the
-//! library do, and the others only count. The ledger is SQLite: an append is a committed transaction.
+//! The subscribers run in another process, so that memory is that of the server alone. Verifying every event
+//! at each of 1,000 subscribers would mostly measure the shared machine, so some verify, as library
+//! subscribers do, and the others only count. The ledger is SQLite: an append is a committed transaction.
 
 mod raw;
 
@@ -25,20 +26,20 @@ use tokio::sync::mpsc;
 use crate::mesh::{Error, Naras, open};
 use crate::resources::Resources;
 
-/// Events a second.
+/// Events per second.
 const RATE: u32 = 100;
 
-/// Ticks of a second, in which Linux tells processor time in `/proc`.
+/// Ticks per second in which Linux reports CPU time in `/proc`.
 const TICKS: u32 = 100;
 
-/// What is measured.
+/// The parameters.
 #[derive(Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) subscribers: usize,
     pub(crate) verifying: usize,
     /// Events at [`RATE`].
     pub(crate) paced: usize,
-    /// Events as fast as they can be appended.
+    /// Events at full speed.
     pub(crate) burst: usize,
 }
 
@@ -80,7 +81,7 @@ async fn serve(plan: &Plan) -> Result<Value, Error> {
     let mut limits = crate::mesh::tireless();
     limits.connections_per_address = usize::MAX;
     limits.streams_per_peer = usize::MAX;
-    // All of them come at once.
+    // All of them connect at once.
     limits.requests_in_flight = 4 * plan.subscribers.max(256);
     limits.requests_in_flight_per_peer = limits.requests_in_flight;
     let running = MeshServer::builder(naras.bob.clone(), ledger.clone())
@@ -89,7 +90,7 @@ async fn serve(plan: &Plan) -> Result<Value, Error> {
         .serve(SocketAddr::from(([127, 0, 0, 1], 0)))
         .await?;
 
-    // One subscriber and some events beforehand, so that what everyone shares is there.
+    // One subscriber and some events beforehand, to allocate what all subscribers share.
     let mut warm_up = Readers::start(running.local_addr(), 1, 1, RATE as usize, 0)?;
     append(&naras, &*ledger, RATE as usize).await?;
     warm_up.result()?;
@@ -106,7 +107,7 @@ async fn serve(plan: &Plan) -> Result<Value, Error> {
     let began = Instant::now();
     let appended = append(&naras, &*ledger, plan.paced).await?;
     let seconds = began.elapsed().as_secs_f64();
-    // What is still on its way costs little of this.
+    // Deliveries still in flight cost little of this.
     let server = of_server.processor_since().as_secs_f64();
     let reading = (readers.processor()? - of_readers).as_secs_f64();
     let after = crate::store::resident_bytes()?;
@@ -130,7 +131,7 @@ async fn serve(plan: &Plan) -> Result<Value, Error> {
     Ok(figures)
 }
 
-/// Appends so many events at the rate. Returns how long each took, in microseconds.
+/// Appends events at the rate. Returns the duration of each append, in microseconds.
 async fn append(naras: &Naras, ledger: &dyn Ledger, count: usize) -> Result<Histogram<u64>, Error> {
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / RATE);
     let mut taken = Histogram::new_with_bounds(1, 60_000_000, 3)?;
@@ -143,7 +144,7 @@ async fn append(naras: &Naras, ledger: &dyn Ledger, count: usize) -> Result<Hist
     Ok(taken)
 }
 
-/// An event of now, signed.
+/// Returns a signed event with the current time.
 fn event(naras: &Naras) -> SyncEvent {
     let payload = SocialPayload {
         kind: "tease".to_owned(),
@@ -161,14 +162,14 @@ fn event(naras: &Naras) -> SyncEvent {
     )
 }
 
-/// The process of the subscribers.
+/// The subscriber process.
 struct Readers {
     child: Child,
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
 }
 
 impl Readers {
-    /// Starts it and waits until every stream is open.
+    /// Starts the process, and waits until every stream is open.
     fn start(
         address: SocketAddr,
         subscribers: usize,
@@ -191,7 +192,7 @@ impl Readers {
         }
     }
 
-    /// The processor time that it has taken, to a hundredth of a second.
+    /// Returns the CPU time that the process has used, to a hundredth of a second.
     fn processor(&self) -> Result<Duration, Error> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         let (_, fields) = stat.rsplit_once(") ").ok_or("no name in stat")?;
@@ -208,7 +209,7 @@ impl Readers {
     }
 }
 
-/// The process of the subscribers: says `ready` when all streams are open, and prints what it measured.
+/// Runs the subscriber process: prints `ready` when all streams are open, and the results at the end.
 pub(crate) fn read(address: SocketAddr, plan: &Plan) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -276,9 +277,9 @@ pub(crate) fn read(address: SocketAddr, plan: &Plan) -> Result<(), Error> {
     })
 }
 
-/// What one subscriber measured, or several.
+/// The results of one or several subscribers.
 struct Measured {
-    /// Of the paced events, in microseconds.
+    /// Latencies of the paced events, in microseconds.
     latency: Histogram<u64>,
     paced: usize,
     burst: usize,
@@ -297,13 +298,13 @@ impl Measured {
         })
     }
 
-    /// Whether a subscriber has all events when it has so many.
+    /// Returns whether a subscriber has received all events.
     fn is_complete(&self, seen: usize) -> bool {
         seen >= self.paced + self.burst
     }
 
-    /// A subscriber has its event with this number, which was appended at this time, in nanoseconds. Returns the
-    /// latency of a paced one.
+    /// Records the event with this number, which was appended at this time, in nanoseconds. Returns the
+    /// latency of a paced event.
     fn take(&mut self, number: usize, appended: i64) -> u64 {
         let now = SystemClock.now_nanos().get();
         if number > self.paced {

@@ -1,4 +1,4 @@
-//! Decoding and verifying a sync page, on one core and on all.
+//! Decodes and verifies a sync page, on one core and on all.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -51,7 +51,7 @@ pub(crate) fn measure(
     }))
 }
 
-/// How many events verify.
+/// Returns how many events verify.
 fn verify(mut events: Vec<SyncEvent>, keys: &Keys, threads: usize) -> usize {
     let verified = |events: &mut [SyncEvent]| {
         let reception = EventReception {
@@ -77,7 +77,7 @@ fn verify(mut events: Vec<SyncEvent>, keys: &Keys, threads: usize) -> usize {
     })
 }
 
-/// Nobody attacks a measurement: a counter is random enough.
+/// A counter suffices as randomness, because a benchmark has no attacker.
 fn random() -> [u8; 32] {
     [7; 32]
 }

@@ -1,7 +1,7 @@
-//! Round trips of the libraries that users compare nara-mesh with, as `nara-bench signed` measures ours: as many bytes,
-//! as many under way at once, both ends in one process. Prints one JSON object.
+//! Round trips of libraries comparable to nara-mesh, measured as `nara-bench signed` measures ours: the same
+//! number of bytes and of concurrent round trips, both ends in one process. Prints one JSON object.
 //!
-//! All of them authenticate both ends by the keys of their connection; none signs a request.
+//! All of them authenticate both ends by the keys of the connection; none signs requests.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "the result goes to standard output")]
 
@@ -13,14 +13,14 @@ use clap::{Parser, ValueEnum};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Bytes of a question and of its answer: those of `POST /events/sync` with an answer of one event.
+/// Bytes of a request and of its answer: as in `POST /events/sync` with an answer of one event.
 const QUESTION: usize = 110;
 const ANSWER: usize = 420;
 
-/// What is measured.
+/// The library to measure.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Library {
-    /// iroh: one QUIC connection, a stream for each question.
+    /// iroh: one QUIC connection, one stream per request.
     Iroh,
     /// libp2p's `request-response` over QUIC.
     Libp2pQuic,
@@ -35,7 +35,7 @@ struct Plan {
     /// Round trips to measure.
     #[arg(long, default_value_t = 20_000)]
     requests: u64,
-    /// Round trips under way at once.
+    /// Concurrent round trips.
     #[arg(long, default_value_t = 16)]
     in_flight: u64,
     /// Round trips before the measurement.

@@ -31,12 +31,12 @@ where
     }))
 }
 
-/// What this process has had of the processor so far.
+/// Returns the CPU time of this process so far.
 fn processor_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }
 
-/// Makes `count` round trips, `in_flight` at once; the histogram is in nanoseconds.
+/// Makes `count` round trips, `in_flight` concurrently; the histogram is in nanoseconds.
 async fn many<F, Fut>(count: u64, in_flight: u64, once: F) -> Result<Histogram<u64>, Error>
 where
     F: Fn() -> Fut + Clone + Send + 'static,

@@ -1,4 +1,4 @@
-//! iroh: one connection, and a stream of its own for each question.
+//! iroh: one connection, with a stream per request.
 
 use iroh::Endpoint;
 use iroh::endpoint::{Connection, presets};
@@ -22,7 +22,7 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Value, Error> {
     repeat(plan, move || ask(connection.clone())).await
 }
 
-/// An end on loopback, without relays and discovery.
+/// Creates an endpoint on loopback, without relays and discovery.
 async fn endpoint() -> Result<Endpoint, Error> {
     let builder = Endpoint::builder(presets::Minimal)
         .alpns(vec![PROTOCOL.to_vec()])
@@ -31,7 +31,7 @@ async fn endpoint() -> Result<Endpoint, Error> {
     Ok(builder.bind().await?)
 }
 
-/// Ends when the connection does.
+/// Answers all requests of a connection until it closes.
 async fn answer_all(connection: Connection) -> Result<(), Error> {
     loop {
         let (mut send, mut receive) = connection.accept_bi().await?;
@@ -57,5 +57,5 @@ fn expect(have: usize, want: usize) -> Result<(), Error> {
     if have == want {
         return Ok(());
     }
-    Err(format!("{have} bytes came where {want} were sent").into())
+    Err(format!("received {have} bytes instead of {want}").into())
 }

@@ -28,7 +28,7 @@ struct Answer(Vec<u8>);
 type Behaviour = request_response::cbor::Behaviour<Question, Answer>;
 type Event = request_response::Event<Question, Answer>;
 
-/// Where the answer to a question is reported.
+/// The channel for the result of a request.
 type Waiting = oneshot::Sender<Result<usize, String>>;
 
 pub(crate) async fn measure(plan: &Plan, over: Over) -> Result<Value, Error> {
@@ -84,7 +84,7 @@ async fn answer_all(mut server: Swarm<Behaviour>) {
             ..
         }) = event
         {
-            // Who asked may be gone.
+            // The requester may have disconnected.
             let _ = server
                 .behaviour_mut()
                 .send_response(channel, Answer(vec![7; ANSWER]));
@@ -92,7 +92,7 @@ async fn answer_all(mut server: Swarm<Behaviour>) {
     }
 }
 
-/// Drives the asking end, until nobody asks any more.
+/// Drives the client until all request senders are dropped.
 async fn ask_all(mut client: Swarm<Behaviour>, server: PeerId, mut asked: mpsc::Receiver<Waiting>) {
     let mut waiting: HashMap<OutboundRequestId, Waiting> = HashMap::new();
     loop {
@@ -124,6 +124,6 @@ async fn ask(questions: mpsc::Sender<Waiting>) -> Result<(), Error> {
     questions.send(answered).await?;
     match answer.await?? {
         ANSWER => Ok(()),
-        other => Err(format!("{other} bytes came where {ANSWER} were sent").into()),
+        other => Err(format!("received {other} bytes instead of {ANSWER}").into()),
     }
 }

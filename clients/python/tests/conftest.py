@@ -1,4 +1,4 @@
-"""Two naras that run: alice, and bob, who knows her and has the local API that the tests use."""
+"""Two running naras: alice, and bob, who knows her and whose local API the tests use."""
 
 from __future__ import annotations
 

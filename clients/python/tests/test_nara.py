@@ -25,7 +25,7 @@ def test_the_running_nara_is_found(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) 
         assert nara.status()["name"] == "bob"
     with pytest.raises(NoNara):
         Nara(name="carol")
-    # One that is chosen is called, and nobody answers there.
+    # An explicit socket is used, but no nara listens there.
     with Nara(mesh.folder / "nowhere.sock") as nobody, pytest.raises(NoNara) as caught:
         nobody.status()
     assert "nowhere.sock" in str(caught.value)
@@ -34,7 +34,7 @@ def test_the_running_nara_is_found(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) 
 def test_a_nara_on_loopback_wants_a_token(mesh: Mesh) -> None:
     with Nara(mesh.bob) as nara:
         made = nara.call(Call("POST", "/v1/tokens", body={"rights": "read"}))
-        # It opens an address on loopback.
+        # Opens an address on loopback.
         url = nara.call(Call("POST", "/v1/dashboard"))["url"].split("/#")[0]
     with Nara(base_url=url, token=made["token"]) as nara:
         assert nara.status()["name"] == "bob"
@@ -73,7 +73,7 @@ def test_a_message_stays_in_the_inbox_until_it_is_handled(mesh: Mesh) -> None:
             if texts[-1][1] == "second":
                 break
         assert texts[-2:] == [("bob", "first"), ("bob", "second")]
-        # The loop ended before it was done with the second one.
+        # The loop ended before the second one was acknowledged.
         again = next(iter(alice.inbox()))
         assert again["event"]["social"]["reason"] == "second"
 
@@ -83,7 +83,7 @@ def test_a_message_waits_in_the_outbox_until_it_is_taken_back(mesh: Mesh) -> Non
     with Nara(mesh.bob) as nara:
         sent = nara.dm_later("alice", "at once")
         assert sent.waits is None and sent.receipt is not None and sent.receipt["stored"]
-        # Carol is known, and nobody knows where she is.
+        # Carol is known, but her address is not.
         nara.call(Call("PUT", "/v1/peers/carol/trust", body={"key": key}))
         sent = nara.dm_later("carol", "later", expires_s=60)
         assert sent.receipt is None and sent.waits is not None
@@ -158,7 +158,7 @@ def test_events_are_fetched_compared_and_a_transfer_is_cancelled(mesh: Mesh) -> 
         assert compared["complete"] and compared["missing_here"] >= 0
         assert nara.transfers() == []
         with socket.create_server(("127.0.0.1", 0)) as silent:
-            # It takes connections and says nothing.
+            # It accepts connections and never answers.
             peer = f"127.0.0.1:{silent.getsockname()[1]}"
             problems: list[str] = []
 

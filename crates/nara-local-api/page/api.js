@@ -1,9 +1,9 @@
-// The local API of the nara that serves this page.
+// The client of the local API of the nara that serves this page.
 
 const STORED = "nara-page";
 const text = new TextEncoder();
 
-/** A problem that the nara told. */
+/** A problem reported by the nara. */
 export class Problem extends Error {
   constructor(status, body) {
     super(body?.detail ?? `status ${status}`);
@@ -13,7 +13,7 @@ export class Problem extends Error {
   }
 }
 
-/** The session has ended, or there never was one. */
+/** The session has ended, or there is none. */
 export class Closed extends Error {}
 
 let session = JSON.parse(sessionStorage.getItem(STORED) ?? "null");
@@ -27,7 +27,7 @@ const failed = async (response) => {
   return new Problem(response.status, body);
 };
 
-/** Uses the token of the address, which is then of no more use. */
+/** Redeems the token of the address, which is valid only once. */
 export const open = async (token) => {
   const response = await fetch("/page/session", {
     method: "POST",
@@ -52,9 +52,9 @@ export const close = async () => {
   await fetch("/page/session", { method: "DELETE", headers });
 };
 
-/** Asks for a proof that this is still our nara, before the secret is sent: while it was away, somebody may have taken its port. */
+/** Verifies that the server is still our nara before the secret is sent: while the nara was stopped, another program may have taken its port. */
 export const prove = async () => {
-  if (!session) throw new Closed("This page was not opened by an address of the program.");
+  if (!session) throw new Closed("This page was not opened with an address from `nara-mesh dashboard`.");
   const nonce = base64(crypto.getRandomValues(new Uint8Array(24)));
   const response = await fetch("/page/hello", {
     method: "POST",
@@ -95,7 +95,7 @@ export const send = async (method, path, body) => {
   return response.status === 204 ? null : response.json();
 };
 
-/** Reads server-sent events, until they end. */
+/** Reads server-sent events until the stream ends. */
 export const follow = async (path, signal, take) => {
   const response = await call(path, { signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -118,7 +118,7 @@ export const follow = async (path, signal, take) => {
   }
 };
 
-/** A text that means this peer and no other: a name may look like the id or the address of another nara. */
+/** An unambiguous reference to a peer: a name may look like the id or the address of another nara. */
 export const reference = (peer) => peer.key_id ?? peer.id ?? peer.name ?? peer.address;
 
 export const peerPath = (peer, rest = "") => `/v1/peers/${encodeURIComponent(peer)}${rest}`;

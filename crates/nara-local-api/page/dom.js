@@ -1,4 +1,4 @@
-// Elements, made without any HTML: what comes from peers is text, whatever it contains.
+// Creates elements without parsing HTML: text of peers stays text, whatever it contains.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -18,7 +18,7 @@ export const draw = (tag, attributes = {}, ...children) => fill(document.createE
 
 export const byId = (id) => document.getElementById(id);
 
-/** A card with a heading; `note` stands beside it. */
+/** A card with a heading; `note` is beside it. */
 export const card = (title, note, ...children) =>
   make("section", { class: "card" }, make("header", {}, make("h2", {}, title), note), children);
 
@@ -37,7 +37,7 @@ export const table = (caption, columns, rows) => {
   return scroll;
 };
 
-/** Puts new content into a place, and keeps the focus where it was, if what had it is still there. */
+/** Replaces the content of an element, and restores the focus if the focused element still exists. */
 export const show = (place, ...children) => {
   const active = document.activeElement;
   const key = place.contains(active) ? active.dataset.focus : undefined;
@@ -49,7 +49,7 @@ export const show = (place, ...children) => {
 };
 
 let speaking;
-/** Tells something to a screen reader, not more than once in three seconds. */
+/** Announces a text to screen readers, at most once in three seconds. */
 export const say = (text) => {
   clearTimeout(speaking);
   speaking = setTimeout(() => { byId("spoken").textContent = text; }, 3000);

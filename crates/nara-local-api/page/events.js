@@ -1,9 +1,9 @@
-// What was said, live.
+// The live event list.
 
 import { byId, card, empty, make, say, show } from "./dom.js";
 import { actorOf, clockOf, dateOf, dayOf, fingerprint, machineTime, many, sentence, targetOf } from "./words.js";
 
-/** The most events that are kept, and shown. */
+/** The most events that are kept and shown. */
 const KEPT = 500;
 const SHOWN = 200;
 
@@ -48,9 +48,9 @@ const entry = (item) => {
   details.addEventListener("toggle", () => {
     if (!details.open || details.children.length > 1) return;
     const told = [
-      `${dateOf(millis(event))}, by ${event.emitter || "nobody"}`,
+      `${dateOf(millis(event))}, by ${event.emitter || "unknown"}`,
       trust === "verified" ? `, verified with the key that is pinned for it, ${fingerprint(keyOfNara(event.emitter))}` : "",
-      origin ? `, told by ${origin}` : "",
+      origin ? `, received from ${origin}` : "",
     ];
     details.append(make("p", { class: "quiet" }, `${told.join("")}.`), make("pre", { tabindex: "0" }, JSON.stringify(event, null, 2)));
   });
@@ -86,7 +86,7 @@ const renderSoon = () => {
 const render = () => {
   if (!list) return;
   const open = list.querySelector("details[open]");
-  // Nothing moves away under the eyes of a reader.
+  // The list must not move while the user reads an open event.
   if (open && !paused) return;
   const found = kept.filter(isShown);
   const newest = found.slice(-SHOWN).reverse();
@@ -95,7 +95,7 @@ const render = () => {
   const nothing =
     kept.length > 0
       ? empty("No event matches", "Change the filters to see others.")
-      : empty("No events yet", "What this nara and its peers say appears here as it arrives.");
+      : empty("No events yet", "Events of this nara and its peers appear here as they arrive.");
   show(list, ...(newest.length > 0 ? days(newest) : [nothing]));
   fresh = new Set();
   const known = new Set(kept.map(({ event }) => event.svc));
@@ -103,7 +103,7 @@ const render = () => {
   for (const service of [...known].sort()) services.append(make("option", { value: service }, service));
 };
 
-/** Shows only what mentions a name. */
+/** Shows only events that mention a name. */
 export const about = (name) => {
   filter.text = name.toLowerCase();
   byId("event-text").value = name;
@@ -116,7 +116,7 @@ const select = (label, id, options, set) => {
   return [make("label", { for: id }, label, control), control];
 };
 
-/** `jumpTo` shows a nara by its name; `keyOf` gives the id of its key. */
+/** `jumpTo` shows a nara by its name; `keyOf` returns its key id. */
 export const start = (jumpTo, keyOf) => {
   jump = jumpTo;
   keyOfNara = keyOf;
@@ -134,7 +134,7 @@ export const start = (jumpTo, keyOf) => {
   pause.addEventListener("click", () => {
     paused = !paused;
     pause.setAttribute("aria-pressed", String(paused));
-    pause.textContent = paused ? "Go on" : "Pause";
+    pause.textContent = paused ? "Resume" : "Pause";
     if (!paused) render();
   });
   counter = make("p", {}, "");

@@ -1,4 +1,4 @@
-// Whether all is well.
+// The health view: samples, services, ledger, refusals, messages, transfers and the doctor.
 
 import { get, send } from "./api.js";
 import { byId, card, empty, make, show, table } from "./dom.js";
@@ -10,7 +10,7 @@ const RESULT = { ok: ["good", "ok"], warning: ["warn", "warning"], failed: ["bad
 let checks;
 let checking = false;
 
-/** How much a total grew in each minute. */
+/** The increase of a total per minute. */
 const rate = (samples, figure) =>
   samples.slice(1).map((sample, index) => {
     const [before, now] = [samples[index][figure], sample[figure]];
@@ -52,10 +52,10 @@ const servicesCard = (services) => {
       make("td", {}, backend),
       make("td", { class: "number" }, number(requests)),
       make("td", {}, sender ?? "–"),
-      make("td", {}, left === undefined ? "set for this nara" : `in ${span(left)}`),
+      make("td", {}, left === undefined ? "from the settings" : `in ${span(left)}`),
     ),
   );
-  return card("Services", make("p", {}, "programs of this machine that peers reach"), table("Programs that peers reach", ["Path", "Program", ["Requests", "number"], "Last sender", "Lease ends"], rows));
+  return card("Services", make("p", {}, "local programs that peers can reach"), table("Programs that peers can reach", ["Path", "Program", ["Requests", "number"], "Last sender", "Lease ends"], rows));
 };
 
 const ledgerCard = ({ events, bytes: size, services }) => {
@@ -67,7 +67,7 @@ const ledgerCard = ({ events, bytes: size, services }) => {
     make("p", {}, `${many(events, "event")}, ${bytes(size)}`),
     rows.length > 0
       ? table("Events in the ledger, by service", ["Service", ["Events", "number"], ["Size", "number"]], rows)
-      : empty("No events yet", "What this nara and its peers say is kept here."),
+      : empty("No events yet", "Events of this nara and its peers are stored here."),
   );
 };
 
@@ -80,13 +80,13 @@ const refusals = (list) => {
     make("p", {}, "by reason, since the nara started"),
     list.length > 0
       ? table("Refused requests by reason", ["Reason", ["Requests", "number"]], rows)
-      : empty("Nothing was refused", "Requests that prove nothing, come twice or come too often are counted here."),
+      : empty("Nothing was refused", "Unauthenticated, replayed and rate-limited requests are counted here."),
   );
 };
 
 const KINDS = { "direct-message": "message", postcard: "postcard", "runtime-message": "runtime message" };
 
-/** What a message says, if it is a text. */
+/** The text of a message, if it has one. */
 const textOf = ({ event }) => String(event.social?.reason ?? event.message ?? event.kind ?? "").slice(0, 200);
 
 const waiting = ({ messages, is_durable: isDurable }, refresh) => {
@@ -97,7 +97,7 @@ const waiting = ({ messages, is_durable: isDurable }, refresh) => {
       const back = make("button", { type: "button", class: "plain", "data-focus": `outbox ${id}` }, "Take back", make("span", { class: "unseen" }, ` the message to ${peer}`));
       back.addEventListener("click", async () => {
         back.disabled = true;
-        // One that was delivered meanwhile is gone, too.
+        // If it was delivered meanwhile, it is gone too.
         await send("DELETE", `/v1/outbox/${id}`).catch(() => {});
         refresh();
       });
@@ -114,10 +114,10 @@ const waiting = ({ messages, is_durable: isDurable }, refresh) => {
     });
   return card(
     "Waiting messages",
-    make("p", {}, isDurable ? "sent once their recipients are seen" : "sent once their recipients are seen; lost when the nara ends"),
+    make("p", {}, isDurable ? "sent once their recipients are seen" : "sent once their recipients are seen; lost when the nara stops"),
     rows.length > 0
       ? table("Messages that wait for their recipients", ["To", "Kind", "Text", "Expires", "Attempts", "Decision"], rows)
-      : empty("Nothing waits", "A message that is sent with --later to a nara that is away waits here."),
+      : empty("No waiting messages", "Messages sent with --later to an unreachable nara wait here."),
   );
 };
 
@@ -129,7 +129,7 @@ const transfersCard = (transfers, refresh) => {
     const cancel = make("button", { type: "button", class: "plain", "data-focus": `transfer ${id}` }, "Cancel", make("span", { class: "unseen" }, ` the ${kind} with ${peer}`));
     cancel.addEventListener("click", async () => {
       cancel.disabled = true;
-      // One that ended meanwhile is gone, too.
+      // If it ended meanwhile, it is gone too.
       await send("DELETE", `/v1/transfers/${id}`).catch(() => {});
       refresh();
     });
@@ -145,14 +145,14 @@ const transfersCard = (transfers, refresh) => {
     );
   });
   if (rows.length === 0) return null;
-  return card("Transfers", make("p", {}, "of events, going on"), table("Transfers of events", ["Peer", "Kind", "Begun", ["Events", "number"], "Progress", "Decision"], rows));
+  return card("Transfers", make("p", {}, "of events, in progress"), table("Transfers of events", ["Peer", "Kind", "Begun", ["Events", "number"], "Progress", "Decision"], rows));
 };
 
 const doctor = (again) => {
   const button = make("button", { type: "button", class: "plain", "data-focus": "doctor", onclick: again, disabled: checking }, checking ? "Checking…" : "Check again");
   const bad = (checks ?? []).filter(({ result }) => result === "failed" || result === "warning").length;
-  const summary = checks ? (bad > 0 ? `${many(bad, "check")} need a look` : "all is well") : "";
-  // What needs a look comes first.
+  const summary = checks ? (bad > 0 ? `${many(bad, "check")} need attention` : "all is well") : "";
+  // Problems first.
   const order = ["failed", "warning"];
   const rank = ({ result }) => (order.includes(result) ? order.indexOf(result) : order.length);
   const sorted = [...(checks ?? [])].sort((one, other) => rank(one) - rank(other));
@@ -175,7 +175,7 @@ const doctor = (again) => {
   return card(
     "Checks",
     make("div", { class: "actions" }, make("p", {}, summary), button),
-    checks ? make("ul", { class: "plain-list checks" }, items) : empty("Checking", "The doctor looks at this nara and its network."),
+    checks ? make("ul", { class: "plain-list checks" }, items) : empty("Checking", "The doctor checks this nara and its network."),
   );
 };
 

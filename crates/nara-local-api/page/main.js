@@ -1,4 +1,4 @@
-// The page of a nara: its connection, and its views.
+// The entry point of the page: its connection and its views.
 
 import * as api from "./api.js";
 import { byId, make, say } from "./dom.js";
@@ -10,14 +10,14 @@ import { asSentence } from "./words.js";
 
 const VIEWS = ["mesh", "events", "trust", "health"];
 
-/** Between two attempts to come back: longer and longer, and never longer than this. */
+/** The pauses between reconnection attempts, in milliseconds; the last one repeats. */
 const PAUSES = [250, 500, 1000, 2000, 4000, 8000];
 
-/** How often what does not tell of itself is asked for. */
+/** The polling interval of data without live updates. */
 const LOOK = 5000;
-/** How often the ledger is counted, which may take long the first time. */
+/** The polling interval of the event count, which may be slow the first time. */
 const COUNT = 30_000;
-/** How often peers are pinged, and how many of them. */
+/** The ping interval, and the number of peers that are pinged. */
 const PING = 30_000;
 const PINGED = 32;
 
@@ -48,14 +48,14 @@ const shut = (reason) => {
   byId("closed").hidden = false;
 };
 
-/** A nara that exposes no programs is one without services. */
+/** A nara that does not offer services has none. */
 const noServices = (error) => {
   if (error.status === 501) return { services: [], lasting: [] };
   throw error;
 };
 
 let counted = null;
-/** Asks what the ledger holds, while everything else goes on. */
+/** Requests the ledger summary in the background. */
 const countSoon = () => {
   if (counted !== null && performance.now() - counted < COUNT) return;
   counted = performance.now();
@@ -84,7 +84,7 @@ const refresh = async () => {
 };
 
 let refreshing = null;
-/** After a change: at once, but not for each of many. */
+/** Refreshes soon after a change, once for several changes. */
 const refreshSoon = () => {
   refreshing ??= sleep(200).then(refresh).catch(() => {}).finally(() => { refreshing = null; });
 };
@@ -105,7 +105,7 @@ const followEvents = async (signal) => {
   try {
     await api.follow(`/v1/events/live?${from}`, signal, take);
   } catch (error) {
-    // The ledger is another one: what was shown is of the past.
+    // The ledger was replaced: the shown events are outdated.
     if (error.status === 410) cursor = null;
     throw error;
   }
@@ -120,7 +120,7 @@ const pinging = async (signal) => {
       try {
         await api.send("POST", api.peerPath(api.reference(peer), "/ping?prove_clock=true&estimate=true&timeout_ms=3000"));
       } catch (error) {
-        // A peer that does not answer shows as such in the list.
+        // The list shows a peer that does not answer as such.
         if (!(error instanceof api.Problem)) throw error;
       }
     }
@@ -136,7 +136,7 @@ const looking = async (signal) => {
   }
 };
 
-/** Works until the connection breaks. */
+/** Runs until the connection breaks. */
 const live = async () => {
   await refresh();
   setState("live");
@@ -214,7 +214,7 @@ const choose = (name, focus) => {
   }
 };
 
-/** Shows a peer in the mesh. */
+/** Shows a peer in the mesh view. */
 const jump = (name) => {
   choose("mesh");
   const row = document.getElementById(mesh.rowId(name));
@@ -224,7 +224,7 @@ const jump = (name) => {
   row.focus({ preventScroll: true });
 };
 
-/** The id of the key with which a nara signs. */
+/** The key id of a nara. */
 const keyOf = (name) => (known.status?.name === name ? known.status : known.peers.find((peer) => peer.name === name))?.key_id;
 
 const start = async () => {
@@ -241,9 +241,9 @@ const start = async () => {
     await api.close();
   });
   const hash = location.hash.slice(1);
-  // No element has such an id, so that the browser scrolls nowhere.
+  // No element has this id, so the browser does not scroll.
   const wanted = VIEWS.find((name) => hash === `/${name}`) ?? "mesh";
-  // The token must not stay in the address, nor in the history.
+  // The token must not remain in the address or the history.
   history.replaceState(null, "", `#/${wanted}`);
   try {
     if (hash.length >= 40) await api.open(hash);

@@ -1,5 +1,5 @@
-// The mesh as a map, this nara in the middle: peers where their network coordinates place them, or as far away as their round
-// trip says.
+// The map of the mesh around this nara: peers are placed by their network coordinates, or else at the
+// distance of their round trip.
 
 import { draw } from "./dom.js";
 import { duration } from "./words.js";
@@ -8,13 +8,13 @@ const WIDTH = 1000;
 const HEIGHT = 380;
 const REACH = 150;
 
-/** A round figure of milliseconds for the outer ring. */
+/** Rounds milliseconds up for the outer ring. */
 const round = (millis) => {
   const size = 10 ** Math.floor(Math.log10(Math.max(millis, 0.1)));
   return [1, 2, 5, 10].map((factor) => factor * size).find((step) => step >= millis);
 };
 
-/** Moves what lies on another apart, so that every name can be read. */
+/** Moves overlapping nodes apart, so that every name is readable. */
 const spread = (nodes) => {
   for (let turn = 0; turn < 60; turn += 1) {
     let moved = false;
@@ -24,7 +24,7 @@ const spread = (nodes) => {
         const apart = Math.hypot(dx, dy);
         if (apart >= 90) continue;
         moved = true;
-        // What lies on the same point goes apart in directions that its place in the list says.
+        // Nodes at the same point are separated in a direction derived from their index.
         const angle = apart > 0.01 ? Math.atan2(dy, dx) : index * 2.4 + 0.6;
         const push = (90 - apart) / 2;
         const [px, py] = [Math.cos(angle) * push, (Math.sin(angle) * push) / 2.2];
@@ -36,10 +36,10 @@ const spread = (nodes) => {
   }
 };
 
-/** A direction that a name always has. */
+/** A fixed direction for a name. */
 const direction = (name) => [...name].reduce((sum, letter) => (sum * 31 + letter.codePointAt(0)) % 3600, 7) * (Math.PI / 1800);
 
-/** Where a peer is, seen from here, in milliseconds of round trip; undefined: nobody knows. */
+/** The position of a peer relative to this nara, in milliseconds of round trip; undefined if unknown. */
 export const placeOf = (peer, own) => {
   if (peer.coordinates && own) return [peer.coordinates.x - own.x, peer.coordinates.y - own.y];
   if (peer.rtt_us === null || peer.rtt_us === undefined) return undefined;
@@ -56,7 +56,7 @@ export const map = (own, name, peers, linked) => {
   const nodes = placed.map(({ peer, place: [x, y] }) => ({
     peer,
     name: peer.label,
-    // Whatever a peer says of its place, it stays on the map. Wider than high, as the map is.
+    // A peer stays on the map whatever coordinates it claims. The map is wider than high.
     x: WIDTH / 2 + clamp(x * scale, REACH) * 2.2,
     y: HEIGHT / 2 + clamp(y * scale, REACH),
   }));
@@ -70,7 +70,7 @@ export const map = (own, name, peers, linked) => {
     id: "map",
     viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
     role: "img",
-    "aria-label": `Map of the mesh around ${name}: ${words.join(", ") || "no peer has told its place"}`,
+    "aria-label": `Map of the mesh around ${name}: ${words.join(", ") || "no peer has a known position"}`,
   });
   for (const part of [0.5, 1]) {
     const [rx, ry] = [REACH * 2.2 * part, REACH * part];

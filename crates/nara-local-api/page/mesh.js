@@ -1,4 +1,4 @@
-// Who is there.
+// The mesh view: presence and connections of peers.
 
 import { byId, card, empty, make, show, table } from "./dom.js";
 import { map, placeOf } from "./map.js";
@@ -86,9 +86,9 @@ export const render = ({ status, peers, own }) => {
       legend(),
       unplaced.length < peers.length
         ? map(own, status.name, peers, links)
-        : empty("No map yet", "A peer is placed once it has told its network coordinates, or its round trip is measured."),
+        : empty("No map yet", "A peer is placed once its network coordinates are known or its round trip is measured."),
       guessed.length > 0
-        ? make("p", { class: "inside small quiet" }, `Of these only the distance is known: ${guessed.map((peer) => peer.label).join(", ")}.`)
+        ? make("p", { class: "inside small quiet" }, `Only the distance is known of: ${guessed.map((peer) => peer.label).join(", ")}.`)
         : null,
       unplaced.length > 0 && unplaced.length < peers.length
         ? make("p", { class: "inside small quiet" }, `Not placed: ${unplaced.map((peer) => peer.label).join(", ")}.`)

@@ -25,7 +25,7 @@ const line = (found) => {
 };
 
 /**
- * A figure with a line for each series, over the same time. `words` says a value in words. The first series is filled.
+ * A figure with a line for each series over the same period. `words` formats a value. The first series is filled.
  */
 export const plot = (title, series, words, minutes) => {
   const values = series.flatMap(({ values }) => values).filter((value) => value !== null);
@@ -38,7 +38,7 @@ export const plot = (title, series, words, minutes) => {
   );
   const known = values.length > 1;
   const high = known ? Math.max(...values) : 1;
-  // A line that hardly moves should not look like a mountain.
+  // Nearly constant values must not fill the whole height.
   const least = known ? Math.min(...values) : 0;
   const low = least > high * 0.9 && high > 0 ? Math.max(0, high * 0.9) : Math.min(least, 0);
   const label = known ? `${title}: ${now} now, at least ${words(least)} and at most ${words(high)} in ${minutes}` : `${title}: ${now} now`;

@@ -1,10 +1,10 @@
-// Which keys are believed, and what is to be decided.
+// The trust view: keys of peers, and decisions about them.
 
 import { peerPath, reference, send } from "./api.js";
 import { byId, card, empty, make, show, table } from "./dom.js";
 import { asSentence, dateOf, fingerprint, many } from "./words.js";
 
-/** Asks before a decision, and carries it out. */
+/** Asks for confirmation, and carries the decision out. */
 const confirm = ({ title, text, key, word, kind, act, done }) => {
   const dialog = byId("confirm");
   const failed = make("p", { class: "failed", role: "alert", hidden: true });
@@ -35,11 +35,11 @@ const confirm = ({ title, text, key, word, kind, act, done }) => {
 const keyCard = (title, key, how) =>
   make("div", {}, make("h3", {}, title), make("code", { class: "fingerprint" }, fingerprint(key)), make("p", { class: "small quiet" }, how));
 
-/** Asks whether another key is the one of a nara from now on. The nara is the one with the pinned key, whatever it is called. */
+/** Asks whether to trust another key of a nara. The nara is identified by its pinned key, whatever its name is. */
 const askToTrust = (name, pinned, key, refresh) =>
   confirm({
     title: `Trust another key of ${name}?`,
-    text: `Compare this fingerprint with the one that the owner of ${name} tells you, not over the mesh. Whoever holds this key will be ${name} for this nara.`,
+    text: `Ask the owner of ${name} for the fingerprint, not over the mesh, and compare it. This nara will accept the holder of this key as ${name}.`,
     key,
     word: "Trust this key",
     kind: "danger",
@@ -54,7 +54,7 @@ const conflict = (open, refresh) => {
   keep.addEventListener("click", () =>
     confirm({
       title: `Keep the key of ${name}?`,
-      text: "The pinned key stays. Messages with the other key are refused, as until now.",
+      text: "The pinned key stays. Messages with the other key remain refused.",
       key: pinned,
       word: "Keep this key",
       kind: "main",
@@ -71,17 +71,17 @@ const conflict = (open, refresh) => {
     make(
       "div",
       { class: "inside" },
-      make("p", {}, `Somebody else uses the name ${name}, or ${name} has a new soul. Nothing was changed: messages with the other key are refused.`),
+      make("p", {}, `Another nara uses the name ${name}, or ${name} has a new soul. The pinned key is unchanged: messages with the other key are refused.`),
       make("div", { class: "keys" }, keyCard("Pinned key", pinned, `learned by ${source}`), keyCard("Offered key", offered, `offered by ${by}`)),
       open.configured
-        ? make("p", { class: "small quiet" }, "The pinned key stands in the peers file, which decides. If the owner confirms the new key, change it there and reload.")
+        ? make("p", { class: "small quiet" }, "The pinned key is configured in the peers file. If the owner confirms the new key, change it there and reload.")
         : null,
       make("div", { class: "actions start" }, keep, open.configured ? null : replace),
     ),
   );
 };
 
-/** What a warning says, and the decision to take, if it is about a key. */
+/** A warning, with the decision to take if it concerns a key. */
 const warningItem = (warning, refresh) => {
   const { name, key_id: key, pinned_key_id: pinned, configured } = warning;
   const item = make(
@@ -96,7 +96,7 @@ const warningItem = (warning, refresh) => {
   item.append(
     make("div", { class: "keys" }, pinned ? keyCard("Pinned key", pinned, "") : null, keyCard("Other key", key, "")),
     configured
-      ? make("p", { class: "small quiet" }, "The pinned key stands in the peers file, which decides. If the owner confirms the new key, change it there and reload.")
+      ? make("p", { class: "small quiet" }, "The pinned key is configured in the peers file. If the owner confirms the new key, change it there and reload.")
       : make("div", { class: "actions start" }, trust),
   );
   return item;
@@ -161,7 +161,7 @@ export const render = ({ status, peers, conflicts }, refresh) => {
   if (!status) return;
   const relevant = peers.map(({ label, id, key_id, key_source, v2, tls, verdict, decided_at_ms }) => [label, id, key_id, key_source, v2, tls, verdict, decided_at_ms]);
   const now = JSON.stringify([relevant, conflicts]);
-  // Nothing moves under the hands of somebody who compares keys.
+  // The view must not change while the user compares keys.
   if (now === shown) return;
   shown = now;
   const { conflicts: open, warnings } = conflicts;
@@ -185,7 +185,7 @@ export const render = ({ status, peers, conflicts }, refresh) => {
       make("p", {}, open.length > 0 ? `${many(open.length, "conflict")} to decide` : "no conflicts"),
       peers.length > 0
         ? table("Keys of peers, and what you decided", ["Peer", "Key", "Learned by", "Proven", "Decision", ["Actions", "number"]], rows)
-        : empty("No keys yet", "The key of a peer is pinned when it is first learned, and then never changes by itself."),
+        : empty("No keys yet", "The key of a peer is pinned when it is first learned, and then never changes without a decision."),
     ),
     card(
       "Your own key",

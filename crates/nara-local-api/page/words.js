@@ -1,4 +1,4 @@
-// Numbers, times and events in words.
+// Formats numbers, times and events.
 
 const NONE = "–";
 
@@ -11,7 +11,7 @@ export const duration = (micros) => {
   return span(millis);
 };
 
-/** A time span, of one or two units. */
+/** A duration in one or two units. */
 export const span = (millis) => {
   const seconds = Math.max(0, Math.round(millis / 1000));
   if (seconds < 60) return `${seconds} s`;
@@ -53,13 +53,13 @@ export const clockOf = (millis) => (valid(millis) ? clock.format(millis) : NONE)
 export const dateOf = (millis) => (valid(millis) ? whole.format(millis) : NONE);
 export const machineTime = (millis) => (valid(millis) ? new Date(millis).toISOString() : undefined);
 
-/** What the nara says, which begins in lower case and has no full stop. */
+/** Converts a message of the nara, which begins in lower case without a full stop, to a sentence. */
 export const asSentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
 
-/** A fingerprint in groups of four, easier to compare. */
+/** A fingerprint in groups of four, which are easier to compare. */
 export const fingerprint = (key) => (key ? key.match(/.{1,4}/g).join(" ") : NONE);
 
-/** Who an event is about. */
+/** The subject of an event. */
 export const actorOf = (event) =>
   event.social?.actor ?? event.ping?.observer ?? event.observation?.observer ?? event.emitter ?? "";
 export const targetOf = (event) =>
@@ -72,9 +72,9 @@ const SOCIAL = {
   "observation": ["observed", ""],
 };
 
-/** An event as a sentence: texts, and names as `{ name }`. */
+/** An event as a sentence of texts and `{ name }` parts. */
 export const sentence = (event) => {
-  const who = (name) => (name ? { name } : "somebody");
+  const who = (name) => (name ? { name } : "someone");
   const social = event.social;
   if (social) {
     const [verb] = SOCIAL[social.type] ?? [social.type || "says something to"];

@@ -33,27 +33,27 @@ use crate::model::{
     PeerList, Pong, Postcard, PostcardReceipt, Reloaded, StashList, Stashed, Status, Trust, Zine,
 };
 
-/// The JSON of `()`: no body.
+/// The JSON of `()`: the request has no body.
 const NOTHING: &[u8] = b"null";
 
-/// The body of a request.
+/// The type-erased body of a request.
 type AnyBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 
-/// Percent-encoded in a segment of a path.
+/// The characters to percent-encode in a path segment.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
 
-/// The client of one running nara: its socket. Each call has a connection of its own.
+/// A client of one running nara, through its socket. Each call opens a new connection.
 #[derive(Clone, Debug)]
 pub struct LocalClient {
     socket: PathBuf,
     timeout: Option<Duration>,
 }
 
-/// Why a call gave no answer.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// The connection broke, or what answers does not speak HTTP.
+    /// The connection broke, or the server does not speak HTTP.
     #[error("the nara behind {} does not answer", path.display())]
     Broken {
         /// The socket.
@@ -62,14 +62,14 @@ pub enum CallError {
         source: hyper::Error,
     },
     /// The answer broke off before its end.
-    #[error("the answer of the nara behind {} broke off: it ended, or it cut off a reader that was too slow", path.display())]
+    #[error("the answer of the nara behind {} broke off: it stopped, or it cut off a slow reader", path.display())]
     BrokenOff {
         /// The socket.
         path: PathBuf,
         /// The cause.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// No nara listens.
+    /// No process listens on the socket.
     #[error("no nara listens on {}", path.display())]
     Connect {
         /// The socket.
@@ -77,26 +77,27 @@ pub enum CallError {
         /// The cause.
         source: io::Error,
     },
-    /// The answer is not what this version expects.
-    #[error("the nara behind {} answers what this version does not understand", path.display())]
+    /// The answer has an unexpected form.
+    #[error("the answer of the nara behind {} is incompatible with this version", path.display())]
     Malformed {
         /// The socket.
         path: PathBuf,
-        /// The cause, in words.
+        /// The cause.
         reason: String,
     },
-    /// The nara refused, or failed.
+    /// The nara reported a problem.
     #[error(transparent)]
     Problem(Box<Problem>),
 }
 
 impl CallError {
-    /// Whether the nara went away before or while it answered: the same call may succeed once it is back.
+    /// Returns whether the nara was stopped before or while it answered: a retry may succeed once it runs
+    /// again.
     pub fn is_gone(&self) -> bool {
         matches!(self, Self::Broken { .. } | Self::BrokenOff { .. }) || self.is_not_running()
     }
 
-    /// Whether no process listens on the socket.
+    /// Returns whether no process listens on the socket.
     pub fn is_not_running(&self) -> bool {
         use io::ErrorKind::{ConnectionRefused, NotFound};
         matches!(self, Self::Connect { source, .. } if matches!(source.kind(), ConnectionRefused | NotFound))
@@ -104,7 +105,7 @@ impl CallError {
 }
 
 impl LocalClient {
-    /// The client of the nara that listens on this socket.
+    /// Creates a client of the nara that listens on this socket.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Self {
             socket: socket.into(),
@@ -112,19 +113,19 @@ impl LocalClient {
         }
     }
 
-    /// The same client, with a time limit for the calls of the nara to its peers.
+    /// Sets a time limit for the calls of the nara to its peers.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// The socket.
+    /// Returns the path of the socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// The running nara.
+    /// Returns the status of the running nara.
     ///
     /// # Errors
     /// [`CallError`].
@@ -132,7 +133,7 @@ impl LocalClient {
         self.get("/v1/status").await
     }
 
-    /// The known peers.
+    /// Returns the known peers.
     ///
     /// # Errors
     /// [`CallError`].
@@ -141,8 +142,8 @@ impl LocalClient {
         Ok(list.peers)
     }
 
-    /// Pings a peer. With `whole`, the peer is asked for a signed answer if the ping does not prove its clock, and for its
-    /// coordinates. With `insist` it is called also if it did not answer the last calls.
+    /// Pings a peer. With `whole`, it is also asked for its coordinates, and for a signed answer if the ping
+    /// does not prove its clock. With `insist`, it is called even if it did not answer the last calls.
     ///
     /// # Errors
     /// [`CallError`].
@@ -158,7 +159,7 @@ impl LocalClient {
         self.send(Method::POST, &path, &()).await
     }
 
-    /// Sends a direct message. One that may be delivered later is for [`Self::dm_later`].
+    /// Sends a direct message now; [`Self::dm_later`] sends one that may wait.
     ///
     /// # Errors
     /// [`CallError`].
@@ -176,7 +177,7 @@ impl LocalClient {
             .await
     }
 
-    /// Sends a postcard. One that may be sent later is for [`Self::postcard_later`].
+    /// Sends a postcard now; [`Self::postcard_later`] sends one that may wait.
     ///
     /// # Errors
     /// [`CallError`].
@@ -185,7 +186,7 @@ impl LocalClient {
         self.send(Method::POST, &path, postcard).await
     }
 
-    /// Sends a runtime message, and waits for its reply if asked to.
+    /// Sends a runtime message, and waits for its reply if requested.
     ///
     /// # Errors
     /// [`CallError`].
@@ -194,7 +195,7 @@ impl LocalClient {
         self.send(Method::POST, &path, message).await
     }
 
-    /// The postcards that the nara sent, oldest first.
+    /// Returns the postcards that the nara sent, oldest first.
     ///
     /// # Errors
     /// [`CallError`].
@@ -203,7 +204,7 @@ impl LocalClient {
         Ok(list.postcards)
     }
 
-    /// What became of a postcard.
+    /// Returns the journey of a postcard.
     ///
     /// # Errors
     /// [`CallError`].
@@ -211,7 +212,7 @@ impl LocalClient {
         self.get(&format!("/v1/postcards/{}", segment(id))).await
     }
 
-    /// Messages of peers that no program has acknowledged, from behind a cursor.
+    /// Returns unacknowledged messages of peers after a cursor.
     ///
     /// # Errors
     /// [`CallError`].
@@ -220,7 +221,7 @@ impl LocalClient {
         self.get(&format!("/v1/inbox{}", query.unwrap_or_default())).await
     }
 
-    /// Acknowledges all messages up to a cursor. Returns how many left the inbox.
+    /// Acknowledges all messages up to a cursor. Returns how many were removed from the inbox.
     ///
     /// # Errors
     /// [`CallError`].
@@ -232,7 +233,7 @@ impl LocalClient {
         Ok(acknowledged.acknowledged)
     }
 
-    /// Leaves data with a peer, sealed, in place of what the nara left there before.
+    /// Stores sealed data at a peer, replacing what the nara stored there before.
     ///
     /// # Errors
     /// [`CallError`].
@@ -246,7 +247,7 @@ impl LocalClient {
         serde_json::from_slice(&body).map_err(|error| self.malformed(&error))
     }
 
-    /// Fetches what the nara left with a peer; `None`: the peer has nothing.
+    /// Fetches the data that the nara stored at a peer; `None` if the peer has none.
     ///
     /// # Errors
     /// [`CallError`].
@@ -260,7 +261,7 @@ impl LocalClient {
         }
     }
 
-    /// What peers left with the nara.
+    /// Returns the stashes that peers store at the nara.
     ///
     /// # Errors
     /// [`CallError`].
@@ -268,7 +269,7 @@ impl LocalClient {
         self.get("/v1/stashes").await
     }
 
-    /// Forgets what a peer left with the nara; returns whether there was something.
+    /// Deletes the stash of a peer; returns whether there was one.
     ///
     /// # Errors
     /// [`CallError`].
@@ -278,7 +279,7 @@ impl LocalClient {
         Ok(dropped.dropped)
     }
 
-    /// The clock of the nara, and whether somebody set it.
+    /// Returns the clock of the nara, and the last time it was set.
     ///
     /// # Errors
     /// [`CallError`].
@@ -286,7 +287,7 @@ impl LocalClient {
         self.get("/v1/clock").await
     }
 
-    /// Where the nara places itself in the network.
+    /// Returns the network coordinates of the nara.
     ///
     /// # Errors
     /// [`CallError`].
@@ -312,7 +313,7 @@ impl LocalClient {
             .await
     }
 
-    /// Forgets a peer.
+    /// Forgets a peer: its keys and the decisions about it.
     ///
     /// # Errors
     /// [`CallError`].
@@ -321,7 +322,7 @@ impl LocalClient {
             .await
     }
 
-    /// What keeps the nara from talking to others.
+    /// Runs the checks of the doctor.
     ///
     /// # Errors
     /// [`CallError`].
@@ -329,7 +330,7 @@ impl LocalClient {
         self.get("/v1/doctor").await
     }
 
-    /// Lets the nara read its files again.
+    /// Makes the nara read its files again.
     ///
     /// # Errors
     /// [`CallError`].
@@ -337,7 +338,7 @@ impl LocalClient {
         self.send(Method::POST, "/v1/reload", &()).await
     }
 
-    /// Gets JSON.
+    /// Sends a GET request, and decodes the JSON answer.
     ///
     /// # Errors
     /// [`CallError`].
@@ -345,7 +346,7 @@ impl LocalClient {
         self.send(Method::GET, path, &()).await
     }
 
-    /// Sends JSON, or nothing for `()`, and gets JSON.
+    /// Sends JSON, or no body for `()`, and decodes the JSON answer.
     ///
     /// # Errors
     /// [`CallError`].
@@ -360,7 +361,7 @@ impl LocalClient {
         serde_json::from_slice(&body).map_err(|error| self.malformed(&error))
     }
 
-    /// Sends a request without a body, and gets the body of the answer as it is.
+    /// Sends a request without a body, and returns the raw body of the answer.
     ///
     /// # Errors
     /// [`CallError`].
@@ -377,10 +378,11 @@ impl LocalClient {
         Ok(Events::of(answer.into_body(), self.clone()))
     }
 
-    /// Sends a request to a peer, on its path, and gives the verified answer. Its headers `X-Nara-*` say what is proven.
+    /// Sends a request to a path of a peer, and returns the verified answer. Its `X-Nara-*` headers say what
+    /// is proven.
     ///
     /// # Errors
-    /// [`CallError`]; an answer of the peer is none, whatever its status.
+    /// [`CallError`]; an answer of the peer is not an error, whatever its status.
     pub async fn request_peer(
         &self,
         peer: &str,
@@ -391,11 +393,11 @@ impl LocalClient {
         Ok(Response::from_parts(head, self.collect(body).await?))
     }
 
-    /// As [`request_peer`](Self::request_peer), with bodies of any size that are sent and given as they come. The body of the
-    /// answer breaks off if its end shows that it was changed.
+    /// As [`request_peer`](Self::request_peer), with streamed bodies of any size. The body of the answer
+    /// breaks off if its end shows that it was altered.
     ///
     /// # Errors
-    /// [`CallError`]; an answer of the peer is none, whatever its status.
+    /// [`CallError`]; an answer of the peer is not an error, whatever its status.
     pub async fn stream_peer<B>(
         &self,
         peer: &str,
@@ -433,7 +435,7 @@ impl LocalClient {
         Ok(answer)
     }
 
-    /// A path about a peer, with a query.
+    /// Builds a path of a peer, with a query.
     pub fn peer_path(&self, peer: &str, rest: &str, query: &[(&str, &str)]) -> String {
         format!("/v1/peers/{}/{rest}{}", segment(peer), self.query(query))
     }
@@ -461,8 +463,8 @@ impl LocalClient {
         request.map_err(|error| self.malformed(&error))
     }
 
-    /// Sends a request, and gets the whole answer. Boxed, as is what is below, so that it is compiled here and not for each
-    /// type that is sent or got.
+    /// Sends a request, and reads the whole answer. Boxed, so that it is compiled once here and not for each
+    /// type that is sent or received.
     fn exchange<'a>(
         &'a self,
         method: Method,
@@ -475,7 +477,7 @@ impl LocalClient {
         })
     }
 
-    /// Sends a request; an answer that is a problem is an error.
+    /// Sends a request; converts a problem in the answer to an error.
     fn call(&self, request: Request<Full<Bytes>>) -> BoxFuture<'_, Result<Response<Incoming>, CallError>> {
         Box::pin(async move {
             let answer = self.open(request).await?;
@@ -557,7 +559,7 @@ impl LocalClient {
     }
 }
 
-/// The name of the socket of a nara among others, such as `alice.sock`.
+/// Returns the file name of the socket of a nara in a shared folder, such as `alice.sock`.
 pub fn socket_file(name: &str) -> String {
     format!("{}.sock", segment(name))
 }

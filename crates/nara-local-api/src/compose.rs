@@ -1,4 +1,4 @@
-//! Events of this nara, made and signed.
+//! Composes and signs events of this nara.
 
 use nara_mesh::LocalNara;
 use nara_proto::event::{EventProblem, Payload, SocialPayload, SyncEvent};
@@ -6,7 +6,7 @@ use nara_proto::time::UnixNanos;
 
 use crate::model::DmKind;
 
-/// A given event, with id and signature if it has none.
+/// Completes an event with an id and a signature if it has none.
 pub fn complete(mut event: SyncEvent, nara: &LocalNara) -> SyncEvent {
     if event.id.is_empty() {
         event.id = event.compute_id();
@@ -18,10 +18,10 @@ pub fn complete(mut event: SyncEvent, nara: &LocalNara) -> SyncEvent {
     event
 }
 
-/// A signed event that says something about a nara.
+/// Creates a signed social event about a nara.
 ///
 /// # Errors
-/// [`EventProblem`] if the event could be read in another way than it is meant.
+/// [`EventProblem`] if the event would be ambiguous.
 pub fn social(
     nara: &LocalNara,
     kind: DmKind,

@@ -1,7 +1,7 @@
-//! Whom a decision of the operator is about.
+//! Resolves the nara that a decision of the operator is about.
 #![expect(
     clippy::result_large_err,
-    reason = "a problem is what an answer says, made once and where something failed"
+    reason = "a problem becomes the answer: it is created once per failed request"
 )]
 
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use nara_proto::identity::NaraName;
 
 use crate::{Problem, ProblemClass};
 
-/// The name of the nara that a text means, as calls resolve it: its name, id, key id or address. Only a text that cannot be an
-/// id, key id or address may be the name of a nara that is not known.
+/// Returns the name of the nara that a text refers to, resolved as in calls: by name, id, key id or address.
+/// A text may be the name of an unknown nara only if it cannot be an id, key id or address.
 ///
 /// # Errors
-/// [`Problem`] if the text cannot mean one nara.
+/// [`Problem`] if the text is ambiguous.
 pub fn about(registry: &PeerRegistry, text: &str) -> Result<NaraName, Problem> {
     let name = || {
         text.parse::<NaraName>()
@@ -36,7 +36,9 @@ pub fn about(registry: &PeerRegistry, text: &str) -> Result<NaraName, Problem> {
             );
             let (status, class) = (StatusCode::CONFLICT, ProblemClass::Usage);
             let problem = Problem::new("ambiguous_peer", status, class, detail);
-            Err(problem.hint("name the nara that you mean in another way: `nara-mesh peers` lists names, ids, keys and addresses"))
+            Err(problem.hint(
+                "refer to the nara in another way: `nara-mesh peers` lists names, ids, keys and addresses",
+            ))
         }
         (Some(peer), _) => peer.info().name.ok_or_else(|| {
             let detail =
@@ -46,11 +48,12 @@ pub fn about(registry: &PeerRegistry, text: &str) -> Result<NaraName, Problem> {
         }),
         (None, Some(_)) => name(),
         (None, None) => {
-            let detail =
-                format!("{text} looks like an id, a key id or an address, and is not that of one known nara");
+            let detail = format!(
+                "{text} looks like an id, a key id or an address, but does not identify a known nara"
+            );
             let problem = Problem::new("unknown_peer", StatusCode::NOT_FOUND, ProblemClass::Usage, detail);
             Err(problem
-                .hint("give the name of the nara: `nara-mesh peers` lists names, ids, keys and addresses"))
+                .hint("use the name of the nara: `nara-mesh peers` lists names, ids, keys and addresses"))
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The local API of a running nara: other programs of its machine use its identity, its connections and its memory
-//! through a unix socket, as they use keys through an `ssh-agent`. The soul cannot be had through it.
+//! The local API of a running nara: local programs use its identity, its connections and its events through a
+//! unix socket, as they use keys through an `ssh-agent`. The soul is not accessible through it.
 //!
-//! It is HTTP/1.1 with JSON below `/v1`; errors are [`Problem`]s (RFC 9457), live answers are server-sent events.
-//! `docs/local-api.md` describes it, and [`openapi`](server::openapi) is its OpenAPI document.
+//! It is HTTP/1.1 with JSON below `/v1`; errors are [`Problem`]s (RFC 9457), live answers are server-sent
+//! events. `docs/local-api.md` describes it, and [`openapi`](server::openapi) returns its OpenAPI document.
 //!
 //! ```
 //! use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! What goes over the local API, as JSON.
+//! The JSON types of the local API.
 //!
-//! Fields may be added; a field or a value that a program may rely on is never removed below `/v1`.
+//! Fields may be added; below `/v1`, no field or value that a program may rely on is removed.
 
 mod admin;
 mod event;

@@ -1,4 +1,4 @@
-//! What went wrong, as a problem of RFC 9457.
+//! Errors of the API, as problems of RFC 9457.
 
 use std::error::Error;
 use std::fmt;
@@ -13,21 +13,21 @@ use utoipa::ToSchema;
 
 use crate::model::Conflict;
 
-/// The beginning of every type of a problem.
+/// The prefix of every problem type.
 const TYPE: &str = "urn:nara-mesh:problem:";
 
-/// What kind of failure a problem is, for programs that need no more than that.
+/// The class of a problem, for programs that need no more detail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ProblemClass {
-    /// Something failed.
+    /// Any other failure.
     Failed,
     /// A peer could not be reached, or did not answer in time.
     Unreachable,
-    /// Somebody could not prove who it is, or is not trusted.
+    /// Authentication failed, or the peer is not trusted.
     Untrusted,
-    /// The request is wrong, or names a peer that is not known.
+    /// The request is invalid, or names an unknown peer.
     Usage,
 }
 
@@ -45,12 +45,12 @@ pub struct Problem {
     pub status: u16,
     /// What happened, as one sentence.
     pub detail: String,
-    /// What kind of failure it is.
+    /// The class of the problem.
     pub class: ProblemClass,
-    /// What to do about it.
+    /// What to do next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
-    /// The field of the request that is wrong, if it is one: `payload.nonce`.
+    /// The invalid field of the request, such as `payload.nonce`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
     /// The peer that was called.
@@ -59,16 +59,16 @@ pub struct Problem {
     /// The nara that is not trusted, or whose key is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nara: Option<String>,
-    /// The pinned key and another one that was offered, if that is the cause.
+    /// The pinned key and the other offered key, if that is the cause.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conflict: Option<Conflict>,
-    /// The key id of a key that is not trusted, if that is the cause. Its name is `nara`.
+    /// The key id of an untrusted key, if that is the cause. Its owner is `nara`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused_key_id: Option<String>,
     /// The status with which the peer refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_status: Option<u16>,
-    /// How long to wait before the peer is asked again, in milliseconds.
+    /// How long to wait before the peer is called again, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
     /// The causes, outermost first.
@@ -77,7 +77,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem of this API.
+    /// Creates a problem of this API.
     pub(crate) fn new(
         name: &str,
         status: StatusCode,
@@ -102,13 +102,13 @@ impl Problem {
         }
     }
 
-    /// A request that cannot be understood.
+    /// Creates the problem of a malformed request.
     pub(crate) fn invalid(detail: impl fmt::Display) -> Self {
         let (status, class) = (StatusCode::BAD_REQUEST, ProblemClass::Usage);
         Self::new("invalid_request", status, class, detail)
     }
 
-    /// A request with a field that cannot be used.
+    /// Creates the problem of an invalid field.
     pub(crate) fn invalid_field(field: impl Into<String>, reason: impl fmt::Display) -> Self {
         let field = field.into();
         let (status, class) = (StatusCode::UNPROCESSABLE_ENTITY, ProblemClass::Usage);
@@ -123,14 +123,14 @@ impl Problem {
         }
     }
 
-    /// A peer that is not in the registry.
+    /// Creates the problem of a peer that is not in the registry.
     pub(crate) fn unknown_peer(peer: &str) -> Self {
         let detail = format!("{peer} is unknown");
         let problem = Self::new("unknown_peer", StatusCode::NOT_FOUND, ProblemClass::Usage, detail);
         problem.hint("`nara-mesh peers` lists the known peers (GET /v1/peers)")
     }
 
-    /// Something that the program around this nara does not offer.
+    /// Creates the problem of a feature that the program around this nara does not offer.
     pub(crate) fn not_offered(what: &str) -> Self {
         let detail = format!("this nara offers no {what}");
         Self::new(
@@ -141,14 +141,14 @@ impl Problem {
         )
     }
 
-    /// With what to do about it.
+    /// Adds what to do next.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// With what caused it.
+    /// Adds the cause.
     #[must_use]
     pub(crate) fn caused_by(mut self, error: &dyn Error) -> Self {
         self.causes.push(error.to_string());
@@ -156,13 +156,13 @@ impl Problem {
         self
     }
 
-    /// The name in the type, such as `unknown_peer`.
+    /// Returns the name in the type, such as `unknown_peer`.
     pub fn name(&self) -> &str {
         self.kind.strip_prefix(TYPE).unwrap_or(&self.kind)
     }
 }
 
-/// The causes of an error, outermost first.
+/// Returns the causes of an error, outermost first.
 pub(crate) fn causes(error: &dyn Error) -> Vec<String> {
     std::iter::successors(error.source(), |&error| error.source())
         .map(ToString::to_string)
@@ -175,7 +175,7 @@ impl From<&ClientError> for Problem {
         let class = if error.is_unknown_peer() {
             ProblemClass::Usage
         } else if error.is_unauthenticated() || error.status() == Some(StatusCode::FORBIDDEN) {
-            // The peer says that we may not: it does not trust us, or the operator banned us.
+            // The peer refused us: it does not trust our key, or its operator banned us.
             ProblemClass::Untrusted
         } else if error.is_timeout() || error.is_unreachable() || has_no_answer(error.kind()) {
             ProblemClass::Unreachable
@@ -200,7 +200,7 @@ impl From<&ClientError> for Problem {
     }
 }
 
-/// The conflict of two keys, or the key that is not trusted, among the causes of an error.
+/// Returns the key conflict or the untrusted key among the causes of an error.
 fn keys(error: &(dyn Error + 'static)) -> (Option<KeyConflict>, Option<KeyRefused>) {
     for cause in std::iter::successors(Some(error), |&error| error.source()) {
         let boxed = cause.downcast_ref::<Box<RegisterError>>().map(Box::as_ref);
@@ -216,7 +216,7 @@ fn keys(error: &(dyn Error + 'static)) -> (Option<KeyConflict>, Option<KeyRefuse
     (None, None)
 }
 
-/// The status, and what happened in a few words.
+/// Returns the status, and the outcome in a few words.
 fn outcome(error: &ClientError) -> (StatusCode, String) {
     use ClientErrorKind as Kind;
     if error.kind() == Kind::InvalidPeer {
@@ -248,7 +248,7 @@ fn outcome(error: &ClientError) -> (StatusCode, String) {
     }
 }
 
-/// Something is there, but it is no nara that answers.
+/// Returns whether the address answers, but not as a nara.
 fn has_no_answer(kind: ClientErrorKind) -> bool {
     matches!(
         kind,
@@ -270,7 +270,7 @@ impl From<LedgerError> for Problem {
         }
         let (status, class) = (StatusCode::INTERNAL_SERVER_ERROR, ProblemClass::Failed);
         let problem = Self::new("ledger", status, class, "the ledger failed").caused_by(&error);
-        // SQLite's own words do not say what to do.
+        // SQLite's messages do not say what to do.
         match error {
             LedgerError::Full(_) | LedgerError::ReadOnly(_) | LedgerError::Busy(_) => {
                 problem.hint(error.to_string())
@@ -297,6 +297,6 @@ impl From<InvalidPeerRef> for Problem {
     fn from(error: InvalidPeerRef) -> Self {
         let (status, class) = (StatusCode::BAD_REQUEST, ProblemClass::Usage);
         let problem = Self::new("invalid_peer", status, class, &error).caused_by(&error.reason);
-        problem.hint("name it by its id, its name or its address")
+        problem.hint("refer to it by its id, its name or its address")
     }
 }

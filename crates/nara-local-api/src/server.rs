@@ -1,10 +1,10 @@
 //! The server of the local API.
 //!
-//! [`LocalApi::builder`] takes a running [`Nara`], [`LocalApi::listen`] opens a socket, and [`LocalApi::shutdown`] ends
-//! it before the nara itself ends.
+//! [`LocalApi::builder`] takes a running [`Nara`], [`LocalApi::listen`] opens a socket, and
+//! [`LocalApi::shutdown`] stops the API before the nara itself stops.
 #![expect(
     clippy::result_large_err,
-    reason = "a problem is made once, at the end of a request"
+    reason = "a problem is created once, at the end of a request"
 )]
 
 mod bodies;
@@ -69,21 +69,22 @@ use crate::model::ConflictList;
 /// The most connections at once.
 pub const MAX_CONNECTIONS: usize = 1000;
 
-/// The most bodies that are sent to peers as they arrive. Up to 16 MiB of each are held in memory where the peer takes no streams.
+/// The most bodies that are streamed to peers at once. Up to 16 MiB of each are buffered if the peer accepts
+/// no streams.
 const MAX_UPLOADS: usize = 16;
 
-/// The most of them by callers without all rights, and by one of these: how long they take is up to the caller.
+/// The most by callers without all rights, and by one of these: the caller determines how long they take.
 const MAX_UPLOADS_OF_OTHERS: usize = 12;
 const MAX_UPLOADS_OF_ONE: usize = 6;
 
-/// Questions that wait for the task that listens on loopback.
+/// Capacity of the queue of questions to the loopback task.
 const WAITING: usize = 16;
 
 /// Why the API cannot listen on loopback.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoopbackError {
-    /// The operating system refuses it.
+    /// The operating system refuses the address.
     #[error("the local API cannot listen on {address}")]
     Io {
         /// The address.
@@ -94,18 +95,18 @@ pub enum LoopbackError {
     /// There is no folder for tokens.
     #[error("the local API has no folder for tokens")]
     NoFolder,
-    /// Other machines could reach it.
-    #[error("the local API listens on loopback addresses only, and {address} is none")]
+    /// Other machines could reach the address.
+    #[error("the local API listens on loopback addresses only, and {address} is not one")]
     NotLoopback {
         /// The address.
         address: SocketAddr,
     },
-    /// The tokens cannot be kept.
+    /// The tokens cannot be stored.
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
 
-/// How long requests in progress may take once the API ends.
+/// How long requests in progress may take after shutdown begins.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Configures a [`LocalApi`].
@@ -131,57 +132,63 @@ impl fmt::Debug for LocalApiBuilder {
 }
 
 impl LocalApiBuilder {
-    /// The program around the nara: what it says about its network, and how it reloads and ends. By default there is none.
+    /// Sets the program around the nara, which reports its network, reloads it and stops it. By default there
+    /// is none.
     pub fn host(mut self, host: Arc<dyn Host>) -> Self {
         self.host = host;
         self
     }
 
-    /// The list of exposed programs that the server of this nara has: see
-    /// [`MeshServerBuilder::services`](nara_mesh::server::MeshServerBuilder::services). By default none can be exposed.
+    /// Sets the exposed programs of this nara's server: see
+    /// [`MeshServerBuilder::services`](nara_mesh::server::MeshServerBuilder::services). By default none can
+    /// be exposed.
     pub fn services(mut self, services: Services) -> Self {
         self.services = Some(services);
         self
     }
 
-    /// The list of postcards that the handler of this nara reports as home. By default nobody reports them.
+    /// Sets the list of postcards to which the handler of this nara reports those that come home. By default
+    /// none are reported.
     pub fn journeys(mut self, journeys: Journeys) -> Self {
         self.journeys = journeys;
         self
     }
 
-    /// The inbox into which the handler of this nara puts what comes in. By default nobody puts anything in, and it is in memory.
+    /// Sets the inbox into which the handler of this nara puts incoming messages. By default it is in memory
+    /// and stays empty.
     pub fn inbox(mut self, inbox: Inbox) -> Self {
         self.inbox = inbox;
         self
     }
 
-    /// The outbox, from which messages that could not be delivered are sent again. By default it is in memory.
+    /// Sets the outbox, from which undelivered messages are sent again. By default it is in memory.
     pub fn outbox(mut self, outbox: Outbox) -> Self {
         self.outbox = outbox;
         self
     }
 
-    /// Lets the members of this group in, too, with these rights; by default only the user of this process and root.
+    /// Admits the members of this group with these rights; by default only the user of this process and root
+    /// are admitted.
     pub fn group(mut self, id: u32, rights: Rights) -> Self {
         self.group = Some((id, rights));
         self
     }
 
-    /// The folder in which tokens for loopback and sessions of the page are kept, in files of mode 0600. By default there is
-    /// none, and [`LocalApi::listen_on_loopback`] and the page are not offered.
+    /// Sets the folder for loopback tokens and page sessions, in files of mode 0600. By default there is
+    /// none, and [`LocalApi::listen_on_loopback`] and the page are unavailable.
     pub fn folder(mut self, folder: PathBuf) -> Self {
         self.folder = Some(folder);
         self
     }
 
-    /// The most connections at once to the sockets; by default [`MAX_CONNECTIONS`].
+    /// Sets the most connections at once to the sockets; by default [`MAX_CONNECTIONS`].
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
     }
 
-    /// The API, not yet listening; messages in the outbox are sent from now on. Needs a tokio runtime.
+    /// Creates the API, which does not listen yet, and starts to send the messages in the outbox. Needs a
+    /// tokio runtime.
     pub fn start(self) -> LocalApi {
         let stopping = CancellationToken::new();
         let clock = self.nara.client().clock().now_millis();
@@ -196,7 +203,7 @@ impl LocalApiBuilder {
         let (web, fault) = match web.transpose() {
             Ok(web) => (web.map(Arc::new), None),
             Err(error) => {
-                tracing::warn!("the local API is not offered on loopback, nor is the page: {error}");
+                tracing::warn!("the local API on loopback and the page are unavailable: {error}");
                 (None, Some(error))
             }
         };
@@ -285,8 +292,8 @@ impl LocalApi {
         }
     }
 
-    /// Listens on a unix socket of mode 0600 (0660 with a [group](LocalApiBuilder::group)). A socket that a process left
-    /// behind is replaced. Its folder must exist.
+    /// Listens on a unix socket of mode 0600 (0660 with a [group](LocalApiBuilder::group)). A stale socket is
+    /// replaced. Its folder must exist.
     ///
     /// # Errors
     /// [`ListenError`].
@@ -307,8 +314,8 @@ impl LocalApi {
         Ok(())
     }
 
-    /// Listens on a loopback address, for callers with a bearer token. Returns the address, and the file with a token for all
-    /// rights.
+    /// Listens on a loopback address, for callers with a bearer token. Returns the address, and the file with
+    /// a token of all rights.
     ///
     /// # Errors
     /// [`LoopbackError`].
@@ -328,24 +335,25 @@ impl LocalApi {
         Ok(listening?)
     }
 
-    /// What the operator has to decide: key conflicts and other warnings about who peers are, since the nara started.
+    /// Returns what the operator has to decide: key conflicts and other warnings about peers, since the start
+    /// of the nara.
     pub fn conflicts(&self) -> ConflictList {
         self.shared.conflicts.with_keys(self.shared.nara.registry())
     }
 
-    /// Serves the page where it was before a restart, if it has sessions that have not ended.
+    /// Serves the page on the port from before a restart, if it has unexpired sessions.
     pub async fn resume_page(&self) {
         if let Some(web) = &self.shared.web {
             web.resume().await;
         }
     }
 
-    /// Ends: sockets are removed, live answers end, and requests in progress have a second. Afterwards nothing of this
-    /// API holds the nara.
+    /// Shuts down: removes the sockets, ends live answers, and gives requests in progress one second.
+    /// Afterwards nothing of this API holds a reference to the nara.
     pub async fn shutdown(self) {
         self.close();
         self.tasks.close();
-        // Connections end by themselves at the end of the grace.
+        // Connections close on their own at the end of the grace period.
         self.tasks.wait().await;
         self.shared.inbox.settled().await;
     }
@@ -358,7 +366,7 @@ impl LocalApi {
         let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
         for path in sockets.drain(..) {
             if let Err(error) = std::fs::remove_file(&path) {
-                tracing::debug!(path = %path.display(), %error, "the socket cannot be removed");
+                tracing::debug!(path = %path.display(), %error, "cannot remove the socket");
             }
         }
     }
@@ -370,7 +378,7 @@ impl Drop for LocalApi {
     }
 }
 
-/// The OpenAPI document of the API, as JSON: `docs/local-api.json`.
+/// Returns the OpenAPI document of the API, as JSON: `docs/local-api.json`.
 pub fn openapi() -> String {
     let document = route::document();
     document.to_pretty_json().unwrap_or_default()

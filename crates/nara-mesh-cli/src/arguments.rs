@@ -1,4 +1,5 @@
-//! From the command line, the environment and the configuration file to typed arguments: one parse by clap.
+//! Parses the command line, the environment and the configuration file into typed arguments, in one pass of
+//! clap.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -12,35 +13,36 @@ use crate::config_file::{self, ConfigFile, reason};
 use crate::failure::Failure;
 use crate::places::config_folder;
 
-/// Arguments that cannot be used.
+/// Why the arguments cannot be used.
 #[derive(Debug)]
 pub(crate) enum Refused {
-    /// A wrong command line, or a question for help or the version.
+    /// An invalid command line, or a request for help or the version.
     CommandLine(clap::Error),
-    /// A wrong variable or configuration file.
+    /// An invalid environment variable or configuration file.
     Setting(Failure),
 }
 
-/// Where the values of arguments came from.
+/// The origin of each argument.
 #[derive(Debug)]
 pub(crate) struct Sources {
-    /// Of the innermost command; it knows the arguments of the outer ones as well.
+    /// The matches of the innermost command; they include the arguments of the outer commands.
     matches: ArgMatches,
     file: ConfigFile,
 }
 
-/// A setting in force.
+/// An effective setting.
 #[derive(Debug)]
 pub(crate) struct InForce {
     /// The key in the configuration file.
     pub(crate) key: &'static str,
-    /// Its values; none if it is not set.
+    /// Its values; empty if unset.
     pub(crate) values: Vec<String>,
-    /// Where it came from, in words.
+    /// Its origin, in words.
     pub(crate) origin: String,
 }
 
-/// Parses. A flag wins over the environment, the environment over the configuration file.
+/// Parses the arguments. A flag overrides the environment, and the environment overrides the configuration
+/// file.
 pub(crate) fn parse(arguments: &[OsString]) -> Result<(Cli, Sources), Refused> {
     let command = without_empty_variables(Cli::command());
     let matches = command.clone().try_get_matches_from(arguments);
@@ -53,7 +55,7 @@ pub(crate) fn parse(arguments: &[OsString]) -> Result<(Cli, Sources), Refused> {
     let (file, matches) = match asked.or_else(default) {
         Some(path) => {
             let file = ConfigFile::read(&path).map_err(Refused::Setting)?;
-            // The same again, with the file below: what is wrong now, is wrong in the file.
+            // Parse again with the file as the lowest layer: a new error is an error in the file.
             let layered = file.layer(command).try_get_matches_from(arguments);
             let matches = layered.map_err(|error| Refused::Setting(file.refused(&error)))?;
             (file, matches)
@@ -66,39 +68,39 @@ pub(crate) fn parse(arguments: &[OsString]) -> Result<(Cli, Sources), Refused> {
 }
 
 impl Sources {
-    /// Whether the argument with this id is on the command line.
+    /// Returns whether the argument with this id is on the command line.
     pub(crate) fn is_on_command_line(&self, id: &str) -> bool {
         self.source(id) == Some(ValueSource::CommandLine)
     }
 
-    /// The value of an argument that is on the command line.
+    /// Returns the value of an argument on the command line.
     pub(crate) fn on_command_line(&self, id: &str) -> Option<String> {
         let mut raw = self.is_on_command_line(id).then(|| self.matches.get_raw(id))??;
         Some(raw.next()?.to_string_lossy().into_owned())
     }
 
-    /// Whether the value of the argument with this id is the one of the configuration file.
+    /// Returns whether the value of the argument with this id comes from the configuration file.
     pub(crate) fn is_in_file(&self, id: &str) -> bool {
         self.source(id) == Some(ValueSource::DefaultValue) && self.file.place_of(id).is_some()
     }
 
-    /// The value of an argument that is a path, if this command has it.
+    /// Returns the value of a path argument, if this command has it.
     pub(crate) fn path(&self, id: &str) -> Option<PathBuf> {
         self.matches.try_get_one::<PathBuf>(id).ok().flatten().cloned()
     }
 
-    /// The configuration file, if there is one.
+    /// Returns the configuration file, if any.
     pub(crate) fn config_file(&self) -> Option<&Path> {
         self.file.path()
     }
 
     fn source(&self, id: &str) -> Option<ValueSource> {
-        // An id that this command does not have would panic.
+        // clap panics on an id that the command does not have.
         let known = self.matches.ids().any(|known| known.as_str() == id);
         known.then(|| self.matches.value_source(id)).flatten()
     }
 
-    /// The settings of this command that a configuration file can contain: key, value and origin.
+    /// Returns the effective settings of this command that a configuration file can contain.
     pub(crate) fn in_force(&self) -> Vec<InForce> {
         let command = without_empty_variables(Cli::command());
         let value = |(key, id): (&'static str, &'static str)| {
@@ -114,7 +116,7 @@ impl Sources {
         config_file::keys().filter_map(value).collect()
     }
 
-    /// Where a value came from, in words.
+    /// Describes the origin of a value.
     fn origin(&self, arg: &Arg) -> String {
         let id = arg.get_id().as_str();
         match self.source(id) {
@@ -134,7 +136,7 @@ fn innermost(matches: &ArgMatches) -> &ArgMatches {
         .map_or(matches, |(_, below)| innermost(below))
 }
 
-/// A variable that is set to nothing counts as not set. Values of variables are not shown in the help.
+/// Treats empty environment variables as unset. The help does not show their values.
 fn without_empty_variables(command: Command) -> Command {
     let command = command.mut_args(|arg| {
         let empty =
@@ -149,7 +151,7 @@ fn without_empty_variables(command: Command) -> Command {
     command.mut_subcommands(without_empty_variables)
 }
 
-/// Says so if it is a variable that is wrong: clap would name a flag that nobody used.
+/// Names the environment variable if its value is invalid: clap would blame a flag that was not used.
 fn refused(error: clap::Error, command: &Command, arguments: &[OsString]) -> Refused {
     let arg = match (error.kind(), error.get(ContextKind::InvalidArg)) {
         (ErrorKind::InvalidUtf8, _) => find(command, &|arg| {
@@ -200,7 +202,7 @@ fn find<'a>(command: &'a Command, wanted: &dyn Fn(&Arg) -> bool) -> Option<&'a A
 mod tests {
     use super::*;
 
-    /// What a command and the commands above it have; `seen` are the names of the outer ones.
+    /// Checks the arguments of a command and its subcommands; `seen` are the names of the outer ones.
     fn check(command: &Command, seen: &[String]) {
         let mut names = seen.to_vec();
         for arg in command.get_arguments() {
@@ -239,7 +241,8 @@ mod tests {
         }
     }
 
-    /// The text of all sources of this workspace that talk to users, without line breaks inside of strings.
+    /// Returns the text of all sources of this workspace that talk to users, with line breaks inside strings
+    /// removed.
     fn sources() -> String {
         fn collect(folder: &Path, text: &mut String) {
             for entry in std::fs::read_dir(folder).unwrap() {

@@ -1,4 +1,4 @@
-//! The command line: types only. What the values mean is decided in `settings` and in the commands.
+//! The types of the command line. `settings` and the commands interpret the values.
 
 mod access;
 mod conformance;
@@ -45,8 +45,8 @@ use crate::exit;
 /// Run a nara, and talk to naras on a mesh.
 ///
 /// Data goes to stdout, everything else to stderr. `--json` prints one object (streaming commands: one per
-/// line) with a field `schema`. A flag wins over the environment, the environment over the configuration
-/// file.
+/// line) with a field `schema`. A flag overrides the environment, and the environment overrides the
+/// configuration file.
 #[derive(Debug, Parser)]
 #[command(name = "nara-mesh", version, max_term_width = 100, after_help = exit::HELP)]
 pub(crate) struct Cli {
@@ -62,12 +62,13 @@ pub(crate) struct Cli {
 pub(crate) struct GlobalArgs {
     /// Configuration file (TOML) [default: ~/.config/nara-mesh/config.toml, if it exists]
     ///
-    /// A service of systemd uses its CONFIGURATION_DIRECTORY instead of ~/.config/nara-mesh, for each file in it. The
-    /// keys of the file are settings of the command line with underscores: name, soul_file, soul_group_readable, data_dir,
-    /// peers, timeout, tls, trust, color, log, log_format, listen, grace, metrics, metrics_public, no_api, api_group, api_listen,
-    /// gossip_degree,
-    /// no_gossip, no_catch_up, handshake_proof, v1_port, and the tables `network` (see `up --help`), `expose` and `limits` (see `serve --help`). Relative paths are relative to
-    /// the file. `nara-mesh config show` prints the settings in force, and the origin of each.
+    /// A systemd service uses its CONFIGURATION_DIRECTORY instead of ~/.config/nara-mesh, for each file in
+    /// it. The keys of the file are the names of command line settings with underscores: name, soul_file,
+    /// soul_group_readable, data_dir, peers, timeout, tls, trust, color, log, log_format, listen, grace,
+    /// metrics, metrics_public, no_api, api_group, api_listen, gossip_degree, no_gossip, no_catch_up,
+    /// handshake_proof, v1_port, and the tables `network` (see `up --help`), `expose` and `limits` (see
+    /// `serve --help`). Relative paths are relative to the file. `nara-mesh config show` prints the effective
+    /// settings with their origins.
     #[arg(long, global = true, value_name = "FILE", env = "NARA_MESH_CONFIG", value_parser = value::path())]
     pub(crate) config: Option<PathBuf>,
     /// Name of this nara [default: the name in the soul file]
@@ -90,21 +91,21 @@ pub(crate) struct GlobalArgs {
     pub(crate) peers_file: Option<PathBuf>,
     /// Folder for the ledger, which also keeps the keys of peers [default: ~/.local/share/nara-mesh/KEY_ID]
     ///
-    /// A service of systemd uses its STATE_DIRECTORY instead.
+    /// A systemd service uses its STATE_DIRECTORY instead.
     #[arg(long, global = true, value_name = "DIR", env = "NARA_MESH_DATA_DIR", value_parser = value::path())]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Limit for connecting to a peer, and for each call, e.g. 500ms or 5s
+    /// Time limit for connecting to a peer, and for each call, e.g. 500ms or 5s
     #[arg(long, global = true, value_name = "DURATION", env = "NARA_MESH_TIMEOUT", default_value = "5s", value_parser = value::timeout)]
     pub(crate) timeout: Duration,
     /// Protection of connections: plain, tls (if the peer supports it) or tls-only
     ///
-    /// The peers file can set another policy for a peer.
+    /// The peers file can set a different policy for a peer.
     #[arg(long, global = true, value_name = "POLICY", env = "NARA_MESH_TLS", default_value = "tls", value_parser = value::tls())]
     pub(crate) tls: TlsPolicy,
     /// Which keys are trusted: first-use, pinned or closed
     ///
-    /// `first-use`: the first key that a peer shows, and from then on no other. `pinned`: no new keys; keys that are
-    /// known from earlier count. `closed`: only keys of the peers file and of `peers trust`.
+    /// `first-use`: pins the first key of a peer. `pinned`: accepts no new keys; keys pinned earlier stay
+    /// valid. `closed`: only keys of the peers file and of `peers trust`.
     #[arg(
         long,
         global = true,
@@ -131,7 +132,7 @@ pub(crate) struct GlobalArgs {
     /// Log filter: level or module=level, separated by commas [default: RUST_LOG, or warn]
     #[arg(long, global = true, value_name = "FILTER", env = "NARA_MESH_LOG")]
     pub(crate) log: Option<String>,
-    /// Form of the log: text, json (one object for each line), or journald (fields in systemd's journal)
+    /// Log format: text, json (one object per line), or journald (fields in systemd's journal)
     #[arg(
         long,
         global = true,
@@ -150,7 +151,7 @@ pub(crate) struct GlobalArgs {
     pub(crate) quiet: bool,
 }
 
-/// Which keys are trusted that nobody configured.
+/// How keys of peers are trusted that are not configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Trust {
     FirstUse,
@@ -158,7 +159,7 @@ pub(crate) enum Trust {
     Closed,
 }
 
-/// How the log is written.
+/// The log format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     Text,
@@ -171,28 +172,28 @@ pub(crate) enum LogFormat {
 pub(crate) enum Command {
     /// Start several naras on this machine and demonstrate everything over real sockets
     Demo(DemoArgs),
-    /// Print the address of the page on which the running nara shows peers, events, trust and health
+    /// Print the address of the dashboard of the running nara: peers, events, trust and health
     Dashboard(DashboardArgs),
-    /// Tokens for programs that use the local API of the running nara on loopback
+    /// Manage tokens for programs that use the local API of the running nara on loopback
     #[command(subcommand)]
     Token(TokenCommand),
     /// Create or show the identity of a nara
     #[command(subcommand)]
     Id(IdCommand),
-    /// Show and check the settings of `serve` and `up`, and where each value comes from
+    /// Show and check the settings of `serve` and `up`, and the origin of each value
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Find what prevents a nara from talking to others
     Doctor(DoctorArgs),
-    /// Check a nara of any implementation against the specification: exit code 5 if it fails in what it must do
+    /// Check a nara of any implementation against the specification; exit code 5 if it violates a MUST
     ///
-    /// Two naras with souls of their own send requests of every kind, wrong ones above all. Nothing is stored at the peer
-    /// without --write. It must accept both keys: it asks for them where that is possible, and else the command prints
-    /// what its peers file needs.
+    /// Two naras with souls of their own send requests of every kind, most of them invalid. Nothing is stored
+    /// at the peer without --write. The peer must accept both keys: it asks for them where possible;
+    /// otherwise the command prints the stanzas for its peers file.
     Conformance(ConformanceArgs),
-    /// Check that the nara of this machine answers: exit code 0 if so
+    /// Check that the nara of this machine answers; exit code 0 if it does
     ///
-    /// It needs no soul, no peers and no folder to write to.
+    /// Needs no soul, no peers and no writable folder.
     Health(HealthArgs),
     /// Run a nara until ctrl-C or SIGTERM
     Serve(ServeArgs),
@@ -200,24 +201,25 @@ pub(crate) enum Command {
     Up(UpArgs),
     /// Measure the round trip to peers
     Ping(PingArgs),
-    /// Fetch events of a peer, verified
+    /// Fetch and verify the events of a peer
     Sync(SyncArgs),
     /// Watch the events of peers as they arrive
     Watch(WatchArgs),
-    /// Send a request of any kind to a peer, signed, and print its verified answer
+    /// Send a signed request of any kind to a peer, and print its verified answer
     ///
-    /// The exit code is 0 for a status below 400, 4 for 401 and 403, and 1 for every other status from 400 on.
+    /// The exit code is 0 for a status below 400, 4 for 401 and 403, and 1 for every other status from 400
+    /// on.
     Request(RequestArgs),
-    /// Send a direct message: one signed event
+    /// Send a direct message, which is one signed event
     Dm(DmArgs),
-    /// Messages and postcards that wait until their recipients are seen (`--later`)
+    /// List and drop messages and postcards that wait for their recipients (`--later`)
     #[command(subcommand)]
     Outbox(OutboxCommand),
-    /// Show the ledger of this nara, whether the nara runs or not
+    /// Show the ledger of this nara, whether or not the nara runs
     Events(EventsArgs),
     /// Copy the ledger of this nara to a new file, also while the nara runs
     Backup(BackupArgs),
-    /// Put a backup in the place of the ledger of this nara, which must not run
+    /// Replace the ledger of this nara, which must not run, by a backup
     Restore(RestoreArgs),
     /// Work on the ledger file of this nara
     #[command(subcommand)]
@@ -228,13 +230,13 @@ pub(crate) enum Command {
     Checkpoints(CheckpointsArgs),
     /// Exchange recent events with a peer
     Zine(ZineArgs),
-    /// Data that a nara leaves with a peer, sealed, and what peers left with this nara
+    /// Store sealed data of this nara at a peer, and list the data that peers store here
     #[command(subcommand)]
     Stash(StashCommand),
-    /// World messages: postcards that travel from nara to nara and back home
+    /// Send postcards: world messages that travel from nara to nara and back home
     #[command(subcommand)]
     World(WorldCommand),
-    /// Make the running nara read its files again, and show what is then in force
+    /// Make the running nara reload its configuration and peers, and show the effective settings
     Reload(RunningArgs),
     /// List peers, and decide which of them to trust
     #[command(after_long_help = peers::FILE_HELP)]
@@ -243,7 +245,7 @@ pub(crate) enum Command {
     Sign(SignArgs),
     /// Verify the signature of a request or an event, offline, and say why it fails
     Verify(VerifyArgs),
-    /// Print the JSON Schema of what a command prints with --json, or list the commands that have one
+    /// Print the JSON Schema of the --json output of a command, or list the commands that have one
     Schema(SchemaArgs),
     /// Print the completions of a shell
     Completions(CompletionsArgs),
@@ -262,22 +264,22 @@ pub(crate) struct SchemaArgs {
 /// `demo`
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// How many naras
+    /// Number of naras
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(3..=16))]
     pub(crate) naras: u8,
-    /// How many events the first nara remembers
+    /// Number of events that the first nara starts with
     #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
     pub(crate) events: u32,
 }
 
 /// `config`
 ///
-/// Takes the arguments of `serve` and `up`.
+/// Accepts the arguments of `serve` and `up`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Read all files that a nara needs, and report their faults
+    /// Read all files that a nara needs, and report errors
     Check(ConfigArgs),
-    /// Print the settings in force
+    /// Print the effective settings
     Show(ConfigArgs),
 }
 
@@ -300,7 +302,7 @@ pub(crate) struct ConfigArgs {
 pub(crate) struct HealthArgs {
     #[command(flatten)]
     pub(crate) running: RunningArgs,
-    /// Call this address, on which it listens, instead of asking its local API
+    /// Call this address of the nara instead of asking its local API
     #[arg(
         long,
         value_name = "ADDRESS[:PORT]",
@@ -322,7 +324,7 @@ pub(crate) struct PingArgs {
     /// Every peer of the peers file
     #[arg(long, conflicts_with = "peers")]
     pub(crate) all: bool,
-    /// How many pings for each peer
+    /// Number of pings for each peer
     #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) count: u32,
     /// Pause between the pings of a peer
@@ -330,7 +332,7 @@ pub(crate) struct PingArgs {
     pub(crate) interval: Duration,
 }
 
-/// How `sync` selects.
+/// The selection of `sync`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SyncModeArg {
     /// All events, oldest first, page by page
@@ -339,7 +341,7 @@ pub(crate) enum SyncModeArg {
     Recent,
     /// A random sample that favours critical and young events, one answer
     Sample,
-    /// What v1 peers ask for that know no modes, one answer
+    /// What v1 peers request that support no modes, one answer
     Legacy,
 }
 
@@ -362,7 +364,7 @@ pub(crate) struct SyncArgs {
     /// Events per page, or per answer [default: 5000 into a ledger, else 1000]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=5000))]
     pub(crate) size: Option<u32>,
-    /// Ledger to store the events in (SQLite; created if missing) [default: this nara's]
+    /// Ledger to store the events in (SQLite; created if missing) [default: the ledger of this nara]
     #[arg(long, value_name = "LEDGER", value_parser = value::path())]
     pub(crate) to: Option<PathBuf>,
     /// Print the events as JSON lines
@@ -373,7 +375,7 @@ pub(crate) struct SyncArgs {
     pub(crate) resume: bool,
     /// Compare first, and fetch only the missing events
     ///
-    /// Peers that cannot compare are paged through.
+    /// From peers that do not support reconciliation, all pages are fetched.
     #[arg(long, conflicts_with_all = ["jsonl", "mode", "resume", "size", "subjects"])]
     pub(crate) reconcile: bool,
     /// With --reconcile: send the peer the events that it lacks
@@ -392,8 +394,8 @@ pub(crate) struct SyncArgs {
 
 /// `watch`
 ///
-/// One line for each event (`--json`: one JSON object for each, also for those that are refused). stderr reports
-/// the state of the connections; a broken stream is opened again and resumes where it ended.
+/// Prints one line for each event (`--json`: one JSON object for each, also for refused events). Reports the
+/// state of the connections on stderr; reopens a broken stream where it ended.
 #[derive(Debug, Args)]
 pub(crate) struct WatchArgs {
     #[command(flatten)]
@@ -419,7 +421,7 @@ pub(crate) struct WatchArgs {
     /// Continue where the last watch into this ledger ended, for each peer
     #[arg(long, requires = "to")]
     pub(crate) resume: bool,
-    /// How often to ask a peer without streams for its newest events: v1 peers have none
+    /// Polling interval for peers without streams, such as v1 peers
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = value::duration)]
     pub(crate) poll: Duration,
     /// End after this many events
@@ -429,7 +431,7 @@ pub(crate) struct WatchArgs {
 
 /// `events`
 ///
-/// Without a command: what this nara remembers, the newest 100 events, or all from --since on, oldest first.
+/// Without a subcommand, prints the newest 100 events of this nara, or all from --since on, oldest first.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct EventsArgs {
@@ -439,12 +441,13 @@ pub(crate) struct EventsArgs {
     pub(crate) show: EventsShowArgs,
 }
 
-/// What to do with events.
+/// The subcommands of `events`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum EventsCommand {
-    /// Print all events of a peer that verify, as JSON lines
+    /// Print all verified events of a peer as JSON lines
     Export(EventsExportArgs),
-    /// Hand events (JSON lines) to the running nara with this soul: it takes imports of its owner alone
+    /// Import events (JSON lines) into the running nara with this soul; a nara accepts imports only from its
+    /// owner
     Import(EventsImportArgs),
 }
 
@@ -480,7 +483,7 @@ pub(crate) struct CheckpointsArgs {
 /// `query`
 #[derive(Debug, Args)]
 pub(crate) struct QueryArgs {
-    /// The name of the nara whose key is wanted
+    /// The name of the nara whose key to look up
     #[arg(value_name = "NAME")]
     pub(crate) nara: NaraName,
     /// Peers to ask, one after the other [default: all with an address]
@@ -505,13 +508,13 @@ pub(crate) struct EventsShowArgs {
     /// Only events since: `all`, a duration such as 10m or 30d, or a time
     #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
     pub(crate) since: Option<Since>,
-    /// Only the newest ones, this many [default: 100; with --since, all]
+    /// Only this many of the newest events [default: 100; with --since, all]
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) count: Option<u32>,
     /// Continue with new events until ctrl-C
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// Print the bare events as JSON lines; --json also says how far to trust each
+    /// Print only the events, as JSON lines; --json adds the trust of each
     #[arg(long)]
     pub(crate) jsonl: bool,
 }
@@ -533,13 +536,14 @@ pub(crate) struct RequestArgs {
     /// A header; may be given several times
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = value::header)]
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
-    /// Send and print bodies of any size as they come. What is printed is proven at its end only: code 1 means that it is not
+    /// Stream bodies of any size. The printed body is verified only at its end: exit code 1 means that
+    /// verification failed
     #[arg(long)]
     pub(crate) stream: bool,
     /// Print status and headers, too
     #[arg(long)]
     pub(crate) include: bool,
-    /// Say on stderr what is proven of the request and of the answer
+    /// Print on stderr what the signatures prove about the request and the answer
     #[arg(long)]
     pub(crate) explain: bool,
 }
@@ -551,7 +555,8 @@ pub(crate) struct ZineArgs {
     pub(crate) running: RunningArgs,
     /// The peer: name, id or address
     pub(crate) peer: PeerRef,
-    /// Ledger whose last five minutes are sent, and which stores the answer [default: this nara's]
+    /// Ledger whose last five minutes are sent, and which stores the answer [default: the ledger of this
+    /// nara]
     #[arg(long, value_name = "LEDGER", value_parser = value::path())]
     pub(crate) ledger: Option<PathBuf>,
 }
@@ -578,7 +583,7 @@ pub(crate) struct CompletionsArgs {
 /// `man`
 #[derive(Debug, Args)]
 pub(crate) struct ManArgs {
-    /// Folder for one page for each command
+    /// Folder for the pages, one for each command
     #[arg(long, value_name = "DIR", value_parser = value::path())]
     pub(crate) out: Option<PathBuf>,
 }

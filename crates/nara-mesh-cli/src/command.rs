@@ -104,7 +104,7 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
     }
 }
 
-/// The most bytes of a file with an event, headers or a body.
+/// The largest input file: an event, headers or a body.
 const MAX_INPUT: u64 = 16 << 20;
 
 /// Reads a file, or stdin for `-`.

@@ -14,13 +14,13 @@ use toml::de::{DeTable, DeValue};
 use crate::cli::limits;
 use crate::failure::{Failure, Outcome};
 
-/// What the text of a value is.
+/// How the text of a value is interpreted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Text,
-    /// A path, relative to the file.
+    /// A path, relative to the folder of the file.
     Path,
-    /// A table: each key and its value are one value of the argument, `KEY=VALUE`.
+    /// A table: each key and value become one argument value, `KEY=VALUE`.
     Pairs,
 }
 
@@ -65,11 +65,11 @@ const KEYS: [(&str, &str, Kind); 37] = [
     ("network.port", "port", Kind::Text),
 ];
 
-/// A configuration file that was read.
+/// A parsed configuration file.
 #[derive(Debug, Default)]
 pub(crate) struct ConfigFile {
     path: PathBuf,
-    /// By the ids of their arguments.
+    /// By argument id.
     values: BTreeMap<&'static str, Value>,
 }
 
@@ -80,10 +80,10 @@ struct Value {
     texts: Vec<String>,
 }
 
-/// The most bytes of a configuration file.
+/// The size limit of a configuration file, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// The text of a file, within limits: what is no regular file may have no end.
+/// Reads a file within limits: a special file may be endless.
 fn read_text(path: &Path) -> io::Result<String> {
     let kind = fs::metadata(path)?;
     if !kind.is_file() && !kind.is_dir() && !path.starts_with("/dev/fd") {
@@ -116,7 +116,7 @@ impl ConfigFile {
         Ok(file)
     }
 
-    /// The file, if there is one.
+    /// Returns the path of the file, if any.
     pub(crate) fn path(&self) -> Option<&Path> {
         (!self.path.as_os_str().is_empty()).then_some(&*self.path)
     }
@@ -187,7 +187,7 @@ impl ConfigFile {
         }
     }
 
-    /// A path of the file, relative to the folder of the file.
+    /// Resolves a path relative to the folder of the file.
     fn near(&self, path: &str) -> String {
         let folder = self.path.parent().filter(|_| !path.starts_with('~'));
         folder.map_or_else(
@@ -200,7 +200,7 @@ impl ConfigFile {
         Failure::usage(format!("{}: line {line}: {message}", self.path.display()))
     }
 
-    /// The arguments, with the values of this file as their defaults.
+    /// Adds the values of this file as defaults of the arguments.
     pub(crate) fn layer(&self, command: Command) -> Command {
         let command = command.mut_args(|arg| match self.values.get(arg.get_id().as_str()) {
             Some(value) => arg.default_values(&value.texts),
@@ -209,13 +209,13 @@ impl ConfigFile {
         command.mut_subcommands(|command| self.layer(command))
     }
 
-    /// The failure for a value of this file that its argument refuses.
+    /// The failure for a value of this file that its argument rejects.
     pub(crate) fn refused(&self, error: &clap::Error) -> Failure {
         let argument = match error.get(ContextKind::InvalidArg) {
             Some(ContextValue::String(argument)) => argument.as_str(),
             _ => "",
         };
-        // `--timeout <DURATION>`, `--v1-port[=<BOOL>]`.
+        // Such as `--timeout <DURATION>` or `--v1-port[=<BOOL>]`.
         let flag = argument.split([' ', '[', '=']).next().unwrap_or_default();
         let id = flag.trim_start_matches("--").replace('-', "_");
         let id = if id == "peers" { "peers_file" } else { &id };
@@ -225,14 +225,14 @@ impl ConfigFile {
         }
     }
 
-    /// Where the value of an argument is, if the file has one.
+    /// Returns the file and line of the value of an argument, if the file has one.
     pub(crate) fn place_of(&self, id: &str) -> Option<String> {
         let value = self.values.get(id)?;
         Some(format!("{}: line {}", self.path.display(), value.line))
     }
 }
 
-/// Why a value is refused, without the argument for which it was meant.
+/// Returns why a value is rejected, without naming the argument.
 pub(crate) fn reason(error: &clap::Error) -> String {
     let value = match error.get(ContextKind::InvalidValue) {
         Some(ContextValue::String(value)) => format!("{value:?}"),
@@ -249,10 +249,10 @@ pub(crate) fn reason(error: &clap::Error) -> String {
     }
 }
 
-/// From which similarity on (Jaro) a key may be meant by another one: as clap has it for arguments.
+/// The similarity (Jaro) above which a key is suggested: the same threshold as clap's for arguments.
 const SIMILAR: f64 = 0.7;
 
-/// The key that is most like this one, if one is like it: also one of another table.
+/// Returns the most similar key, if any is similar enough, also from other tables.
 fn similar(key: &str) -> Option<&'static str> {
     let last = |key: &'static str| key.rsplit('.').next().unwrap_or(key);
     let likeness = |known: &'static str| strsim::jaro(key, known).max(strsim::jaro(key, last(known)));
@@ -266,7 +266,7 @@ fn line_of(text: &str, offset: usize) -> usize {
     before.filter(|&&byte| byte == b'\n').count() + 1
 }
 
-/// The keys of a file, each with the id of its argument.
+/// Returns the keys of a file with their argument ids.
 pub(crate) fn keys() -> impl Iterator<Item = (&'static str, &'static str)> {
     all_keys().map(|(key, id, _)| (key, id))
 }

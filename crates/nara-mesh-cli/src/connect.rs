@@ -1,4 +1,4 @@
-//! The client of a command: peers registered, limits set, errors turned into failures.
+//! Builds the client of a command: registers peers, sets limits, and converts errors to failures.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -18,28 +18,28 @@ use crate::panics;
 use crate::remedy;
 use crate::settings::Settings;
 
-/// Runs the asynchronous part of a command that waits more than it computes: no other thread has to start for it.
+/// Runs the asynchronous part of a command that mostly waits, on the current thread.
 pub(crate) fn block_on<'a, T: 'a>(future: impl Future<Output = Outcome<T>> + 'a) -> Outcome<T> {
     run_on(tokio::runtime::Builder::new_current_thread(), Box::pin(future))
 }
 
-/// As [`block_on`], for what serves or verifies, on all cores.
+/// As [`block_on`], on all cores, for commands that serve or verify.
 pub(crate) fn block_on_all_cores<'a, T: 'a>(future: impl Future<Output = Outcome<T>> + 'a) -> Outcome<T> {
     run_on(tokio::runtime::Builder::new_multi_thread(), Box::pin(future))
 }
 
-/// The future is behind a pointer, because the runtime is compiled for each type of future, and twice.
+/// Boxed, because otherwise the runtime would be compiled twice for each type of future.
 fn run_on<T>(mut runtime: tokio::runtime::Builder, future: LocalBoxFuture<'_, Outcome<T>>) -> Outcome<T> {
     let runtime = runtime.enable_all().build().map_err(panics::refused)?;
     runtime.block_on(future)
 }
 
-/// A client that acts as `nara` and knows the peers of the peers file.
+/// Creates a client that acts as `nara` and knows the peers of the peers file.
 pub(crate) fn client(nara: LocalNara, settings: &Settings) -> Outcome<MeshClient> {
     client_on(nara, settings, Arc::new(TcpTransport))
 }
 
-/// The same with further settings.
+/// As [`client`], with further settings.
 pub(crate) fn client_with(
     nara: LocalNara,
     settings: &Settings,
@@ -48,7 +48,7 @@ pub(crate) fn client_with(
     Ok(adjust(client_builder(nara, settings, Arc::new(TcpTransport))?).build())
 }
 
-/// The same over a network.
+/// As [`client`], over a network.
 pub(crate) fn client_on(
     nara: LocalNara,
     settings: &Settings,
@@ -78,8 +78,8 @@ fn client_builder(
         .tls(settings.tls))
 }
 
-/// Runs the asynchronous part of a command that calls peers: the client knows what is remembered of them, and what it
-/// learns is kept.
+/// Runs the asynchronous part of a command that calls peers, with stored peer data loaded and new peer data
+/// stored.
 pub(crate) fn block_on_keeping<'a, T: 'a>(
     client: &MeshClient,
     settings: &Settings,
@@ -88,7 +88,7 @@ pub(crate) fn block_on_keeping<'a, T: 'a>(
     keep_while(client, settings, Without::Fail, Box::pin(future))
 }
 
-/// As [`block_on_keeping`], for commands that only look: they work without a ledger that can be used.
+/// As [`block_on_keeping`], for read-only commands: they work without a usable ledger.
 pub(crate) fn block_on_looking<'a, T: 'a>(
     client: &MeshClient,
     settings: &Settings,
@@ -103,7 +103,7 @@ fn keep_while<T>(
     without: Without,
     future: LocalBoxFuture<'_, Outcome<T>>,
 ) -> Outcome<T> {
-    // Without a place for it, nothing is remembered.
+    // Without a data folder, nothing is stored.
     let path = settings.ledger_path().unwrap_or_default();
     block_on_all_cores(async {
         let keeping = Keeping::start(client.registry(), path, without).await?;
@@ -113,12 +113,13 @@ fn keep_while<T>(
     })
 }
 
-/// A client for commands that sign nothing: it acts as the configured nara, or else as one that nobody knows.
+/// Creates a client for commands that sign nothing: it acts as the configured nara, or else as an unknown
+/// one.
 pub(crate) fn anonymous_client(settings: &Settings) -> Outcome<MeshClient> {
     anonymous_client_on(settings, Arc::new(TcpTransport))
 }
 
-/// The same over a network.
+/// As [`anonymous_client`], over a network.
 pub(crate) fn anonymous_client_on(settings: &Settings, transport: Arc<dyn Transport>) -> Outcome<MeshClient> {
     let nara = if settings.has_soul() {
         settings.local_nara()?
@@ -128,14 +129,14 @@ pub(crate) fn anonymous_client_on(settings: &Settings, transport: Arc<dyn Transp
     client_on(nara, settings, transport)
 }
 
-/// A nara that nobody knows, for what needs no identity.
+/// Creates a nara that no peer knows, for commands that need no identity.
 pub(crate) fn guest() -> Outcome<LocalNara> {
     let name: NaraName = "guest".parse().map_err(|_| Failure::failed("guest is no name"))?;
     let soul = new_soul(&name)?;
     LocalNara::new(&soul, name).map_err(|error| Failure::failed(error.to_string()))
 }
 
-/// A new soul for a name.
+/// Creates a new soul for a name.
 pub(crate) fn new_soul(name: &NaraName) -> Outcome<Soul> {
     let mut seed = Zeroizing::new([0; Soul::SEED_LEN]);
     getrandom::fill(&mut *seed).map_err(|error| {
@@ -144,7 +145,7 @@ pub(crate) fn new_soul(name: &NaraName) -> Outcome<Soul> {
     Ok(Soul::bond(*seed, name.as_str()))
 }
 
-/// The name of a peer: as registered, else as its unsigned `/ping` says.
+/// Returns the name of a peer: as registered, else from its unsigned `/ping`.
 pub(crate) async fn name_of(client: &MeshClient, peer: &PeerRef) -> Outcome<String> {
     if let Some(name) = client.peer(peer).known().and_then(|peer| peer.info().name) {
         return Ok(name.to_string());
@@ -153,12 +154,12 @@ pub(crate) async fn name_of(client: &MeshClient, peer: &PeerRef) -> Outcome<Stri
     Ok(report.response.from)
 }
 
-/// The exit code for an error of the client.
+/// Returns the exit code for a client error.
 pub(crate) fn exit_of(error: &ClientError) -> Exit {
     if error.is_unknown_peer() {
         Exit::Usage
     } else if error.is_unauthenticated() || error.status().is_some_and(|status| status == 403) {
-        // The peer says that we may not: it does not trust us, or the operator banned us.
+        // The peer refused us: it does not trust our key, or its operator banned us.
         Exit::Unauthenticated
     } else if error.is_timeout() || error.is_unreachable() || has_no_answer(error.kind()) {
         Exit::Unreachable
@@ -167,7 +168,7 @@ pub(crate) fn exit_of(error: &ClientError) -> Exit {
     }
 }
 
-/// Something is there, but it is no nara that answers.
+/// Returns whether the address answers, but not as a nara.
 fn has_no_answer(kind: ClientErrorKind) -> bool {
     matches!(
         kind,
@@ -187,7 +188,7 @@ impl From<ClientError> for Failure {
     }
 }
 
-/// What to do about an error of the client, with the command where there is one.
+/// Returns the hint for a client error, with the command where there is one.
 pub(crate) fn hint(error: &ClientError) -> Option<String> {
     if let Some(remedy) = remedy::of_error(error) {
         return Some(remedy);

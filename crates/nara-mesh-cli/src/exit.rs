@@ -1,34 +1,34 @@
-//! The exit codes: a promise to scripts, documented in `--help`.
+//! The exit codes: stable for scripts, documented in `--help`.
 
 use std::process::ExitCode;
 
-/// How the program ends.
+/// The exit code of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// It did what was asked.
+    /// Success.
     Ok = 0,
-    /// It failed in a way that no other code names.
+    /// Any failure without a more specific code.
     Failed = 1,
-    /// The command line, a setting or a file of settings is wrong.
+    /// An invalid command line, setting or settings file.
     Usage = 2,
     /// A peer could not be reached, or did not answer in time.
     Unreachable = 3,
-    /// Somebody could not prove who it is: a signature that does not verify, ours refused, or another key.
+    /// Authentication failed: an invalid signature, a refusal of ours, or a different key.
     Unauthenticated = 4,
-    /// Some of what was asked succeeded, some did not; or the answer to `sync --check` or `conformance` is no.
+    /// Partial success; or a negative result of `sync --check` or `conformance`.
     Partial = 5,
 }
 
-/// The part of `--help` about exit codes.
+/// The section of `--help` about exit codes.
 pub(crate) const HELP: &str = "\
 Exit codes:
-  0  it did what was asked
+  0  success
   1  failed
-  2  wrong command line, setting or file of settings
+  2  invalid command line, setting or settings file
   3  a peer is unreachable, or did not answer in time
   4  not trusted: a signature does not verify, a key is not the expected one, or the peer refuses us
   5  partly done: some peers or events failed, others did not; sync --check: not in sync;
-     conformance: the peer fails in what it must do";
+     conformance: the peer violates a MUST";
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
@@ -37,7 +37,7 @@ impl From<Exit> for ExitCode {
 }
 
 impl Exit {
-    /// The code for several operations of which `ok` succeeded; `failed` are the codes of the others.
+    /// Returns the code for several operations of which `ok` succeeded; `failed` are the codes of the others.
     pub(crate) fn of_many(ok: usize, failed: &[Self]) -> Self {
         match failed {
             [] => Self::Ok,

@@ -14,7 +14,7 @@ pub(crate) use v2::{Receiver, V2Report};
 use jiff::Timestamp;
 use nara_proto::time::UnixMillis;
 
-/// Bytes as text: what is not printable ASCII or UTF-8 text is escaped.
+/// Renders bytes as text. Everything except printable ASCII and UTF-8 text is escaped.
 pub(crate) fn escape(bytes: &[u8]) -> String {
     let mut escaped = String::new();
     for chunk in bytes.utf8_chunks() {
@@ -38,12 +38,12 @@ pub(crate) fn escape(bytes: &[u8]) -> String {
     escaped
 }
 
-/// Bytes as hexadecimal.
+/// Renders bytes as hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A time for people; the bare number if no calendar reaches that far.
+/// Renders a time for people, or "no date" if it is out of the calendar's range.
 pub(crate) fn date(at: UnixMillis) -> String {
     Timestamp::from_millisecond(at.get()).map_or_else(|_| "no date".to_owned(), |date| format!("{date:.3}"))
 }
@@ -53,14 +53,14 @@ pub(crate) fn date(at: UnixMillis) -> String {
 pub(crate) struct Difference {
     /// The index of the first differing byte, from 0.
     pub(crate) offset: usize,
-    /// The expected byte; `None` behind the end.
+    /// The expected byte; `None` past the end.
     pub(crate) expected: Option<u8>,
-    /// The byte that is there instead; `None` behind the end.
+    /// The actual byte; `None` past the end.
     pub(crate) found: Option<u8>,
 }
 
 impl Difference {
-    /// The first difference, if there is one.
+    /// Returns the first difference, if any.
     pub(crate) fn between(expected: &[u8], found: &[u8]) -> Option<Self> {
         let offset = expected.iter().zip(found).take_while(|(a, b)| a == b).count();
         let difference = Self {
@@ -71,7 +71,7 @@ impl Difference {
         (expected.len() != offset || found.len() != offset).then_some(difference)
     }
 
-    /// One line: the offset and the two bytes.
+    /// One line with the offset and the two bytes.
     pub(crate) fn summary(&self) -> String {
         let byte = |byte: Option<u8>| {
             byte.map_or_else(
@@ -87,7 +87,7 @@ impl Difference {
         )
     }
 
-    /// Two lines with the surroundings and one with a mark below the difference.
+    /// Two lines of context and one that marks the difference.
     pub(crate) fn context(&self, expected: &[u8], found: &[u8]) -> [String; 3] {
         const AROUND: usize = 24;
         let start = self.offset.saturating_sub(AROUND);

@@ -8,7 +8,7 @@ use nara_mesh::soul_file::SoulFileError;
 
 use crate::exit::Exit;
 
-/// A failed command. `message` is one sentence; `hint` says what to do.
+/// A failed command. `message` is one sentence; `hint` says what to do next.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
@@ -21,7 +21,7 @@ pub(crate) struct Failure {
 pub(crate) type Outcome<T = Exit> = Result<T, Failure>;
 
 impl Failure {
-    /// A failure with this code.
+    /// Creates a failure with this exit code.
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self {
             exit,
@@ -31,36 +31,36 @@ impl Failure {
         }
     }
 
-    /// A wrong command line or setting.
+    /// Creates a failure for an invalid command line or setting.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, message)
     }
 
-    /// Any other failure.
+    /// Creates a failure with the general exit code.
     pub(crate) fn failed(message: impl Into<String>) -> Self {
         Self::new(Exit::Failed, message)
     }
 
-    /// Adds what to do about it.
+    /// Adds a hint.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Adds what caused it.
+    /// Adds the cause.
     #[must_use]
     pub(crate) fn caused_by(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// The causes, outermost first.
+    /// Returns the causes, outermost first.
     pub(crate) fn causes(&self) -> Vec<String> {
         let mut causes = Vec::new();
         let mut next = self.source.as_deref().map(|source| source as &dyn Error);
         while let Some(error) = next {
-            // An error whose own text became the message is not its cause.
+            // If the error's own text became the message, it is not also a cause.
             let text = error.to_string();
             if !text.starts_with(&self.message) {
                 causes.push(text);

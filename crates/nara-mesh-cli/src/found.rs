@@ -1,4 +1,4 @@
-//! What discovery finds, as a line and as JSON.
+//! Formats what discovery finds as a line of text and as JSON.
 
 use nara_mesh::discovery::Found;
 use nara_mesh::transport::Candidate;
@@ -6,7 +6,7 @@ use nara_mesh::transport::Candidate;
 use crate::lines::FoundLine;
 use crate::printer::harmless;
 
-/// A line about what was found; `None`: it is not worth one.
+/// Formats a finding; `None` if it is not worth a line.
 pub(crate) fn describe(found: &Found) -> Option<(String, FoundLine)> {
     let host = |candidate: &Candidate| harmless(&candidate.host_name);
     Some(match found {

@@ -1,4 +1,4 @@
-//! Host names in the place of addresses. A name is looked up within a deadline, and again while its peer fails.
+//! Resolves host names of peers and listeners, within a deadline, and again while a peer fails.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,19 +18,19 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::cli::Listen;
 
-/// How long one look may take.
+/// The time limit of one lookup.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether a name is to be looked up.
+/// How often due lookups are checked.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The pause behind the first failure; it doubles.
+/// The pause after the first failure; it doubles with each further failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The longest pause, and the one between looks at a name whose address is known.
+/// The longest pause after failures, and the interval between lookups of a name that resolves.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// The first address of a host.
+/// Resolves a host to its first address.
 pub(crate) async fn look_up(host: HostAddress) -> io::Result<IpAddr> {
     look_up_all(&host).await?.first().copied().ok_or_else(nothing)
 }
@@ -41,7 +41,7 @@ async fn look_up_all(host: &HostAddress) -> io::Result<Vec<IpAddr>> {
     Ok(found.map(|address| address.ip()).collect())
 }
 
-/// The addresses that `--listen` gives: one, those of a network interface of this machine, or those of a host name.
+/// Resolves `--listen`: an address, a network interface of this machine, or a host name.
 pub(crate) async fn addresses_of(listen: &Listen) -> io::Result<Vec<SocketAddr>> {
     let found = match listen {
         Listen::Address(address) => return Ok(vec![*address]),
@@ -52,7 +52,7 @@ pub(crate) async fn addresses_of(listen: &Listen) -> io::Result<Vec<SocketAddr>>
                 return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, waits));
             }
             _ => look_up_all(host).await.map_err(|error| {
-                let unknown = format!("no network interface and no host of that name is found: {error}");
+                let unknown = format!("no network interface or host has that name: {error}");
                 io::Error::new(error.kind(), unknown)
             })?,
         },
@@ -61,27 +61,27 @@ pub(crate) async fn addresses_of(listen: &Listen) -> io::Result<Vec<SocketAddr>>
     Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
 }
 
-/// The first address that `--listen` gives.
+/// Returns the first address of `--listen`.
 pub(crate) async fn address_of(listen: &Listen) -> io::Result<SocketAddr> {
     addresses_of(listen).await?.first().copied().ok_or_else(nothing)
 }
 
-/// Whether no interface of this machine has this address. Other faults are left to the call that listens there.
+/// Returns whether no interface of this machine has this address. Other errors are left to `bind`.
 pub(crate) fn is_missing(ip: IpAddr) -> bool {
     matches!(TcpListener::bind((ip, 0)), Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
-/// Whether there is such a network interface, with an address or without, on systems where that is known.
+/// Returns whether the network interface exists, with or without an address, on systems that tell.
 fn is_interface(name: &str) -> bool {
-    // What a host may be called is one part of a path.
+    // A valid host name is a single path component.
     Path::new("/sys/class/net").join(name).exists()
 }
 
-/// The addresses of a network interface, IPv4 first; none if there is no such interface.
+/// Returns the addresses of a network interface, IPv4 first; empty if it does not exist.
 fn interface(name: &str) -> io::Result<Vec<IpAddr>> {
     let is_usable = |ip: &IpAddr| match ip {
         IpAddr::V4(_) => true,
-        // An address of one link alone needs more than itself.
+        // A link-local address needs a scope id.
         IpAddr::V6(ip) => !ip.is_unicast_link_local(),
     };
     let interfaces = if_addrs::get_if_addrs()?.into_iter();
@@ -96,11 +96,11 @@ fn too_slow() -> io::Error {
 }
 
 fn nothing() -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, "it has no address")
+    io::Error::new(io::ErrorKind::NotFound, "the host has no address")
 }
 
-/// Looks up the host names of peers, all at once, for a command that calls one of them. A name without an address
-/// leaves its peer without one.
+/// Resolves the host names of peers concurrently, for a command that calls one of them. If a name does not
+/// resolve, its peer has no address.
 pub(crate) fn locate(entries: &mut [PeerEntry], deadline: Duration) {
     let (found, addresses) = mpsc::channel();
     let mut missing = 0;
@@ -111,7 +111,7 @@ pub(crate) fn locate(entries: &mut [PeerEntry], deadline: Duration) {
     {
         let found = found.clone();
         missing += 1;
-        // On a thread of its own: nothing ends a look before its time.
+        // In a separate thread, because a lookup cannot be cancelled.
         std::thread::spawn(move || {
             let addresses = std::net::ToSocketAddrs::to_socket_addrs(&(host.name.as_str(), 0));
             let address = addresses.and_then(|mut all| all.next().ok_or_else(nothing));
@@ -139,23 +139,23 @@ pub(crate) fn locate(entries: &mut [PeerEntry], deadline: Duration) {
 
 fn not_found(entry: &PeerEntry, error: &io::Error) {
     if let Some(host) = &entry.host {
-        tracing::error!("the host name {host} of {} is not found: {error}", entry.name);
+        tracing::error!("cannot resolve the host name {host} of {}: {error}", entry.name);
     }
 }
 
-/// What is known of a host name.
+/// The lookup state of a host name.
 struct Known {
     host: HostAddress,
     address: Option<IpAddr>,
-    /// Not to be looked up before.
+    /// The earliest time of the next lookup.
     due: Instant,
     backoff: Backoff,
-    /// Whether the operator knows that it is not found.
+    /// Whether the failure was already reported.
     told: bool,
 }
 
-/// Keeps the addresses of peers with host names up to date, until the sender of `entries` is gone. A name is looked up
-/// at the start, after each failure, and again while its peer does not answer.
+/// Keeps the addresses of peers with host names up to date until the sender of `entries` is dropped. Each
+/// name is resolved at the start, after each failure, and while its peer does not answer.
 pub(crate) async fn follow<F: Future<Output = io::Result<IpAddr>>>(
     registry: PeerRegistry,
     mut entries: watch::Receiver<Vec<PeerEntry>>,
@@ -203,7 +203,7 @@ pub(crate) async fn follow<F: Future<Output = io::Result<IpAddr>>>(
     }
 }
 
-/// Whether a peer does not answer.
+/// Returns whether a peer does not answer.
 fn fails(registry: &PeerRegistry, entry: &PeerEntry) -> bool {
     let peer = registry.by_name(entry.name.as_str());
     peer.is_some_and(|peer| peer.breaker_state() != BreakerState::Closed)
@@ -218,19 +218,19 @@ impl Known {
                 self.told = false;
                 if self.address.replace(address) != Some(address) {
                     entry.locate(address);
-                    tracing::info!(peer = %entry.name, host = %self.host, %address, "the host name was looked up");
+                    tracing::info!(peer = %entry.name, host = %self.host, %address, "resolved the host name");
                     if let Err(error) = registry.register(entry.to_info()) {
-                        tracing::warn!(peer = %entry.name, %error, "the address of its host name is refused");
+                        tracing::warn!(peer = %entry.name, %error, "the address of the host name is not acceptable");
                     }
                 }
             }
             Err(error) => {
-                // Whole: no peer is asked, so nobody has to be spared.
+                // No jitter: the lookup calls no peer.
                 self.due = Instant::now() + self.backoff.after_failure(u32::MAX);
                 if !std::mem::replace(&mut self.told, true) {
                     tracing::warn!(
                         peer = %entry.name,
-                        "the host name {} of {} is not found, it is looked up again: {error}",
+                        "cannot resolve the host name {} of {}, retrying: {error}",
                         self.host, entry.name
                     );
                 }
@@ -276,7 +276,7 @@ mod tests {
             assert_eq!(address(), None);
             sleep(Duration::from_secs(10)).await;
             assert_eq!(address().as_deref(), Some("127.0.0.8:7"));
-            // It answers: nobody asks.
+            // While the peer answers, nothing is resolved.
             sleep(Duration::from_secs(600)).await;
             assert_eq!(asked.borrow().len(), 3);
             let client =

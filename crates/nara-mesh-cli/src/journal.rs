@@ -1,6 +1,6 @@
-//! Systemd's journal in its own protocol: one datagram for each event, with its fields.
+//! Writes to systemd's journal in its native protocol: one datagram for each event, with its fields.
 //!
-//! The crate `tracing-journald` waits for the journal to read; here records wait in the queue of all output.
+//! The crate `tracing-journald` blocks until the journal reads; here records wait in the shared output queue.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -16,13 +16,13 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::output;
 
-/// Where the journal listens.
+/// The socket of the journal.
 pub(crate) const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// The most bytes of a value. A record must fit into a datagram.
+/// The longest value, in bytes. A record must fit into a datagram.
 const MAX_VALUE: usize = 8 << 10;
 
-/// The journal as a stream: each write is a record.
+/// The journal as a writer: each write is a record.
 #[derive(Debug)]
 pub(crate) struct Journal {
     socket: UnixDatagram,
@@ -30,10 +30,10 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// The journal that listens on this socket.
+    /// Opens the journal that listens on this socket.
     pub(crate) fn at(path: &Path) -> io::Result<Self> {
         UnixDatagram::unbound()?.connect(path)?;
-        // Not connected: a journal that was restarted has a new socket at its path.
+        // Not connected: after a restart of the journal, the path leads to a new socket.
         let socket = UnixDatagram::unbound()?;
         Ok(Self {
             socket,
@@ -52,7 +52,7 @@ impl Write for Journal {
     }
 }
 
-/// A record: fields with names in capitals. Fields of events get the prefix `NARA_`.
+/// A record: fields with upper-case names. Event fields get the prefix `NARA_`.
 #[derive(Debug, Default)]
 pub(crate) struct Record(Vec<u8>);
 
@@ -71,7 +71,7 @@ impl Record {
         record
     }
 
-    /// Adds a field of an event: its message, or a field of its own.
+    /// Adds a field of an event: its message, or one of its own fields.
     pub(crate) fn field(&mut self, name: &str, value: &str) {
         match name {
             "message" => self.put("MESSAGE", value),
@@ -144,7 +144,7 @@ mod tests {
 
     use super::*;
 
-    /// The fields of a record, as the journal reads them.
+    /// Parses a record as the journal does.
     fn fields(mut record: &[u8]) -> Vec<(String, String)> {
         let mut fields = Vec::new();
         while let Some(end) = record.iter().position(|byte| *byte == b'\n') {

@@ -1,4 +1,4 @@
-//! What a command learns of peers is kept in the data folder, as `serve` does.
+//! Stores what a command learns about peers in the data folder, as `serve` does.
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -11,28 +11,29 @@ use tokio::task::JoinHandle;
 use crate::failure::{Failure, Outcome};
 use crate::ledger_file;
 
-/// What to do without a ledger that can be used.
+/// What to do if the ledger cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Without {
-    /// Keys that are not known could be forged.
+    /// Fail: without the stored keys, a peer's key could be forged.
     Fail,
-    /// The command only looks.
+    /// Continue: the command only reads.
     GoOn,
 }
 
-/// Keeps what a registry learns while a command runs.
+/// Stores what a registry learns while a command runs.
 #[derive(Debug)]
 pub(crate) enum Keeping {
-    /// In a ledger that was there.
+    /// In an existing ledger.
     Open(PeerKeeper),
-    /// In a ledger that is made when there is something to keep.
+    /// In a ledger that is created once there is something to store.
     Waiting(oneshot::Sender<()>, JoinHandle<()>),
-    /// There is no place for it.
+    /// Nowhere: there is no data folder.
     Nowhere,
 }
 
 impl Keeping {
-    /// Tells the registry what is remembered in the ledger at `path`, and keeps there what it learns from now on.
+    /// Loads the stored peer data from the ledger at `path` into the registry, and stores what it learns from
+    /// now on.
     pub(crate) async fn start(
         registry: &PeerRegistry,
         path: Option<PathBuf>,
@@ -49,7 +50,7 @@ impl Keeping {
                 (Err(failure), Without::GoOn) => {
                     let cause = failure.causes().pop().unwrap_or_default();
                     tracing::warn!(
-                        "{}: {cause}; what was learned of keys before is not known, and nothing is kept",
+                        "{}: {cause}; stored keys are not used, and new keys are not stored",
                         failure.message
                     );
                     Ok(Self::Nowhere)
@@ -61,12 +62,12 @@ impl Keeping {
         Ok(Self::Waiting(stop, tokio::spawn(waiting)))
     }
 
-    /// Ends when all that was learned is kept.
+    /// Waits until everything learned is stored.
     pub(crate) async fn finish(self) {
         match self {
             Self::Open(keeper) => keeper.finish().await,
             Self::Waiting(stop, task) => {
-                // If it has ended, it has kept what there was.
+                // If the task has ended, it has already stored everything.
                 let _ = stop.send(());
                 let _ = task.await;
             }
@@ -83,7 +84,7 @@ async fn open(registry: &PeerRegistry, path: &Path) -> Outcome<PeerKeeper> {
     Ok(keeper)
 }
 
-/// Names what the ledger remembers and is not used.
+/// Logs stored peer data that is ignored.
 pub(crate) fn log(recalled: &Recalled) {
     for problem in &recalled.problems {
         tracing::warn!("the stored peer data is ignored: {problem}");
@@ -109,7 +110,7 @@ async fn wait(registry: PeerRegistry, path: PathBuf, mut stopped: oneshot::Recei
         make_folder_of(&path)?;
         let keeper = open(&registry, &path).await?;
         keeper.save().await.map_err(ledger_file::failed)?;
-        // Ends at once if the command has ended meanwhile.
+        // Returns at once if the command has already ended.
         let _ = stopped.await;
         keeper.finish().await;
         Ok::<_, Failure>(())
@@ -120,14 +121,14 @@ async fn wait(registry: PeerRegistry, path: PathBuf, mut stopped: oneshot::Recei
     }
 }
 
-/// Makes the folder of a file, if it is missing.
+/// Creates the parent folder of a file if it is missing.
 pub(crate) fn make_folder_of(path: &Path) -> Outcome<()> {
     let folder = path.parent().unwrap_or_else(|| Path::new(""));
     if folder.as_os_str().is_empty() {
         return Ok(());
     }
     let mut making = std::fs::DirBuilder::new();
-    // Also with an umask of 0: anyone who can write to the folder can replace the ledger.
+    // Explicit mode, also with a umask of 0: a user who can write to the folder can replace the ledger.
     making
         .recursive(true)
         .mode(0o755)

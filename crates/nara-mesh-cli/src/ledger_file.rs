@@ -1,4 +1,4 @@
-//! Ledgers in files.
+//! Opens ledger files and reports their failures.
 
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -12,10 +12,10 @@ use nara_mesh::registry::{PeerKeeper, PeerRegistry};
 use crate::failure::{Failure, Outcome};
 use crate::settings::Settings;
 
-/// Opens a ledger, or makes it.
+/// Opens a ledger, and creates it if missing.
 pub(crate) async fn open(path: &Path) -> Outcome<Arc<dyn Ledger>> {
     let file = path.to_path_buf();
-    // Opening waits for the disk.
+    // Opening blocks on the disk.
     let opened = tokio::task::spawn_blocking(move || SqliteLedger::open(file)).await;
     match opened.unwrap_or(Err(LedgerError::Closed)) {
         Ok(ledger) => Ok(Arc::new(ledger)),
@@ -23,18 +23,18 @@ pub(crate) async fn open(path: &Path) -> Outcome<Arc<dyn Ledger>> {
     }
 }
 
-/// A failure to open a ledger. SQLite says only that it cannot; the operating system says why.
+/// Builds the failure of opening a ledger. SQLite does not report the reason; the operating system does.
 pub(crate) fn not_opened(failure: Failure, path: &Path, error: LedgerError) -> Failure {
     match why_not(path) {
         Some(reason) => failure.caused_by(reason).hint(format!(
-            "check whom {} and its folder belong to, and what their owner may do there",
+            "check the owner and the permissions of {} and its folder",
             path.display()
         )),
         None => because(failure, error),
     }
 }
 
-/// Opens a ledger to read it only, also where nothing can be written.
+/// Opens a ledger read-only, also on a read-only file system.
 pub(crate) async fn open_to_read(path: &Path) -> Outcome<SqliteLedger> {
     let opened = read_only(path.to_path_buf()).await;
     opened.map_err(|error| because(unopenable(path), error))
@@ -49,11 +49,11 @@ fn unopenable(path: &Path) -> Failure {
     Failure::failed(format!("the ledger {} cannot be opened", path.display()))
 }
 
-/// What a nara needs to go on storing: more than one page of events that a peer tells.
+/// The free space that a nara needs to go on storing: more than one page of events.
 const ROOM: usize = 1 << 20;
 
-/// Whether a nara can store something in this folder. It is tried with a file that has no name: a quota, a limit of the process and
-/// a file system that became read-only count as well as a full disk.
+/// Checks that a nara can store data in this folder by writing to an unnamed file: this also detects quotas,
+/// process limits and a file system that became read-only.
 pub(crate) fn room_in(folder: &Path) -> std::io::Result<()> {
     let mut file = tempfile::tempfile_in(folder)?;
     let piece = [0; 64 << 10];
@@ -63,7 +63,8 @@ pub(crate) fn room_in(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Opens a ledger to look into it, also where nothing can be written. One that only a writer can read is opened as such.
+/// Opens a ledger for reading, also on a read-only file system. A ledger that only a writer can open is
+/// opened for writing.
 pub(crate) async fn open_to_look(path: &Path) -> Outcome<Arc<dyn Ledger>> {
     match read_only(path.to_path_buf()).await {
         Ok(ledger) => Ok(Arc::new(ledger)),
@@ -72,22 +73,22 @@ pub(crate) async fn open_to_look(path: &Path) -> Outcome<Arc<dyn Ledger>> {
     }
 }
 
-/// The bytes that can still be written to the file system of a file.
+/// Returns the free bytes of the file system of a file.
 pub(crate) fn disk_free(file: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(file).ok()?;
     Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
-/// The file of a ledger that is in use.
+/// The file of an open ledger.
 #[derive(Clone, Debug)]
 pub(crate) struct InUse {
     path: PathBuf,
-    /// Device and number of the file.
+    /// Device and inode of the file.
     file: Option<(u64, u64)>,
 }
 
 impl InUse {
-    /// The file that is at this path now.
+    /// Records the file that is at this path now.
     pub(crate) fn new(path: PathBuf) -> Self {
         let file = file_at(&path);
         Self { path, file }
@@ -97,7 +98,7 @@ impl InUse {
         &self.path
     }
 
-    /// Why what is stored from now on is lost, if it is: somebody took the file away.
+    /// Returns why writes would be lost: the file was deleted, moved or replaced.
     pub(crate) fn problem(&self) -> Option<String> {
         let found = file_at(&self.path);
         let what = match found {
@@ -117,7 +118,7 @@ fn file_at(path: &Path) -> Option<(u64, u64)> {
     Some((found.dev(), found.ino()))
 }
 
-/// Why no ledger can be at this path, if it is for a reason that the operating system knows.
+/// Returns why there can be no ledger at this path, if the operating system knows.
 fn why_not(path: &Path) -> Option<String> {
     let shown = path.display();
     let folder = path
@@ -134,7 +135,7 @@ fn why_not(path: &Path) -> Option<String> {
     opened.err().map(|error| error.to_string())
 }
 
-/// Tells the registry what the ledger remembers of naras; see [`PeerRegistry::restore`].
+/// Loads the stored peer data into the registry; see [`PeerRegistry::restore`].
 pub(crate) async fn load_peers(ledger: &Arc<dyn Ledger>, registry: &PeerRegistry) -> Outcome<()> {
     let started = PeerKeeper::start(registry.clone(), ledger.clone()).await;
     let (_, recalled) = started.map_err(failed)?;
@@ -144,38 +145,38 @@ pub(crate) async fn load_peers(ledger: &Arc<dyn Ledger>, registry: &PeerRegistry
     Ok(())
 }
 
-/// The failure for an error of a ledger.
+/// Converts a ledger error to a failure.
 pub(crate) fn failed(error: LedgerError) -> Failure {
     because(Failure::failed("the ledger failed"), error)
 }
 
-/// A failure for an error of a ledger, with what to do where that is known: SQLite's own words do not say it.
+/// Adds a ledger error and its hint to a failure: SQLite's messages do not say what to do.
 pub(crate) fn because(failure: Failure, error: LedgerError) -> Failure {
     let failure = match &error {
         LedgerError::Full(_) | LedgerError::Interrupted(_) | LedgerError::ReadOnly(_) => {
             failure.hint(error.to_string())
         }
         LedgerError::Altered { .. } => failure.hint(
-            "look at it with `sqlite3 ledger.db .schema`, and drop it (`DROP TRIGGER name`), or put a backup back with `nara-mesh \
+            "show it with `sqlite3 ledger.db .schema` and drop it (`DROP TRIGGER name`), or restore a backup with `nara-mesh \
              restore FILE --replace`",
         ),
         LedgerError::NewerSchema { .. } => failure.hint(
-            "install the newer program again, or put back what was saved before the upgrade with \
+            "install the newer program again, or restore the copy from before the upgrade with \
              `nara-mesh restore FILE --replace`",
         ),
         LedgerError::File { path, source } if source.kind() == std::io::ErrorKind::PermissionDenied => failure.hint(format!(
-            "check whom {} and its folder belong to: root works there as the owner of the folder",
+            "check the owner of {} and its folder: root acts there as the owner of the folder",
             path.display()
         )),
         LedgerError::Busy(_) => failure.hint(
-            "another program changes the ledger, for instance a nara that converts it at its start: try again when it is done",
+            "another program is writing to the ledger, such as a nara that converts it at its start; try again once that is done",
         ),
         _ => failure,
     };
     failure.caused_by(error)
 }
 
-/// Tells the registry what the ledger of this nara says about who is there. Without a ledger it says nothing.
+/// Loads presence from the ledger of this nara into the registry; does nothing without a ledger.
 pub(crate) async fn recall_presence(settings: &Settings, registry: &PeerRegistry) {
     let Some(path) = settings
         .ledger_path()
@@ -189,6 +190,6 @@ pub(crate) async fn recall_presence(settings: &Settings, registry: &PeerRegistry
         registry.recall_presence(&ledger, SystemClock.now_nanos()).await
     };
     if let Err(error) = recalled.await {
-        tracing::debug!(%error, "the ledger does not tell who is there");
+        tracing::debug!(%error, "cannot read presence from the ledger");
     }
 }

@@ -1,4 +1,4 @@
-//! The lines that commands print with `--json` for as long as they run.
+//! The JSON lines of long-running commands.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::peer_events::PeerLine;
 
-/// A line of `serve` or `up`. Steps, and what is found on a network, are of `up` alone.
+/// A line of `serve` or `up`. Steps and discovery lines are printed by `up` only.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(crate) enum DaemonLine {
@@ -19,15 +19,15 @@ pub(crate) enum DaemonLine {
     Step(StepLine),
 }
 
-/// A line about the nara that runs, or about what came in for it.
+/// A line about the running nara or about a message that it received.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum NaraLine {
-    /// The nara has another address, on its network or by `--listen`, and serves there.
+    /// The address of the nara changed, on its network or through `--listen`; it serves on the new one.
     AddressChanged {
         address: Option<String>,
         before: Option<String>,
-        /// Where v1 peers reach it now, too.
+        /// The address for v1 peers, if any.
         v1_address: Option<String>,
     },
     /// A peer sent a direct message.
@@ -38,35 +38,35 @@ pub(crate) enum NaraLine {
         #[schema(value_type = Object)]
         message: Value,
     },
-    /// The nara serves: the first line, unless it waits for its address or converts its ledger.
+    /// The nara serves. This is the first line, unless it waits for its address or converts its ledger.
     Listening {
         name: String,
         id: String,
         address: String,
-        /// Where v1 peers reach it, too.
+        /// The address for v1 peers, if any.
         v1_address: Option<String>,
         public_key: String,
         key_id: String,
-        /// Where metrics are served.
+        /// The address of the metrics endpoint.
         metrics: Option<String>,
         /// The sockets of the local API.
         sockets: Vec<String>,
-        /// Where the local API also listens.
+        /// The loopback address of the local API, if any.
         api_listen: Option<String>,
-        /// Its stanza for the peers files of others.
+        /// The stanza of this nara for the peers files of others.
         stanza: String,
     },
-    /// The network interface or the host of `--listen` has another address now, where the nara cannot listen: it listens where
-    /// it did, and tries again.
+    /// The network interface or host of `--listen` has a new address on which the nara cannot listen: it
+    /// keeps the old one and retries.
     ListenMoved {
         listen: String,
         now: String,
         /// The address on which it listens.
         bound: String,
-        /// Why it cannot listen there.
+        /// Why listening on the new address failed.
         reason: Option<String>,
     },
-    /// Configuration, peers and decisions were read again.
+    /// Configuration, peers and trust decisions were reloaded.
     Reloaded(Reloaded),
     /// A peer sent a runtime message.
     RuntimeMessage {
@@ -74,20 +74,20 @@ pub(crate) enum NaraLine {
         /// The verified nara id of the sender.
         from_id: String,
     },
-    /// The nara ends: the last line.
+    /// The nara stopped. This is the last line.
     Stopped {
         /// Whether all requests in progress were answered.
         graceful: bool,
     },
-    /// The address to listen on is not there yet.
+    /// The address to listen on does not exist yet.
     Waiting { listen: String, reason: String },
-    /// A postcard came by, or home.
+    /// A postcard passed through, or came home.
     WorldMessage {
         id: String,
         originator: String,
         message: String,
         hops: Vec<Hop>,
-        /// Whether it is one of this nara, and came home.
+        /// Whether this nara sent it and it came home.
         complete: bool,
     },
     /// A peer sent its recent events.
@@ -96,14 +96,14 @@ pub(crate) enum NaraLine {
         sender: String,
         events: usize,
     },
-    /// An older program left the ledger: its events are converted before the nara serves.
+    /// The ledger is of an older version: its events are converted before the nara serves.
     Converting {
-        /// Events that are converted.
+        /// Events converted so far.
         done: u64,
-        /// All events.
+        /// Events to convert in total.
         all: u64,
     },
-    /// Somebody deleted, moved or replaced the file of the ledger: what the nara stores is lost when it ends.
+    /// The ledger file was deleted, moved or replaced: what the nara stores is lost when it stops.
     LedgerGone { ledger: String, problem: String },
 }
 
@@ -115,15 +115,15 @@ pub(crate) struct Hop {
     pub(crate) timestamp_s: i64,
 }
 
-/// A line about the network, or about what was found there.
+/// A line about the network or about discovery.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum FoundLine {
-    /// A node claims the name of a nara that is elsewhere, and was refused.
+    /// A node claims the name of a nara that has another address, and was refused.
     Contested {
         host_name: String,
         name: String,
-        /// Where the nara of that name is.
+        /// The address of the nara of that name.
         holder: String,
     },
     /// A nara was found.
@@ -132,20 +132,20 @@ pub(crate) enum FoundLine {
         address: Option<String>,
         /// How its key was learned.
         key_source: Option<String>,
-        /// Whether the host name is that of the nara.
+        /// Whether the host name equals the name of the nara.
         host_name_fits: bool,
     },
     /// A node left the network.
     Left { host_name: String },
     /// A node claims to be this nara, and was refused.
     Namesake { host_name: String, same_key: bool },
-    /// The node of this nara is in touch with its network again.
+    /// The node of this nara is connected to its network again.
     NetworkBack,
     /// The node of this nara lost its network.
     NetworkLost { reason: String },
     /// A node went offline.
     Offline { host_name: String },
-    /// What a node answered was refused.
+    /// The answer of a node was refused.
     Refused { host_name: String, reason: String },
 }
 
@@ -153,15 +153,15 @@ pub(crate) enum FoundLine {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub(crate) enum Step {
-    /// It looks for naras.
+    /// Discovery started.
     Discovery,
-    /// Who this nara is.
+    /// The identity of this nara.
     Identity {
         name: String,
         id: String,
         key_id: String,
     },
-    /// It is on the network.
+    /// The node joined the network.
     Joined {
         granted_name: Option<String>,
         addresses: Vec<String>,
@@ -178,7 +178,7 @@ pub(crate) enum Step {
         #[serde(skip_serializing_if = "Option::is_none")]
         host_name: Option<String>,
     },
-    /// Where it serves.
+    /// The address on which it serves.
     Serving { address: Option<String> },
 }
 
@@ -202,7 +202,7 @@ impl Step {
     }
 }
 
-/// A step of `up` that is done.
+/// A completed step of `up`.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct StepLine {
     event: StepEvent,

@@ -1,4 +1,4 @@
-//! Events for people: one line each, and what the checks gave.
+//! Lists events for people, one line each, with the results of their verification.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use crate::failure::Outcome;
 use crate::ledger_file;
 use crate::printer::{Printer, count, harmless, harmless_text};
 
-/// Refused events that are named; the rest is counted.
+/// The most refused events that are listed; further ones are counted.
 const MOST_NAMED: usize = 10;
 
-/// Counts events, and stores those that may be stored, if there is a ledger.
+/// Counts events, and stores the acceptable ones if there is a ledger.
 pub(crate) async fn take(events: CheckedEvents, ledger: Option<&Arc<dyn Ledger>>) -> Outcome<Counts> {
     let counts = Counts::of_answer(&events);
     let Some(ledger) = ledger else {
@@ -29,7 +29,7 @@ pub(crate) async fn take(events: CheckedEvents, ledger: Option<&Arc<dyn Ledger>>
     Ok(counts.with_outcomes(&inserted.map_err(ledger_file::failed)?))
 }
 
-/// One line.
+/// Formats the counts as one line.
 pub(crate) fn summary(counts: &Counts, stored: bool) -> String {
     let mut text = format!(
         "{}: {} verified, {} with unknown keys, {} unsigned, {} refused",
@@ -51,11 +51,11 @@ pub(crate) fn summary(counts: &Counts, stored: bool) -> String {
     text
 }
 
-/// Names the refused events on stderr.
+/// Lists the refused events on stderr.
 pub(crate) fn warn_refused(counts: &Counts, printer: Printer) {
     if counts.refused_unsigned > 0 {
         printer.note(format_args!(
-            "{} of naras whose keys are known left out: old ledgers of v1 peers hold some without a signature",
+            "{} of naras with known keys skipped: old ledgers of v1 peers contain some",
             count(counts.refused_unsigned, "unsigned event")
         ));
     }
@@ -64,7 +64,7 @@ pub(crate) fn warn_refused(counts: &Counts, printer: Printer) {
             "event {} of {} is refused: {}",
             harmless(&refused.id),
             if refused.emitter.is_empty() {
-                "nobody".to_owned()
+                "an unnamed emitter".to_owned()
             } else {
                 harmless(&refused.emitter)
             },
@@ -80,7 +80,7 @@ pub(crate) fn warn_refused(counts: &Counts, printer: Printer) {
     }
 }
 
-/// Partly done, if the peer sent events that it is to blame for.
+/// Returns the code for partial success if the peer sent invalid events.
 pub(crate) const fn exit_of(counts: &Counts) -> Exit {
     if counts.is_faultless() {
         Exit::Ok
@@ -89,7 +89,7 @@ pub(crate) const fn exit_of(counts: &Counts) -> Exit {
     }
 }
 
-/// One line about an event, with its text if it has one, and a mark unless its trust is `verified`.
+/// Formats an event as one line, with its text if any, and its trust unless `verified`.
 pub(crate) fn event_line(event: &SyncEvent, trust: &str) -> String {
     let text = event
         .social
@@ -119,12 +119,12 @@ fn or_dash(name: &str) -> String {
     }
 }
 
-/// An event as a line of `sync --jsonl`.
+/// Formats an event as a line of `sync --jsonl`.
 pub(crate) fn jsonl(checked: &CheckedEvent) -> ToldEvent {
     ToldEvent::new(&checked.event, trust_word(checked.trust))
 }
 
-/// An event, and how far to trust it.
+/// An event and its trust.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ToldEvent {
     schema: &'static str,

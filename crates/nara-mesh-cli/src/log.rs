@@ -24,18 +24,18 @@ use crate::journal::{self, Journal, Record};
 use crate::output::{self, LogWriter};
 use crate::settings::Settings;
 
-/// How many lines of one kind are written within [`WINDOW`].
+/// The most lines of one kind that are written within [`WINDOW`].
 const MOST_OF_A_KIND: u32 = 10;
 
-/// Kinds that are counted at once: peers can cause some of them.
+/// The most kinds that are tracked: peers can cause new ones.
 const MOST_KINDS: usize = 1024;
 
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// The target of what is no event of the code.
+/// The log target of messages that are not tracing events.
 const TARGET: &str = "nara_mesh";
 
-/// How what the program tells beside its data is written, if it is not text.
+/// The format of [`say`], if not text.
 static STRUCTURED: OnceLock<LogFormat> = OnceLock::new();
 
 /// Starts the log.
@@ -79,14 +79,15 @@ pub(crate) fn start(settings: &Settings) -> Outcome<()> {
     Ok(())
 }
 
-/// From now on, [`say`] writes in this format, too: for daemons, whose stderr is their log.
+/// From now on, [`say`] uses this format: for daemons, whose stderr is their log.
 pub(crate) fn say_in(format: LogFormat) {
     if format != LogFormat::Text {
         STRUCTURED.get_or_init(|| format);
     }
 }
 
-/// Tells something that is no event of the code. `text` is for people; in other formats `message` and `fields` are used.
+/// Reports something that is not a tracing event. `text` is for people; other formats use `message` and
+/// `fields`.
 pub(crate) fn say(level: Level, text: &str, message: &str, fields: &[(&str, &str)]) {
     let message = message.trim();
     match STRUCTURED.get() {
@@ -94,7 +95,7 @@ pub(crate) fn say(level: Level, text: &str, message: &str, fields: &[(&str, &str
         Some(_) if message.is_empty() => {}
         Some(LogFormat::Json) => {
             let mut timestamp = String::new();
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
             let fields: Map<String, Value> = std::iter::once(&("message", message))
                 .chain(fields)
@@ -119,11 +120,11 @@ pub(crate) fn say(level: Level, text: &str, message: &str, fields: &[(&str, &str
     }
 }
 
-/// Leaves out lines of a kind that come too often: peers can cause them.
+/// Suppresses repeated log lines of one kind: peers can cause them.
 #[derive(Debug)]
 pub(crate) struct Repetitions<K>(Mutex<HashMap<K, Kind>>);
 
-/// The lines of one kind, such as the warnings of one place in the code.
+/// The count of one kind of line, such as the warnings of one call site.
 #[derive(Debug)]
 struct Kind {
     since: Instant,
@@ -137,17 +138,17 @@ impl<K> Default for Repetitions<K> {
 }
 
 impl<K: Hash + Eq> Repetitions<K> {
-    /// Whether one more is written. Says how many were left out before.
+    /// Returns whether the next line is written, and logs how many were suppressed before it.
     pub(crate) fn admits(&self, kind: K) -> bool {
         let (admitted, left_out) = self.admit(kind, Instant::now());
         if left_out > 0 {
-            let text = format!("{left_out} lines like the next one were left out");
+            let text = format!("suppressed {left_out} lines like the next one");
             say(Level::WARN, &text, &text, &[("left_out", &left_out.to_string())]);
         }
         admitted
     }
 
-    /// Whether one more is written, and how many were left out before.
+    /// Returns whether the next line is written, and how many were suppressed before it.
     pub(crate) fn admit(&self, kind: K, now: Instant) -> (bool, u32) {
         let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if kinds.len() >= MOST_KINDS && !kinds.contains_key(&kind) {

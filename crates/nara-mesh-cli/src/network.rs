@@ -20,11 +20,11 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::settings::Settings;
 
-/// How long a daemon that runs may take to say so.
+/// How long to wait for an already running daemon to report its state.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The network over which a command calls peers. Until it is attached, and if no tailnet was asked for, these are the
-/// sockets of the machine.
+/// The network over which a command calls peers: the sockets of this machine until it is attached to a
+/// tailnet, or if no tailnet was requested.
 #[derive(Clone, Debug)]
 pub(crate) struct Network {
     kind: Option<NetworkKind>,
@@ -32,7 +32,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// The network that was asked for.
+    /// Resolves the requested network.
     pub(crate) fn resolve(args: &NetworkArgs) -> Self {
         Self {
             kind: args.network,
@@ -40,7 +40,7 @@ impl Network {
         }
     }
 
-    /// Becomes a part of the network, as a guest: a node that somebody else runs is used.
+    /// Attaches to the network as a guest, through a node that another process runs.
     pub(crate) async fn attach(&self, args: &NetworkArgs, settings: &Settings) -> Outcome<()> {
         let socket = match self.kind {
             None | Some(NetworkKind::Loopback) => return Ok(()),
@@ -55,7 +55,7 @@ impl Network {
         Ok(())
     }
 
-    /// The node, if the command is on a tailnet.
+    /// Returns the node, if the command is on a tailnet.
     pub(crate) fn node(&self) -> Option<&Arc<dyn MeshNode>> {
         self.node.get()
     }
@@ -70,7 +70,8 @@ impl Network {
         }
     }
 
-    /// Which way packets to a peer take, and what its node is called; `None`: the network does not say.
+    /// Returns the path of packets to a peer and the host name of its node; `None` if the network does not
+    /// report it.
     pub(crate) async fn way_to(&self, client: &MeshClient, peer: &PeerRef) -> Option<Way> {
         let node = self.node()?;
         let address = match peer {
@@ -86,11 +87,11 @@ impl Network {
 #[derive(Clone, Debug)]
 pub(crate) struct OnNetwork {
     pub(crate) kind: &'static str,
-    /// `None`: this machine alone.
+    /// `None`: this machine only.
     pub(crate) node: Option<Arc<dyn MeshNode>>,
 }
 
-/// Which way packets to a node take.
+/// The path of packets to a node.
 #[derive(Clone, Debug)]
 pub(crate) struct Way {
     pub(crate) path: PathKind,
@@ -134,11 +135,11 @@ impl Transport for Network {
 }
 
 fn embedded_is_not_shared() -> Failure {
-    Failure::usage("an embedded node lives inside `up`: a command cannot be on it by itself")
-        .hint("leave out --network: then the command works through the nara that runs")
+    Failure::usage("an embedded node runs only inside `up`, and other commands cannot join through it")
+        .hint("omit --network to work through the running nara")
 }
 
-/// The failure of a node that is not ready: what happened, and what to do.
+/// Builds the failure of a node that is not ready, with its hint.
 pub(crate) fn not_ready(error: NotReady) -> Failure {
     let exit = match error.reason {
         NotReadyReason::KeyRefused { .. } => Exit::Unauthenticated,
@@ -152,7 +153,7 @@ pub(crate) fn not_ready(error: NotReady) -> Failure {
     }
 }
 
-/// What to do about a node that is not ready, with the option where there is one.
+/// Returns the hint for a node that is not ready, with the option that fixes it.
 pub(crate) fn node_hint(reason: &NotReadyReason) -> Option<Cow<'static, str>> {
     match reason {
         NotReadyReason::ControlUnreachable { .. } => Some("check --control-url and the network".into()),
@@ -160,7 +161,7 @@ pub(crate) fn node_hint(reason: &NotReadyReason) -> Option<Cow<'static, str>> {
             Some("start tailscaled, or choose another --network".into())
         }
         NotReadyReason::SocketNotPermitted { .. } => {
-            Some("run as a user with access to it, or use --network managed".into())
+            Some("run as a user with access to its socket, or use --network managed".into())
         }
         reason => reason.hint(),
     }

@@ -1,4 +1,4 @@
-//! The network to use where none was asked for.
+//! Chooses the network if none was requested.
 
 use std::path::Path;
 
@@ -8,23 +8,23 @@ use crate::cli::{NetworkArgs, NetworkKind};
 use crate::connect::block_on;
 use crate::failure::{Failure, Outcome};
 
-/// The network to join, and why this one.
+/// Returns the network to join and the reason.
 pub(crate) fn choose(args: &NetworkArgs, program: &Path) -> Outcome<(NetworkKind, &'static str)> {
     if let Some(kind) = args.network {
-        return Ok((kind, "as asked for"));
+        return Ok((kind, "as requested"));
     }
     if block_on(async { Ok(TailscaledNode::is_running_at(args.socket.clone()).await) })? {
         return Ok((NetworkKind::Tailscaled, "it runs on this machine"));
     }
     if is_on_path(program) {
-        let why = "this machine's tailscaled is not on a tailnet, and the program is installed";
+        let why = "this machine's tailscaled is not on a tailnet, but the program is installed";
         return Ok((NetworkKind::Managed, why));
     }
     if cfg!(feature = "embedded") {
         return Ok((NetworkKind::Embedded, "no tailscaled is installed"));
     }
-    Err(Failure::usage("no way to join a tailnet: no tailscaled runs, and the program is not installed").hint(
-        "install Tailscale (https://tailscale.com/download) and log in with `tailscale up`, or install only the program \
+    Err(Failure::usage("cannot join a tailnet: tailscaled is neither running nor installed").hint(
+        "install Tailscale (https://tailscale.com/download) and log in with `tailscale up`, or install only \
          tailscaled and pass --network managed; without a tailnet: --network loopback",
     ))
 }

@@ -1,9 +1,9 @@
-//! The limit of open files: each connection is one.
+//! The limit on open files: each connection needs one.
 
-/// Files beside the connections of peers: ledger, sockets of our own calls, standard streams.
+/// Open files besides peer connections: ledger, outgoing calls, standard streams.
 const OTHERS: u64 = 512;
 
-/// Raises the limit of open files as far as this process may, and warns if it is too low for so many connections.
+/// Raises the limit on open files as far as allowed, and warns if it is too low for this many connections.
 #[cfg(unix)]
 pub(crate) fn raise(connections: usize) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -20,7 +20,7 @@ pub(crate) fn raise(connections: usize) {
             maximum: before.maximum,
         };
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            tracing::debug!(%error, "the limit of open files cannot be raised");
+            tracing::debug!(%error, "cannot raise the limit on open files");
         }
     }
     let now = limit(getrlimit(Resource::Nofile).current);
@@ -28,7 +28,7 @@ pub(crate) fn raise(connections: usize) {
         tracing::warn!(
             limit = now,
             wanted,
-            "this process may open {now} files, and {connections} connections need {wanted}: peers may find no place; \
+            "this process may open {now} files, but {connections} connections need {wanted}: peers may be refused; \
              raise the limit (`ulimit -Hn`, for systemd LimitNOFILE={wanted}), or lower --limit-connections"
         );
     }

@@ -1,4 +1,4 @@
-//! Spans as OpenTelemetry, for a collector: feature `otlp`.
+//! Exports spans to an OpenTelemetry collector: feature `otlp`.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -34,41 +34,42 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::failure::{Failure, Outcome};
 use crate::panics;
 
-/// The variables of which one names the collector.
+/// The environment variables that name the collector.
 const ENDPOINTS: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
 ];
 
-/// How long the collector may take for one batch. Meanwhile spans wait in a queue of fixed size, then they are dropped.
+/// Time limit for exporting one batch. Meanwhile spans wait in a bounded queue; when it is full, they are
+/// dropped.
 const SENDING: Duration = Duration::from_secs(10);
 
-/// How long the last spans may take at the end.
+/// Time limit for exporting the last spans at shutdown.
 const LAST_SPANS: Duration = Duration::from_secs(1);
 
-/// The most bytes of an answer of the collector that are read.
+/// The most bytes of the collector's answer that are read.
 const MAX_ANSWER: usize = 64 << 10;
 
-/// What exports, until the process ends.
+/// The exporter, for the lifetime of the process.
 static EXPORTING: OnceLock<SdkTracerProvider> = OnceLock::new();
 
 type Layers<S> = Vec<Box<dyn Layer<S> + Send + Sync>>;
 
-/// The layers that export spans; none if no collector is named.
+/// Returns the layers that export spans; `None` if no collector is configured.
 pub(crate) fn layers<S>() -> Outcome<Option<Layers<S>>>
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {
     if ENDPOINTS.iter().all(|name| std::env::var_os(name).is_none()) {
-        // An empty list would silence the log.
+        // An empty list of layers would silence the log.
         return Ok(None);
     }
     let unusable = |cause: Box<dyn std::error::Error + Send + Sync>| {
-        Failure::usage("spans cannot be exported")
-            .caused_by(cause)
-            .hint("OTEL_EXPORTER_OTLP_ENDPOINT is the address of a collector, such as http://127.0.0.1:4318")
+        Failure::usage("spans cannot be exported").caused_by(cause).hint(
+            "set OTEL_EXPORTER_OTLP_ENDPOINT to the address of a collector, such as http://127.0.0.1:4318",
+        )
     };
-    // Of its own: the collector is called from the thread that has the spans, which is none of tokio's.
+    // A separate runtime: the exporter calls the collector from its own thread, outside tokio.
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("otlp")
@@ -101,15 +102,15 @@ where
     ]))
 }
 
-/// Exports the last spans, if the collector takes them in time.
+/// Exports the last spans within a time limit.
 pub(crate) fn end() {
     if let Some(provider) = EXPORTING.get() {
-        // Whoever collects may be gone.
+        // The collector may be unreachable.
         let _ = provider.shutdown_with_timeout(LAST_SPANS);
     }
 }
 
-/// The spans of naras: requests that come in, and calls.
+/// Selects the spans to export: incoming requests and outgoing calls.
 fn spans() -> FilterFn<fn(&Metadata<'_>) -> bool> {
     let is_ours: fn(&Metadata<'_>) -> bool =
         |metadata| metadata.is_span() && metadata.target().starts_with("nara_");
@@ -117,14 +118,14 @@ fn spans() -> FilterFn<fn(&Metadata<'_>) -> bool> {
 }
 
 thread_local! {
-    /// The remote parent of the span that is being made.
+    /// The remote parent of the span that is being created.
     static REMOTE: RefCell<Option<ContextGuard>> = const { RefCell::new(None) };
 }
 
-/// Makes the trace that a request names the parent of its span: before the layer that exports.
+/// Makes the trace of an incoming request the parent of its span. Runs before the exporting layer.
 struct BeginRemote;
 
-/// Behind the layer that exports.
+/// Ends what [`BeginRemote`] began. Runs after the exporting layer.
 struct EndRemote;
 
 impl<S: Subscriber> Layer<S> for BeginRemote {
@@ -144,7 +145,7 @@ impl<S: Subscriber> Layer<S> for EndRemote {
     }
 }
 
-/// The trace that the fields of a span name.
+/// The trace context in the fields of a span.
 #[derive(Default)]
 struct Named {
     trace: Option<String>,
@@ -172,9 +173,9 @@ impl Visit for Named {
     fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
 }
 
-/// Sends batches of spans.
+/// Sends batches of spans to the collector.
 struct Sender {
-    /// There until the sender is dropped.
+    /// `Some` until the sender is dropped.
     runtime: Option<Runtime>,
     is_failing: AtomicBool,
 }
@@ -188,7 +189,7 @@ impl fmt::Debug for Sender {
 impl Drop for Sender {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // It may be dropped where nobody may wait.
+            // Dropping a runtime inside an async context must not block.
             runtime.shutdown_background();
         }
     }
@@ -212,7 +213,7 @@ impl HttpClient for Sender {
                     Ok(outcome) => outcome,
                     Err(late) => Err(late.into()),
                 },
-                None => Err("the program ends".into()),
+                None => Err("the program is shutting down".into()),
             };
             self.tell(&to, &outcome);
             outcome
@@ -221,7 +222,7 @@ impl HttpClient for Sender {
 }
 
 impl Sender {
-    /// Says once that the collector does not take spans, and once that it does again.
+    /// Logs once that the collector rejects spans, and once that it accepts them again.
     fn tell(&self, to: &Uri, outcome: &Result<Response<Bytes>, HttpError>) {
         let fault = match outcome {
             Ok(answer) if answer.status().is_success() => None,
@@ -231,9 +232,9 @@ impl Sender {
         let was_failing = self.is_failing.swap(fault.is_some(), Ordering::Relaxed);
         match fault {
             Some(fault) if !was_failing => {
-                tracing::warn!("the collector at {to} takes no spans, which are dropped: {fault}");
+                tracing::warn!("the collector at {to} does not accept spans, dropping them: {fault}");
             }
-            None if was_failing => tracing::info!("the collector at {to} takes spans again"),
+            None if was_failing => tracing::info!("the collector at {to} accepts spans again"),
             _ => {}
         }
     }

@@ -1,6 +1,7 @@
-//! Stdout and stderr. No line begins another one, steers a terminal or hides what stands in it, whoever chose its text: what
-//! cannot be seen is escaped here, beside the colours of the program. Once [`detach`] was called, a reader that is slow, stuck or gone never holds up the program:
-//! lines wait in a bounded queue for a thread that writes them, and are left out when it is full.
+//! Stdout and stderr. Text of peers cannot start a new line, control the terminal or hide other text:
+//! invisible characters are escaped here, except the colours of the program itself. After [`detach`], a slow,
+//! stuck or closed reader never blocks the program: lines wait in a bounded queue for a writer thread, and
+//! are dropped when it is full.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -11,16 +12,16 @@ use std::time::Duration;
 use anstream::AutoStream;
 use nara_proto::identity::{escape, is_hidden};
 
-/// Lines that wait for a reader. Each has a few hundred bytes.
+/// Capacity of the queue in lines, each of a few hundred bytes.
 const MOST_LINES: usize = 4096;
 
 static STDOUT: OnceLock<Arc<Queue>> = OnceLock::new();
 static STDERR: OnceLock<Arc<Queue>> = OnceLock::new();
 static JOURNAL: OnceLock<Arc<Queue>> = OnceLock::new();
 
-/// From now on, no line waits for the reader of its stream: for programs that serve others.
+/// From now on, writing a line does not block: for programs that serve others.
 pub(crate) fn detach() -> io::Result<()> {
-    // Descriptors of our own: the streams of the standard library hold a lock while they write.
+    // Duplicated descriptors: the standard library's streams hold a lock while they write.
     #[cfg(unix)]
     let (stdout, stderr) = {
         use std::os::fd::AsFd as _;
@@ -38,25 +39,25 @@ pub(crate) fn detach() -> io::Result<()> {
     Ok(())
 }
 
-/// From now on, [`journal`] sends records there: each write is one.
+/// From now on, [`journal`] sends records to this writer: each write is one.
 pub(crate) fn open_journal(journal: impl Write + Send + 'static) {
     JOURNAL.get_or_init(|| Queue::start("the journal", journal));
 }
 
-/// Sends a record to the journal, if it is open. It never waits.
+/// Sends a record to the journal, if it is open. Never blocks.
 pub(crate) fn journal(record: Vec<u8>) {
     if let Some(queue) = JOURNAL.get() {
         queue.push(record);
     }
 }
 
-/// Whether the program runs on a terminal.
+/// Returns whether the program runs on a terminal.
 pub(crate) fn on_terminal() -> bool {
     use io::IsTerminal as _;
     io::stdin().is_terminal() || io::stdout().is_terminal() || io::stderr().is_terminal()
 }
 
-/// Waits until all lines are written, but not longer than `limit` for each stream.
+/// Waits until all lines are written, at most `limit` for each stream.
 pub(crate) fn flush(limit: Duration) {
     for queue in [&STDOUT, &STDERR, &JOURNAL].into_iter().filter_map(OnceLock::get) {
         queue.flush(limit);
@@ -66,7 +67,7 @@ pub(crate) fn flush(limit: Duration) {
 /// Writes a line to stdout.
 ///
 /// # Errors
-/// If the stream is not detached and cannot be written.
+/// Fails if the stream is not detached and cannot be written.
 pub(crate) fn stdout(line: &str) -> io::Result<()> {
     let line = shown(line);
     match STDOUT.get() {
@@ -80,10 +81,11 @@ pub(crate) fn stdout(line: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes bytes to stdout, for commands that are not detached: as they are, but for a terminal, which would obey them.
+/// Writes bytes to stdout, for commands that are not detached: verbatim, except to a terminal, which would
+/// interpret control characters.
 ///
 /// # Errors
-/// If stdout cannot be written.
+/// Fails if stdout cannot be written.
 pub(crate) fn stdout_bytes(bytes: &[u8]) -> io::Result<()> {
     use io::IsTerminal as _;
     let mut stdout = io::stdout().lock();
@@ -95,7 +97,7 @@ pub(crate) fn stdout_bytes(bytes: &[u8]) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Writes a line to stderr, if that is possible.
+/// Writes a line to stderr, if possible.
 pub(crate) fn stderr(line: &str) {
     stderr_bytes(with_end(&shown(line)));
 }
@@ -103,7 +105,7 @@ pub(crate) fn stderr(line: &str) {
 fn stderr_bytes(bytes: Vec<u8>) {
     match STDERR.get() {
         Some(queue) => queue.push(bytes),
-        // If stderr is gone there is nobody left to tell.
+        // If stderr is closed, the error cannot be reported.
         None => drop(anstream::stderr().lock().write_all(&bytes)),
     }
 }
@@ -112,16 +114,16 @@ fn with_end(line: &str) -> Vec<u8> {
     [line.as_bytes(), b"\n"].concat()
 }
 
-/// A text of a peer with every character escaped that is not seen or changes how the text around it is seen: nothing in it
-/// begins a line, steers a terminal or reorders what stands beside it. What joins emoji and spaces of other widths stay, as
-/// people write them in texts; names are shown by [`escape`] alone.
+/// Escapes every character of a peer's text that is invisible or changes how the text around it is displayed,
+/// so that it cannot start a line, control the terminal or reorder its surroundings. Emoji joiners and
+/// unusual spaces are kept, since people use them in texts; names are shown by [`escape`] alone.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, is_usual_in_texts, |hidden, to| *to += &escaped_char(hidden))
 }
 
-/// JSON in which every character that is not seen is written as `\uXXXX`: its reader gets the same values.
+/// Writes every invisible character in JSON as `\uXXXX`: the parsed values stay the same.
 pub(crate) fn json(text: &str) -> Cow<'_, str> {
-    // A line feed stands between values: within a string it is escaped already.
+    // A raw line feed can only be between values: within a string it is already escaped.
     escaped(
         text,
         |c| c == '\n',
@@ -133,8 +135,8 @@ pub(crate) fn json(text: &str) -> Cow<'_, str> {
     )
 }
 
-/// What a reader gets of lines of this program: as [`printable`], with line feeds, tabs and colours, which are the program's
-/// own. A text that is not is escaped before it becomes part of a line.
+/// Escapes lines of this program as [`printable`] does, but keeps line feeds, tabs and colours, which are the
+/// program's own. Text of peers is escaped before it becomes part of a line.
 fn shown(lines: &str) -> Cow<'_, str> {
     let is_kept = |c| is_usual_in_texts(c) || matches!(c, '\n' | '\t');
     let escaped = |text| escaped(text, is_kept, |hidden, to| *to += &escaped_char(hidden));
@@ -148,7 +150,8 @@ fn shown(lines: &str) -> Cow<'_, str> {
     shown
 }
 
-/// Whether a text that stands behind an escape character begins with the rest of a colour. One of these hides text.
+/// Returns whether the text after an escape character is the rest of a colour sequence. One such sequence
+/// hides text.
 fn is_colour(text: &str) -> bool {
     let Some((codes, _)) = text.strip_prefix('[').and_then(|text| text.split_once('m')) else {
         return false;
@@ -163,7 +166,7 @@ fn escaped_char(hidden: char) -> String {
     escape(hidden.encode_utf8(&mut [0; 4])).to_string()
 }
 
-/// A text in which characters that are not seen are written in another way, but for some.
+/// Escapes invisible characters, except those for which `is_kept` is true.
 fn escaped(text: &str, is_kept: impl Fn(char) -> bool, write: impl Fn(char, &mut String)) -> Cow<'_, str> {
     let is_plain = |c: char| matches!(c, ' '..='~') || is_kept(c) || !is_hidden(c);
     let Some(first) = text.find(|c| !is_plain(c)) else {
@@ -187,7 +190,7 @@ fn is_usual_in_texts(c: char) -> bool {
     )
 }
 
-/// Stderr for the log. It never fails. Each write is an event, which stays on one line.
+/// Stderr for the log. Never fails. Each write is one event on one line.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum LogWriter {
     Json,
@@ -209,7 +212,7 @@ impl Write for LogWriter {
     }
 }
 
-/// Lines that wait for a stream, and the thread that writes them.
+/// The queue of lines for a stream, and the thread that writes them.
 #[derive(Debug)]
 struct Queue {
     state: Mutex<State>,
@@ -220,7 +223,7 @@ struct Queue {
 struct State {
     lines: VecDeque<Vec<u8>>,
     writing: bool,
-    /// Lines that were left out since the last one that was written.
+    /// Lines dropped since the last one that was written.
     lost: u64,
 }
 
@@ -235,8 +238,8 @@ impl Queue {
             .name(name.to_owned())
             .spawn(move || writing.run(name, stream));
         if let Err(error) = spawned {
-            // The queue fills, and the program goes on.
-            tracing::error!(%error, "no thread writes {name}");
+            // Without the thread the queue fills up, and the program goes on.
+            tracing::error!(%error, "cannot start the thread that writes {name}");
         }
         queue
     }
@@ -258,11 +261,11 @@ impl Queue {
 
     fn flush(&self, limit: Duration) {
         let unwritten = |state: &mut State| state.writing || !state.lines.is_empty();
-        // Whether it was in time makes no difference now.
+        // The result does not matter: either way, waiting is over.
         drop(self.changed.wait_timeout_while(self.lock(), limit, unwritten));
     }
 
-    /// Writes what comes, for ever: a disk that is full or a reader that is gone may come back.
+    /// Writes lines for ever: a full disk or a closed reader may recover.
     fn run(&self, name: &'static str, mut stream: impl Write) {
         let mut failing = false;
         loop {
@@ -283,13 +286,13 @@ impl Queue {
             }
             drop(state);
             self.changed.notify_all();
-            // About stdout, stderr can be told; about stderr, nobody until it is read again.
+            // Losses on stdout are reported on stderr; losses on stderr once it is read again.
             match &outcome {
                 Ok(()) if lost > 0 => {
                     tracing::warn!("{lost} lines of {name} were dropped: the reader is too slow")
                 }
                 Err(error) if !failing => {
-                    tracing::warn!(%error, "{name} cannot be written: its lines are lost")
+                    tracing::warn!(%error, "cannot write to {name}: its lines are lost")
                 }
                 _ => {}
             }
@@ -304,7 +307,7 @@ mod tests {
 
     use super::*;
 
-    /// A reader that takes a line when it is told to.
+    /// A reader that takes one line for each turn.
     struct Reader {
         taken: mpsc::Sender<Vec<u8>>,
         turns: mpsc::Receiver<io::Result<()>>,
@@ -312,7 +315,7 @@ mod tests {
 
     impl Write for Reader {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            // Without somebody who tells, all is taken.
+            // Once the test has dropped its end, everything is read.
             self.turns.recv().unwrap_or(Ok(()))?;
             self.taken.send(bytes.to_vec()).unwrap();
             Ok(bytes.len())
@@ -380,11 +383,11 @@ mod tests {
         let (taken, lines) = mpsc::channel();
         let (turn, turns) = mpsc::channel();
         let queue = Queue::start("test", Reader { taken, turns });
-        // Nobody reads, and nothing waits.
+        // Nothing is read, and nothing blocks.
         for number in 0..2 * MOST_LINES {
             queue.push(number.to_string().into_bytes());
         }
-        // A write that fails loses its line, and the next one is tried.
+        // A failed write loses its line, and the next one is tried.
         turn.send(Err(io::ErrorKind::BrokenPipe.into())).unwrap();
         drop(turn);
         assert_eq!(lines.recv().unwrap(), b"1");

@@ -1,34 +1,34 @@
-//! Panics of a command. Where the system refuses a thread or a descriptor, tokio and the standard library panic: that is a
-//! failure like any other. Everything else is a fault of the program, and ends with the exit code of a failure as well.
+//! Handles panics of a command. If the system refuses a thread or a descriptor, tokio and the standard
+//! library panic: that is reported as an ordinary failure. Every other panic is a bug, and also ends with the
+//! exit code of a failure.
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 
 use crate::failure::{Failure, Outcome};
 
-/// How the panics begin that mean a refusal of the system.
+/// Prefixes of panic messages that mean that the system refused a resource.
 const REFUSALS: [&str; 3] = [
     "failed to create UnixStream",
     "OS can't spawn worker thread",
     "failed to spawn thread",
 ];
 
-/// What to do where the system refuses more.
+/// The hint if the system refuses more resources.
 const MORE: &str = "raise the limits of open files and threads (`ulimit -n` and `-u`; for systemd LimitNOFILE and TasksMax), or end other programs";
 
-/// Runs the main thread of a command. Panics become failures.
+/// Runs the main thread of a command and converts panics to failures.
 pub(crate) fn caught<T>(work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
     tell(panic::take_hook());
     panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
         Err(match refusal(&*payload) {
             Some(refusal) => refused(refusal.to_owned()),
-            None => Failure::failed("this is a fault of the program")
-                .hint("report it, with what it printed above"),
+            None => Failure::failed("this is a bug in nara-mesh").hint("report it with the output above"),
         })
     })
 }
 
-/// Tells of panics from now on, but for those that become a failure of this thread, which tells them itself.
+/// Reports panics from now on, except those that become a failure of this thread, which reports them itself.
 pub(crate) fn tell(told: impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static) {
     let here = std::thread::current().id();
     panic::set_hook(Box::new(move |info| {
@@ -38,9 +38,9 @@ pub(crate) fn tell(told: impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static) {
     }));
 }
 
-/// The failure of a program to which the system gives no more.
+/// Builds the failure for a resource that the system refused.
 pub(crate) fn refused(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
-    Failure::failed("the system gives this process no more threads or open files")
+    Failure::failed("the system refuses this process more threads or open files")
         .caused_by(cause)
         .hint(MORE)
 }

@@ -1,4 +1,4 @@
-//! What happens to peers, as far as the operator should know, in words.
+//! Formats peer events that concern the operator.
 
 use std::collections::HashSet;
 use std::mem::{Discriminant, discriminant};
@@ -14,44 +14,44 @@ use crate::output::printable;
 use crate::printer::harmless;
 use crate::remedy;
 
-/// A line about a peer, or about our own key.
+/// A line about a peer or about our own key.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum PeerLine {
-    /// A request in the name of a nara came from the address of another one, and was refused.
+    /// A request that claimed to be from a nara came from the address of another one, and was refused.
     AddressMismatch {
         claimed: String,
         owner: String,
         address: String,
     },
-    /// The operator decided about a peer.
+    /// The operator decided whether to trust a peer.
     Decided {
         name: String,
-        /// `trusted` or `untrusted`; missing after a reset.
+        /// `trusted` or `untrusted`; absent after a reset.
         verdict: Option<String>,
         key_id: Option<String>,
     },
-    /// A peer no longer does what it has proven that it can.
+    /// A peer no longer uses a protection that it has proven to support.
     Downgrade { name: String, missing: String },
-    /// Somebody uses another key than the pinned one for a name.
+    /// A name was used with another key than the pinned one.
     KeyConflict(ConflictLine),
-    /// A peer counts another key than ours as the one of this nara, or none.
+    /// A peer does not accept our key as the key of this nara.
     OwnKeyRefused {
         peer: String,
         own_key_id: String,
         known_key_id: Option<String>,
-        /// Whether the answer of the peer is proven.
+        /// Whether the answer of the peer is authenticated.
         proven: bool,
         remedy: String,
     },
-    /// A statement says that our key is replaced, or ends.
+    /// A statement replaces or retires our own key.
     OwnKeyReplaced {
         name: String,
         own_key_id: String,
         new_key_id: Option<String>,
         remedy: String,
     },
-    /// A peer stated that its key has a successor, or ends.
+    /// A peer replaced or retired its key.
     Succession {
         /// `followed`, `retired`, `conflict` or `asked`.
         effect: String,
@@ -60,14 +60,14 @@ pub(crate) enum PeerLine {
         new_key_id: Option<String>,
         new_key: Option<String>,
     },
-    /// The name of a new peer looks like that of another.
+    /// The name of a new peer is confusable with a known one.
     LookAlike { name: String, known: String },
     /// A peer that refused our key accepts it again.
     OwnKeyAccepted { peer: String },
 }
 
 impl PeerLine {
-    /// What the operator can do about it, if that is a field of its own.
+    /// Returns the remedy, if the line has one as a separate field.
     pub(crate) fn remedy(&self) -> Option<&str> {
         match self {
             Self::KeyConflict(ConflictLine { remedy, .. })
@@ -89,11 +89,10 @@ pub(crate) struct ConflictLine {
     remedy: String,
 }
 
-/// Things that were told already; beyond it they are told again.
+/// Capacity of the memory of reported events; beyond it, they are reported again.
 const TOLD: usize = 1024;
 
-/// Shows what happens again and again only once, and of what differs each time no more than a reader can follow: peers cause
-/// it.
+/// Reports recurring events once and limits the rate of the others: peers can cause both.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
     told: HashSet<About>,
@@ -101,10 +100,10 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// Whether this was not told yet, and is to be told now.
+    /// Returns whether this event is new and should be reported.
     pub(crate) fn is_news(&mut self, event: &PeerEvent) -> bool {
         if let PeerEvent::Decided(info) = event {
-            // What is wrong from now on is another matter.
+            // After a decision, later events about the peer are new.
             self.told.retain(|told| Some(&told.name) != info.name.as_ref());
             return true;
         }
@@ -122,7 +121,7 @@ impl Told {
     }
 }
 
-/// What makes two events the same to a reader.
+/// The identity of an event for deduplication.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct About {
     kind: &'static str,
@@ -162,7 +161,7 @@ impl About {
     }
 }
 
-/// A line about an event, for people and as JSON; `None`: not worth one.
+/// Formats an event for people and as JSON; `None` if it is not worth a line.
 pub(crate) fn line(event: &PeerEvent) -> Option<(String, PeerLine)> {
     match event {
         PeerEvent::AddressMismatch {
@@ -186,8 +185,8 @@ pub(crate) fn line(event: &PeerEvent) -> Option<(String, PeerLine)> {
         PeerEvent::Downgrade { peer, missing } => {
             let name = harmless(&peer.label());
             let text = format!(
-                "refused  {name} no longer does what it did before ({missing}): an attacker strips it, or \
-                 {name} went back to an older version; if you are sure of that, run `{}`",
+                "refused  {name} no longer does what it did before ({missing}): an attacker removed it, or \
+                 {name} went back to an older version; if that is intended, run `{}`",
                 peer.name
                     .as_ref()
                     .map(|name| remedy::trust_again(name, true))
@@ -205,8 +204,7 @@ pub(crate) fn line(event: &PeerEvent) -> Option<(String, PeerLine)> {
         }
         PeerEvent::LookAlike { peer, known } => {
             let (name, known) = (harmless(&peer.label()), harmless(known.as_str()));
-            let text =
-                format!("new  {name} looks like {known}, and is another nara: do not take one for the other");
+            let text = format!("new  {name} looks like {known} but is a different nara: do not confuse them");
             Some((text, PeerLine::LookAlike { name, known }))
         }
         PeerEvent::OwnKeyAccepted(peer) => {
@@ -226,7 +224,7 @@ pub(crate) fn line(event: &PeerEvent) -> Option<(String, PeerLine)> {
     }
 }
 
-/// A peer that counts another key than ours as the one of this nara, or none.
+/// Formats the refusal of our key by a peer.
 fn own_key_refused(
     peer: &PeerInfo,
     (name, key): (&NaraName, &PublicKey),
@@ -239,15 +237,15 @@ fn own_key_refused(
     let unproven = if proven {
         ""
     } else {
-        " (it has not proven this answer)"
+        " (this answer is not authenticated)"
     };
     let said = match known {
-        Some(known) => format!("{peer} knows key {known} as the key of {shown}, and refuses ours, {own}"),
-        None => format!("no key of {shown} holds at {peer}, which refuses ours, {own}"),
+        Some(known) => format!("{peer} knows key {known} as the key of {shown}, and refuses our key {own}"),
+        None => format!("{peer} accepts no key of {shown}, and refuses our key {own}"),
     };
     let remedy = format!(
-        "if this soul is new, publish that with the old one (`nara-mesh id succeed --to FILE`), or ask the operator of {peer} to run \
-         `{}`; if the soul is not new, somebody used the name, or has the soul",
+        "if this soul is new, publish the succession with the old one (`nara-mesh id succeed --to FILE`), or ask the operator of {peer} to run \
+         `{}`; if the soul is not new, the name or the soul is in use elsewhere",
         remedy::trust(name, key, true)
     );
     let text = format!("own key  {said}{unproven}: {remedy}");
@@ -261,22 +259,22 @@ fn own_key_refused(
     (text, line)
 }
 
-/// A statement that the key of this nara is replaced.
+/// Formats a statement that replaces or retires the key of this nara.
 fn own_key_replaced(statement: &Succession) -> (String, PeerLine) {
     let name = harmless(statement.name().as_str());
     let old = KeyId::from(statement.old_key());
     let new = statement.new_key().map(KeyId::from);
     let said = match new {
-        Some(new) => format!("a statement says that key {new} replaces the key of this nara, {old}"),
-        None => format!("a statement says that this nara retires, and that its key {old} ends"),
+        Some(new) => format!("a signed statement replaces the key of this nara, {old}, by key {new}"),
+        None => format!("a signed statement retires this nara and its key {old}"),
     };
     let remedy = match new {
         Some(_) => format!(
-            "peers that follow it refuse this nara; if you made it, serve with the new soul; if not, somebody has the soul: ask the \
+            "peers that follow it refuse this nara; if you made it, serve with the new soul; if not, the soul was stolen: ask the \
              operators of your peers to run `nara-mesh peers untrust {}`",
             remedy::shell_word(statement.name())
         ),
-        None => "peers refuse this nara from now on; if you did not make it, somebody has the soul: make a new one with \
+        None => "peers refuse this nara from now on; if you did not make it, the soul was stolen: create a new one with \
              `nara-mesh id new --name NAME --out FILE`, and give its key to the operators of your peers"
             .to_owned(),
     };
@@ -301,19 +299,18 @@ fn succession(statement: &Succession, effect: SuccessionEffect) -> (String, Peer
         (SuccessionEffect::Followed, Some(key)) => (
             "followed",
             format!(
-                "{name} has the new key {}, stated by its old key {old}, which is refused now",
+                "{name} has the new key {}, signed by its old key {old}, which is now refused",
                 KeyId::from(key)
             ),
         ),
-        (SuccessionEffect::Retired | SuccessionEffect::Followed, _) => (
-            "retired",
-            format!("{name} stated that it retires: its key {old} is refused now"),
-        ),
+        (SuccessionEffect::Retired | SuccessionEffect::Followed, _) => {
+            ("retired", format!("{name} retired: its key {old} is now refused"))
+        }
         (SuccessionEffect::Conflict, _) => (
             "conflict",
             format!(
-                "two statements name two successors of key {old} of {name}, one of them a thief's, or {name} changed its key more than \
-                 {} times; none is followed, and {name} is refused until you decide; ask its owner, then run {}",
+                "two statements name different successors of key {old} of {name} (the key may be stolen), or {name} changed its key more than \
+                 {} times; neither is followed, and {name} is refused until you decide; ask its owner, then run {}",
                 Lineage::MAX_STEPS,
                 trust(statement.new_key().unwrap_or_else(|| statement.old_key()))
             ),
@@ -321,7 +318,7 @@ fn succession(statement: &Succession, effect: SuccessionEffect) -> (String, Peer
         (SuccessionEffect::Asked, Some(key)) => (
             "asked",
             format!(
-                "key {old} of {name} states that key {} replaces it; if you agree, run {}, or change its key in the peers file \
+                "key {old} of {name} names key {} as its successor; to accept it, run {}, or change its key in the peers file \
                  and run `nara-mesh reload`",
                 KeyId::from(key),
                 trust(key)
@@ -330,7 +327,7 @@ fn succession(statement: &Succession, effect: SuccessionEffect) -> (String, Peer
         (SuccessionEffect::Asked, None) => (
             "asked",
             format!(
-                "key {old} of {name} states that it retires; if you agree, run `nara-mesh peers untrust {name}`"
+                "key {old} of {name} states that it is retired; to accept that, run `nara-mesh peers untrust {name}`"
             ),
         ),
     };
@@ -364,7 +361,7 @@ fn decided(info: &PeerInfo) -> (String, PeerLine) {
     (text, line)
 }
 
-/// A line about a conflict.
+/// Builds a line about a conflict.
 pub(crate) fn conflict_line(conflict: &KeyConflict) -> PeerLine {
     PeerLine::KeyConflict(ConflictLine {
         name: conflict.name.to_string(),
@@ -384,7 +381,7 @@ mod tests {
 
     use super::*;
 
-    /// A conflict about a name, with a key of this number.
+    /// A conflict about a name; `number` determines the offered key.
     fn conflict(name: &str, number: u8) -> PeerEvent {
         let key = |number| KeyPair::from_soul(&Soul::bond([number; 32], "x")).public_key();
         let name: NaraName = name.parse().unwrap();
@@ -406,10 +403,10 @@ mod tests {
     fn a_peer_that_offers_key_after_key_causes_a_few_lines() {
         let mut told = Told::default();
         assert!(told.is_news(&conflict("alice", 1)));
-        assert!(!told.is_news(&conflict("alice", 1)), "it is the same again");
+        assert!(!told.is_news(&conflict("alice", 1)), "the same event again");
         let lines = (2..200).filter(|number| told.is_news(&conflict("alice", *number)));
         assert_eq!(lines.count(), 9);
-        // The operator reads all of the answers to what was decided.
+        // Every decision is reported, also a repeated one.
         let decided = PeerEvent::Decided(PeerInfo::default());
         assert!((0..100).all(|_| told.is_news(&decided)));
     }

@@ -1,4 +1,4 @@
-//! Files of a nara that other users can read or change although they should not.
+//! Finds files of a nara that other users can read or change although they must not.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -27,13 +27,14 @@ impl fmt::Display for TooWide {
 }
 
 impl TooWide {
-    /// The command that mends it.
+    /// Returns the command that fixes it.
     pub(crate) fn remedy(&self) -> String {
         format!("chmod {:o} {}", self.wanted, self.path.display())
     }
 }
 
-/// The files of the settings that are open too wide. The soul file is not among them: it is refused.
+/// Returns the files of the settings whose permissions are too wide. The soul file is excluded: it is refused
+/// instead.
 pub(crate) fn problems(settings: &Settings) -> Vec<TooWide> {
     let auth_key = settings
         .auth_key_file()
@@ -60,7 +61,7 @@ fn too_wide(what: &'static str, path: &Path, wanted: u32) -> Option<TooWide> {
     use std::os::unix::fs::PermissionsExt as _;
 
     let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
-    // A group may be meant to read or change it.
+    // Group access may be intended.
     (mode & !wanted & 0o007 != 0).then(|| TooWide {
         what,
         path: path.to_owned(),

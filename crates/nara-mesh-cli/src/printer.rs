@@ -1,4 +1,4 @@
-//! What the program says: data on stdout, everything else on stderr.
+//! Prints data on stdout, and everything else on stderr.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _};
@@ -16,7 +16,7 @@ use tracing::Level;
 use crate::failure::{Failure, Outcome};
 use crate::{log, output, remedy};
 
-/// Prints in the way that was asked for. Colours are stripped by the streams when they are not wanted.
+/// Prints text or JSON, as requested. The streams strip colours where they are not wanted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Printer {
     command: &'static str,
@@ -25,34 +25,34 @@ pub(crate) struct Printer {
 }
 
 impl Printer {
-    /// The printer of a command; `command` becomes part of the schema of its JSON.
+    /// Creates the printer of a command; `command` becomes part of the JSON schema name.
     pub(crate) fn new(command: &'static str, json: bool, quiet: bool) -> Self {
         Self { command, json, quiet }
     }
 
-    /// The same printer, for a daemon: with JSON it prints nothing beside it, since its lines say all.
+    /// Returns a printer for a daemon: with JSON it prints no notes, since its lines contain everything.
     pub(crate) fn of_daemon(mut self) -> Self {
         self.quiet |= self.json;
         self
     }
 
-    /// The same printer, with another schema.
+    /// Returns a printer with another schema name.
     pub(crate) fn named(mut self, command: &'static str) -> Self {
         self.command = command;
         self
     }
 
-    /// Whether JSON was asked for: then nothing but JSON goes to stdout.
+    /// Returns whether JSON was requested: then stdout has nothing but JSON.
     pub(crate) fn is_json(&self) -> bool {
         self.json
     }
 
-    /// Whether progress may be drawn on stderr.
+    /// Returns whether progress may be drawn on stderr.
     pub(crate) fn may_animate(&self) -> bool {
         !self.quiet && !self.json && io::stderr().is_terminal()
     }
 
-    /// A line of data for people; nothing when JSON was asked for.
+    /// Prints a line of data for people; does nothing with JSON.
     pub(crate) fn line(&self, line: impl Display) -> Outcome<()> {
         if self.json {
             return Ok(());
@@ -60,17 +60,17 @@ impl Printer {
         stdout_line(line)
     }
 
-    /// A line of data that is neither for people nor JSON.
+    /// Prints a line of data in both modes, verbatim.
     pub(crate) fn raw(&self, line: impl Display) -> Outcome<()> {
         stdout_line(line)
     }
 
-    /// A line of JSON without a schema, whether JSON was asked for or not.
+    /// Prints a line of JSON without a schema in both modes.
     pub(crate) fn jsonl(&self, value: impl Serialize) -> Outcome<()> {
         line(&json!(value))
     }
 
-    /// One JSON object with its schema, if JSON was asked for.
+    /// Prints one JSON object with its schema, if JSON was requested.
     pub(crate) fn json(&self, value: impl Serialize) -> Outcome<()> {
         if !self.json {
             return Ok(());
@@ -83,7 +83,7 @@ impl Printer {
         stdout_line(output::json(&pretty))
     }
 
-    /// One line of a stream of JSON objects, if JSON was asked for.
+    /// Prints one line of a JSON stream, if JSON was requested.
     pub(crate) fn json_line(&self, value: impl Serialize) -> Outcome<()> {
         if !self.json {
             return Ok(());
@@ -104,7 +104,7 @@ impl Printer {
         Value::Object(object)
     }
 
-    /// Something that people may want to know beside the data: on stderr, unless `--quiet`.
+    /// Prints a note on stderr, unless `--quiet`.
     pub(crate) fn note(&self, text: impl Display) {
         if !self.quiet {
             let text = text.to_string();
@@ -113,7 +113,7 @@ impl Printer {
         }
     }
 
-    /// Something is not as it should be: on stderr, always.
+    /// Prints a warning on stderr, also with `--quiet`.
     pub(crate) fn warn(&self, text: impl Display) {
         let text = text.to_string();
         let text = remedy::for_the_same_nara(&text);
@@ -122,12 +122,12 @@ impl Printer {
     }
 }
 
-/// Prints a failure on stderr: `error:`, `hint:`, and the causes if `verbose`.
+/// Prints a failure on stderr: `error:`, `hint:`, and with `verbose` the causes.
 pub(crate) fn print_failure(failure: &Failure, verbose: bool) {
     let message = readable(&failure.message);
     let mut lines = vec![format!("{} {message}", "error:".red().bold())];
     let causes: Vec<String> = failure.causes().iter().map(|cause| readable(cause)).collect();
-    // The innermost cause is what the system said; the rest is for those who ask.
+    // The innermost cause is the error of the system; the others are shown with -v.
     let innermost = causes.last().filter(|cause| !message.contains(*cause));
     let shown: Vec<&String> = if verbose {
         causes.iter().collect()
@@ -136,7 +136,7 @@ pub(crate) fn print_failure(failure: &Failure, verbose: bool) {
     };
     lines.extend(shown.iter().map(|cause| format!("  caused by: {cause}")));
     let hint = failure.hint.as_deref().map(remedy::for_the_same_nara);
-    // A reader of the journal sees the message alone.
+    // The journal shows the message only, so it has to contain everything.
     let mut whole = shown
         .iter()
         .fold(message.clone(), |whole, cause| whole + ": " + cause);
@@ -154,7 +154,7 @@ pub(crate) fn print_failure(failure: &Failure, verbose: bool) {
     log::say(Level::ERROR, &lines.join("\n"), &whole, &fields);
 }
 
-/// A text of several lines, each of which shows what is in it: names of files are not all chosen by the user.
+/// Escapes each line of a text: it may contain file names that the user did not choose.
 fn readable(text: &str) -> String {
     let lines: Vec<_> = text.split('\n').map(output::printable).collect();
     lines.join("\n")
@@ -167,23 +167,23 @@ fn line(value: &Value) -> Outcome<()> {
 fn stdout_line(line: impl Display) -> Outcome<()> {
     match output::stdout(&line.to_string()) {
         Ok(()) => Ok(()),
-        // The reader of our output has seen enough: `nara-mesh … | head`.
+        // The reader has closed the pipe: `nara-mesh … | head`.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => Err(Failure::failed("stdout cannot be written").caused_by(error)),
     }
 }
 
-/// The text without colours.
+/// Returns the text without colours.
 fn plain(text: &str) -> String {
     strip_str(text).to_string()
 }
 
-/// A table without lines, as wide as its content.
+/// Creates a table without borders, as wide as its content.
 pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
     table_of(header)
 }
 
-/// A table without lines whose number of columns is known only now.
+/// Creates a table without borders with a dynamic number of columns.
 pub(crate) fn table_of<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
     let mut table = Table::new();
     let header: Vec<&str> = header.into_iter().collect();
@@ -197,7 +197,7 @@ pub(crate) fn table_of<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
     table
 }
 
-/// A table as text: the header bold, no white space at the end of lines.
+/// Renders a table: bold header, no trailing white space.
 pub(crate) fn render(table: &Table) -> String {
     let text = table.to_string();
     let mut lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
@@ -212,7 +212,7 @@ pub(crate) fn render(table: &Table) -> String {
     rendered
 }
 
-/// A duration for people: three figures and a unit; long ones in days, hours, minutes and seconds.
+/// Formats a duration: three significant digits and a unit, or days, hours, minutes and seconds.
 pub(crate) fn human(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     if seconds >= 120.0 {
@@ -245,7 +245,7 @@ pub(crate) fn human(duration: Duration) -> String {
     }
 }
 
-/// A number of things.
+/// Formats a count with its noun.
 pub(crate) fn count(number: usize, thing: &str) -> String {
     if number == 1 {
         format!("1 {thing}")
@@ -254,7 +254,7 @@ pub(crate) fn count(number: usize, thing: &str) -> String {
     }
 }
 
-/// The first of several texts, and how many there are beside.
+/// Joins the first texts, and adds how many more there are.
 pub(crate) fn first_of(texts: &[impl AsRef<str>], most: usize, separator: &str) -> String {
     let mut shown: Vec<&str> = texts.iter().map(AsRef::as_ref).take(most).collect();
     let more = format!("and {} more", texts.len().saturating_sub(most));
@@ -264,20 +264,20 @@ pub(crate) fn first_of(texts: &[impl AsRef<str>], most: usize, separator: &str) 
     shown.join(separator)
 }
 
-/// A number of microseconds, for JSON.
+/// Returns the microseconds of a duration, for JSON.
 pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// The most characters of a text of a peer that are shown.
+/// The most characters of a peer's text that are shown.
 const MOST: usize = 200;
 
-/// A name or a word of a peer, made harmless for a reader: every character that is not seen is escaped, and it is cut.
+/// Makes a name or word of a peer safe to print: escapes every invisible character, and truncates it.
 pub(crate) fn harmless(text: &str) -> String {
     cut(text, |text| escape(text).to_string())
 }
 
-/// A text that a peer wrote for people, made harmless in the same way, but with its emoji as they are.
+/// Makes a text that a peer wrote for people safe to print, keeping its emoji.
 pub(crate) fn harmless_text(text: &str) -> String {
     cut(text, |text| output::printable(text).into_owned())
 }

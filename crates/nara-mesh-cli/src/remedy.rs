@@ -1,4 +1,4 @@
-//! What an operator can decide about the key of a peer, as commands that can be pasted into a shell.
+//! What an operator can do about the key of a peer, as commands for a shell.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -17,7 +17,7 @@ use nara_proto::time::UnixMillis;
 use crate::arguments::Sources;
 use crate::cli::{Cli, DmArgs, DmKind, WorldSendArgs};
 
-/// Arguments that a recommended command repeats, so that it means the same nara: id and flag.
+/// Arguments that a recommended command repeats so that it acts on the same nara: id and flag.
 const REPEATED: [(&str, &str); 5] = [
     ("config", "--config"),
     ("name", "--name"),
@@ -26,26 +26,27 @@ const REPEATED: [(&str, &str); 5] = [
     ("api_socket", "--api-socket"),
 ];
 
-/// Those that this command line has: id, flag and value.
+/// The arguments of [`REPEATED`] on this command line: id, flag and value.
 static SAID: OnceLock<Vec<(&str, &str, String)>> = OnceLock::new();
 
-/// The longest command that is worth printing: a message can have any length.
+/// The longest command to print: it may contain a message of any length.
 const LONGEST: usize = 1000;
 
-/// Trusts a key; with `replace` in the place of the pinned one.
+/// Returns the command that trusts a key; with `replace`, instead of the pinned one.
 pub(crate) fn trust(name: &NaraName, key: &PublicKey, replace: bool) -> String {
     let key = KeyId::from(key);
     let replace = if replace { " --replace" } else { "" };
     let name = shell_word(name);
     if name.starts_with('-') {
-        // Else it would be read as an option.
+        // A name with a leading dash would be parsed as an option.
         format!("nara-mesh peers trust --key {key}{replace} -- {name}")
     } else {
         format!("nara-mesh peers trust {name} --key {key}{replace}")
     }
 }
 
-/// Trusts the known key of a nara again; with `replace` also though it does less than it has proven that it can.
+/// Returns the command that trusts the known key of a nara again; with `replace`, also if the nara was
+/// downgraded.
 pub(crate) fn trust_again(name: &NaraName, replace: bool) -> String {
     let replace = if replace { "--replace " } else { "" };
     let name = shell_word(name);
@@ -53,14 +54,14 @@ pub(crate) fn trust_again(name: &NaraName, replace: bool) -> String {
     format!("nara-mesh peers trust {replace}{end_of_options}{name}")
 }
 
-/// Forgets a nara, and what was decided about it.
+/// Returns the command that forgets a nara and the decisions about it.
 pub(crate) fn forget(name: &NaraName) -> String {
     let name = shell_word(name);
     let end_of_options = if name.starts_with('-') { "-- " } else { "" };
     format!("nara-mesh peers reset {end_of_options}{name}")
 }
 
-/// Finds out the key of a nara that is not known, to trust it.
+/// Returns how to find the key of an unknown nara in order to trust it.
 pub(crate) fn find_key(name: &NaraName) -> String {
     let name = shell_word(name);
     format!(
@@ -68,7 +69,7 @@ pub(crate) fn find_key(name: &NaraName) -> String {
     )
 }
 
-/// What to do about two keys for one name.
+/// Returns what to do about two keys for one name.
 pub(crate) fn of_conflict(conflict: &KeyConflict) -> String {
     let KeyConflict {
         name,
@@ -78,7 +79,7 @@ pub(crate) fn of_conflict(conflict: &KeyConflict) -> String {
     } = conflict;
     match pinned.source {
         KeySource::Own => {
-            "somebody impersonates this nara, or another soul uses its name: find out who, and rename one \
+            "a peer impersonates this nara, or another soul has the same name: find its operator, and rename one \
                            of the two"
                 .to_owned()
         }
@@ -88,8 +89,8 @@ pub(crate) fn of_conflict(conflict: &KeyConflict) -> String {
             offered.to_base64()
         ),
         KeySource::Succession(_) => format!(
-            "{name} stated itself that the pinned key replaces the one before: if this is the old one, end what still runs with \
-             the old soul; if its operator confirms that it is a newer one, run `{}`",
+            "{name} signed that the pinned key replaces the one before: if this is the old key, stop the nara that still runs with \
+             the old soul; if its operator confirms a newer key, run `{}`",
             trust(name, offered, true)
         ),
         _ => format!(
@@ -99,7 +100,7 @@ pub(crate) fn of_conflict(conflict: &KeyConflict) -> String {
     }
 }
 
-/// What to do about an error, if its cause is a key that is not trusted.
+/// Returns what to do about an error whose cause is an untrusted key.
 pub(crate) fn of_error(error: &(dyn Error + 'static)) -> Option<String> {
     let mut next = Some(error);
     while let Some(cause) = next {
@@ -117,7 +118,7 @@ pub(crate) fn of_error(error: &(dyn Error + 'static)) -> Option<String> {
     None
 }
 
-/// As [`of_error`], for a problem that a running nara tells.
+/// As [`of_error`], for a problem reported by a running nara.
 pub(crate) fn of_problem(problem: &Problem) -> Option<String> {
     if let Some(conflict) = &problem.conflict {
         return of_told(conflict);
@@ -127,7 +128,7 @@ pub(crate) fn of_problem(problem: &Problem) -> Option<String> {
     Some(of_untrusted(&name, &key))
 }
 
-/// As [`of_conflict`], for a conflict that a running nara tells.
+/// As [`of_conflict`], for a conflict reported by a running nara.
 pub(crate) fn of_told(conflict: &Conflict) -> Option<String> {
     let name: NaraName = conflict.name.parse().ok()?;
     Some(of_conflict(&KeyConflict {
@@ -157,7 +158,7 @@ fn of_untrusted(name: &NaraName, key: &PublicKey) -> String {
     format!("if the operator of {name} confirms the key, run `{command}`")
 }
 
-/// Leaves a direct message to the running nara, whose recipient cannot be reached.
+/// Returns the hint to leave an undeliverable direct message with the running nara.
 pub(crate) fn send_later(args: &DmArgs) -> String {
     let peer = args.peer.to_string();
     let mut words = vec!["nara-mesh".to_owned(), "dm".to_owned(), "--later".to_owned()];
@@ -181,7 +182,7 @@ pub(crate) fn send_later(args: &DmArgs) -> String {
     once_seen("delivered", peer, &command)
 }
 
-/// Leaves a postcard to the running nara, whose first peer cannot be reached.
+/// Returns the hint to leave a postcard with the running nara if its first peer is unreachable.
 pub(crate) fn send_postcard_later(args: &WorldSendArgs, to: &PeerRef) -> String {
     let mut words = ["nara-mesh", "world", "send", "--later"]
         .map(str::to_owned)
@@ -189,7 +190,7 @@ pub(crate) fn send_postcard_later(args: &WorldSendArgs, to: &PeerRef) -> String 
     if let Some(socket) = &args.running.api_socket {
         words.extend(["--api-socket".to_owned(), socket.display().to_string()]);
     }
-    // Behind an equals sign a text may begin with a dash.
+    // After an equals sign, the value may begin with a dash.
     words.push(format!("--to={to}"));
     words.push(format!("--message={}", args.message));
     let words = words.iter().map(String::as_str);
@@ -197,7 +198,7 @@ pub(crate) fn send_postcard_later(args: &WorldSendArgs, to: &PeerRef) -> String 
     once_seen("sent", to, &command)
 }
 
-/// Recommends a command that leaves something to the running nara, in words if it is too long to be printed.
+/// Recommends a command that leaves a message with the running nara, in words if the command is too long.
 fn once_seen(done: &str, peer: impl fmt::Display, command: &str) -> String {
     let command = if command.len() > LONGEST {
         "the same command with `--later`".to_owned()
@@ -207,17 +208,17 @@ fn once_seen(done: &str, peer: impl fmt::Display, command: &str) -> String {
     format!("to have it {done} once {peer} is seen, run {command}")
 }
 
-/// Remembers which nara this command line means: see [`for_the_same_nara`].
+/// Remembers the arguments that identify the nara: see [`for_the_same_nara`].
 pub(crate) fn remember(sources: &Sources) {
     let said = REPEATED
         .into_iter()
         .filter_map(|(id, flag)| Some((id, flag, sources.on_command_line(id)?)));
-    // Only the first command line counts: there is one.
+    // There is only one command line, so a second call cannot occur.
     let _ = SAID.set(said.collect());
 }
 
-/// A text whose commands mean the nara that this command line means: what it says of that nara, each of them says again. What
-/// others are asked "to run" is left as it is.
+/// Adds the arguments that identify the nara to every recommended command in a text. Commands that others are
+/// asked "to run" are left unchanged.
 pub(crate) fn for_the_same_nara(text: &str) -> Cow<'_, str> {
     match SAID.get() {
         Some(said) if !said.is_empty() && text.contains("`nara-mesh ") => repeating(text, said).into(),
@@ -229,7 +230,7 @@ fn repeating(text: &str, said: &[(&str, &str, String)]) -> String {
     let quotes = text.matches('`').count();
     let is_cut = |part: &str| part.starts_with("nara-mesh ") && shlex::split(part).is_none();
     if !quotes.is_multiple_of(2) || text.split('`').any(is_cut) {
-        // A name has a backtick: where a command ends cannot be told.
+        // A name contains a backtick, so the end of a command is ambiguous.
         return text.to_owned();
     }
     let program = Cli::command();
@@ -237,7 +238,7 @@ fn repeating(text: &str, said: &[(&str, &str, String)]) -> String {
     let quoted = text.split('`').enumerate().map(|(index, text)| {
         let is_for_others = std::mem::replace(&mut before, text).ends_with(" to run ");
         let is_command = index % 2 == 1 && text.starts_with("nara-mesh ") && !is_for_others;
-        // A new soul is another nara, and a manual is about none.
+        // A new soul is another nara, and `--help` concerns none.
         if !is_command || text.starts_with("nara-mesh id ") || text.ends_with(" --help") {
             return text.to_owned();
         }
@@ -252,7 +253,7 @@ fn repeating(text: &str, said: &[(&str, &str, String)]) -> String {
     quoted.collect::<Vec<_>>().join("`")
 }
 
-/// Whether a command has this argument.
+/// Returns whether a command has this argument.
 fn takes(program: &Command, command: &str, id: &str) -> bool {
     let has = |command: &Command| command.get_arguments().any(|arg| arg.get_id() == id);
     let mut words = command.split(' ').skip(1);
@@ -263,7 +264,7 @@ fn takes(program: &Command, command: &str, id: &str) -> bool {
     has(program) || has(innermost)
 }
 
-/// Serves with a soul, in a data folder unless that is the default one.
+/// Returns the command that serves with a soul, with the data folder unless it is the default one.
 pub(crate) fn serve(soul: &Path, folder: Option<&Path>) -> String {
     let mut words = ["nara-mesh", "serve", "--soul-file"].map(str::to_owned).to_vec();
     words.push(soul.display().to_string());
@@ -273,9 +274,9 @@ pub(crate) fn serve(soul: &Path, folder: Option<&Path>) -> String {
     shlex::try_join(words.iter().map(String::as_str)).unwrap_or_default()
 }
 
-/// A name as one word of a shell. Names come from peers and must not inject commands.
+/// Quotes a name as one shell word. Names come from peers and must not inject commands.
 pub(crate) fn shell_word(name: &NaraName) -> Cow<'_, str> {
-    // A name has no zero byte, the only thing that cannot be quoted.
+    // A name contains no NUL, the only character that cannot be quoted.
     shlex::try_quote(name.as_str()).unwrap_or_default()
 }
 
@@ -327,13 +328,13 @@ mod tests {
             ("config", "--config", "/etc/a b.toml".to_owned()),
             ("api_socket", "--api-socket", "a.sock".to_owned()),
         ];
-        // Each in quotes: what is quoted in the sources is what the program recommends.
+        // Double quotes stand for the backticks of a message, so that this file has no such command itself.
         let said = |text: &str| repeating(&text.replace('"', "`"), &said).replace('`', "\"");
         assert_eq!(
             said(r#"run "nara-mesh ping -- -x", or "ls"; "nara-mesh" does"#),
             r#"run "nara-mesh ping --config '/etc/a b.toml' --api-socket a.sock -- -x", or "ls"; "nara-mesh" does"#
         );
-        // `serve` makes the socket.
+        // `serve` creates the socket.
         assert_eq!(
             said(r#""nara-mesh serve""#),
             r#""nara-mesh serve --config '/etc/a b.toml'""#
@@ -343,7 +344,7 @@ mod tests {
             r#""nara-mesh peers trust bob --config c.toml --api-socket a.sock""#
         );
         for other in [
-            // A new soul is another nara, and so is the one of whoever is asked.
+            // A new soul is another nara, and so is the nara of another operator.
             r#""nara-mesh id new --name bob""#,
             r#"ask the operator of bob to run "nara-mesh peers trust alice""#,
             r#""nara-mesh peers --help" shows it"#,
@@ -368,7 +369,7 @@ mod tests {
         );
         let command = trust(&"--json".parse().unwrap(), &key(1), true);
         assert!(command.ends_with("--replace -- --json"), "{command}");
-        // Nothing is put inside of a name.
+        // Nothing is inserted into a name.
         let said = [("config", "--config", "c.toml".to_owned())];
         for name in ["a`b", "a`b`c", "`nara-mesh ping"] {
             let text = of_untrusted(&name.parse().unwrap(), &key(1));

@@ -1,4 +1,4 @@
-//! From the command line to the exit code.
+//! Runs the program from the command line to the exit code.
 
 use std::ffi::OsString;
 use std::io;
@@ -15,7 +15,7 @@ use crate::settings::Settings;
 use crate::{log, output, panics, permissions, remedy};
 use clap::ColorChoice;
 
-/// How long the reader of our output may take for the last lines.
+/// How long to wait at exit for the reader of our output.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Runs the program.
@@ -24,7 +24,7 @@ pub(crate) fn run() -> ExitCode {
     let (cli, sources) = match arguments::parse(&arguments) {
         Ok(parsed) => parsed,
         Err(Refused::CommandLine(error)) => {
-            // Help and version go to stdout with code 0, the rest to stderr with code 2.
+            // Help and version go to stdout with code 0, errors to stderr with code 2.
             let _ = error.print();
             return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
         }
@@ -33,7 +33,7 @@ pub(crate) fn run() -> ExitCode {
             return failure.exit.into();
         }
     };
-    // The demo provokes what servers warn about, and the doctor says itself what is wrong.
+    // The demo provokes server warnings, and the doctor reports problems itself.
     let quiet_log = matches!(cli.command, Command::Demo(_) | Command::Doctor(_));
     let settings = Settings::new(cli.global, sources, quiet_log);
     remedy::remember(&settings.sources);
@@ -65,15 +65,15 @@ fn try_run(command: &Command, settings: &Settings) -> Outcome {
     command::run(command, settings)
 }
 
-/// What others rely on does not depend on who reads its output.
+/// Makes output non-blocking: a daemon must not depend on who reads its output.
 fn become_daemon() -> Outcome<()> {
     output::detach().map_err(panics::refused)?;
-    // The usual hook writes to stderr and waits for it.
+    // The default hook writes to stderr and may block.
     panics::tell(|panic| tracing::error!("{panic}"));
     survive_hangups().map_err(panics::refused)
 }
 
-/// Without a terminal, a hangup asks for a reload: from now on, not only when the nara runs.
+/// Without a terminal, SIGHUP means reload: ignore it until the handler is installed.
 #[cfg(unix)]
 fn survive_hangups() -> io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};

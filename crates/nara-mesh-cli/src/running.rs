@@ -1,4 +1,4 @@
-//! The nara that runs on this machine, through which commands work.
+//! The running nara on this machine, through which commands work.
 
 mod sockets;
 
@@ -30,18 +30,18 @@ use crate::printer::{harmless, human};
 use crate::remedy;
 use crate::settings::Settings;
 
-/// How long a command waits for a nara that went away, and how long it pauses between two looks.
+/// How long a command waits for a nara that stopped, and the pauses between its attempts.
 const AWAY: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long one such look may take.
+/// Time limit for one such attempt.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// What to do about a nara that hangs.
-const END_IT: &str = "see its log, then end it and start it again";
+/// The hint for a nara that hangs.
+const END_IT: &str = "see its log, then restart it";
 
-/// Arguments that describe another way to the mesh than the one of a running nara: id and flag.
+/// Arguments that imply another way to the mesh than the running nara: id and flag.
 const ANOTHER_WAY: [(&str, &str); 4] = [
     ("peers_file", "--peers"),
     ("tls", "--tls"),
@@ -49,13 +49,13 @@ const ANOTHER_WAY: [(&str, &str); 4] = [
     ("network", "--network"),
 ];
 
-/// Arguments that on the command line win over a socket in the environment.
+/// Arguments that take precedence over a socket in the environment if they are on the command line.
 const BEFORE_SOCKET: [&str; 3] = ["name", "soul_file", "data_dir"];
 
-/// A nara that takes connections and does not answer.
+/// A nara that accepts connections but does not answer.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the nara behind {} has not answered for {}: it hangs, or somebody stopped it",
+    "the nara behind {} has not answered for {}: it hangs or was suspended",
     socket.display(),
     human(*patience)
 )]
@@ -64,34 +64,34 @@ struct Hangs {
     patience: Duration,
 }
 
-/// The running nara to work through; `None`: there is none, or the command line describes another way.
+/// Finds the running nara to work through; `None` if none runs, or the command line implies another way.
 ///
-/// With a data folder it is the one that runs on it, with a soul the one that has it, with a name the one of that name, else the
-/// one that runs for this user.
+/// A data folder selects the nara that runs on it, a soul the one that has it, a name the one with that name;
+/// otherwise the one that runs for this user is used.
 ///
 /// # Errors
-/// Several naras run, or none is the one that is meant while others run.
+/// Several naras run, or only naras other than the requested one.
 pub(crate) fn find(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient>> {
-    dispensable(|| search(args, settings))
+    optional(|| search(args, settings))
 }
 
-/// Whether the command does without the running nara through which it works, if it is told to.
-static IS_DISPENSABLE: AtomicBool = AtomicBool::new(false);
+/// Whether the command can do without the running nara, with `--direct`.
+static IS_OPTIONAL: AtomicBool = AtomicBool::new(false);
 
 /// Looks for the running nara, for a command that can do without it.
-fn dispensable(search: impl FnOnce() -> Outcome<Option<LocalClient>>) -> Outcome<Option<LocalClient>> {
-    IS_DISPENSABLE.store(true, Ordering::Relaxed);
+fn optional(search: impl FnOnce() -> Outcome<Option<LocalClient>>) -> Outcome<Option<LocalClient>> {
+    IS_OPTIONAL.store(true, Ordering::Relaxed);
     let found = search();
     if matches!(found, Ok(None)) {
-        // What such a command still tells a running nara goes through it alone.
-        IS_DISPENSABLE.store(false, Ordering::Relaxed);
+        // Later calls of this command to a running nara have no `--direct` alternative.
+        IS_OPTIONAL.store(false, Ordering::Relaxed);
     }
     found
 }
 
-/// A hint about the running nara, with the way around it where this command has one.
+/// Adds `--direct` to a hint about the running nara, if this command has that option.
 fn or_direct(hint: &str) -> String {
-    match IS_DISPENSABLE.load(Ordering::Relaxed) {
+    match IS_OPTIONAL.load(Ordering::Relaxed) {
         true => format!("{hint}, or pass --direct"),
         false => hint.to_owned(),
     }
@@ -102,28 +102,28 @@ fn search(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient
     if args.direct || another_way(settings).is_some() {
         return Ok(None);
     }
-    let is_said = BEFORE_SOCKET.iter().any(is_given);
+    let is_selected = BEFORE_SOCKET.iter().any(is_given);
     if let Some(socket) = args
         .api_socket
         .as_ref()
-        .filter(|_| !is_said || is_given(&"api_socket"))
+        .filter(|_| !is_selected || is_given(&"api_socket"))
     {
         check(socket, is_given(&"api_socket"))?;
-        return match is_said {
-            true => the_one_behind(socket, settings).map(Some),
+        return match is_selected {
+            true => matching_at(socket, settings).map(Some),
             false => answering(socket, settings).map(Some),
         };
     }
     if let Some(folder) = settings.given_data_dir() {
         let socket = socket_in(folder);
         return match is_served(&socket) {
-            true if is_given(&"name") => the_one_behind(&socket, settings).map(Some),
+            true if is_given(&"name") => matching_at(&socket, settings).map(Some),
             true => answering(&socket, settings).map(Some),
             false => Ok(None),
         };
     }
     if settings.has_soul() {
-        // Without a soul that can be read, the command says so itself.
+        // If the soul cannot be read, the command itself reports that.
         return settings
             .local_nara()
             .map_or(Ok(None), |nara| with_soul(&nara, settings));
@@ -146,7 +146,7 @@ fn search(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient
             let found = first(&possible, settings, is_named)?;
             found.map(Some).ok_or_else(|| {
                 let message = format!(
-                    "no nara {name} runs for this user; on these sockets others do: {}",
+                    "no nara {name} runs for this user; other naras run on these sockets: {}",
                     shown(&served)
                 );
                 Failure::new(Exit::Unreachable, message).hint("check --name, or start it: `nara-mesh serve`")
@@ -155,7 +155,7 @@ fn search(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient
     }
 }
 
-/// The running nara that has a soul, wherever its data is.
+/// Returns the running nara that has a soul, wherever its data is.
 fn with_soul(nara: &LocalNara, settings: &Settings) -> Outcome<Option<LocalClient>> {
     let usual = settings.data_dir(nara).ok().map(|folder| socket_in(&folder));
     if let Some(socket) = usual.filter(|socket| is_served(socket)) {
@@ -168,7 +168,8 @@ fn with_soul(nara: &LocalNara, settings: &Settings) -> Outcome<Option<LocalClien
     first(&sockets, settings, |status| status.public_key == key)
 }
 
-/// The first of the running naras of which this is true. One that fails is none of them; one that hangs may be.
+/// Returns the first running nara for which `is_meant` holds. A nara that fails is skipped; one that hangs
+/// may be the one.
 fn first(
     sockets: &[PathBuf],
     settings: &Settings,
@@ -183,7 +184,7 @@ fn first(
             let status = timeout(settings.timeout, client.status()).await;
             (client, status)
         });
-        // All at once: the one that is meant does not wait for one that hangs.
+        // Concurrently: a nara that hangs must not delay the one that is meant.
         let mut asking: FuturesUnordered<_> = asking.collect();
         let mut hanging = None;
         while let Some((client, status)) = asking.next().await {
@@ -193,12 +194,12 @@ fn first(
                 Err(_) => hanging = Some(client),
             }
         }
-        // It may be the one.
+        // The one that hangs may be it.
         hanging.map_or(Ok(None), |client| Err(hangs(&client, settings.timeout)))
     })
 }
 
-/// What a running nara answers within a time limit: one that hangs still takes connections.
+/// Limits the time of a call to a running nara: one that hangs still accepts connections.
 pub(crate) async fn within<T>(
     patience: Duration,
     client: &LocalClient,
@@ -210,7 +211,7 @@ pub(crate) async fn within<T>(
     }
 }
 
-/// What the nara behind a socket says of itself.
+/// Returns the status of the nara behind a socket.
 pub(crate) async fn status_of(client: &LocalClient, settings: &Settings) -> Outcome<Status> {
     within(settings.timeout, client, client.status()).await
 }
@@ -225,19 +226,19 @@ fn hangs(client: &LocalClient, patience: Duration) -> Failure {
         .hint(or_direct(END_IT))
 }
 
-/// Whether a command failed because a running nara hangs.
+/// Returns whether a command failed because a running nara hangs.
 pub(crate) fn is_hanging(failure: &Failure) -> bool {
     failure.source.as_ref().is_some_and(|source| source.is::<Hangs>())
 }
 
-/// The nara behind a socket, if it answers.
+/// Returns the nara behind a socket, if it answers.
 fn answering(socket: &Path, settings: &Settings) -> Outcome<LocalClient> {
     let client = client_of(socket, settings);
     block_on(status_of(&client, settings)).map(|_| client)
 }
 
-/// The nara behind a socket, if it answers, and is the one that the command line names besides.
-fn the_one_behind(socket: &Path, settings: &Settings) -> Outcome<LocalClient> {
+/// Returns the nara behind a socket, if it answers and matches the other arguments.
+fn matching_at(socket: &Path, settings: &Settings) -> Outcome<LocalClient> {
     let client = client_of(socket, settings);
     let status = block_on(status_of(&client, settings))?;
     let is_given = |id: &str| settings.sources.is_on_command_line(id);
@@ -257,7 +258,7 @@ fn the_one_behind(socket: &Path, settings: &Settings) -> Outcome<LocalClient> {
                 "the nara behind {socket} is {runs} with key {}, not {other}",
                 status.key_id
             ))
-            .hint("say which one is meant only once: by --name, --soul-file, --data-dir, or --api-socket"))
+            .hint("pass only one of --name, --soul-file, --data-dir and --api-socket"))
         }
         None => Ok(client),
     }
@@ -267,15 +268,15 @@ fn client_of(socket: &Path, settings: &Settings) -> LocalClient {
     LocalClient::new(socket).with_timeout(settings.timeout)
 }
 
-/// Whether a nara runs on a data folder.
+/// Returns whether a nara runs on a data folder.
 pub(crate) fn runs_on(folder: &Path) -> bool {
     is_served(&socket_in(folder))
 }
 
-/// The client of the nara that runs on a data folder; `None`: none runs there.
+/// Returns a client of the nara that runs on a data folder; `None` if none does.
 ///
 /// # Errors
-/// It does not answer.
+/// The nara does not answer.
 pub(crate) async fn on(folder: &Path, settings: &Settings) -> Outcome<Option<LocalClient>> {
     if !runs_on(folder) {
         return Ok(None);
@@ -284,10 +285,10 @@ pub(crate) async fn on(folder: &Path, settings: &Settings) -> Outcome<Option<Loc
     status_of(&client, settings).await.map(|_| Some(client))
 }
 
-/// Lets the nara that runs on a data folder read again what was stored there; `None`: none runs there.
+/// Makes the nara that runs on a data folder reload it; `None` if none does.
 ///
 /// # Errors
-/// It does not answer, or refuses.
+/// The nara does not answer, or refuses.
 pub(crate) async fn reload_on(folder: &Path, settings: &Settings) -> Outcome<Option<Reloaded>> {
     match on(folder, settings).await? {
         Some(nara) => within(settings.timeout, &nara, nara.reload()).await.map(Some),
@@ -295,7 +296,7 @@ pub(crate) async fn reload_on(folder: &Path, settings: &Settings) -> Outcome<Opt
     }
 }
 
-/// The flag on the command line that describes another way to the mesh.
+/// Returns the flag on the command line that implies another way to the mesh.
 fn another_way(settings: &Settings) -> Option<&'static str> {
     let mut given = ANOTHER_WAY
         .iter()
@@ -303,7 +304,8 @@ fn another_way(settings: &Settings) -> Option<&'static str> {
     given.next().map(|(_, flag)| *flag)
 }
 
-/// The nara that a command acts as without the running one. `apart`: its own flag that asks for that.
+/// Returns the nara as which a command acts without the running one. `apart`: the command's own flag that
+/// implies this.
 pub(crate) fn instead(
     args: &RunningArgs,
     settings: &Settings,
@@ -315,36 +317,36 @@ pub(crate) fn instead(
     if let Some(flag) = apart.or_else(|| another_way(settings)) {
         let problem = format!("this command needs a soul, because {flag} does not use the running nara");
         return Err(Failure::usage(problem).hint(format!(
-            "omit {flag} to work through the nara that runs, or pass --soul-file FILE (create one with `nara-mesh id new --name \
+            "omit {flag} to work through the running nara, or pass --soul-file FILE (create one with `nara-mesh id new --name \
              NAME --out FILE`)"
         )));
     }
-    let problem = "no nara runs for this user, and without one this command needs a soul";
+    let problem = "no nara runs for this user, and without a running nara this command needs a soul";
     Err(Failure::usage(problem).hint(
         "start a nara with `nara-mesh serve` or `up`, or pass --soul-file FILE (create one with `nara-mesh id new --name \
-         NAME --out FILE`); if a nara runs, say where with --data-dir or --api-socket",
+         NAME --out FILE`); if a nara runs, locate it with --data-dir or --api-socket",
     ))
 }
 
-/// What a running nara tells in a stream.
+/// Decodes an event of a stream of the running nara.
 ///
 /// # Errors
-/// It is something else.
+/// It has another form.
 pub(crate) fn decoded<T: DeserializeOwned>(told: &ServerEvent) -> Outcome<T> {
     told.decode()
-        .map_err(|error| Failure::failed("the running nara is of another version").caused_by(error))
+        .map_err(|error| Failure::failed("the running nara has an incompatible version").caused_by(error))
 }
 
-/// An event of the mesh that a running nara tells.
+/// Decodes a mesh event from the running nara.
 ///
 /// # Errors
-/// It is none.
+/// It is malformed.
 pub(crate) fn event_of(told: &Event) -> Outcome<SyncEvent> {
     told.decode()
         .map_err(|error| Failure::failed("an event is malformed").caused_by(error))
 }
 
-/// Calls a nara that went away until it is back: it may have been started again.
+/// Retries a call until the nara is back: it may be restarting.
 ///
 /// # Errors
 /// The last failure, after 30 s; at once if the nara is back and refuses.
@@ -367,13 +369,13 @@ where
     }
 }
 
-/// As [`find`], for what the running nara does best: with a data folder, also if the command line describes another way to
-/// the mesh.
+/// As [`find`], for commands that should use the running nara: with a data folder, also if the command line
+/// implies another way to the mesh.
 pub(crate) fn preferred(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient>> {
-    dispensable(|| only(args, settings))
+    optional(|| only(args, settings))
 }
 
-/// As [`preferred`], for commands that fail if it gives none.
+/// As [`preferred`], for commands that fail if there is none.
 pub(crate) fn only(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient>> {
     match search(args, settings)? {
         None if !args.direct => match settings.running_folder() {
@@ -384,7 +386,7 @@ pub(crate) fn only(args: &RunningArgs, settings: &Settings) -> Outcome<Option<Lo
     }
 }
 
-/// As [`preferred`], for commands that nothing else can do.
+/// As [`preferred`], for commands that only the running nara can execute.
 pub(crate) fn required(args: &RunningArgs, settings: &Settings) -> Outcome<LocalClient> {
     if args.direct {
         return Err(Failure::usage("only the running nara can do this")
@@ -394,25 +396,25 @@ pub(crate) fn required(args: &RunningArgs, settings: &Settings) -> Outcome<Local
         Some(client) => Ok(client),
         None if settings.has_identity() => Err(not_running(&settings.running_folder()?)),
         None => Err(Failure::new(Exit::Unreachable, "no nara runs for this user")
-            .hint("start it with `nara-mesh serve` or `up`; if it runs, say where with --data-dir or --api-socket")),
+            .hint("start it with `nara-mesh serve` or `up`; if it runs, locate it with --data-dir or --api-socket")),
     }
 }
 
-/// The ledger that a command is about, whether its nara runs or not.
+/// Returns the path of the ledger of a command, whether or not its nara runs.
 ///
 /// # Errors
-/// It is not known which one is meant, or it does not exist.
+/// It is ambiguous, or it does not exist.
 pub(crate) fn ledger_path(args: &RunningArgs, settings: &Settings) -> Outcome<PathBuf> {
     let path = meant_ledger(args, settings)?;
-    // One that cannot be looked at is told when it is opened.
+    // Other errors are reported when it is opened.
     if !matches!(path.try_exists(), Ok(false)) {
         return Ok(path);
     }
     Err(Failure::usage(format!("there is no ledger {}", path.display()))
-        .hint("it is made when the nara first runs, or by the first `sync`"))
+        .hint("it is created when the nara first runs, or by the first `sync`"))
 }
 
-/// The ledger of the nara that [`find`] gives, else the one that belongs to the soul or the data folder.
+/// Returns the ledger of the nara from [`find`], else the one of the soul or the data folder.
 fn meant_ledger(args: &RunningArgs, settings: &Settings) -> Outcome<PathBuf> {
     const WHOSE: &str = "pass --data-dir DIR or --soul-file FILE, as for its `serve`";
     let by_socket = settings.sources.is_on_command_line("api_socket");
@@ -423,8 +425,7 @@ fn meant_ledger(args: &RunningArgs, settings: &Settings) -> Outcome<PathBuf> {
         if settings.has_identity() {
             return Ok(settings.running_folder()?.join("ledger.db"));
         }
-        let problem =
-            "no nara runs for this user, and neither a soul nor a data folder says whose ledger is meant";
+        let problem = "no nara runs for this user, and no soul or data folder selects a ledger";
         return Err(Failure::usage(problem).hint(WHOSE));
     };
     let status = block_on(status_of(&nara, settings))?;
@@ -434,14 +435,14 @@ fn meant_ledger(args: &RunningArgs, settings: &Settings) -> Outcome<PathBuf> {
     Ok(Path::new(&folder).join("ledger.db"))
 }
 
-/// The failure of a command that needs the nara that runs on a data folder.
+/// The failure of a command that needs a nara running on a data folder.
 pub(crate) fn not_running(folder: &Path) -> Failure {
     Failure::new(Exit::Unreachable, format!("no nara runs on {}", folder.display()))
         .hint("start it with `nara-mesh serve` or `up`; check --data-dir and --soul-file")
 }
 
-/// The peers that a command means, as a running nara names them: those chosen, or all that it knows an address of. `purpose`
-/// says what is to be done with them.
+/// Returns the peers of a command as the running nara names them: the chosen ones, or all with a known
+/// address. `purpose` completes the error message.
 pub(crate) async fn peers(
     nara: &LocalClient,
     chosen: Option<&[PeerRef]>,
@@ -459,7 +460,7 @@ pub(crate) async fn peers(
     };
     if peers.is_empty() {
         return Err(Failure::usage(format!("there is no peer to {purpose}"))
-            .hint("the running nara knows none with an address"));
+            .hint("the running nara knows no peer with an address"));
     }
     Ok(peers)
 }
@@ -470,13 +471,13 @@ impl From<CallError> for Failure {
             CallError::Problem(problem) => (*problem).into(),
             error if error.is_not_running() => Self::new(Exit::Unreachable, error.to_string())
                 .caused_by(error)
-                .hint("it has just ended; start it again with `nara-mesh up` or `nara-mesh serve`"),
+                .hint("it has just stopped; restart it with `nara-mesh up` or `nara-mesh serve`"),
             error if error.is_gone() => Self::new(Exit::Unreachable, error.to_string())
                 .caused_by(error)
-                .hint("run the command again; the log of that nara says why it ended"),
+                .hint("run the command again; its log says why it stopped"),
             error => Self::failed(error.to_string())
                 .caused_by(error)
-                .hint(or_direct("see the log of that nara")),
+                .hint(or_direct("see its log")),
         }
     }
 }
@@ -491,7 +492,7 @@ impl From<Problem> for Failure {
     }
 }
 
-/// The exit code for a problem.
+/// Returns the exit code for a problem.
 pub(crate) fn exit_of(problem: &Problem) -> Exit {
     match problem.class {
         ProblemClass::Usage => Exit::Usage,
@@ -501,12 +502,12 @@ pub(crate) fn exit_of(problem: &Problem) -> Exit {
     }
 }
 
-/// Whether a problem is that nobody knows the peer.
+/// Returns whether a problem means that the peer is unknown.
 pub(crate) fn is_unknown_peer(problem: &Problem) -> bool {
     matches!(problem.name(), "unknown_peer" | "invalid_peer" | "nobody_knows")
 }
 
-/// What to do about a problem, with the command where there is one.
+/// Returns what to do about a problem, with the command where there is one.
 pub(crate) fn hint(problem: &Problem) -> Option<String> {
     if let Some(remedy) = remedy::of_problem(problem) {
         return Some(remedy);
@@ -532,7 +533,7 @@ pub(crate) fn hint(problem: &Problem) -> Option<String> {
     Some(command.to_owned())
 }
 
-/// A chain of causes, as texts.
+/// A chain of causes as texts.
 #[derive(Debug)]
 struct Cause {
     text: String,

@@ -1,4 +1,4 @@
-//! JSON Schemas of what commands print with `--json`, made from the types that they print.
+//! JSON Schemas of the `--json` output of commands, derived from the printed types.
 
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -7,19 +7,19 @@ use utoipa::openapi::{RefOr, Schema};
 /// The dialect of the schemas.
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 
-/// Where utoipa refers to, and where a schema that stands alone has it.
+/// The prefix of references in utoipa's output, and in a stand-alone schema.
 const REFERENCES: (&str, &str) = ("#/components/schemas/", "#/$defs/");
 
-/// What a command prints.
+/// The output of a command.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Printed {
-    /// The command, with a dash between its words.
+    /// The command, with hyphens between its words.
     pub(crate) command: &'static str,
     make: fn(&str) -> Value,
 }
 
 impl Printed {
-    /// What a command prints: one object of this type.
+    /// Declares that a command prints one object of this type.
     pub(crate) const fn of<T: ToSchema>(command: &'static str) -> Self {
         Self {
             command,
@@ -27,7 +27,7 @@ impl Printed {
         }
     }
 
-    /// What a command prints: a line of this type for each thing that happens.
+    /// Declares that a command prints a line of this type for each event.
     pub(crate) const fn lines_of<T: ToSchema>(command: &'static str) -> Self {
         Self {
             command,
@@ -35,7 +35,7 @@ impl Printed {
         }
     }
 
-    /// What a command prints: a bare event on each line.
+    /// Declares that a command prints a bare mesh event on each line.
     pub(crate) const fn events(command: &'static str) -> Self {
         Self {
             command,
@@ -43,7 +43,7 @@ impl Printed {
         }
     }
 
-    /// Its JSON Schema.
+    /// Returns the JSON Schema.
     pub(crate) fn schema(self) -> Value {
         (self.make)(self.command)
     }
@@ -55,7 +55,7 @@ fn document<T: ToSchema>(command: &str) -> Value {
     complete(command, &T::schema(), parts)
 }
 
-/// A document of the schema of a type and of those that it refers to.
+/// Returns a document with the schema of a type and of the types that it refers to.
 fn complete(command: &str, schema: &RefOr<Schema>, parts: Vec<(String, RefOr<Schema>)>) -> Value {
     let parts: Map<String, Value> = parts
         .into_iter()
@@ -90,7 +90,7 @@ fn titled_as_lines(command: &str, mut schema: Value) -> Value {
     schema
 }
 
-/// An event as it travels: its line has no field of ours.
+/// Returns the schema of a mesh event as transmitted, without fields of ours.
 fn bare_event(command: &str) -> Value {
     json!({
         "$schema": DIALECT,
@@ -110,7 +110,7 @@ fn bare_event(command: &str) -> Value {
     })
 }
 
-/// Lets references point into the document itself.
+/// Makes references point into the document itself.
 fn refer(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {

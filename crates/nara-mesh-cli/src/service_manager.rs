@@ -1,4 +1,5 @@
-//! What the service manager is told: systemd, or another one that sets `NOTIFY_SOCKET`. Without one, nothing is sent.
+//! Notifies the service manager: systemd, or another one that sets `NOTIFY_SOCKET`. Without one, nothing is
+//! sent.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,18 +12,18 @@ use crate::printer::harmless;
 /// How often the status line is sent.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 
-/// Time on top of what the program itself allows for its start.
+/// Margin beyond the start timeouts of the program itself.
 const START_MARGIN: Duration = Duration::from_secs(30);
 
-/// Whether the last message was lost: a manager that is gone is mentioned once.
+/// Whether the last message was lost: an unreachable manager is logged once.
 static LOST: AtomicBool = AtomicBool::new(false);
 
-/// Whether there is a service manager.
+/// Returns whether there is a service manager.
 pub(crate) fn is_there() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty())
 }
 
-/// The start takes up to `limit`, whatever the limit of the service manager.
+/// Extends the start timeout of the service manager to `limit` from now.
 pub(crate) fn starting(limit: Duration) {
     let micros = limit.saturating_add(START_MARGIN).as_micros();
     tell(&[NotifyState::ExtendTimeoutUsec(
@@ -30,31 +31,31 @@ pub(crate) fn starting(limit: Duration) {
     )]);
 }
 
-/// The nara serves.
+/// Reports that the nara serves.
 pub(crate) fn ready(status: impl Display) {
     tell(&[NotifyState::Ready, NotifyState::Status(&line(status))]);
 }
 
-/// A reload begins. It ends with [`ready`].
+/// Reports that a reload begins. It ends with [`ready`].
 pub(crate) fn reloading() {
-    // systemd tells by the time whether the message is older than its request.
+    // systemd compares this time with that of its reload request.
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now, NotifyState::Status("reloading")]),
-        Err(error) => tracing::warn!(%error, "the service manager is not told of the reload"),
+        Err(error) => tracing::warn!(%error, "cannot notify the service manager of the reload"),
     }
 }
 
-/// The nara ends.
+/// Reports that the nara is stopping.
 pub(crate) fn stopping(status: impl Display) {
     tell(&[NotifyState::Stopping, NotifyState::Status(&line(status))]);
 }
 
-/// What the nara does now.
+/// Sends the status line.
 pub(crate) fn status(status: impl Display) {
     tell(&[NotifyState::Status(&line(status))]);
 }
 
-/// The same, and that the nara is alive, if the service manager asked to be told.
+/// Sends the status line and, if the service manager requested a watchdog, a keep-alive.
 pub(crate) fn alive(status: impl Display) {
     let status = line(status);
     match watchdog() {
@@ -63,9 +64,9 @@ pub(crate) fn alive(status: impl Display) {
     }
 }
 
-/// How often [`alive`] is due.
+/// Returns how often [`alive`] is due.
 pub(crate) fn interval() -> Duration {
-    // Half of it, as sd_watchdog_enabled(3) recommends.
+    // Half of the watchdog timeout, as sd_watchdog_enabled(3) recommends.
     watchdog().map_or(STATUS_EVERY, |limit| STATUS_EVERY.min(limit / 2))
 }
 
@@ -73,7 +74,7 @@ fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|limit| *limit > Duration::from_millis(1))
 }
 
-/// A status is one line.
+/// Flattens a status to one line.
 fn line(status: impl Display) -> String {
     harmless(&status.to_string())
 }
@@ -85,7 +86,7 @@ fn tell(state: &[NotifyState<'_>]) {
     match sd_notify::notify(state) {
         Ok(()) => LOST.store(false, Ordering::Relaxed),
         Err(error) if !LOST.swap(true, Ordering::Relaxed) => {
-            tracing::warn!(%error, "the service manager does not take messages on NOTIFY_SOCKET");
+            tracing::warn!(%error, "cannot notify the service manager on NOTIFY_SOCKET");
         }
         Err(_) => {}
     }

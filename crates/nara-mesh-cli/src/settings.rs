@@ -1,4 +1,4 @@
-//! What the global arguments mean: which nara, which peers, which ledger.
+//! Interprets the global arguments: which nara, which peers, which ledger.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,13 +22,13 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::places::{config_folder, credential, existing_default, home_folder, service_folder, variable};
 
-/// The variable with a soul.
+/// The environment variable with a soul.
 const SOUL: &str = "NARA_MESH_SOUL";
 
-/// The variable with an auth key.
+/// The environment variable with an auth key.
 const AUTH_KEY: &str = "NARA_MESH_AUTH_KEY";
 
-/// All settings that are not of one command. What a command may not need is read when it asks.
+/// All settings that are shared by commands. Files that a command may not need are read on demand.
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) color: ColorChoice,
@@ -48,17 +48,17 @@ pub(crate) struct Settings {
     trust: Trust,
 }
 
-/// Where a soul comes from.
+/// The source of a soul.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SoulSource {
     Environment,
     File(PathBuf),
-    /// A credential of systemd: its folder is private to the service, whatever the mode says.
+    /// A systemd credential: its folder is private to the service, whatever its mode is.
     Credential(PathBuf),
 }
 
 impl Settings {
-    /// The settings that these arguments give. `quiet_log`: warnings are logged only if somebody asks for them.
+    /// Resolves the settings. `quiet_log`: warnings are logged only if requested.
     pub(crate) fn new(global: GlobalArgs, sources: Sources, quiet_log: bool) -> Self {
         let level = match (global.quiet, global.verbose) {
             (true, _) => "error",
@@ -76,7 +76,7 @@ impl Settings {
             Some(path) if on_command_line => Some(SoulSource::File(path)),
             _ if variable(SOUL).is_some() => Some(SoulSource::Environment),
             Some(path) if !sources.is_in_file("soul_file") => Some(SoulSource::File(path)),
-            // The file of a service may name what only its manager can read.
+            // The file of a service may name a file that only its manager can read.
             in_file => credential("soul")
                 .map(SoulSource::Credential)
                 .or_else(|| in_file.map(SoulSource::File))
@@ -106,37 +106,37 @@ impl Settings {
         }
     }
 
-    /// The name that was set, if one was.
+    /// Returns the configured name, if any.
     pub(crate) fn name(&self) -> Option<&NaraName> {
         self.name.as_ref()
     }
 
-    /// Whether a soul was given.
+    /// Returns whether a soul is configured.
     pub(crate) fn has_soul(&self) -> bool {
         self.soul.is_some()
     }
 
-    /// The data folder, if one was given.
+    /// Returns the configured data folder, if any.
     pub(crate) fn given_data_dir(&self) -> Option<&Path> {
         self.data_dir.as_deref()
     }
 
-    /// Whether it was said which nara this is about.
+    /// Returns whether a soul or a data folder selects the nara.
     pub(crate) fn has_identity(&self) -> bool {
         self.has_soul() || self.data_dir.is_some()
     }
 
-    /// Where the soul comes from; `None`: from nowhere.
+    /// Returns the source of the soul; `None` if there is none.
     pub(crate) fn soul_source(&self) -> Option<&SoulSource> {
         self.soul.as_ref()
     }
 
-    /// The nara that this process is: its soul and its name.
+    /// Returns the nara of this process: its soul and its name.
     pub(crate) fn local_nara(&self) -> Outcome<LocalNara> {
         Ok(self.soul_and_nara()?.1)
     }
 
-    /// The soul, and the nara that it is.
+    /// Returns the soul, and the nara that it belongs to.
     pub(crate) fn soul_and_nara(&self) -> Outcome<(Soul, LocalNara)> {
         let Some(source) = &self.soul else {
             return Err(Failure::usage("this command needs a soul").hint(
@@ -155,23 +155,23 @@ impl Settings {
             SoulSource::Credential(path) => (SoulFile::read(path, Access::Group)?, of_file(path)),
         };
         let name = self.name.clone().or(file.name).ok_or_else(|| {
-            Failure::usage(format!("{origin} does not name the nara of the soul")).hint("pass --name NAME")
+            Failure::usage(format!("{origin} has no name for the soul")).hint("pass --name NAME")
         })?;
         let nara = LocalNara::new(&file.soul, name).map_err(|error| {
             Failure::new(Exit::Usage, format!("{origin}: {error}")).hint(
-                "a nara cannot be renamed: its soul is bonded to one name; check --name and the soul file, or make a \
+                "a nara cannot be renamed, because its soul is bound to its name; check --name and the soul file, or create a \
                  new nara with `nara-mesh id new --name NAME --out FILE`",
             )
         })?;
         Ok((file.soul, nara))
     }
 
-    /// Who may read a soul file.
+    /// Returns who may read a soul file.
     pub(crate) fn soul_access(&self) -> Access {
         self.soul_access
     }
 
-    /// The file for a new soul, if one is configured or has a default.
+    /// Returns the file for a new soul, if configured or with a default.
     pub(crate) fn new_soul_file(&self) -> Option<PathBuf> {
         match &self.soul {
             Some(SoulSource::File(path)) => Some(path.clone()),
@@ -179,7 +179,7 @@ impl Settings {
         }
     }
 
-    /// The peers of the peers file; none if there is no file.
+    /// Returns the peers of the peers file; empty if there is no file.
     pub(crate) fn peers(&self) -> Outcome<Vec<PeerEntry>> {
         let Some(path) = &self.peers else {
             return Ok(Vec::new());
@@ -187,12 +187,12 @@ impl Settings {
         Ok(PeerEntry::read(path)?)
     }
 
-    /// The peers file or folder, if there is one.
+    /// Returns the peers file or folder, if any.
     pub(crate) fn peers_path(&self) -> Option<&Path> {
         self.peers.as_deref()
     }
 
-    /// Begins a nara with these settings.
+    /// Creates a builder of a nara with these settings.
     pub(crate) fn builder(&self, nara: LocalNara) -> Outcome<NaraBuilder> {
         let folder = self.data_dir(&nara)?;
         Ok(Nara::builder(nara)
@@ -202,7 +202,7 @@ impl Settings {
             .tls(self.tls))
     }
 
-    /// The folder for the ledger of a nara.
+    /// Returns the folder for the ledger of a nara.
     pub(crate) fn data_dir(&self, nara: &LocalNara) -> Outcome<PathBuf> {
         if let Some(folder) = &self.data_dir {
             return Ok(folder.clone());
@@ -213,8 +213,8 @@ impl Settings {
             .ok_or_else(|| Failure::usage("no data folder is given").hint("pass --data-dir DIR"))
     }
 
-    /// The ledger in the data folder, in which it is remembered what was learned of peers; `None`: neither a soul nor
-    /// a folder says whose.
+    /// Returns the ledger in the data folder, which also stores peer data; `None` if neither a soul nor a
+    /// folder is configured.
     pub(crate) fn ledger_path(&self) -> Outcome<Option<PathBuf>> {
         let folder = match &self.data_dir {
             Some(folder) => folder.clone(),
@@ -224,7 +224,7 @@ impl Settings {
         Ok(Some(folder.join("ledger.db")))
     }
 
-    /// An empty registry with the trust policy that was set.
+    /// Creates an empty registry with the configured trust policy.
     pub(crate) fn registry(&self) -> PeerRegistry {
         let policy = match self.trust {
             Trust::FirstUse => TrustPolicy::FirstUse,
@@ -234,7 +234,7 @@ impl Settings {
         PeerRegistry::default().with_trust(policy)
     }
 
-    /// The data folder of the nara that a command is about.
+    /// Returns the data folder of the nara that a command is about.
     pub(crate) fn running_folder(&self) -> Outcome<PathBuf> {
         match &self.data_dir {
             Some(folder) => Ok(folder.clone()),
@@ -242,24 +242,24 @@ impl Settings {
         }
     }
 
-    /// The folder for the state of a tailscaled of our own.
+    /// Returns the folder for the state of a managed tailscaled.
     pub(crate) fn managed_folder(&self, nara: &LocalNara) -> Outcome<PathBuf> {
         Ok(self.data_dir(nara)?.join("tailscaled"))
     }
 
-    /// The socket of a tailscaled of our own that `up` runs.
+    /// Returns the socket of a managed tailscaled that `up` runs.
     pub(crate) fn managed_socket(&self, nara: &LocalNara) -> Outcome<PathBuf> {
         Ok(ManagedNode::socket_in(&self.managed_folder(nara)?))
     }
 
-    /// The file with the auth key, if the command has one.
+    /// Returns the file with the auth key, if the command has one.
     pub(crate) fn auth_key_file(&self) -> Option<PathBuf> {
         self.sources
             .path("auth_key_file")
             .or_else(|| credential("auth-key"))
     }
 
-    /// The key to join a tailnet with, if there is one.
+    /// Returns the auth key for joining a tailnet, if there is one.
     pub(crate) fn auth_key(&self, args: &UpArgs) -> Outcome<Option<AuthKey>> {
         let failed = |error: AuthKeyError| {
             let failure = Failure::usage(error.to_string());
@@ -267,7 +267,7 @@ impl Settings {
                 AuthKeyError::File { source, .. } => failure.caused_by(source),
                 _ => failure,
             };
-            failure.hint("the file must contain the auth key of the control server, and nothing else")
+            failure.hint("the file must contain only the auth key of the control server")
         };
         if !self.sources.is_on_command_line("auth_key_file")
             && let Some(key) = AuthKey::from_env(AUTH_KEY).map_err(failed)?

@@ -1,4 +1,5 @@
-//! What the local API costs: a request through the socket, a watcher of events, and a `dm` from start to end.
+//! The cost of the local API: a request through the socket, a watcher of events, and a `dm` process from
+//! start to end.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +17,7 @@ use crate::{process, results};
 const ROUNDS: usize = 3;
 const REQUESTS: usize = 15_000;
 const WATCHERS: usize = 1_000;
-/// Messages of a round: few enough for a nara that limits how often a peer may ask.
+/// Messages per round: below the rate limit of a peer.
 const MESSAGES: usize = 51;
 
 /// Measures, and prints a table.
@@ -26,7 +27,7 @@ pub(super) fn run(args: &[String]) -> Result<(), String> {
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--record" => record = true,
-            // To try the measurement itself: its figures mean nothing.
+            // For testing the measurement itself: its figures are meaningless.
             "--debug" => profile = "debug",
             "--rounds" => {
                 let given = args.next().and_then(|rounds| rounds.parse().ok());
@@ -84,7 +85,7 @@ pub(super) fn run(args: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// How long `nara-mesh dm` takes from the start of the process to its end, through a nara that runs, in milliseconds.
+/// Measures `nara-mesh dm` through a running nara, from process start to exit, in milliseconds.
 fn send(program: &Path, folder: &Path) -> Result<Vec<f64>, String> {
     let _ = fs::remove_dir_all(folder);
     fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;

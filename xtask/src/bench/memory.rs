@@ -1,4 +1,4 @@
-//! The memory of `serve` with a full ledger: idle, and after another nara has fetched all of it.
+//! The memory of `serve` with a full ledger: idle, and after another nara has fetched the whole ledger.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 
 use crate::process;
 
-/// As many as a nara keeps by default.
+/// The default capacity of a nara.
 const EVENTS: &str = "320000";
 
-/// How long the nara may settle before it is measured.
+/// How long the nara may settle before the measurement.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// A nara that runs until it is dropped.
+/// A nara that runs until dropped.
 pub(super) struct Nara(Child);
 
 impl Drop for Nara {
@@ -28,7 +28,7 @@ impl Drop for Nara {
 }
 
 impl Nara {
-    /// Starts `serve --json`; returns what it says once it listens, too.
+    /// Starts `serve --json`; also returns its first line.
     pub(super) fn start(mut serve: Command) -> Result<(Self, Value), String> {
         let child = serve.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         let mut nara = Self(child.map_err(|error| format!("{serve:?}: {error}"))?);
@@ -37,12 +37,12 @@ impl Nara {
         let mut lines = BufReader::new(stdout);
         lines.read_line(&mut line).map_err(|error| error.to_string())?;
         let listening = serde_json::from_str(&line).map_err(|error| format!("{error}: {line}"))?;
-        // Its lines are not measured.
+        // Discard the remaining lines.
         std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
         Ok((nara, listening))
     }
 
-    /// Resident memory now and at its peak, in KiB.
+    /// Returns resident memory now and at its peak, in KiB.
     fn memory(&self) -> Result<Value, String> {
         let file = format!("/proc/{}/status", self.0.id());
         let status = fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
@@ -60,7 +60,7 @@ pub(super) fn run(args: &[String]) -> Result<(), String> {
         [] => ("release", EVENTS),
         ["--events", events] => ("release", events),
         ["--debug", "--events", events] => ("debug", events),
-        _ => return Err("bench --memory takes [--debug] --events N, and nothing else".to_owned()),
+        _ => return Err("bench --memory takes only [--debug] --events N".to_owned()),
     };
     let mut build = process::cargo();
     build.args(["build", "--locked", "--bin", "nara-mesh", "--bin", "nara-bench"]);
@@ -147,7 +147,7 @@ fn measure(programs: &Path, folder: &Path, events: &str) -> Result<Value, String
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let status = sync.status().map_err(|error| error.to_string())?;
-    // 5: bob does not verify all of them, because he knows nobody of whom they are.
+    // Exit code 5: bob cannot verify all events, because he does not know their emitters.
     if !matches!(status.code(), Some(0 | 5)) {
         return Err(format!("the sync failed: {status}"));
     }

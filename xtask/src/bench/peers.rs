@@ -1,4 +1,4 @@
-//! Round trips of ours beside those of iroh, libp2p, Go and the bare machine, in alternating rounds of one run.
+//! Round trips of ours, iroh, libp2p, Go and the bare machine, in alternating rounds of one run.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::{process, results};
 const ROUNDS: usize = 3;
 const REQUESTS: usize = 20_000;
 
-/// What is measured: its key in the report, what it is, and how it is asked for.
+/// A library to measure: its key in the report, its description, and its command.
 struct Contender {
     key: &'static str,
     what: &'static str,
@@ -89,7 +89,7 @@ pub(super) fn run(args: &[String]) -> Result<(), String> {
     let record = match args {
         [] => false,
         [flag] if flag == "--record" => true,
-        _ => return Err("bench --peers takes --record, and nothing else".to_owned()),
+        _ => return Err("bench --peers takes only --record".to_owned()),
     };
     let folder = process::root().join("target/bench");
     std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -120,7 +120,7 @@ pub(super) fn run(args: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Compiles the program with the libraries of others, which has a lock file of its own.
+/// Builds the program with the other libraries, which has its own lock file.
 fn build_peers() -> Result<PathBuf, String> {
     let manifest = process::root().join("benches/peers/Cargo.toml");
     let target = process::root().join("target/bench/peers");
@@ -137,7 +137,7 @@ fn measured(program: &Path, args: &[&str]) -> Result<Value, String> {
     measure(program, &args)
 }
 
-/// For each contender the medians of its rounds, and of its shares of the limit within each round.
+/// Returns, for each contender, the medians over the rounds of its figures and of its ratios to the limit.
 fn report(rounds: &[Map<String, Value>]) -> Value {
     let figure = |round: &Map<String, Value>, key: &str, what: &str| round[key][what].as_f64();
     let of = |key: &str, what: &str| {

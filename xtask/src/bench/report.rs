@@ -1,4 +1,4 @@
-//! The report: one JSON object, and a table of it.
+//! The report: one JSON object, and a table.
 
 use std::fmt::Write as _;
 
@@ -11,13 +11,13 @@ fn values(samples: &Samples, key: &str) -> Vec<f64> {
     list.into_iter().flatten().filter_map(Value::as_f64).collect()
 }
 
-/// The one in the middle; of none NaN, which is `null` in the report.
+/// Returns the median; NaN for no values, which is `null` in the report.
 pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// The median of the ratios of each round: less noisy than the ratio of medians.
+/// Returns the median of the per-round ratios: less noisy than the ratio of medians.
 fn ratio(samples: &Samples, ours: &str, theirs: &str) -> f64 {
     let rounds = values(samples, ours).into_iter().zip(values(samples, theirs));
     median(rounds.map(|(ours, theirs)| ours / theirs).collect())
@@ -79,13 +79,13 @@ pub(super) fn report(samples: &Samples, once: &Value) -> Value {
         "once": once,
         "samples": samples,
     });
-    // The macro takes no more keys than it has.
+    // `json!` has a recursion limit.
     report["tls_handshake_only_rps"] = json!(of("tls_handshake_only"));
     report["tls_handshake_only_share"] = json!(ratio(samples, "tls_handshake_only", "bare_mtls"));
     report
 }
 
-/// A row of the table: what, ours, the baseline's, the ratio, the target.
+/// A row of the table: figure, ours, the baseline's, the ratio, the target.
 struct Row(&'static str, String, Option<f64>, Option<f64>, &'static str);
 
 pub(super) fn table(report: &Value) -> String {
@@ -380,7 +380,7 @@ pub(super) fn table(report: &Value) -> String {
         ),
     ];
     let mut text = String::from("| figure | here | Go baseline | ratio | target |\n|---|---|---|---|---|\n");
-    // What this run did not measure has no row.
+    // Figures that this run did not measure have no row.
     let measured = rows.into_iter().filter(|row| !row.1.contains("NaN"));
     for Row(what, ours, baseline, ratio, target) in measured {
         let baseline = baseline.map(|value| format!("{value:.0}")).unwrap_or_default();

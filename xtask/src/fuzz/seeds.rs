@@ -1,11 +1,11 @@
-//! First inputs, from the conformance vectors: what real naras send is the best place to start from.
+//! Generates seeds from the conformance vectors: real messages are the best starting point.
 
 use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
 
-/// Which targets read the JSON of a file of vectors.
+/// The targets that read the JSON of each vector file.
 const READERS: &[(&str, &[&str])] = &[
     ("attestation", &["bodies"]),
     ("event_", &["event", "go_json"]),
@@ -18,7 +18,7 @@ const READERS: &[(&str, &[&str])] = &[
     ("zine", &["bodies"]),
 ];
 
-/// Fields that hold a text with a meaning of its own.
+/// Fields whose text has a format of its own.
 const TEXTS: &[&str] = &[
     "name",
     "nara_id",
@@ -54,7 +54,7 @@ pub(super) fn write(root: &Path, seeds: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// The targets and seeds that one case gives.
+/// Returns the targets and seeds of one case.
 fn of_case(file: &str, case: &Value) -> Vec<(&'static str, Vec<u8>)> {
     let text = |field: &str| case[field].as_str().filter(|text| !text.is_empty());
     let mut seeds = Vec::new();
@@ -97,7 +97,7 @@ fn of_case(file: &str, case: &Value) -> Vec<(&'static str, Vec<u8>)> {
         seeds.push(("server", raw.into_bytes()));
     }
     if let Some(body) = text("response_body").or_else(|| text("server_body")) {
-        // The first letter says which call is answered.
+        // The first letter selects the call that is answered.
         for call in "pdszqcr".chars() {
             seeds.push(("client", format!("{call}{body}").into_bytes()));
         }

@@ -1,4 +1,4 @@
-//! Our own naras, each with its files in one folder.
+//! Our own naras, with all their files in one folder.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -10,14 +10,14 @@ use serde_json::Value;
 use super::check;
 use crate::process;
 
-/// The folder of a run, and the programs.
+/// The working folder, and the programs.
 pub(super) struct Naras {
     pub(super) folder: PathBuf,
     program: PathBuf,
     go: PathBuf,
 }
 
-/// A nara that serves until it is dropped.
+/// A nara that serves until dropped.
 pub(super) struct Running {
     child: Child,
     pub(super) address: String,
@@ -27,18 +27,18 @@ pub(super) struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself, which whoever called it has noticed.
+        // It may have exited, which its callers will notice.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 impl Naras {
-    /// An empty folder.
+    /// Creates an empty folder.
     pub(super) fn new() -> Result<Self, String> {
         let target = process::target();
         let folder = target.join("interop");
-        // What an earlier run left.
+        // Left over from an earlier run.
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         Ok(Self {
@@ -61,14 +61,14 @@ impl Naras {
         )
     }
 
-    /// A command of the Go program.
+    /// Returns a command of the Go program.
     pub(super) fn go(&self, command: &str) -> Command {
         let mut go = Command::new(&self.go);
         go.arg(command);
         go
     }
 
-    /// A command of our program, with nothing of the user's environment.
+    /// Returns a command of our program, without the environment of the user.
     fn ours(&self, args: &[&str]) -> Command {
         let mut ours = Command::new(&self.program);
         ours.env_clear()
@@ -83,7 +83,7 @@ impl Naras {
         serde_json::from_str(&text).map_err(|error| format!("{args:?}: {error}: {text}"))
     }
 
-    /// The public key of a nara of ours, base64; its soul is made if there is none.
+    /// Returns the public key of one of our naras, base64; creates its soul if missing.
     pub(super) fn identity(&self, name: &str) -> Result<String, String> {
         let file = format!("{name}.soul");
         let made = if self.folder.join(&file).exists() {
@@ -95,7 +95,7 @@ impl Naras {
         Ok(key.ok_or_else(|| format!("no public key in {made}"))?.to_owned())
     }
 
-    /// The key of the Go nara, which follows from its name. It says so when it serves.
+    /// Returns the key of the Go nara, which is derived from its name and printed when it serves.
     pub(super) fn go_key(&self) -> Result<String, String> {
         let alice = self.identity("alice")?;
         let said = process::output(
@@ -106,7 +106,7 @@ impl Naras {
         Ok(said["public_key"].as_str().unwrap_or_default().to_owned())
     }
 
-    /// Lets a nara serve that knows these others, and lets them call over TLS only.
+    /// Starts a nara that knows these peers and accepts only TLS.
     pub(super) fn serve(&self, name: &str, known: &[(&str, &str)]) -> Result<Running, String> {
         let key = self.identity(name)?;
         let stanzas = known
@@ -136,7 +136,7 @@ impl Naras {
         Ok(running)
     }
 
-    /// Calls the Go nara that said `listening` of itself: a ping and a sync, over TLS only.
+    /// Calls the Go nara that printed `listening`: a ping and a sync, over TLS only.
     pub(super) fn call_gopher(&self, listening: &str) -> Result<(), String> {
         let said: Value = serde_json::from_str(listening).map_err(|error| format!("{error}: {listening}"))?;
         let field = |name: &str| said[name].as_str().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A machine without hardware: Debian in a folder, in namespaces, with systemd as its first process and no network.
+//! A container: Debian in a folder, in namespaces, with systemd as its first process and no network.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use super::{output, run_program};
 
-/// What is on the machine beside Debian's essential packages: what the package and its trial need.
+/// Packages besides Debian's essential ones that the package and its tests need.
 const PACKAGES: &str = "adduser,ca-certificates,dbus,iproute2,procps,sqlite3,systemd,systemd-sysv";
 
-/// How long the machine may take to boot.
+/// Time limit for booting.
 const BOOT: Duration = Duration::from_secs(120);
 
-/// Puts this process into a group of its own, so that systemd does not manage what is around it.
+/// Moves this process into its own cgroup, so that systemd does not manage the surrounding ones.
 const SEPARATE: &str = r#"
 for groups in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
     if [ -e "$groups/cgroup.procs" ]; then
@@ -25,7 +25,7 @@ done
 exec unshare --mount --pid --uts --ipc --net --cgroup --fork --kill-child /bin/sh -euc "$0" "$1"
 "#;
 
-/// In the new namespaces: what a first process expects, and systemd.
+/// Runs in the new namespaces: prepares what a first process expects, and starts systemd.
 const BOOT_SCRIPT: &str = r#"
 root=$0
 unified=$(stat --file-system --format %T /sys/fs/cgroup)
@@ -51,7 +51,7 @@ else
     mount -t cgroup -o none,name=systemd cgroup "$root/sys/fs/cgroup/systemd"
     mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup/unified" || true
 fi
-# No chroot: inside of one, nobody can make a user namespace.
+# No chroot: inside one, user namespaces cannot be created.
 cd "$root"
 pivot_root . .
 umount --lazy .
@@ -60,16 +60,16 @@ mount --make-rshared /
 exec /usr/bin/env -i container=nara-mesh PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd
 "#;
 
-/// A machine that runs, until it is dropped.
+/// A running container, until dropped.
 pub(super) struct Machine {
     child: Child,
     root: PathBuf,
-    /// Its first process, as this machine numbers it.
+    /// Its first process, by its pid outside.
     first: String,
 }
 
 impl Machine {
-    /// Makes a machine below a folder and boots it. The packages of an earlier one are used again.
+    /// Creates a container below a folder and boots it. Reuses packages downloaded earlier.
     pub(super) fn start(folder: &Path) -> Result<Self, String> {
         let (archive, root) = (folder.join("root.tar"), folder.join("root"));
         let (listed, packages) = (folder.join("root.packages"), format!("{} {PACKAGES}", release()));
@@ -108,7 +108,7 @@ impl Machine {
         };
         machine.wait_for_boot().map_err(|error| {
             format!(
-                "the machine does not boot ({error}); it needs root and cgroups that can be written; see {}",
+                "the machine does not boot ({error}); it needs root and writable cgroups; see {}",
                 folder.join("boot.log").display()
             )
         })?;
@@ -158,7 +158,7 @@ impl Machine {
         fs::write(&to, text).map_err(|error| format!("{}: {error}", to.display()))
     }
 
-    /// Runs a shell command as root, and returns what it prints on standard output.
+    /// Runs a shell command as root, and returns its standard output.
     pub(super) fn run(&self, command: &str) -> Result<String, String> {
         output(&mut self.inside(command)).map_err(|error| {
             let mut journal = self.inside("journalctl --no-pager --lines 40");
@@ -181,7 +181,8 @@ impl Machine {
     }
 }
 
-/// The Debian of this machine: another one may have an older C library than the program was linked with.
+/// Returns the Debian release of this machine: another release may have an older C library than the program
+/// was linked with.
 fn release() -> String {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let name = release
@@ -192,7 +193,7 @@ fn release() -> String {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // Its first process ends with it, and with that one all others.
+        // Its first process ends with this one, and all others with the first.
         let _ = self.child.kill();
         let _ = self.child.wait();
         let script = "sleep 1; find /sys/fs/cgroup/*/nara-mesh-machine /sys/fs/cgroup/nara-mesh-machine -depth -type d \

@@ -1,4 +1,4 @@
-//! The README is a landing page, and no link in a document leads nowhere.
+//! Checks the size of the README, and that every link in a document leads somewhere.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// A longer README is a manual: move the details to `docs/`.
 const MAX_README: usize = 9 << 10;
 
-/// What is wrong with the Markdown files of this repository.
+/// Returns the problems of the Markdown files of this repository.
 pub(super) fn complaints(
     root: &Path,
     documents: &[PathBuf],
@@ -41,7 +41,7 @@ fn read(path: &Path) -> Result<String, String> {
     fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// The Rust files in back ticks, with `a/{b,c}.rs` as `a/b.rs` and `a/c.rs`.
+/// Returns the Rust files in backticks, with `a/{b,c}.rs` as `a/b.rs` and `a/c.rs`.
 fn source_files_named_in(text: &str) -> Vec<String> {
     let quoted = prose(text).flat_map(|line| line.split('`').skip(1).step_by(2));
     let mut files = Vec::new();
@@ -59,7 +59,7 @@ fn source_files_named_in(text: &str) -> Vec<String> {
     files
 }
 
-/// Whether the file of a link exists, and the heading in it.
+/// Returns whether the file of a link exists, and the heading in it.
 fn leads_somewhere(document: &Path, text: &str, link: &str) -> Result<bool, String> {
     let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
     if file.is_empty() {
@@ -72,7 +72,7 @@ fn leads_somewhere(document: &Path, text: &str, link: &str) -> Result<bool, Stri
     Ok(anchor.is_empty() || anchors(&read(&target)?).contains(anchor))
 }
 
-/// The relative links outside of code blocks.
+/// Returns the relative links outside of code blocks.
 fn links(text: &str) -> Vec<&str> {
     let targets = prose(text).flat_map(|line| line.split("](").skip(1));
     targets
@@ -81,7 +81,7 @@ fn links(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// The headings as a link spells them: lower case, hyphens for spaces, no punctuation.
+/// Returns the headings as anchors: lower case, hyphens for spaces, no punctuation.
 fn anchors(text: &str) -> BTreeSet<String> {
     let headings = prose(text).filter(|line| line.starts_with('#'));
     headings
@@ -95,7 +95,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The lines outside of fenced code blocks.
+/// Returns the lines outside of fenced code blocks.
 fn prose(text: &str) -> impl Iterator<Item = &str> {
     let mut in_code = false;
     text.lines().filter(move |line| {

@@ -1,16 +1,16 @@
-//! A document that names a test as proof is wrong when there is no such test.
+//! Checks that every test which a document names as proof exists.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Documents whose claims are shown by tests.
+/// Documents that name tests as proof.
 const DOCUMENTS: &[&str] = &["docs/threat-model.md"];
 
-/// The name of a test is a sentence: names of fewer words are something else.
+/// Names of tests are sentences: shorter names are not tests.
 const MIN_WORDS: usize = 4;
 
-/// What the documents name and no source defines.
+/// Returns tests that the documents name and no source defines.
 pub(super) fn missing(root: &Path, sources: &[PathBuf]) -> Result<Vec<String>, String> {
     let mut functions = BTreeSet::new();
     for path in sources {
@@ -34,12 +34,12 @@ pub(super) fn missing(root: &Path, sources: &[PathBuf]) -> Result<Vec<String>, S
 fn function_name(line: &str) -> Option<String> {
     let rest = line.trim_start();
     let rest = rest.strip_prefix("async ").unwrap_or(rest);
-    // Tests in Python count, too.
+    // Python tests count too.
     let rest = rest.strip_prefix("fn ").or_else(|| rest.strip_prefix("def "))?;
     Some(rest.split(['(', '<']).next()?.to_owned())
 }
 
-/// The last part of every path in back ticks that reads like the name of a test.
+/// Returns the last part of every path in backticks that looks like the name of a test.
 fn tests_named_in(text: &str) -> BTreeSet<String> {
     let quoted = text.split('`').skip(1).step_by(2);
     quoted

@@ -10,7 +10,7 @@ use plotters::prelude::{
 /// Points of a curve: every half percent.
 const STEPS: u32 = 200;
 
-/// Colours that are told apart by most eyes (Okabe and Ito), also in grey.
+/// Colours that most people can distinguish (Okabe and Ito), also in greyscale.
 const COLOURS: [RGBColor; 4] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -18,7 +18,7 @@ const COLOURS: [RGBColor; 4] = [
     RGBColor(204, 121, 167),
 ];
 
-/// How the part of the naras that has an event grows with time.
+/// The share of naras that have an event, over time.
 #[derive(Debug)]
 pub(super) struct Curve {
     naras: usize,
@@ -44,7 +44,7 @@ impl Curve {
         Self { naras, times }
     }
 
-    /// The points of the fastest (0), median (1) or slowest (2) event.
+    /// Returns the points of the fastest (0), median (1) or slowest (2) event.
     fn points(&self, which: usize) -> impl DoubleEndedIterator<Item = (f64, f64)> {
         self.times
             .iter()
@@ -60,7 +60,7 @@ pub(super) fn draw(file: &Path, curves: &[Curve]) -> Result<(), Box<dyn Error + 
         .flat_map(|curve| curve.points(2))
         .map(|(time, _)| time)
         .fold(0.0, f64::max);
-    // The axis ends at a full 50 ms behind the last point.
+    // The axis ends at a multiple of 50 ms after the last point.
     let end = (longest / 50.0).ceil().max(1.0) * 50.0;
     let area = SVGBackend::new(file, (800, 480)).into_drawing_area();
     area.fill(&WHITE)?;
@@ -110,7 +110,7 @@ pub(super) fn draw(file: &Path, curves: &[Curve]) -> Result<(), Box<dyn Error + 
     Ok(())
 }
 
-/// `10000` as `10,000`.
+/// Formats `10000` as `10,000`.
 fn thousands(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! Subscribers that only count. One thread has all of their streams, so that the machine is left to the server.
+//! Subscribers that only count. One thread reads all of their streams, to leave the machine to the server.
 
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
@@ -12,20 +12,20 @@ use tokio::sync::mpsc;
 use super::{Measured, Plan};
 use crate::mesh::{Error, Naras};
 
-/// More than what waits at a reader that is on time.
+/// More than a timely reader ever has pending.
 const BUFFER: usize = 64 << 10;
 
 struct Stream {
     socket: mio::net::TcpStream,
-    /// The beginning of a message whose end has not come.
+    /// The incomplete message at the end of the input.
     rest: Vec<u8>,
     opened: bool,
     seen: usize,
-    /// The latencies of its paced events together, in microseconds.
+    /// The sum of the latencies of its paced events, in microseconds.
     waited: u64,
 }
 
-/// What messages are told apart by.
+/// Byte patterns that identify messages.
 struct Marks {
     end: Finder<'static>,
     event: Finder<'static>,
@@ -33,8 +33,9 @@ struct Marks {
     time: Finder<'static>,
 }
 
-/// Reads so many streams until all events have come. Each says on `ready` when it is live. Also returns the mean latency of
-/// each, in milliseconds, the least first: the same subscriber should not always be the last one.
+/// Reads this many streams until all events have arrived. Each signals on `ready` when it is live. Also
+/// returns the sorted mean latencies in milliseconds, which show whether some subscribers are always served
+/// last.
 pub(super) fn read(
     address: SocketAddr,
     naras: &Naras,
@@ -44,7 +45,7 @@ pub(super) fn read(
 ) -> Result<(Measured, Vec<f64>), Error> {
     let mut poll = Poll::new()?;
     let mut streams = Vec::new();
-    // As the server's own nara: two signers of one nara would sign equal requests in one millisecond.
+    // Shared, as in one nara: two signers would produce equal requests within one millisecond.
     let mut stamp = Stamp::default();
     for number in 0..count {
         let mut socket = std::net::TcpStream::connect(address)?;
@@ -105,7 +106,7 @@ fn request(naras: &Naras, stamp: &mut Stamp) -> String {
 }
 
 impl Stream {
-    /// Takes what has come.
+    /// Processes received bytes.
     fn take(
         &mut self,
         buffer: &mut [u8],
@@ -137,14 +138,14 @@ impl Stream {
                     self.seen += 1;
                     self.waited += measured.take(self.seen, appended);
                 } else if !self.opened && marks.ping.find(block).is_some() {
-                    // It has caught up: live from here on.
+                    // It has caught up and is live.
                     self.opened = true;
                     ready.send(())?;
                 }
             }
             self.rest.clear();
             self.rest.extend_from_slice(left);
-            // A read that fills the buffer may have left something, of which nobody tells again.
+            // A read that fills the buffer may have left more, which edge triggering does not report again.
             if filled.len() < BUFFER {
                 return Ok(());
             }

@@ -1,4 +1,4 @@
-"""Use a running nara from Python: see docs/local-api.md of nara-mesh for what the nara offers."""
+"""Use a running nara from Python: docs/local-api.md of nara-mesh describes its local API."""
 
 from ._async import AsyncNara
 from ._errors import NaraError, NoNara, Problem

@@ -40,7 +40,7 @@ AnyApp = TypeVar("AnyApp", bound=App)
 
 
 class AsyncNara:
-    """As Nara, for asyncio; it can expose services, too."""
+    """Nara for asyncio; it can also expose services."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class AsyncNara:
             base_url=base_url or requests.BASE,
             headers={"authorization": f"Bearer {token}"} if token else {},
             timeout=TIMEOUT,
-            # A proxy of the environment would get the token.
+            # A proxy from the environment would receive the token.
             trust_env=False,
         )
         self._where = self.socket or base_url
@@ -79,7 +79,7 @@ class AsyncNara:
         await self._http.aclose()
 
     async def call(self, call: requests.Call) -> Any:
-        """The JSON of any endpoint; None if it answers with nothing."""
+        """Calls any endpoint, and returns its JSON; None if the answer is empty."""
         response = requests.checked(await self._send(call))
         return response.json() if response.content else None
 
@@ -88,7 +88,7 @@ class AsyncNara:
             return await self._http.request(**call.kwargs())
 
     async def _told(self, call: requests.Call) -> AsyncIterator[tuple[str, Any]]:
-        """The server-sent events of an answer."""
+        """Yields the server-sent events of an answer."""
         timeout = httpx.Timeout(TIMEOUT, read=None)
         with requests.reaching(self._where):
             async with self._http.stream(**call.kwargs(), timeout=timeout) as response:
@@ -105,7 +105,7 @@ class AsyncNara:
         async for told in self._told(call):
             if (done := requests.done(told)) is not None:
                 return done
-        raise NaraError("the nara ended before the transfer did")
+        raise NaraError("the nara stopped before the transfer was complete")
 
     async def status(self) -> Status:
         return cast(Status, await self.call(requests.Call("GET", "/v1/status")))
@@ -122,15 +122,15 @@ class AsyncNara:
     async def dm_later(
         self, peer: str, text: str, *, about: str | None = None, expires_s: int | None = None
     ) -> Sent:
-        """As dm; but what cannot be delivered now waits in the outbox of the nara, for 7 days or as long as you say."""
+        """As dm; a message that cannot be delivered now waits in the outbox of the nara, for 7 days unless given."""
         return requests.sent(await self.call(requests.dm_later(peer, text, about, expires_s)))
 
     async def outbox(self) -> list[OutboxEntry]:
-        """The messages that wait for their recipients, and what became of others."""
+        """Returns the messages that wait for their recipients, and the outcome of recent ones."""
         return cast(list[OutboxEntry], (await self.call(requests.outbox()))["messages"])
 
     async def take_back(self, message: int) -> OutboxEntry:
-        """Takes a message of the outbox back, and gives it as it was."""
+        """Withdraws a message from the outbox, and returns its last state."""
         return cast(OutboxEntry, await self.call(requests.take_back(message)))
 
     async def postcard(self, message: str, *, to: str | None = None) -> PostcardReceipt:
@@ -139,50 +139,50 @@ class AsyncNara:
     async def postcard_later(
         self, message: str, *, to: str, expires_s: int | None = None
     ) -> SentPostcard:
-        """As postcard; but if its first peer cannot be reached now, it waits in the outbox of the nara."""
+        """As postcard; if its first peer is unreachable now, it waits in the outbox of the nara."""
         call = requests.later(requests.postcard(message, to), expires_s)
         return requests.sent_postcard(await self.call(call))
 
     async def message(
         self, peer: str, kind: str, payload: Mapping[str, Any], *, wait: bool = False
     ) -> MessageReceipt:
-        """Sends a runtime message (docs/protocol/v1.md, section 12), and waits up to 30 s for its reply if asked to."""
+        """Sends a runtime message (docs/protocol/v1.md, section 12), and waits up to 30 s for its reply if requested."""
         call = requests.message(peer, kind, payload, wait)
         return cast(MessageReceipt, await self.call(call))
 
     async def message_later(
         self, peer: str, kind: str, payload: Mapping[str, Any], *, expires_s: int | None = None
     ) -> SentMessage:
-        """As message; but what cannot be delivered now waits in the outbox of the nara. A reply comes into the inbox."""
+        """As message; if it cannot be delivered now, it waits in the outbox of the nara. A reply arrives in the inbox."""
         call = requests.later(requests.message(peer, kind, payload, False), expires_s)
         return requests.sent_message(await self.call(call))
 
     async def sync(self, peer: str, *, services: str = "", resume: bool = False) -> Synced:
-        """Fetches the events of a peer into the ledger, verified. What came before it breaks off is stored."""
+        """Fetches and verifies the events of a peer into the ledger. Events received before a failure are stored."""
         return cast(Synced, await self._transfer(requests.sync(peer, services, resume)))
 
     async def reconcile(self, peer: str, *, services: str = "", push: bool = False) -> Reconciled:
-        """Compares the ledger with the one of a peer, and fetches what is missing."""
+        """Compares the ledger with that of a peer, and fetches missing events."""
         return cast(Reconciled, await self._transfer(requests.reconcile(peer, services, push)))
 
     async def transfers(self) -> list[Transfer]:
-        """The transfers that go on, of all callers."""
+        """Returns the transfers in progress, of all callers."""
         return cast(list[Transfer], (await self.call(requests.transfers()))["transfers"])
 
     async def cancel(self, transfer: int) -> None:
-        """Ends a transfer; what came is stored."""
+        """Cancels a transfer; events received before are stored."""
         await self.call(requests.cancel(transfer))
 
     async def put_stash(self, peer: str, data: bytes) -> None:
-        """Leaves data with a peer, sealed so that only this nara can read it, in place of what it left there before."""
+        """Stores data at a peer, sealed so that only this nara can read it, replacing what it stored there before."""
         await self.call(requests.put_stash(peer, data))
 
     async def get_stash(self, peer: str) -> bytes | None:
-        """What this nara left with a peer; None: nothing."""
+        """Returns the data that this nara stored at a peer; None if there is none."""
         return requests.stashed(await self._send(requests.get_stash(peer)))
 
     async def postcards(self) -> list[Journey]:
-        """The postcards of this nara, and how far they got."""
+        """Returns the postcards of this nara, and their state."""
         return cast(list[Journey], (await self.call(requests.postcards()))["postcards"])
 
     async def publish(self, event: Event) -> Event:
@@ -195,14 +195,14 @@ class AsyncNara:
     async def live(
         self, *, services: str = "", after: str | None = None, since_ms: int | None = None
     ) -> AsyncIterator[LiveEvent]:
-        """Events as they arrive: from a cursor, from a time, or from now on."""
+        """Yields events as they arrive: after a cursor, from a time, or from now on."""
         async for name, body in self._told(requests.live(services, after, since_ms)):
             if name == "event":
                 yield cast(LiveEvent, body)
 
     async def inbox(self) -> AsyncIterator[InboxMessage]:
-        """Messages of peers as they arrive, first those that nobody has acknowledged. Asking for the next one acknowledges the
-        one before: what a loop fails to handle comes again."""
+        """Yields messages of peers as they arrive, beginning with unacknowledged ones. Requesting the next one acknowledges the
+        previous one: a message that the loop fails to handle is yielded again."""
         async for name, body in self._told(requests.inbox()):
             if name == "message":
                 message = cast(InboxMessage, body)
@@ -218,13 +218,13 @@ class AsyncNara:
         content: bytes | str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Sends a signed request to a peer, and gives its verified answer, whatever its status."""
+        """Sends a signed request to a peer, and returns its verified answer, whatever its status."""
         call = requests.to_peer(peer, method, path, content, headers)
         with requests.reaching(self._where):
             return requests.answer(await self._http.request(**call))
 
     def service(self, prefix: str) -> Callable[[AnyApp], AnyApp]:
-        """Registers an app of ASGI for the requests of peers below a prefix, such as /notes: for `serve` and `run`."""
+        """Registers an ASGI app for requests of peers below a prefix, such as /notes: for `serve` and `run`."""
 
         def register(app: AnyApp) -> AnyApp:
             self._apps[prefix] = app
@@ -234,7 +234,7 @@ class AsyncNara:
 
     @contextlib.asynccontextmanager
     async def serve(self) -> AsyncIterator[None]:
-        """Exposes the registered apps for as long as the context lasts."""
+        """Exposes the registered apps while the context is active."""
         async with contextlib.AsyncExitStack() as stack:
             for prefix, app in self._apps.items():
                 await stack.enter_async_context(exposed(self.call, prefix, app))

@@ -8,11 +8,11 @@ _TYPE = "urn:nara-mesh:problem:"
 
 
 class NaraError(Exception):
-    """What this package raises."""
+    """The base class of the errors of this package."""
 
 
 class NoNara(NaraError):
-    """No nara runs that could be used, or several do."""
+    """No usable nara runs, or several do."""
 
 
 class Problem(NaraError):
@@ -30,6 +30,6 @@ class Problem(NaraError):
 
 
 def is_problem(response: httpx.Response) -> bool:
-    """Whether an answer is a problem of the nara, and not the answer of a peer."""
+    """Returns whether an answer is a problem of the nara, rather than the answer of a peer."""
     kind = response.headers.get("content-type", "")
     return "x-nara-body-proof" not in response.headers and kind.startswith("application/problem+json")

@@ -9,7 +9,7 @@ from ._errors import NoNara
 
 
 def find_socket(name: str | None = None) -> Path:
-    """The socket of the running nara of this user: the one with this name, NARA_MESH_SOCKET, or the only one."""
+    """Returns the socket of the running nara of this user: the one with this name, NARA_MESH_SOCKET, or the only one."""
     chosen = os.environ.get("NARA_MESH_SOCKET")
     if chosen and not name:
         return Path(chosen)

@@ -1,4 +1,4 @@
-"""The JSON of the local API, as far as most programs need it. docs/local-api.json has all of it."""
+"""The JSON types of the local API that most programs need. docs/local-api.json has all of them."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ class DmReceipt(TypedDict):
 
 
 class _Tried(TypedDict, total=False):
-    # Why the last attempt failed, as Problem.body has it.
+    # Why the last attempt failed, as in Problem.body.
     problem: dict[str, Any]
 
 
 class OutboxEntry(_Tried):
     """A message in the outbox; `state` is waiting, delivered, refused or expired, `kind` is direct-message, postcard or
-    runtime-message, and `event` is what is sent: the event, the postcard or the message."""
+    runtime-message, and `event` is the content: the event, the postcard or the message."""
 
     id: int
     kind: str
@@ -84,14 +84,14 @@ class OutboxEntry(_Tried):
 
 @dataclass(frozen=True)
 class Sent:
-    """What became of a message that may be delivered later: one of both is there."""
+    """The outcome of a message that may wait: exactly one field is set."""
 
     receipt: DmReceipt | None
     waits: OutboxEntry | None
 
 
 class _Replied(TypedDict, total=False):
-    # The reply, verified, if it was waited for.
+    # The verified reply, if it was waited for.
     reply: dict[str, Any]
 
 
@@ -104,7 +104,7 @@ class PostcardReceipt(TypedDict):
 
 @dataclass(frozen=True)
 class SentPostcard:
-    """What became of a postcard that may be sent later: one of both is there."""
+    """The outcome of a postcard that may wait: exactly one field is set."""
 
     receipt: PostcardReceipt | None
     waits: OutboxEntry | None
@@ -116,7 +116,7 @@ class MessageReceipt(_Replied):
 
 @dataclass(frozen=True)
 class SentMessage:
-    """What became of a runtime message that may be delivered later: one of both is there."""
+    """The outcome of a runtime message that may wait: exactly one field is set."""
 
     receipt: MessageReceipt | None
     waits: OutboxEntry | None
@@ -135,7 +135,7 @@ class Journey(TypedDict):
 
 
 class Counts(TypedDict):
-    """How many events came, and what became of them."""
+    """The number of received events, by result."""
 
     received: int
     verified: int
@@ -155,7 +155,7 @@ class Synced(TypedDict):
 
 
 class Reconciled(TypedDict):
-    """What a comparison found; `missing_here` was fetched."""
+    """The result of a comparison; `missing_here` was fetched."""
 
     counts: Counts
     missing_here: int
@@ -173,7 +173,7 @@ class Progress(TypedDict):
 
 
 class Transfer(TypedDict):
-    """A transfer that goes on; `kind` is sync, reconcile, compare or checkpoints."""
+    """A transfer in progress; `kind` is sync, reconcile, compare or checkpoints."""
 
     id: int
     kind: str
@@ -190,7 +190,7 @@ class ReceivedPostcard(TypedDict):
     is_home: bool
 
 
-# By the kind, one of `event`, `postcard` and `message` is there.
+# By the kind, one of `event`, `postcard` and `message` is set.
 InboxMessage = TypedDict(
     "InboxMessage",
     {

@@ -8,7 +8,7 @@ import httpx
 
 @dataclass(frozen=True)
 class Proof:
-    """What is proven of the answer of a peer."""
+    """What is proven about the answer of a peer."""
 
     responder: str | None
     key: str | None

@@ -1,4 +1,4 @@
-"""Requests and answers that both clients share: no I/O."""
+"""Requests and answers that both clients share, without I/O."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Call:
 
 @contextlib.contextmanager
 def reaching(where: object) -> Iterator[None]:
-    """Tells where nobody listens."""
+    """Converts a failed connection to an error with the place where no nara listens."""
     try:
         yield
     except httpx.ConnectError as error:
@@ -62,27 +62,27 @@ def dm_later(peer: str, text: str, about: str | None, expires_s: int | None) -> 
 
 
 def later(call: Call, expires_s: int | None) -> Call:
-    """The same message, which may wait in the outbox."""
+    """Returns the same message, which may wait in the outbox."""
     limit = {} if expires_s is None else {"expires_s": expires_s}
     return Call(call.method, call.path, body={**call.body, "later": limit})
 
 
 def sent(body: Any) -> Sent:
-    """The body of an answer to `dm_later`."""
+    """Decodes an answer to `dm_later`."""
     if "state" in body:
         return Sent(None, body)
     return Sent(body, None)
 
 
 def sent_postcard(body: Any) -> SentPostcard:
-    """The body of an answer to `postcard_later`."""
+    """Decodes an answer to `postcard_later`."""
     if "state" in body:
         return SentPostcard(None, body)
     return SentPostcard(body, None)
 
 
 def sent_message(body: Any) -> SentMessage:
-    """The body of an answer to `message_later`."""
+    """Decodes an answer to `message_later`."""
     if "state" in body:
         return SentMessage(None, body)
     return SentMessage(body, None)
@@ -105,7 +105,7 @@ def reconcile(peer: str, services: str, push: bool) -> Call:
 
 
 def done(told: tuple[str, Any]) -> Any:
-    """What a transfer ended with; None: it goes on."""
+    """Returns the result of a transfer; None while it is in progress."""
     name, body = told
     if name != "done":
         return None
@@ -131,7 +131,7 @@ def get_stash(peer: str) -> Call:
 
 
 def stashed(response: httpx.Response) -> bytes | None:
-    """The body of an answer to `get_stash`."""
+    """Decodes an answer to `get_stash`."""
     try:
         return checked(response).content
     except Problem as problem:
@@ -182,7 +182,7 @@ def to_peer(
     peer: str, method: str, path: str, content: bytes | str | None, headers: Mapping[str, str] | None
 ) -> dict[str, Any]:
     if not path.startswith("/"):
-        raise NaraError(f"{path!r} is not a path: it begins with /")
+        raise NaraError(f"{path!r} is not a path: it must begin with /")
     return {
         "method": method,
         "url": peer_path(peer, f"http{path}"),
@@ -204,12 +204,12 @@ def checked(response: httpx.Response) -> httpx.Response:
 def answer(response: httpx.Response) -> Answer:
     if "x-nara-body-proof" not in response.headers:
         checked(response)
-        raise NaraError("an answer without a proof")
+        raise NaraError("the answer has no proof")
     return Answer(response, Proof.of(response.headers))
 
 
 class Lines:
-    """Server-sent events out of lines."""
+    """Parses server-sent events from lines."""
 
     def __init__(self) -> None:
         self._name = ""

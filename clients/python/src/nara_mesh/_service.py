@@ -15,13 +15,13 @@ Scope = MutableMapping[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 Caller = Callable[[requests.Call], Awaitable[Any]]
 
-#: How long a lease lasts, in seconds. It is renewed three times as often.
+#: The duration of a lease, in seconds. It is renewed three times as often.
 LEASE = 30
 
 
 @dataclass(frozen=True)
 class Sender:
-    """Who sent a request, as the nara verified it."""
+    """The sender of a request, verified by the nara."""
 
     name: str
     id: str | None
@@ -30,7 +30,7 @@ class Sender:
 
     @classmethod
     def of(cls, scope: Scope) -> Sender:
-        """The sender of a request of ASGI. Only the nara can set these headers, on a socket that only it knows."""
+        """Returns the sender of an ASGI request. Only the nara can set these headers, because only it knows the socket."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         return cls(
             name=unquote(headers["x-nara-sender"]),
@@ -42,11 +42,11 @@ class Sender:
 
 @contextlib.asynccontextmanager
 async def exposed(call: Caller, prefix: str, app: App) -> AsyncIterator[None]:
-    """Serves an app of ASGI on a private socket, and has the nara pass requests of peers on to it."""
+    """Serves an ASGI app on a private socket, and makes the nara forward requests of peers to it."""
     import uvicorn
 
     class Server(uvicorn.Server):
-        """One that leaves the signals to the program."""
+        """A server that leaves signal handling to the program."""
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -62,7 +62,7 @@ async def exposed(call: Caller, prefix: str, app: App) -> AsyncIterator[None]:
             while not server.started:
                 if serving.done():
                     await serving
-                    raise RuntimeError("the app ended")
+                    raise RuntimeError("the app stopped")
                 await asyncio.sleep(0.01)
             lease = requests.Call("PUT", path, body={"backend": f"unix:{socket}", "lease_s": LEASE})
             await call(lease)

@@ -32,13 +32,13 @@ from ._models import (
 )
 from ._proof import Answer
 
-#: How long an answer may take: longer than the calls of the nara to its peers.
+#: Timeout of an answer: longer than that of the calls of the nara to its peers.
 TIMEOUT = 60.0
 
 
 class Nara:
-    """A running nara. Without a socket or a name it is the one that runs for this user; with a base URL such as
-    http://127.0.0.1:9635 and a token it is the one that listens there."""
+    """A running nara. Without a socket or a name, the one that runs for this user; with a base URL such as
+    http://127.0.0.1:9635 and a token, the one that listens there."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Nara:
             base_url=base_url or requests.BASE,
             headers={"authorization": f"Bearer {token}"} if token else {},
             timeout=TIMEOUT,
-            # A proxy of the environment would get the token.
+            # A proxy from the environment would receive the token.
             trust_env=False,
         )
         self._where = self.socket or base_url
@@ -76,7 +76,7 @@ class Nara:
         self._http.close()
 
     def call(self, call: requests.Call) -> Any:
-        """The JSON of any endpoint; None if it answers with nothing."""
+        """Calls any endpoint, and returns its JSON; None if the answer is empty."""
         response = requests.checked(self._send(call))
         return response.json() if response.content else None
 
@@ -85,7 +85,7 @@ class Nara:
             return self._http.request(**call.kwargs())
 
     def _told(self, call: requests.Call) -> Iterator[tuple[str, Any]]:
-        """The server-sent events of an answer."""
+        """Yields the server-sent events of an answer."""
         timeout = httpx.Timeout(TIMEOUT, read=None)
         with requests.reaching(self._where):
             with self._http.stream(**call.kwargs(), timeout=timeout) as response:
@@ -102,7 +102,7 @@ class Nara:
         for told in self._told(call):
             if (done := requests.done(told)) is not None:
                 return done
-        raise NaraError("the nara ended before the transfer did")
+        raise NaraError("the nara stopped before the transfer was complete")
 
     def status(self) -> Status:
         return cast(Status, self.call(requests.Call("GET", "/v1/status")))
@@ -119,15 +119,15 @@ class Nara:
     def dm_later(
         self, peer: str, text: str, *, about: str | None = None, expires_s: int | None = None
     ) -> Sent:
-        """As dm; but what cannot be delivered now waits in the outbox of the nara, for 7 days or as long as you say."""
+        """As dm; a message that cannot be delivered now waits in the outbox of the nara, for 7 days unless given."""
         return requests.sent(self.call(requests.dm_later(peer, text, about, expires_s)))
 
     def outbox(self) -> list[OutboxEntry]:
-        """The messages that wait for their recipients, and what became of others."""
+        """Returns the messages that wait for their recipients, and the outcome of recent ones."""
         return cast(list[OutboxEntry], self.call(requests.outbox())["messages"])
 
     def take_back(self, message: int) -> OutboxEntry:
-        """Takes a message of the outbox back, and gives it as it was."""
+        """Withdraws a message from the outbox, and returns its last state."""
         return cast(OutboxEntry, self.call(requests.take_back(message)))
 
     def postcard(self, message: str, *, to: str | None = None) -> PostcardReceipt:
@@ -136,50 +136,50 @@ class Nara:
     def postcard_later(
         self, message: str, *, to: str, expires_s: int | None = None
     ) -> SentPostcard:
-        """As postcard; but if its first peer cannot be reached now, it waits in the outbox of the nara."""
+        """As postcard; if its first peer is unreachable now, it waits in the outbox of the nara."""
         call = requests.later(requests.postcard(message, to), expires_s)
         return requests.sent_postcard(self.call(call))
 
     def message(
         self, peer: str, kind: str, payload: Mapping[str, Any], *, wait: bool = False
     ) -> MessageReceipt:
-        """Sends a runtime message (docs/protocol/v1.md, section 12), and waits up to 30 s for its reply if asked to."""
+        """Sends a runtime message (docs/protocol/v1.md, section 12), and waits up to 30 s for its reply if requested."""
         call = requests.message(peer, kind, payload, wait)
         return cast(MessageReceipt, self.call(call))
 
     def message_later(
         self, peer: str, kind: str, payload: Mapping[str, Any], *, expires_s: int | None = None
     ) -> SentMessage:
-        """As message; but what cannot be delivered now waits in the outbox of the nara. A reply comes into the inbox."""
+        """As message; if it cannot be delivered now, it waits in the outbox of the nara. A reply arrives in the inbox."""
         call = requests.later(requests.message(peer, kind, payload, False), expires_s)
         return requests.sent_message(self.call(call))
 
     def sync(self, peer: str, *, services: str = "", resume: bool = False) -> Synced:
-        """Fetches the events of a peer into the ledger, verified. What came before it breaks off is stored."""
+        """Fetches and verifies the events of a peer into the ledger. Events received before a failure are stored."""
         return cast(Synced, self._transfer(requests.sync(peer, services, resume)))
 
     def reconcile(self, peer: str, *, services: str = "", push: bool = False) -> Reconciled:
-        """Compares the ledger with the one of a peer, and fetches what is missing."""
+        """Compares the ledger with that of a peer, and fetches missing events."""
         return cast(Reconciled, self._transfer(requests.reconcile(peer, services, push)))
 
     def transfers(self) -> list[Transfer]:
-        """The transfers that go on, of all callers."""
+        """Returns the transfers in progress, of all callers."""
         return cast(list[Transfer], (self.call(requests.transfers()))["transfers"])
 
     def cancel(self, transfer: int) -> None:
-        """Ends a transfer; what came is stored."""
+        """Cancels a transfer; events received before are stored."""
         self.call(requests.cancel(transfer))
 
     def put_stash(self, peer: str, data: bytes) -> None:
-        """Leaves data with a peer, sealed so that only this nara can read it, in place of what it left there before."""
+        """Stores data at a peer, sealed so that only this nara can read it, replacing what it stored there before."""
         self.call(requests.put_stash(peer, data))
 
     def get_stash(self, peer: str) -> bytes | None:
-        """What this nara left with a peer; None: nothing."""
+        """Returns the data that this nara stored at a peer; None if there is none."""
         return requests.stashed(self._send(requests.get_stash(peer)))
 
     def postcards(self) -> list[Journey]:
-        """The postcards of this nara, and how far they got."""
+        """Returns the postcards of this nara, and their state."""
         return cast(list[Journey], (self.call(requests.postcards()))["postcards"])
 
     def publish(self, event: Event) -> Event:
@@ -192,14 +192,14 @@ class Nara:
     def live(
         self, *, services: str = "", after: str | None = None, since_ms: int | None = None
     ) -> Iterator[LiveEvent]:
-        """Events as they arrive: from a cursor, from a time, or from now on."""
+        """Yields events as they arrive: after a cursor, from a time, or from now on."""
         for name, body in self._told(requests.live(services, after, since_ms)):
             if name == "event":
                 yield cast(LiveEvent, body)
 
     def inbox(self) -> Iterator[InboxMessage]:
-        """Messages of peers as they arrive, first those that nobody has acknowledged. Asking for the next one acknowledges the
-        one before: what a loop fails to handle comes again."""
+        """Yields messages of peers as they arrive, beginning with unacknowledged ones. Requesting the next one acknowledges the
+        previous one: a message that the loop fails to handle is yielded again."""
         for name, body in self._told(requests.inbox()):
             if name == "message":
                 message = cast(InboxMessage, body)
@@ -215,7 +215,7 @@ class Nara:
         content: bytes | str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Sends a signed request to a peer, and gives its verified answer, whatever its status."""
+        """Sends a signed request to a peer, and returns its verified answer, whatever its status."""
         call = requests.to_peer(peer, method, path, content, headers)
         with requests.reaching(self._where):
             return requests.answer(self._http.request(**call))

@@ -1,4 +1,4 @@
-//! Who gets at the API on loopback, and at the page.
+//! Access to the API on loopback and to the page.
 
 use http::Method;
 
@@ -6,7 +6,7 @@ use super::{CallError, LocalClient, segment};
 use crate::model::{DashboardLink, MadeToken, NewToken, TokenList};
 
 impl LocalClient {
-    /// An address of the page of the nara, with a token that opens it once.
+    /// Returns an address of the page, with a token that is valid once.
     ///
     /// # Errors
     /// [`CallError`].
@@ -14,7 +14,7 @@ impl LocalClient {
         self.send(Method::POST, "/v1/dashboard", &()).await
     }
 
-    /// The tokens for loopback, without the tokens themselves.
+    /// Returns the tokens for loopback, without their secrets.
     ///
     /// # Errors
     /// [`CallError`].
@@ -22,7 +22,7 @@ impl LocalClient {
         self.get("/v1/tokens").await
     }
 
-    /// Makes a token for loopback.
+    /// Creates a token for loopback.
     ///
     /// # Errors
     /// [`CallError`].
@@ -30,7 +30,7 @@ impl LocalClient {
         self.send(Method::POST, "/v1/tokens", token).await
     }
 
-    /// Ends a token.
+    /// Revokes a token.
     ///
     /// # Errors
     /// [`CallError`].

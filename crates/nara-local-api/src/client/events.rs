@@ -10,8 +10,8 @@ use sse_stream::{Error as SseError, SseStream};
 
 use super::{CallError, LocalClient};
 
-/// A stream of server-sent events. It ends when the nara ends; a `problem` is an error, and so is an end that the nara did not
-/// announce ([`CallError::BrokenOff`]).
+/// A stream of server-sent events. It ends when the nara stops; a `problem` is an error, and so is an
+/// unannounced end ([`CallError::BrokenOff`]).
 pub struct Events {
     stream: SseStream<Incoming>,
     client: LocalClient,
@@ -48,7 +48,7 @@ impl ServerEvent {
     /// Decodes the body.
     ///
     /// # Errors
-    /// [`serde_json::Error`] if it is something else.
+    /// [`serde_json::Error`] if it has another form.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_str(&self.data)
     }

@@ -1,4 +1,4 @@
-//! Messages that may be delivered later.
+//! Messages that may wait for their recipients.
 
 use http::{Method, StatusCode};
 use serde::Serialize;
@@ -10,17 +10,17 @@ use crate::model::{
     Postcard, PostcardReceipt,
 };
 
-/// What became of a message that may be delivered later.
+/// The outcome of a message that may wait.
 #[derive(Clone, Debug)]
 pub enum Sent<T = DirectMessageReceipt> {
-    /// The peer has it.
+    /// The peer received it.
     Delivered(T),
     /// It waits in the outbox.
     Waits(Box<OutboxEntry>),
 }
 
 impl LocalClient {
-    /// Sends a direct message, now or later: one that cannot be delivered now is kept, and delivered once the peer is seen.
+    /// Sends a direct message. If it cannot be delivered now, it is kept and delivered once the peer is seen.
     ///
     /// # Errors
     /// [`CallError`].
@@ -37,7 +37,7 @@ impl LocalClient {
         self.send_later(&self.peer_path(peer, "dm", &[]), &message).await
     }
 
-    /// Sends a runtime message, now or later.
+    /// Sends a runtime message, now or once the peer is seen.
     ///
     /// # Errors
     /// [`CallError`].
@@ -55,7 +55,7 @@ impl LocalClient {
         self.send_later(&path, &message).await
     }
 
-    /// Sends a postcard to its first peer, which it must name, now or later.
+    /// Sends a postcard to its first peer, which it must name, now or once that peer is seen.
     ///
     /// # Errors
     /// [`CallError`].
@@ -72,7 +72,7 @@ impl LocalClient {
         self.send_later(&path, &postcard).await
     }
 
-    /// Messages that wait for their recipients, and what became of others.
+    /// Returns the messages that wait for their recipients, and the outcome of recent ones.
     ///
     /// # Errors
     /// [`CallError`].
@@ -80,7 +80,7 @@ impl LocalClient {
         self.get("/v1/outbox").await
     }
 
-    /// One message of the outbox.
+    /// Returns one message of the outbox.
     ///
     /// # Errors
     /// [`CallError`].
@@ -88,7 +88,7 @@ impl LocalClient {
         self.get(&format!("/v1/outbox/{id}")).await
     }
 
-    /// Takes a message of the outbox back. Returns it as it was.
+    /// Withdraws a message from the outbox. Returns its last state.
     ///
     /// # Errors
     /// [`CallError`].

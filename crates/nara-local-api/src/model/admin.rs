@@ -40,10 +40,10 @@ pub struct Status {
     pub max_connections: usize,
     /// Gossip; missing if it is off.
     pub gossip: Option<Gossip>,
-    /// The peers to which streams go: live events, or an answer of a route.
+    /// The peers to which streams are sent: live events, or an answer of a route.
     #[serde(default)]
     pub stream_readers: Vec<String>,
-    /// Limits of this API, and what is in use of them.
+    /// The limits of this API and their current use.
     #[serde(default)]
     pub limits: Vec<LimitInUse>,
 }
@@ -51,15 +51,16 @@ pub struct Status {
 /// A limit of this API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LimitInUse {
-    /// `connections`, `transfers`, `services`, `uploads` that are streamed, or `body_bytes` on their way to peers.
+    /// `connections`, `transfers`, `services`, `uploads` (streamed bodies) or `body_bytes` (bodies on their
+    /// way to peers).
     pub name: String,
-    /// What is in use.
+    /// The amount in use.
     pub used: usize,
-    /// How much there may be.
+    /// The maximum.
     pub most: usize,
 }
 
-/// How gossip goes.
+/// The state of gossip.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Gossip {
     /// The peers.
@@ -79,18 +80,18 @@ pub struct GossipLink {
     pub link: String,
 }
 
-/// What a reload brought into force.
+/// The effective state after a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Reloaded {
     /// Configured peers in force; missing if their file could not be read.
     pub configured: Option<usize>,
-    /// Peers about which the operator decided something that is new.
+    /// Peers with a new decision of the operator.
     pub decided: Vec<String>,
     /// Banned peers.
     pub untrusted: Vec<String>,
-    /// Faults that keep something from being in force.
+    /// Errors that kept something from being applied.
     pub problems: Vec<String>,
-    /// Settings that changed, and take a restart.
+    /// Changed settings that need a restart.
     pub restart: Vec<String>,
 }
 
@@ -99,18 +100,18 @@ pub struct Reloaded {
 pub struct ClockStatus {
     /// The time of day, in Unix milliseconds.
     pub now_ms: i64,
-    /// The last time that somebody set the clock while the nara ran.
+    /// The last time that the clock was set while the nara ran.
     pub step: Option<ClockStep>,
 }
 
-/// A change of the clock that is not the passing of time.
+/// A discontinuous change of the clock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ClockStep {
     /// In words, such as `set back by 5m0s`.
     pub text: String,
-    /// How far ahead it was set, in nanoseconds; negative: back.
+    /// How far it was set forward, in nanoseconds; negative if back.
     pub nanos: i64,
-    /// When that was noticed, in Unix milliseconds of the new time.
+    /// When it was noticed, in Unix milliseconds of the new clock.
     pub at_ms: i64,
 }
 
@@ -124,7 +125,7 @@ impl From<nara_mesh::clock::ClockStep> for ClockStep {
     }
 }
 
-/// Where the nara places itself in the network, in milliseconds of round trip.
+/// The network coordinates of the nara, in milliseconds of round trip.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Coordinates {
     /// First axis.
@@ -133,7 +134,7 @@ pub struct Coordinates {
     pub y: f64,
     /// Height above the plane.
     pub height: f64,
-    /// Confidence: 1 for a new nara, smaller is better.
+    /// Estimated error: 1 for a new nara, smaller is better.
     pub error: f64,
 }
 
@@ -150,7 +151,7 @@ impl From<Coordinates> for nara_proto::peer::Coordinates {
     }
 }
 
-/// To expose a local program to peers.
+/// Exposes a local program to peers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Lease {
@@ -167,16 +168,16 @@ impl Lease {
     }
 }
 
-/// A local program that peers reach until its lease ends.
+/// A local program that peers can reach until its lease ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Service {
     /// The prefix of its paths, such as `/notes`.
     pub prefix: String,
-    /// Where it is.
+    /// Its backend address.
     pub backend: String,
     /// When its lease ends unless it is renewed, in milliseconds from now.
     pub expires_in_ms: u64,
-    /// How many requests of peers it was given.
+    /// The number of requests that it was sent.
     #[serde(default)]
     pub requests: u64,
     /// The name of the nara that sent the last one.
@@ -184,20 +185,20 @@ pub struct Service {
     pub last_sender: Option<String>,
 }
 
-/// A local program that the settings of the nara expose for as long as the nara runs.
+/// A local program that the settings of the nara expose permanently.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LastingService {
     /// The prefix of its paths, such as `/notes`.
     pub prefix: String,
-    /// Where it is.
+    /// Its backend address.
     pub backend: String,
-    /// How many requests of peers it was given.
+    /// The number of requests that it was sent.
     pub requests: u64,
     /// The name of the nara that sent the last one.
     pub last_sender: Option<String>,
 }
 
-/// Local programs that peers reach.
+/// Local programs that peers can reach.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceList {
     /// The programs with a lease, by prefix.
@@ -210,11 +211,11 @@ pub struct ServiceList {
 /// One check of the doctor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Check {
-    /// What is looked at.
+    /// The subject of the check.
     pub what: String,
     /// `ok`, `warning`, `failed` or `skipped`.
     pub result: String,
-    /// What was found.
+    /// The finding.
     pub found: String,
     /// Why it matters.
     pub why: String,

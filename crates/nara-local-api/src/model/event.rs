@@ -17,31 +17,31 @@ use utoipa::ToSchema;
 pub struct Event(Box<RawValue>);
 
 impl Event {
-    /// The JSON of an event.
+    /// Encodes an event.
     pub fn of(event: &SyncEvent) -> Self {
         Self::from_json(go_json::to_string(event))
     }
 
-    /// The event.
+    /// Decodes the event.
     ///
     /// # Errors
-    /// [`JsonError`] if it is none.
+    /// [`JsonError`] if it is malformed.
     pub fn decode(&self) -> Result<SyncEvent, JsonError> {
         go_json::from_slice(self.0.get().as_bytes())
     }
 
-    /// Something else that is kept in the place of an event.
+    /// Wraps other JSON that takes the place of an event.
     pub(crate) fn from_json(json: String) -> Self {
         Self(RawValue::from_string(json).unwrap_or_else(|_| RawValue::NULL.to_owned()))
     }
 
-    /// Its text.
+    /// Returns the JSON text.
     pub fn as_json(&self) -> &str {
         self.0.get()
     }
 }
 
-/// The word for a trust: `verified`, `unknown-key` or `unsigned`.
+/// Returns the word for a trust: `verified`, `unknown-key` or `unsigned`.
 pub fn trust_word(trust: EventTrust) -> &'static str {
     match trust {
         EventTrust::Verified => "verified",
@@ -55,10 +55,10 @@ pub fn trust_word(trust: EventTrust) -> &'static str {
 pub struct EventPage {
     /// The events.
     pub events: Vec<Event>,
-    /// How far to trust each of them, in the same order: `verified`, `unknown-key` or `unsigned`.
+    /// The trust of each, in the same order: `verified`, `unknown-key` or `unsigned`.
     #[serde(default)]
     pub trust: Vec<String>,
-    /// Where the next page begins (`after`); missing if the page is empty.
+    /// The start of the next page (`after`); missing if the page is empty.
     pub next: Option<String>,
 }
 
@@ -75,13 +75,13 @@ impl EventPage {
     }
 }
 
-/// An event as it arrives. The id of the server-sent event is the cursor, too.
+/// An event as it arrives. The id of the server-sent event is also the cursor.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[non_exhaustive]
 pub struct LiveEvent {
-    /// The place behind it; missing if the peer has no streams.
+    /// The cursor after it; missing if the peer has no streams.
     pub cursor: Option<String>,
-    /// How far to trust it: `verified`, `unknown-key` or `unsigned`.
+    /// Its trust: `verified`, `unknown-key` or `unsigned`.
     pub trust: String,
     /// The peer that it was received from, if any.
     pub origin: Option<String>,
@@ -90,7 +90,7 @@ pub struct LiveEvent {
 }
 
 impl LiveEvent {
-    /// An event that arrived in our ledger.
+    /// Describes an event that arrived in our ledger.
     pub(crate) fn arrived(arrival: &Arrival, at: ArrivalCursor) -> Self {
         Self {
             cursor: Some(at.to_string()),
@@ -100,7 +100,7 @@ impl LiveEvent {
         }
     }
 
-    /// An event that a peer told.
+    /// Describes an event reported by a peer.
     pub(crate) fn told(event: &SyncEvent, trust: &str) -> Self {
         Self {
             cursor: None,
@@ -110,7 +110,7 @@ impl LiveEvent {
         }
     }
 
-    /// An event of a stream of a peer.
+    /// Describes a verified event of a peer's stream.
     pub(crate) fn verified(verified: &VerifiedEvent) -> Self {
         Self {
             cursor: verified.cursor.map(|cursor| cursor.to_string()),
@@ -128,12 +128,12 @@ pub struct RefusedEvent {
     pub id: String,
     /// Its claimed emitter.
     pub emitter: String,
-    /// What is wrong with it.
+    /// Why it is refused.
     pub problem: String,
 }
 
 impl RefusedEvent {
-    /// The event that a check refused.
+    /// Describes an event that verification refused.
     pub fn of(refused: &nara_mesh::client::RefusedEvent) -> Self {
         Self {
             id: refused.id.clone(),
@@ -143,23 +143,23 @@ impl RefusedEvent {
     }
 }
 
-/// Something went wrong with a stream.
+/// A failure of a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StreamFault {
-    /// What, as one sentence.
+    /// The failure, as one sentence.
     pub text: String,
     /// The cause.
     pub cause: Option<String>,
     /// Whether the stream ends with it.
     pub is_final: bool,
-    /// The event that was refused, if it is about one.
+    /// The refused event, if any.
     pub refused: Option<RefusedEvent>,
-    /// Why the peer cannot be called, if that is the end.
+    /// Why the peer cannot be called, if the stream ended for that reason.
     pub problem: Option<crate::Problem>,
 }
 
 impl StreamFault {
-    /// An error of a subscription.
+    /// Describes an error of a subscription.
     pub fn of(error: &StreamError) -> Self {
         let refused = match error {
             StreamError::Refused { event, .. } => Some(RefusedEvent::of(event)),

@@ -1,4 +1,4 @@
-//! What came in for the nara.
+//! Incoming messages.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -6,14 +6,14 @@ use utoipa::ToSchema;
 
 use super::Event;
 
-/// What a message of the inbox is.
+/// The kind of a message in the inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum InboxKind {
     /// A direct message: `event`.
     DirectMessage,
-    /// A postcard that passed by, or came home: `postcard`.
+    /// A postcard that passed through, or came home: `postcard`.
     Postcard,
     /// A runtime message: `message`.
     RuntimeMessage,
@@ -22,13 +22,14 @@ pub enum InboxKind {
 /// A verified message that a peer sent to this nara.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct InboxMessage {
-    /// The place behind it; the id of the server-sent event, too.
+    /// The cursor after it; also the id of the server-sent event.
     pub cursor: String,
     /// When it arrived, in Unix milliseconds.
     pub received_at_ms: i64,
-    /// What it is.
+    /// Its kind.
     pub kind: InboxKind,
-    /// The sender: the verified name; of a runtime message, the verified nara id; of a postcard, the nara that handed it over.
+    /// The sender: the verified name; for a runtime message, the verified nara id; for a postcard, the nara
+    /// that handed it over.
     pub from: String,
     /// The event of a direct message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,7 +37,7 @@ pub struct InboxMessage {
     /// The postcard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postcard: Option<ReceivedPostcard>,
-    /// The runtime message, as it was sent (docs/protocol/v1.md, section 12).
+    /// The runtime message as sent (docs/protocol/v1.md, section 12).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub message: Option<Box<RawValue>>,
@@ -49,12 +50,12 @@ pub struct ReceivedPostcard {
     pub message_id: String,
     /// Its text.
     pub message: String,
-    /// The nara that wrote it. Nothing proves this unless that nara handed it over itself (`from`).
+    /// The claimed author. It is proven only if the author handed the postcard over itself (`from`).
     #[serde(default)]
     pub originator: String,
     /// The naras that stamped it, in order; this nara is the last one.
     pub hops: Vec<String>,
-    /// Whether it is one of this nara, and came home.
+    /// Whether this nara sent it and it came home.
     pub is_home: bool,
 }
 
@@ -63,7 +64,7 @@ pub struct ReceivedPostcard {
 pub struct InboxPage {
     /// The messages, oldest first.
     pub messages: Vec<InboxMessage>,
-    /// Where the next page begins (`after`); missing if the page is empty.
+    /// The start of the next page (`after`); missing if the page is empty.
     pub next: Option<String>,
     /// How many messages were dropped unacknowledged since the start, because the inbox was full.
     pub dropped: u64,
@@ -72,17 +73,17 @@ pub struct InboxPage {
     pub is_durable: bool,
 }
 
-/// Which messages are done with.
+/// Messages to remove from the inbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Acknowledgement {
-    /// The cursor of the last of them: all messages up to it leave the inbox.
+    /// The cursor of the last message: all messages up to it are removed from the inbox.
     pub through: String,
 }
 
-/// What an acknowledgement did.
+/// The result of an acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Acknowledged {
-    /// How many messages left the inbox.
+    /// How many messages were removed from the inbox.
     pub acknowledged: usize,
 }

@@ -6,11 +6,11 @@ use utoipa::ToSchema;
 
 use super::{Counts, Event, Later};
 
-/// What a direct message says.
+/// The kind of a direct message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DmKind {
-    /// Something about a nara.
+    /// News about a nara.
     #[default]
     Gossip,
     /// A tease of the recipient.
@@ -18,7 +18,7 @@ pub enum DmKind {
 }
 
 impl DmKind {
-    /// The kind of the event.
+    /// Returns the kind as in the event.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Gossip => "gossip",
@@ -48,12 +48,12 @@ pub struct DirectMessage {
     pub later: Option<Later>,
 }
 
-/// What became of a direct message.
+/// The receipt of a direct message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DirectMessageReceipt {
     /// The id of the event.
     pub event_id: String,
-    /// The name of the recipient, as it says.
+    /// The name of the recipient, as it reports it.
     pub recipient: String,
     /// Whether it stored the event.
     pub stored: bool,
@@ -75,38 +75,38 @@ pub struct Postcard {
     pub later: Option<Later>,
 }
 
-/// What became of a postcard.
+/// The receipt of a postcard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PostcardReceipt {
     /// Its id.
     pub message_id: String,
-    /// The peer that took it.
+    /// The peer that accepted it.
     pub first: String,
-    /// Whether the peer passed it on.
+    /// Whether the peer forwarded it.
     pub passed_on: bool,
-    /// Why the peer did not pass it on, as it says.
+    /// Why the peer did not forward it, according to the peer.
     pub told: Option<String>,
-    /// Peers that were tried before, and why they did not take it.
+    /// Peers that were tried before, and why they did not accept it.
     pub skipped: Vec<String>,
 }
 
-/// How far a postcard got.
+/// The state of a postcard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum JourneyState {
     /// It came home.
     Home,
-    /// The first peer did not pass it on, as far as is known: its answer may only have been late.
+    /// The first peer did not forward it, as far as is known: its answer may only have been late.
     Stuck,
     /// It did not come home within 5 minutes.
     TimedOut,
-    /// It travels.
+    /// It is under way.
     UnderWay,
 }
 
 impl JourneyState {
-    /// The word in JSON.
+    /// Returns the JSON value.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Home => "home",
@@ -117,7 +117,7 @@ impl JourneyState {
     }
 }
 
-/// A postcard that this nara sent, and what became of it.
+/// A postcard that this nara sent, and its journey.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Journey {
     /// Its id.
@@ -126,13 +126,13 @@ pub struct Journey {
     pub message: String,
     /// When it was sent, in Unix milliseconds.
     pub sent_at_ms: i64,
-    /// How far it got.
+    /// Its state.
     pub state: JourneyState,
-    /// The first peer; empty until one took it.
+    /// The first peer; empty until one accepted it.
     pub first: String,
-    /// Why the first peer did not pass it on, as it says.
+    /// Why the first peer did not forward it, according to that peer.
     pub told: Option<String>,
-    /// The last nara that is known to have had it, unless it is home.
+    /// The last nara known to have had it, unless it is home.
     pub last_seen: Option<String>,
     /// The naras that stamped it, in order, once it is home.
     pub hops: Option<Vec<String>>,
@@ -164,28 +164,28 @@ pub struct OutgoingMessage {
     pub later: Option<Later>,
 }
 
-/// What became of a runtime message.
+/// The receipt of a runtime message.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct MessageReceipt {
     /// Its id.
     pub message_id: String,
-    /// The reply, verified, if it was waited for.
+    /// The verified reply, if it was waited for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub reply: Option<Box<RawValue>>,
 }
 
-/// What an exchange of recent events gave.
+/// The result of an exchange of recent events.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Zine {
-    /// The name of the peer, as it says.
+    /// The name of the peer, as it reports it.
     pub from: String,
-    /// When it made its zine, in Unix seconds.
+    /// When it created its zine, in Unix seconds.
     pub created_at_s: i64,
     /// How many events we sent.
     pub sent: usize,
-    /// The events of the peer that may be stored, with their trust.
+    /// The acceptable events of the peer, with their trust.
     pub events: Vec<super::LiveEvent>,
-    /// What became of them.
+    /// How many there were, by result.
     pub counts: Counts,
 }

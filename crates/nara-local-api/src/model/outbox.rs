@@ -15,23 +15,23 @@ pub struct Later {
     pub expires_s: Option<u64>,
 }
 
-/// What became of a message in the outbox.
+/// The state of a message in the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum OutboxState {
-    /// The recipient has it.
+    /// The recipient received it.
     Delivered,
-    /// It was not delivered in its time.
+    /// It was not delivered in time.
     Expired,
-    /// It cannot be delivered, however often it is tried: `problem` says why.
+    /// It cannot be delivered by further attempts: `problem` says why.
     Refused,
-    /// It is tried until it expires.
+    /// It is retried until it expires.
     Waiting,
 }
 
 impl OutboxState {
-    /// The word in JSON.
+    /// Returns the JSON value.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
@@ -42,7 +42,7 @@ impl OutboxState {
     }
 }
 
-/// What a message in the outbox is.
+/// The kind of a message in the outbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -57,7 +57,7 @@ pub enum OutboxKind {
 }
 
 impl OutboxKind {
-    /// The word in JSON.
+    /// Returns the JSON value.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::DirectMessage => "direct-message",
@@ -70,9 +70,9 @@ impl OutboxKind {
 /// A message in the outbox.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct OutboxEntry {
-    /// Names it in this outbox.
+    /// Its id in this outbox.
     pub id: u64,
-    /// What it is.
+    /// Its kind.
     #[serde(default)]
     pub kind: OutboxKind,
     /// The name of the recipient.
@@ -80,23 +80,26 @@ pub struct OutboxEntry {
     /// The nara id of the recipient, if it is known.
     #[serde(default)]
     pub peer_id: Option<String>,
-    /// The key that was pinned for the recipient when the message was written. It is delivered to no other key.
+    /// The key that was pinned for the recipient when the message was written. It is delivered to no other
+    /// key.
     #[serde(default)]
     pub key_id: Option<String>,
     /// The id of the event, of the postcard or of the runtime message.
     pub event_id: String,
-    /// What every attempt sends: by `kind` the signed event, the postcard, or the signed runtime message.
+    /// The content of every attempt: by `kind`, the signed event, the postcard, or the signed runtime
+    /// message.
     pub event: Event,
-    /// What became of it.
+    /// Its state.
     pub state: OutboxState,
     /// When it was written, in Unix milliseconds.
     pub queued_at_ms: i64,
     /// When it expires, in Unix milliseconds.
     pub expires_at_ms: i64,
-    /// How often its recipient was called for it: not while it is known to be down, or has no address.
+    /// The number of delivery attempts. While the recipient is known to be down or has no address, none is
+    /// made.
     #[serde(default)]
     pub attempts: u32,
-    /// When its recipient was last called for it, in Unix milliseconds.
+    /// The time of the last attempt, in Unix milliseconds.
     #[serde(default)]
     pub last_attempt_at_ms: Option<i64>,
     /// Whether an attempt ended without an answer after the message may have been sent: the recipient may have it.
@@ -105,7 +108,8 @@ pub struct OutboxEntry {
     /// When it was delivered or given up, in Unix milliseconds.
     #[serde(default)]
     pub finished_at_ms: Option<i64>,
-    /// Once a direct message is delivered: whether the recipient stored it then. `false`: it has it already, or does not keep it.
+    /// For a delivered direct message: whether the recipient stored it. `false`: it already had it, or does
+    /// not keep it.
     #[serde(default)]
     pub stored: Option<bool>,
     /// Why the last attempt failed.
@@ -120,7 +124,7 @@ pub struct OutboxEntry {
 /// The outbox.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct OutboxList {
-    /// The messages, oldest first: those that wait, and the newest 256 of the last 7 days that do not wait any more.
+    /// The messages, oldest first: those that wait, and the newest 256 finished ones of the last 7 days.
     pub messages: Vec<OutboxEntry>,
     /// How many of them wait.
     pub waiting: usize,

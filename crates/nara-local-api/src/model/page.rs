@@ -1,16 +1,16 @@
-//! What the page shows beside peers and events.
+//! Data that the page shows in addition to peers and events.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Conflict;
 
-/// Where the page is.
+/// The address of the page.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DashboardLink {
-    /// Its address, with a token behind `#` that opens it once.
+    /// The address, with a token after `#` that is valid once.
     pub url: String,
-    /// How long the token can be used, in milliseconds.
+    /// How long the token is valid, in milliseconds.
     pub expires_in_ms: u64,
 }
 
@@ -22,12 +22,12 @@ impl std::fmt::Debug for DashboardLink {
     }
 }
 
-/// A conflict that the operator has not decided.
+/// A key conflict that the operator has not decided.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OpenConflict {
     /// The two keys.
     pub conflict: Conflict,
-    /// Whether the pinned key is one of the configuration, which decides: it is changed there.
+    /// Whether the pinned key is configured: then it can be changed only there.
     pub configured: bool,
     /// When it was first found, in Unix milliseconds.
     pub first_seen_ms: i64,
@@ -37,7 +37,7 @@ pub struct OpenConflict {
     pub times: u64,
 }
 
-/// Something about the identity of a peer that the operator should look at.
+/// A warning about the identity of a peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Warning {
     /// `address_mismatch`, `downgrade`, `key_refused`, `look_alike` or `succession`.
@@ -46,13 +46,13 @@ pub struct Warning {
     pub name: String,
     /// What happened, as one sentence.
     pub text: String,
-    /// The key id of the key to trust, if that is what the operator may decide.
+    /// The key id of the key to trust, if that is a possible decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<String>,
-    /// The key id of the pinned key that would be replaced: it names the peer for the decision.
+    /// The key id of the pinned key that would be replaced: it identifies the peer in the decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pinned_key_id: Option<String>,
-    /// Whether the pinned key is one of the configuration, which decides: it is changed there.
+    /// Whether the pinned key is configured: then it can be changed only there.
     #[serde(default)]
     pub configured: bool,
     /// When it last happened, in Unix milliseconds.
@@ -61,23 +61,23 @@ pub struct Warning {
     pub times: u64,
 }
 
-/// What the operator has to decide, since the nara started.
+/// Undecided conflicts and warnings since the start of the nara.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ConflictList {
-    /// Conflicts of keys, the newest first.
+    /// Key conflicts, newest first.
     pub conflicts: Vec<OpenConflict>,
-    /// Other warnings, the newest first.
+    /// Other warnings, newest first.
     pub warnings: Vec<Warning>,
 }
 
-/// What the ledger holds.
+/// The contents of the ledger.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LedgerSummary {
     /// Events.
     pub events: u64,
     /// Their bytes as JSON.
     pub bytes: u64,
-    /// The same by service, the largest first: 1000 at most.
+    /// By service, largest first: 1000 at most.
     pub services: Vec<ServiceSize>,
     /// When they were counted, in Unix milliseconds.
     #[serde(default)]
@@ -87,7 +87,7 @@ pub struct LedgerSummary {
 /// The events of one service in the ledger.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceSize {
-    /// The name of the service, as `svc` of its events has it.
+    /// The name of the service: the field `svc` of its events.
     pub service: String,
     /// Events.
     pub events: u64,
@@ -95,22 +95,23 @@ pub struct ServiceSize {
     pub bytes: u64,
 }
 
-/// The last hour of the nara, in samples.
+/// Samples of the last hour of the nara.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct History {
-    /// The time between two samples, in milliseconds.
+    /// The interval of the samples, in milliseconds.
     pub every_ms: u64,
-    /// The samples, the oldest first.
+    /// The samples, oldest first.
     pub samples: Vec<Sample>,
     /// Refused requests by reason, since the nara started.
     pub refusals: Vec<Refusals>,
 }
 
-/// The figures of one moment. Totals count from the start of the nara; a figure that the program does not measure is missing.
+/// The figures at one time. Totals count from the start of the nara; a figure that is not measured is
+/// missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[non_exhaustive]
 pub struct Sample {
-    /// When, in Unix milliseconds.
+    /// The time, in Unix milliseconds.
     pub at_ms: i64,
     /// Known peers.
     pub peers: u64,
@@ -134,11 +135,11 @@ pub struct Sample {
     pub memory_bytes: Option<u64>,
 }
 
-/// Requests that were refused for one reason.
+/// Requests refused for one reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Refusals {
     /// The reason, in one word.
     pub reason: String,
-    /// How many, since the nara started.
+    /// The number since the start of the nara.
     pub count: u64,
 }

@@ -44,39 +44,39 @@ pub struct Peer {
     pub tls: bool,
     /// Whether it has proven TLS with raw public keys.
     pub raw_public_key: bool,
-    /// Whether it is there: `ONLINE`, `OFFLINE` (it said goodbye), `MISSING` or `UNKNOWN`.
+    /// Its presence: `ONLINE`, `OFFLINE` (it said goodbye), `MISSING` or `UNKNOWN`.
     pub presence: String,
-    /// Whether it is down, so that calls fail at once.
+    /// Whether it is considered down, so that calls fail at once.
     pub is_down: bool,
-    /// The way that packets to it take, if the network says so.
+    /// The path of packets to it, if the network reports it.
     pub path: Option<String>,
     /// The host name of its node on the network.
     pub host_name: Option<String>,
     /// How long ago its last sign of life was, in milliseconds.
     pub last_alive_ms: Option<u64>,
-    /// The round trip to it as this nara last measured it, in microseconds.
+    /// The last measured round trip to it, in microseconds.
     pub rtt_us: Option<u64>,
-    /// The round trip to it by network coordinates, in microseconds.
+    /// The round trip to it estimated from network coordinates, in microseconds.
     pub estimated_rtt_us: Option<u64>,
-    /// How far its clock is ahead of ours, by its verified answers of the last ten minutes, in nanoseconds.
+    /// How far its clock is ahead of ours, in nanoseconds, from its verified answers of the last ten minutes.
     pub clock_offset_ns: Option<i64>,
-    /// How far the true offset may be from this one, in nanoseconds.
+    /// The uncertainty of this offset, in nanoseconds.
     pub clock_uncertainty_ns: Option<u64>,
-    /// Where it says that it is in the network: a hint, whatever it says.
+    /// Its claimed network coordinates: a hint only.
     pub coordinates: Option<Coordinates>,
-    /// Whether it refuses what is signed with the key of this nara.
+    /// Whether it refuses signatures made with the key of this nara.
     #[serde(default)]
     pub refuses_own_key: bool,
-    /// The key id that it knows as the key of this nara instead, if it said so.
+    /// The key id that it has for this nara instead, if it reported one.
     #[serde(default)]
     pub known_own_key_id: Option<String>,
-    /// Why no key of it holds, if none does: `retired`, or `two-successors` if two statements about its key contradict each
-    /// other.
+    /// Why none of its keys is valid, if so: `retired`, or `two-successors` if two statements about its key
+    /// contradict each other.
     #[serde(default)]
     pub keyless: Option<String>,
 }
 
-/// Why no key of a nara holds, if none does.
+/// Returns why none of a nara's keys is valid, if so.
 fn keyless(registry: &PeerRegistry, name: &str) -> Option<String> {
     match registry.key_state(name)? {
         KeyState::Retired => Some("retired".to_owned()),
@@ -85,7 +85,7 @@ fn keyless(registry: &PeerRegistry, name: &str) -> Option<String> {
     }
 }
 
-/// Who refuses the key of this nara, and which key they know instead.
+/// The peers that refuse the key of this nara, and the key that they know instead.
 pub(crate) struct OwnKeyRefusals(BTreeMap<String, Option<KeyId>>);
 
 impl OwnKeyRefusals {
@@ -105,7 +105,8 @@ impl OwnKeyRefusals {
 }
 
 impl Peer {
-    /// A text that means this peer and no other: a name may look like the id or the address of another nara.
+    /// Returns an unambiguous reference to this peer: a name may look like the id or the address of another
+    /// nara.
     pub fn reference(&self) -> &str {
         let is_name = |name: &&str| matches!(name.parse(), Ok(PeerRef::Name(_)));
         let name = self.name.as_deref().filter(is_name);
@@ -114,7 +115,7 @@ impl Peer {
             .unwrap_or(&self.label)
     }
 
-    /// What a registry knows of a peer.
+    /// Describes a peer from the registry.
     pub fn of(info: &PeerInfo, presence: PresenceState) -> Self {
         let key = info.key.as_ref();
         Self {
@@ -136,7 +137,7 @@ impl Peer {
         }
     }
 
-    /// What a registry knows of a peer, and has measured of it.
+    /// Describes a peer from the registry, with measurements.
     pub(crate) fn measured(registry: &PeerRegistry, peer: &nara_mesh::registry::Peer) -> Self {
         let clock = peer.clock_offset();
         Self {
@@ -153,14 +154,14 @@ impl Peer {
         }
     }
 
-    /// With what it has stated about its keys.
+    /// Adds what the peer has stated about its keys.
     #[must_use]
     pub fn stated(mut self, registry: &PeerRegistry) -> Self {
         self.keyless = self.name.as_deref().and_then(|name| keyless(registry, name));
         self
     }
 
-    /// With the way to it.
+    /// Adds the path of its packets.
     #[must_use]
     pub fn on(mut self, way: Option<Way>) -> Self {
         if let Some(way) = way {
@@ -170,7 +171,7 @@ impl Peer {
         self
     }
 
-    /// With what it says of the key of this nara.
+    /// Adds what it says about the key of this nara.
     #[must_use]
     pub(crate) fn about(mut self, refusals: &OwnKeyRefusals) -> Self {
         if let Some(known) = refusals.0.get(&self.label) {
@@ -180,13 +181,13 @@ impl Peer {
         self
     }
 
-    /// Whether the operator banned it.
+    /// Returns whether the operator banned it.
     pub fn is_untrusted(&self) -> bool {
         self.verdict.as_deref() == Some("untrusted")
     }
 }
 
-/// Which way packets to a node take.
+/// The path of packets to a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Way {
     /// The path, in words.
@@ -202,27 +203,28 @@ pub struct PeerList {
     pub peers: Vec<Peer>,
 }
 
-/// What a peer answered to a ping.
+/// The answer of a peer to a ping.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[non_exhaustive]
 pub struct Pong {
     /// The label of the peer.
     pub peer: String,
-    /// From the first byte of the request to the last byte of the answer, in microseconds; without dialling.
+    /// From the first byte of the request to the last byte of the answer, in microseconds, without dialling.
     pub rtt_us: u64,
-    /// The round trip by network coordinates, in microseconds, if it was asked for and both sides know where they are.
+    /// The round trip estimated from network coordinates, in microseconds, if requested and both sides have
+    /// coordinates.
     pub estimated_rtt_us: Option<u64>,
     /// How long dialling took, in microseconds, if the call had to dial.
     pub dial_us: Option<u64>,
     /// How far its clock is ahead of ours, in nanoseconds.
     pub clock_offset_ns: Option<i64>,
-    /// How far the true offset may be from this one, in nanoseconds.
+    /// The uncertainty of this offset, in nanoseconds.
     pub clock_uncertainty_ns: Option<u64>,
-    /// Whether the offset is proven; otherwise it is what an unsigned answer says.
+    /// Whether a signature proves the offset; otherwise it comes from an unsigned answer.
     pub clock_proven: bool,
-    /// The name that it told, unsigned.
+    /// The name that it reported, unsigned.
     pub name: String,
-    /// The public key that it told, base64.
+    /// The public key that it reported, base64.
     pub public_key: String,
     /// The same key, as a key id; missing if it is malformed.
     pub key_id: Option<String>,
@@ -230,21 +232,21 @@ pub struct Pong {
     pub key_matches: Option<bool>,
     /// How the connection was protected: `plain`, `tls x509` or `tls raw key`.
     pub security: String,
-    /// With which profile it signs, as it says with its key: `v1` or `v2`.
+    /// The signature profile that it announces with its key: `v1` or `v2`.
     pub signs: String,
-    /// The pinned key and the one that it told, if they differ.
+    /// The pinned key and the reported one, if they differ.
     pub conflict: Option<Conflict>,
-    /// The way that packets to it take, if the network says so.
+    /// The path of packets to it, if the network reports it.
     pub path: Option<String>,
     /// The host name of its node on the network.
     pub host_name: Option<String>,
-    /// Why no key of it holds, if none does: see `Peer`.
+    /// Why none of its keys is valid, if so: see `Peer`.
     #[serde(default)]
     pub keyless: Option<String>,
 }
 
 impl Pong {
-    /// What a ping reports; `known` is what the registry has of the peer.
+    /// Describes the result of a ping; `known` is the registry's data about the peer.
     pub fn of(peer: &str, report: &PingReport, known: Option<&PeerInfo>) -> Self {
         let key = PublicKey::from_base64(&report.response.public_key).ok();
         let is_v2 = report.capability.as_ref().is_some_and(|capability| capability.v2);
@@ -285,14 +287,14 @@ impl Pong {
         pong
     }
 
-    /// With what the peer has stated about its keys. Which of them to trust is no question then.
+    /// Adds what the peer has stated about its keys; then there is no key to choose.
     #[must_use]
     pub fn stated(mut self, registry: &PeerRegistry) -> Self {
         self.keyless = keyless(registry, &self.name);
         self
     }
 
-    /// Sets the round trip by network coordinates.
+    /// Sets the round trip estimated from network coordinates.
     pub(crate) fn set_estimate(&mut self, estimate: Option<Duration>) {
         self.estimated_rtt_us = estimate.map(micros);
     }
@@ -309,7 +311,7 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Another key than the pinned one was offered for a name. Nothing was changed.
+/// A key other than the pinned one was offered for a name. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Conflict {
     /// The name.
@@ -318,16 +320,16 @@ pub struct Conflict {
     pub pinned_key_id: String,
     /// How it was learned.
     pub pinned_source: String,
-    /// The other key.
+    /// The offered key.
     pub offered_key_id: String,
-    /// Who offered it.
+    /// The source of the offer.
     pub offered_by: String,
-    /// All of it, in words.
+    /// The whole conflict, in words.
     pub text: String,
 }
 
 impl Conflict {
-    /// The conflict that a registry found.
+    /// Describes a conflict found by the registry.
     pub fn of(conflict: &KeyConflict) -> Self {
         Self {
             name: conflict.name.to_string(),
@@ -340,19 +342,20 @@ impl Conflict {
     }
 }
 
-/// To trust a key of a peer.
+/// A decision to trust a key of a peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Trust {
     /// Its public key (base64) or key id; without it, the known key.
     #[serde(default)]
     pub key: Option<String>,
-    /// Whether to replace another pinned key, and to forget the protocols that the peer has proven with it.
+    /// Whether to replace a different pinned key, and to forget the protocols that the peer has proven with
+    /// it.
     #[serde(default)]
     pub replace: bool,
 }
 
-/// What is remembered of a peer.
+/// The stored data about a peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[non_exhaustive]
 pub struct Record {
@@ -381,7 +384,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// The record of a ledger.
+    /// Describes a record of a ledger.
     pub fn of(record: &PeerRecord) -> Self {
         let key = record.key.as_ref();
         Self {
@@ -402,19 +405,19 @@ impl Record {
     }
 }
 
-/// What a decision of the operator changed.
+/// The result of a decision of the operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Decision {
-    /// The peers as they are remembered now.
+    /// The stored peers after the decision.
     pub peers: Vec<Record>,
-    /// What is in force in the nara.
+    /// The effective state of the nara.
     pub running: Reloaded,
 }
 
-/// How many peers were removed.
+/// The result of removing introduced naras.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Pruned {
-    /// The names of naras that only others had introduced.
+    /// The names of the removed naras, which were known only by introduction.
     pub peers: Vec<String>,
 }
 
@@ -422,12 +425,12 @@ pub struct Pruned {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[non_exhaustive]
 pub struct PeerChanged {
-    /// What happened: `added`, `address_changed`, `address_mismatch`, `clock_skew`, `decided`, `down`, `downgrade`,
-    /// `key_changed`, `key_conflict`, `key_pinned`, `key_refused`, `removed`, `up`, or `missed` if changes came faster than they
-    /// were read.
+    /// The change: `added`, `address_changed`, `address_mismatch`, `clock_skew`, `decided`, `down`,
+    /// `downgrade`, `key_changed`, `key_conflict`, `key_pinned`, `key_refused`, `removed`, `up`, or `missed`
+    /// if changes came faster than they were read.
     pub change: String,
     /// The peer.
     pub peer: Option<Peer>,
-    /// The conflict, if it is one.
+    /// The conflict, if the change is one.
     pub conflict: Option<Conflict>,
 }

@@ -1,38 +1,38 @@
-//! What naras leave with each other, sealed.
+//! Stashes: sealed data that naras store at each other.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What a peer left with this nara.
+/// A stash that a peer stores at this nara.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Stash {
     /// The nara id of the owner.
     pub owner_id: String,
     /// The name of the owner, if it is known.
     pub name: Option<String>,
-    /// How many bytes are kept, sealed: 16 more than the owner left.
+    /// Its size in bytes, sealed: 16 more than the plain data.
     pub bytes: usize,
     /// When it was stored, in Unix seconds.
     pub stored_at_s: i64,
 }
 
-/// What peers left with this nara.
+/// The stashes that peers store at this nara.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StashList {
-    /// By owner.
+    /// The stashes, by owner.
     pub stashes: Vec<Stash>,
 }
 
-/// What a peer keeps for this nara.
+/// The result of storing a stash at a peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Stashed {
-    /// How many bytes this nara left there.
+    /// The size of the stored data, in bytes.
     pub bytes: usize,
 }
 
-/// Whether something was kept that is gone now.
+/// The result of deleting a stash.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Dropped {
-    /// Whether the owner had left something.
+    /// Whether there was a stash.
     pub dropped: bool,
 }

@@ -3,20 +3,20 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What a caller may do. Each includes the one before.
+/// The rights of a caller. Each includes the previous one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Rights {
-    /// Look: status, peers, events.
+    /// Read status, peers and events.
     Read,
-    /// Speak in the name of the nara: messages, requests, transfers.
+    /// Act as the nara: messages, requests, transfers.
     Messages,
-    /// Decide: trust, services, tokens, reload, shutdown.
+    /// Administer: trust, services, tokens, reload, shutdown.
     All,
 }
 
 impl Rights {
-    /// The word for it.
+    /// Returns the JSON value.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -26,23 +26,23 @@ impl Rights {
     }
 }
 
-/// To make a token.
+/// A request for a token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewToken {
-    /// Its name: 1 to 64 letters, digits, `-`, `_` and `.`; by default its right and a number.
+    /// Its name: 1 to 64 letters, digits, `-`, `_` and `.`; by default its rights and a number.
     #[serde(default)]
     pub name: Option<String>,
-    /// What it may do.
+    /// Its rights.
     pub rights: Rights,
 }
 
-/// A token that was made. It is shown once: the nara keeps its hash only.
+/// A new token. It is shown once: the nara stores only its hash.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MadeToken {
     /// Its name.
     pub name: String,
-    /// What it may do.
+    /// Its rights.
     pub rights: Rights,
     /// The token, for the header `Authorization: Bearer TOKEN`.
     pub token: String,
@@ -57,14 +57,14 @@ impl std::fmt::Debug for MadeToken {
     }
 }
 
-/// A token, without the token itself.
+/// A token, without its secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Token {
     /// Its name. `api` is the one in the file `api.token` of the data folder.
     pub name: String,
-    /// What it may do.
+    /// Its rights.
     pub rights: Rights,
-    /// When it was made, in Unix milliseconds; missing for `api`.
+    /// When it was created, in Unix milliseconds; missing for `api`.
     pub created_at_ms: Option<i64>,
 }
 
@@ -73,6 +73,6 @@ pub struct Token {
 pub struct TokenList {
     /// The tokens, by name.
     pub tokens: Vec<Token>,
-    /// The loopback addresses on which the API listens, if it does.
+    /// The loopback addresses on which the API listens, if any.
     pub addresses: Vec<String>,
 }

@@ -11,36 +11,36 @@ use utoipa::ToSchema;
 
 use super::RefusedEvent;
 
-/// The most refused events that are named.
+/// The most refused events that are listed.
 const MOST_REFUSED: usize = 1000;
 
-/// How many events came, and what became of them.
+/// The number of received events, by result.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Counts {
-    /// All of them.
+    /// All events.
     pub received: usize,
     /// Events whose signature was verified.
     pub verified: usize,
-    /// Events that are signed with a key that is not known.
+    /// Events signed with an unknown key.
     pub unknown_key: usize,
     /// Events without a signature.
     pub unsigned: usize,
-    /// Events that are new.
+    /// New events.
     pub stored: usize,
-    /// Events that were stored already.
+    /// Events that were already stored.
     pub duplicates: usize,
     /// Events that the ledger does not keep.
     pub not_kept: usize,
     /// Events that must not be stored.
     pub refused_count: usize,
-    /// Those of them that lack a signature, as old ledgers of v1 peers hold them: no fault of the peer.
+    /// Refused events that only lack a signature, as in old ledgers of v1 peers: not a fault of the peer.
     pub refused_unsigned: usize,
-    /// The first of the others.
+    /// The first of the other refused events.
     pub refused: Vec<RefusedEvent>,
 }
 
 impl Counts {
-    /// The counts of a transfer into a ledger.
+    /// Counts the events of a transfer into a ledger.
     pub fn of(progress: &SyncProgress, refused: &[client::RefusedEvent]) -> Self {
         Self {
             received: progress.received,
@@ -56,7 +56,7 @@ impl Counts {
         }
     }
 
-    /// Whether the peer sent nothing that it is to blame for.
+    /// Returns whether the peer sent no invalid events.
     pub const fn is_faultless(&self) -> bool {
         self.refused_count == self.refused_unsigned
     }
@@ -87,7 +87,7 @@ impl Counts {
         }
     }
 
-    /// The same with what the ledger made of the accepted events.
+    /// Adds the results of storing the accepted events.
     #[must_use]
     pub fn with_outcomes(mut self, outcomes: &[Insertion]) -> Self {
         let became = |wanted: Insertion| outcomes.iter().filter(|outcome| **outcome == wanted).count();
@@ -123,21 +123,21 @@ fn named(refused: &[client::RefusedEvent]) -> Vec<RefusedEvent> {
     at_fault.take(MOST_REFUSED).map(RefusedEvent::of).collect()
 }
 
-/// What came of the checkpoints of a peer: the server-sent event `done` behind them.
+/// The result of fetching checkpoints: the server-sent event `done` after them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Checkpoints {
-    /// What was received, none of it stored.
+    /// The received events, none of them stored.
     pub counts: Counts,
-    /// Whether the peer has more than are fetched at once.
+    /// Whether the peer has more than one request returns.
     pub more: bool,
 }
 
-/// How far a transfer is: a server-sent event `progress`.
+/// The progress of a transfer: a server-sent event `progress`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Progress {
     /// Received events.
     pub received: usize,
-    /// Events that are still to come, if known.
+    /// Remaining events, if known.
     pub remaining: Option<u64>,
     /// Refused events.
     pub refused: usize,
@@ -156,37 +156,37 @@ impl Progress {
     }
 }
 
-/// What a transfer is.
+/// The kind of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum TransferKind {
-    /// The checkpoints of a peer, none of them stored.
+    /// The checkpoints of a peer, which are not stored.
     Checkpoints,
-    /// A comparison alone.
+    /// A comparison only.
     Compare,
-    /// A comparison, and what is missing.
+    /// A comparison that also fetches missing events.
     Reconcile,
-    /// Events, as the peer has them.
+    /// Events of a peer, in its order.
     Sync,
 }
 
-/// A transfer that goes on.
+/// A transfer in progress.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Transfer {
-    /// Names it in this run of the nara.
+    /// Its id in this run of the nara.
     pub id: u64,
-    /// What it is.
+    /// Its kind.
     pub kind: TransferKind,
     /// The peer, as its caller named it.
     pub peer: String,
     /// When it began, in Unix milliseconds.
     pub begun_at_ms: i64,
-    /// How far it is.
+    /// Its progress.
     pub progress: Progress,
 }
 
-/// Transfers that go on.
+/// Transfers in progress.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TransferList {
     /// The transfers, oldest first.
@@ -200,11 +200,11 @@ pub struct Synced {
     pub counts: Counts,
     /// Answers of the peer.
     pub answers: usize,
-    /// Where the sync began, if it was resumed.
+    /// The cursor at which the sync resumed, if it did.
     pub resumed: Option<String>,
     /// How long it took, in microseconds.
     pub elapsed_us: u64,
-    /// Why it broke off, if it did. What came before is stored.
+    /// Why it broke off, if it did. Events received before are stored.
     pub problem: Option<crate::Problem>,
 }
 
@@ -213,12 +213,12 @@ pub struct Synced {
 pub struct Reconciled {
     /// The fetched events.
     pub counts: Counts,
-    /// What was compared.
+    /// The comparison.
     #[serde(flatten)]
     pub comparison: Comparison,
 }
 
-/// What a reconciliation compared, and found.
+/// The result of a comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Comparison {
     /// Rounds of comparison.
@@ -231,13 +231,13 @@ pub struct Comparison {
     pub missing_here: usize,
     /// Events that only we have.
     pub missing_there: usize,
-    /// Missing events that were rejected before, and not fetched again.
+    /// Missing events that were rejected earlier, and not fetched again.
     pub rejected_before: usize,
     /// Missing events that the peer no longer has.
     pub gone: usize,
     /// Events that were sent to the peer.
     pub pushed: usize,
-    /// Whether the peer cannot compare, so that pages were fetched.
+    /// Whether the peer does not support reconciliation, so that pages were fetched.
     pub fell_back: bool,
     /// Whether all differences were found.
     pub complete: bool,
@@ -246,7 +246,7 @@ pub struct Comparison {
 }
 
 impl Reconciled {
-    /// The report of a client.
+    /// Describes the report of a client.
     pub fn of(report: &SyncReport, elapsed: Duration) -> Self {
         Self {
             counts: Counts::of(&report.progress, &report.refused),

@@ -1,4 +1,4 @@
-//! Memory for bodies on their way to peers.
+//! Limits the memory of bodies on their way to peers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,22 +8,22 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{Problem, ProblemClass};
 
-/// The most bytes of a streamed body that is held in memory all the same, as no peer gets it while it is made.
+/// Streamed bodies up to this size are buffered: they are sent only once complete.
 pub(super) const SMALL: u64 = 64 << 10;
 
-/// The most bytes of one body that is held in memory.
+/// The largest buffered body, in bytes.
 pub(super) const LARGEST: usize = 16 << 20;
 
-/// The most bytes of all of them together.
+/// The most bytes of all buffered bodies together.
 const ALL: usize = 256 << 20;
 
-/// Room is given out in pieces of this many bytes.
+/// The granularity of reservations, in bytes.
 const PIECE: usize = 1 << 10;
 
-/// How long a body waits for room.
+/// How long a body waits for memory.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The room that is left.
+/// The free memory.
 #[derive(Clone, Debug)]
 pub(super) struct Bodies(Arc<Semaphore>);
 
@@ -34,14 +34,14 @@ impl Default for Bodies {
 }
 
 impl Bodies {
-    /// How many bytes are reserved, and how many may be.
+    /// Returns the reserved bytes and their maximum.
     pub(super) fn in_use(&self) -> (usize, usize) {
         (ALL - self.0.available_permits() * PIECE, ALL)
     }
 
-    /// Reserves room for a body, until what this returns is dropped. One of unknown length may become the largest.
+    /// Reserves memory for a body until the guard is dropped. A body of unknown length reserves the maximum.
     pub(super) async fn reserve(&self, length: Option<u64>) -> Result<Option<OwnedSemaphorePermit>, Problem> {
-        // What is larger is refused by its reader.
+        // A larger body is refused by its reader.
         let length = length.map_or(LARGEST, |length| {
             usize::try_from(length).unwrap_or(LARGEST).min(LARGEST)
         });
@@ -52,13 +52,14 @@ impl Bodies {
         let reserving = self.0.clone().acquire_many_owned(pieces);
         match tokio::time::timeout(PATIENCE, reserving).await {
             Ok(Ok(room)) => Ok(Some(room)),
-            // Nobody closes it.
+            // The semaphore is never closed.
             _ => {
                 let (status, class) = (StatusCode::SERVICE_UNAVAILABLE, ProblemClass::Failed);
                 let detail = format!("bodies of {} MiB are on their way to peers already", ALL >> 20);
                 let problem = Problem::new("too_many_bodies", status, class, detail);
-                Err(problem
-                    .hint("send again once other programs are done; say how long a body is, if it is known"))
+                Err(problem.hint(
+                    "try again once other programs are done; send a Content-Length if the length is known",
+                ))
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Conflicts of keys, and other warnings about who peers are, until the operator decides.
+//! Collects key conflicts and other warnings about peers until the operator decides.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,14 +13,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::{Conflict, ConflictList, OpenConflict, Warning};
 
-/// The most conflicts, and the most warnings: peers cause them. Beyond it the oldest is dropped.
+/// The most conflicts, and the most warnings: peers can cause them. Beyond it, the oldest is dropped.
 const MOST: usize = 64;
 
-/// What the operator has to decide.
+/// The open conflicts and warnings.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Conflicts(Arc<Mutex<Known>>);
 
-/// The last one was found last.
+/// In order of the last occurrence.
 #[derive(Debug, Default)]
 struct Known {
     conflicts: VecDeque<OpenConflict>,
@@ -36,7 +36,7 @@ impl Conflicts {
         }
     }
 
-    /// The same, with the keys that are pinned now for those about whom a key may be decided.
+    /// Returns the list, with the currently pinned keys where a key may be decided.
     pub(super) fn with_keys(&self, registry: &PeerRegistry) -> ConflictList {
         let mut list = self.list();
         for warning in list
@@ -53,7 +53,7 @@ impl Conflicts {
         list
     }
 
-    /// Notes a conflict that was found.
+    /// Records a conflict.
     pub(super) fn note(&self, conflict: Conflict, now: UnixMillis) {
         let mut known = self.known();
         let same = |open: &OpenConflict| {
@@ -75,14 +75,14 @@ impl Conflicts {
         }
     }
 
-    /// Forgets what was open about a nara, about which the operator decided.
+    /// Removes the open entries of a nara after a decision of the operator.
     pub(super) fn decided(&self, name: &str) {
         let mut known = self.known();
         known.conflicts.retain(|open| open.conflict.name != name);
         known.warnings.retain(|warning| warning.name != name);
     }
 
-    /// Notes a warning. `key`: the operator may decide to trust it.
+    /// Records a warning. `key`: a key that the operator may decide to trust.
     fn warn(&self, kind: &str, name: &str, text: String, key: Option<&PublicKey>, now: UnixMillis) {
         let mut known = self.known();
         let same = |warning: &Warning| warning.kind == kind && warning.name == name && warning.text == text;
@@ -104,11 +104,11 @@ impl Conflicts {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        // Each change leaves both lists valid.
+        // Every update leaves both lists valid.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Follows the registry until the end.
+    /// Follows the registry until shutdown.
     pub(super) async fn follow(
         self,
         mut events: broadcast::Receiver<PeerEvent>,
@@ -123,7 +123,9 @@ impl Conflicts {
             match event {
                 Ok(event) => self.take(&event, now()),
                 Err(RecvError::Lagged(missed)) => {
-                    tracing::warn!("{missed} changes of peers came too fast to look for conflicts in them");
+                    tracing::warn!(
+                        "{missed} peer changes were dropped before they were checked for conflicts"
+                    );
                 }
                 Err(RecvError::Closed) => return,
             }
@@ -150,7 +152,7 @@ impl Conflicts {
             }
             PeerEvent::Downgrade { peer, missing } => {
                 let name = peer.label();
-                let text = format!("{name} no longer does what it has proven before ({missing})");
+                let text = format!("{name} no longer supports what it has proven before ({missing})");
                 self.warn("downgrade", &name, text, None, now);
             }
             PeerEvent::AddressMismatch {
@@ -165,7 +167,7 @@ impl Conflicts {
             }
             PeerEvent::LookAlike { peer, known } => {
                 let name = peer.label();
-                let text = format!("the name {name} looks like {known}, which is another nara");
+                let text = format!("the name {name} looks like {known}, but is a different nara");
                 self.warn("look_alike", &name, text, None, now);
             }
             PeerEvent::Succession { statement, effect } => {
@@ -175,19 +177,19 @@ impl Conflicts {
                 let text = match (effect, new) {
                     (Effect::Followed, _) => return,
                     (Effect::Retired, _) => {
-                        format!("{name} stated that it retires: no key of it holds")
+                        format!("{name} stated that it retires: none of its keys is valid")
                     }
                     (Effect::Conflict, _) => format!(
-                        "{name} has two successors of key {old}, or changed its key more than {} times: no key of it holds \
+                        "{name} has two successors of key {old}, or changed its key more than {} times: none of its keys is valid \
                          until you decide",
                         Lineage::MAX_STEPS
                     ),
                     (Effect::Asked, Some(new)) => format!(
-                        "key {old} of {name} states that key {} replaces it: it holds once you trust it",
+                        "key {old} of {name} names key {} as its successor: it takes effect once you trust it",
                         KeyId::from(new)
                     ),
                     (Effect::Asked, None) => {
-                        format!("key {old} of {name} states that it retires: ban {name} if you agree")
+                        format!("key {old} of {name} states that it retires: ban {name} to accept that")
                     }
                 };
                 let to_trust = new.filter(|_| *effect != Effect::Retired);

@@ -1,4 +1,4 @@
-//! Connections, and how long each may do nothing.
+//! Connections and their idle timeouts.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -25,25 +25,25 @@ use super::rights::Caller;
 use super::socket::Access;
 use super::state::Shared;
 
-/// How long a caller may take for the head of a request, and how long a connection may wait for one.
+/// Time limit for the head of a request, and for an idle connection to send one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a caller may take no byte of an answer.
+/// How long a caller may accept no byte of an answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The most bytes of an answer that wait for a caller, and of the head of a request.
+/// Buffer size in bytes: of an answer that the caller has not read, and of a request head.
 const BUFFER: usize = 16 << 10;
 
-/// How long to pause after the operating system refused to accept.
+/// The pause after the operating system refused to accept a connection.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What a caller is told when there are too many.
+/// The answer if there are too many connections.
 pub(super) const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n\
 content-type: application/problem+json\r\ncontent-length: 189\r\n\r\n\
 {\"type\":\"urn:nara-mesh:problem:too_many_connections\",\"title\":\"too many connections\",\"status\":503,\
 \"detail\":\"too many programs are connected to this nara\",\"class\":\"failed\",\"hint\":\"try again\"}";
 
-/// Accepts the connections of one socket.
+/// The acceptor of one socket.
 pub(super) struct Acceptor {
     pub(super) shared: Arc<Shared>,
     pub(super) router: Router,
@@ -78,7 +78,7 @@ impl Acceptor {
                 return;
             }
             Err(error) => {
-                tracing::warn!(%error, "the caller of the local API is not known: refused");
+                tracing::warn!(%error, "cannot identify the caller of the local API: refused");
                 return;
             }
         };
@@ -96,7 +96,8 @@ impl Acceptor {
     }
 }
 
-/// Serves one connection until it ends, or until some time after the API does. `caller`: whom the connection itself proves.
+/// Serves one connection until it ends, or until the grace period after shutdown. `caller`: the identity
+/// proven by the connection itself.
 pub(super) async fn serve<S>(stream: S, caller: Option<Caller>, router: Router, stopping: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
@@ -128,7 +129,7 @@ where
     }
 }
 
-/// Serves a connection for as long as [HTTP can write the time](SystemClock::can_be_dated).
+/// Serves a connection for as long as [HTTP can represent the time](SystemClock::can_be_dated).
 async fn while_dated<C, E>(mut connection: Pin<&mut C>) -> Result<(), E>
 where
     C: Future<Output = Result<(), E>>,

@@ -1,4 +1,4 @@
-//! What takes long to count, and is asked for again and again.
+//! Caches a count that is slow and requested repeatedly.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// After counting, pause this many times as long as that took: counting takes a hundredth of the time of one core at most.
+/// The pause after a count, as a multiple of its duration: counting uses at most a hundredth of one core.
 const PAUSE: u32 = 100;
 
-/// The last result. One caller counts, and others wait for what it finds.
+/// The last result. One caller counts, and others wait for its result.
 #[derive(Debug)]
 pub(super) struct Counted<S, T>(Arc<Mutex<Option<Last<S, T>>>>);
 
@@ -32,7 +32,7 @@ where
     S: PartialEq + Send + 'static,
     T: Clone + Send + 'static,
 {
-    /// What is counted in a state: the last result as long as the state is the same, or the pause has not passed.
+    /// Returns the count for a state: the cached result while the state is unchanged or the pause lasts.
     pub(super) async fn of<E: Send + 'static>(
         &self,
         state: S,
@@ -44,7 +44,7 @@ where
         {
             return Ok(last.result.clone());
         }
-        // A caller that leaves does not let the next one begin another count beside this one.
+        // Spawned, so that a caller that disconnects does not allow a second count in parallel.
         let counted = tokio::spawn(async move {
             let begun = Instant::now();
             let result = counting.await?;
@@ -82,7 +82,7 @@ mod tests {
             };
             counted.of(state, counting).await.unwrap()
         };
-        // Many at once wait for one.
+        // Concurrent callers share one count.
         assert_eq!(tokio::join!(ask(1), ask(1), ask(2)), (1, 1, 1));
         tokio::time::sleep(Duration::from_secs(99)).await;
         assert_eq!(ask(2).await, 1);

@@ -1,4 +1,4 @@
-//! A small database of the API in a file of its own.
+//! A small SQLite database of the API.
 
 use std::error::Error;
 use std::fs::{File, OpenOptions, Permissions};
@@ -11,30 +11,30 @@ use nara_mesh::ledger::as_owner_of_folder;
 use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, ErrorCode};
 
-/// How long a statement waits for another process that reads the database.
+/// How long a statement waits for another process that uses the database.
 const BUSY: Duration = Duration::from_secs(5);
 
 /// The version of the schemas.
 const VERSION: i64 = 1;
 
-/// Why a database does not keep something.
+/// Why a database cannot store something.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DatabaseError {
-    /// The file is no database any more.
+    /// The file is not a valid database.
     #[error("the file is damaged")]
     Damaged(#[source] Box<dyn Error + Send + Sync>),
     /// The database failed.
     #[error("the database failed")]
     Failed(#[source] Box<dyn Error + Send + Sync>),
-    /// The file cannot be made or opened.
-    #[error("the file of the database cannot be opened")]
+    /// The file cannot be created or opened.
+    #[error("the database file cannot be opened")]
     File(#[source] io::Error),
-    /// The disk is full. What was kept before is safe.
+    /// The disk is full. Data stored before is safe.
     #[error("the disk is full")]
     Full(#[source] Box<dyn Error + Send + Sync>),
-    /// A newer version of this program wrote the file.
-    #[error("a newer version of this program wrote the database (version {0}): use that one")]
+    /// The file is of a newer version of this program.
+    #[error("the database is of a newer version of this program (version {0}): use that program")]
     Newer(i64),
 }
 
@@ -43,7 +43,7 @@ impl From<rusqlite::Error> for DatabaseError {
         let extended = error.sqlite_error().map(|error| error.extended_code);
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full(error.into()),
-            // There is no room for the index of the log.
+            // No space for the shared-memory file of the WAL.
             _ if extended == Some(SQLITE_IOERR_SHMSIZE) => Self::Full(error.into()),
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged(error.into()),
             _ => Self::Failed(error.into()),
@@ -51,7 +51,7 @@ impl From<rusqlite::Error> for DatabaseError {
     }
 }
 
-/// Opens a database, or makes it with this schema, readable for its owner only.
+/// Opens a database, or creates it with this schema, readable only by its owner.
 pub(super) fn open(path: &Path, schema: &str) -> Result<Connection, DatabaseError> {
     as_owner_of_folder(path, || open_as_owner(path, schema)).map_err(DatabaseError::File)?
 }
@@ -68,14 +68,14 @@ fn open_as_owner(path: &Path, schema: &str) -> Result<Connection, DatabaseError>
         return Err(DatabaseError::Newer(version));
     }
     connection.pragma_update(None, "journal_mode", "wal")?;
-    // What somebody was told is kept must survive a loss of power.
+    // A message that was acknowledged as stored must survive a power loss.
     connection.pragma_update(None, "synchronous", "full")?;
     connection.execute_batch(schema)?;
     connection.pragma_update(None, "user_version", VERSION)?;
     Ok(connection)
 }
 
-/// Takes away what others may do with the file, should somebody have allowed it: it holds messages.
+/// Removes permissions of other users, if there are any: the file contains messages.
 fn close_to_others(file: &File, path: &Path) {
     let Ok(mode) = file.metadata().map(|metadata| metadata.permissions().mode()) else {
         return;
@@ -85,13 +85,13 @@ fn close_to_others(file: &File, path: &Path) {
     }
     match file.set_permissions(Permissions::from_mode(0o600)) {
         Ok(()) => {
-            tracing::warn!(path = %path.display(), "other users could open this file: its mode is 0600 now");
+            tracing::warn!(path = %path.display(), "other users could open this file: its mode is now 0600");
         }
         Err(error) => tracing::warn!(path = %path.display(), %error, "other users can open this file"),
     }
 }
 
-/// A number as a column has it.
+/// Converts a number to a column value.
 pub(super) fn column(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

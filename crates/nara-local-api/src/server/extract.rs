@@ -1,4 +1,4 @@
-//! What handlers take out of requests, with problems instead of plain texts.
+//! Extractors whose rejections are problems instead of plain texts.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use utoipa::IntoParams;
 
 use crate::{Problem, ProblemClass};
 
-/// A body of JSON.
+/// A JSON body.
 pub(super) struct Body<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
@@ -41,7 +41,7 @@ impl<S: Send + Sync> FromRequest<S> for Octets {
     }
 }
 
-/// Parts of the path.
+/// Path parameters.
 pub(super) struct Path<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
@@ -55,7 +55,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
     }
 }
 
-/// The query.
+/// Query parameters.
 pub(super) struct Query<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
@@ -77,10 +77,10 @@ fn refused(status: StatusCode, text: &str) -> Problem {
     Problem::new(name, status, ProblemClass::Usage, text)
 }
 
-/// The longest time that a call to a peer may be given: a caller that asks for more gets this.
+/// The longest time limit of a call to a peer: larger values are reduced to it.
 pub(super) const LONGEST_CALL: Duration = Duration::from_secs(600);
 
-/// How long a call may take that a caller gives so many milliseconds.
+/// Returns the time limit for a number of milliseconds.
 pub(super) fn call_limit(millis: u32) -> Duration {
     Duration::from_millis(millis.into()).min(LONGEST_CALL)
 }
@@ -89,7 +89,8 @@ pub(super) fn call_limit(millis: u32) -> Duration {
 #[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct CallParams {
-    /// How long the call may take, in milliseconds, 10 minutes at most; by default as long as any call of this nara.
+    /// Time limit of the call, in milliseconds, 10 minutes at most; by default that of all calls of this
+    /// nara.
     timeout_ms: Option<u32>,
 }
 
@@ -99,7 +100,7 @@ impl CallParams {
     }
 }
 
-/// Which events.
+/// Selects events.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct FilterParams {
@@ -120,7 +121,7 @@ impl FilterParams {
     }
 }
 
-/// A list that is separated by commas.
+/// Splits a comma-separated list.
 pub(super) fn list(text: &str) -> Vec<String> {
     let items = text.split(',').map(str::trim);
     items.filter(|item| !item.is_empty()).map(str::to_owned).collect()

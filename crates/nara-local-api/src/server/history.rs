@@ -9,7 +9,7 @@ use super::samples::EVERY;
 use super::state::Shared;
 use crate::model::{Refusals, Sample};
 
-/// Takes samples, as long as somebody asks for them, until the end.
+/// Takes samples while they are requested, until shutdown.
 pub(super) async fn sample(shared: Arc<Shared>, stopping: CancellationToken) {
     let sampling = async {
         loop {
@@ -43,7 +43,7 @@ async fn now(shared: &Shared) -> (Sample, Vec<Refusals>) {
         at_ms: nara.client().clock().now_millis().get(),
         peers: peers.len() as u64,
         online: online.count() as u64,
-        // A ledger that fails counts its errors, and the doctor tells.
+        // A ledger that fails counts its errors, and the doctor reports them.
         events: nara.ledger().count().await.map_or(0, |events| events as u64),
         ledger_bytes: total("nara_mesh_ledger_file_bytes"),
         requests: total("nara_mesh_requests_total"),
@@ -59,7 +59,7 @@ async fn now(shared: &Shared) -> (Sample, Vec<Refusals>) {
     )
 }
 
-/// The metrics of the program that are kept.
+/// The metrics that samples contain.
 #[derive(Debug, Default)]
 struct Metrics {
     totals: Vec<(&'static str, u64)>,
@@ -67,7 +67,7 @@ struct Metrics {
     refusals: Vec<Refusals>,
 }
 
-/// What is summed up over all labels.
+/// Metrics that are summed over all labels.
 const SUMMED: [&str; 6] = [
     "nara_mesh_calls_total",
     "nara_mesh_ledger_file_bytes",
@@ -78,7 +78,7 @@ const SUMMED: [&str; 6] = [
 ];
 
 impl Metrics {
-    /// Reads the text format of Prometheus.
+    /// Parses the Prometheus text format.
     fn read(text: &str) -> Self {
         let mut metrics = Self::default();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -118,7 +118,7 @@ impl Metrics {
     }
 }
 
-/// The value of a label; our labels have no quotes in their values.
+/// Returns the value of a label; our label values contain no quotes.
 fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
     let mut labels = labels.trim_end_matches('}').split(',');
     labels.find_map(|label| label.strip_prefix(name)?.strip_prefix("=\"")?.strip_suffix('"'))
@@ -127,7 +127,7 @@ fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "a number of things, below 2^53"
+    reason = "a count below 2^53"
 )]
 fn whole(value: &str) -> u64 {
     value.parse::<f64>().map_or(0, |value| value.max(0.0) as u64)

@@ -5,24 +5,24 @@ use futures_util::future::{BoxFuture, ready};
 
 use crate::model::{Check, Reloaded, Way};
 
-/// The program around a nara: what the library does not know. Every method has a default, "not offered".
+/// The program around a nara, which knows what the library does not. Every method defaults to "not offered".
 pub trait Host: Send + Sync + 'static {
-    /// How the nara joined the mesh, such as `embedded`.
+    /// Returns how the nara joined the mesh, such as `embedded`.
     fn network(&self) -> Option<String> {
         None
     }
 
-    /// Which way packets to an address of the mesh take.
+    /// Returns the path of packets to an address of the mesh.
     fn way(&self, _: IpAddr) -> BoxFuture<'_, Option<Way>> {
         ready(None).boxed()
     }
 
-    /// Metrics in the text format of Prometheus.
+    /// Returns the metrics in the Prometheus text format.
     fn metrics(&self) -> BoxFuture<'_, Option<String>> {
         ready(None).boxed()
     }
 
-    /// Looks for what keeps the nara from talking to others.
+    /// Runs the checks of the doctor.
     fn doctor(&self) -> BoxFuture<'_, Option<Vec<Check>>> {
         ready(None).boxed()
     }
@@ -32,13 +32,13 @@ pub trait Host: Send + Sync + 'static {
         ready(None).boxed()
     }
 
-    /// Begins to end the nara; returns whether it will end.
+    /// Starts the shutdown of the nara; returns whether it will shut down.
     fn end(&self) -> bool {
         false
     }
 }
 
-/// No program around the nara.
+/// Stands for no program around the nara.
 pub(super) struct NoHost;
 
 impl Host for NoHost {}

@@ -1,4 +1,4 @@
-//! What came in for the nara, until a program has acknowledged it.
+//! The inbox: incoming messages that no program has acknowledged.
 
 mod store;
 mod writer;
@@ -25,25 +25,25 @@ use self::writer::Writer;
 use super::database::DatabaseError;
 use crate::model::{Event, InboxKind, InboxMessage, ReceivedPostcard};
 
-/// The most messages that wait.
+/// The most unacknowledged messages.
 const MAX_MESSAGES: usize = 1024;
 
-/// The most messages of one sender that wait: one that floods drops its own.
+/// The most unacknowledged messages of one sender: a sender that floods the inbox drops its own.
 const MAX_PER_SENDER: usize = 256;
 
-/// The most bytes of the messages that wait.
+/// The most bytes of unacknowledged messages.
 const MAX_BYTES: usize = 8 << 20;
 
-/// Runtime messages that are told from a second copy of them: their senders send again what was not answered.
+/// Runtime messages that are remembered to detect duplicates: senders retry unanswered ones.
 const RECENT: usize = 1024;
 
-/// Numbers that are left out at a restart: programs may have seen some that are not in the file.
+/// Sequence numbers skipped at a restart: programs may have seen some that were not written to the file.
 const LEAP: u64 = 1 << 32;
 
-/// A place in an inbox.
+/// A position in an inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    /// Which inbox: when it was made.
+    /// The inbox, identified by its creation time.
     run: i64,
     seq: u64,
 }
@@ -66,11 +66,11 @@ impl FromStr for Place {
     }
 }
 
-/// Verified messages for this nara, kept until a program acknowledges them. Cloning gives another handle to the same inbox.
+/// Verified messages for this nara, kept until a program acknowledges them. Clones share the same inbox.
 ///
-/// The [`MeshHandler`](nara_mesh::server::MeshHandler) of the nara puts them in. 1024 messages and 8 MiB wait at most, and 256
-/// of one sender; beyond it the oldest of whoever has the most there is dropped and counted, so that nobody pushes out the
-/// few messages of another.
+/// The [`MeshHandler`](nara_mesh::server::MeshHandler) of the nara adds them. The inbox holds at most 1024
+/// messages and 8 MiB, and 256 messages of one sender. Beyond that, the oldest message of the sender with the
+/// largest share is dropped and counted, so that no sender can displace the few messages of another.
 #[derive(Clone, Debug)]
 pub struct Inbox(Arc<Shelf>);
 
@@ -78,9 +78,9 @@ pub struct Inbox(Arc<Shelf>);
 struct Shelf {
     run: i64,
     kept: Arc<Mutex<Kept>>,
-    /// The number of the newest message.
+    /// The sequence number of the newest message.
     newest: watch::Sender<u64>,
-    /// Writes the file, if there is one.
+    /// The writer of the file, if there is one.
     writer: Option<Writer>,
 }
 
@@ -89,19 +89,19 @@ struct Kept {
     messages: VecDeque<Entry>,
     bytes: usize,
     dropped: u64,
-    /// Marks of the newest runtime messages.
+    /// Fingerprints of the newest runtime messages.
     recent: VecDeque<u64>,
     marks: RandomState,
-    /// What the file has not yet.
+    /// Changes that are not written to the file yet.
     changes: Changes,
     /// Whether the last write failed.
     is_failing: bool,
 }
 
-/// What the file has not yet.
+/// Changes that are not written to the file yet.
 #[derive(Debug, Default)]
 struct Changes {
-    /// How many changes there were in all.
+    /// The number of changes so far.
     count: u64,
     newest: u64,
     added: BTreeSet<u64>,
@@ -123,8 +123,8 @@ impl Default for Inbox {
 }
 
 impl Inbox {
-    /// The inbox in this file, which is made if it is missing. Without one ([`Inbox::default`]) messages are lost when the nara
-    /// ends.
+    /// Opens the inbox in this file, which is created if missing. Without a file ([`Inbox::default`])
+    /// messages are lost when the nara stops.
     ///
     /// # Errors
     /// [`DatabaseError`] if the file cannot be used.
@@ -139,7 +139,7 @@ impl Inbox {
             for entry in entries {
                 kept.note(&entry);
                 kept.add(entry);
-                // It is in the file.
+                // They come from the file.
                 kept.changes.added.clear();
             }
             kept.changes.count = 0;
@@ -151,7 +151,10 @@ impl Inbox {
                 Ok(()) => run,
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
-                    tracing::warn!(error, "the inbox is read, and cannot be written: its cursors end");
+                    tracing::warn!(
+                        error,
+                        "the inbox can be read but not written: its cursors become invalid"
+                    );
                     kept.is_failing = true;
                     SystemClock.now_millis().get()
                 }
@@ -173,7 +176,7 @@ impl Inbox {
         }))
     }
 
-    /// Waits until all that happened so far is in the file, or cannot be written.
+    /// Waits until all changes so far are written or have failed.
     pub async fn settled(&self) {
         let count = self.kept().changes.count;
         if let Some(writer) = &self.0.writer {
@@ -185,7 +188,7 @@ impl Inbox {
         self.0.writer.is_some() && !self.kept().is_failing
     }
 
-    /// Keeps a direct message.
+    /// Adds a direct message.
     pub fn direct_message(&self, sender: &VerifiedSender, event: &SyncEvent) {
         let event = Event::of(event);
         let bytes = event.as_json().len();
@@ -197,7 +200,7 @@ impl Inbox {
         self.put(sender, bytes, message);
     }
 
-    /// Keeps a postcard. `is_home`: it is one of this nara.
+    /// Adds a postcard. `is_home`: this nara sent it.
     pub fn postcard(&self, postcard: &WorldMessage, is_home: bool) {
         let hops: Vec<String> = postcard.hops().iter().map(|hop| hop.nara.clone()).collect();
         let bytes =
@@ -218,7 +221,7 @@ impl Inbox {
         self.put(by, bytes, message);
     }
 
-    /// Keeps a runtime message.
+    /// Adds a runtime message.
     pub fn runtime_message(&self, received: &RuntimeMessage) {
         let json = String::from_utf8(received.to_json()).unwrap_or_default();
         let Ok(json) = RawValue::from_string(json) else {
@@ -235,7 +238,7 @@ impl Inbox {
         self.put(&received.from_id, bytes, message);
     }
 
-    /// `by`: who handed it over, and whose messages it may push out.
+    /// `by`: the sender that handed it over, which determines whose messages it may displace.
     fn put(&self, by: &str, bytes: usize, message: InboxMessage) {
         let mut kept = self.kept();
         let seq = *self.0.newest.borrow() + 1;
@@ -252,22 +255,22 @@ impl Inbox {
         self.has_changed();
     }
 
-    /// The place behind everything that came in until now.
+    /// Returns the position after all messages so far.
     pub(super) fn end(&self) -> Place {
         self.place(*self.0.newest.borrow())
     }
 
-    /// The place before everything.
+    /// Returns the position before all messages.
     pub(super) fn start(&self) -> Place {
         self.place(0)
     }
 
-    /// Whether a place belongs to this inbox.
+    /// Returns whether a position belongs to this inbox.
     pub(super) fn has(&self, place: Place) -> bool {
         place.run == self.0.run
     }
 
-    /// The oldest messages behind a place, and how many were dropped so far.
+    /// Returns the oldest messages after a position, and how many were dropped so far.
     pub(super) fn behind(&self, place: Place, most: usize) -> (Vec<InboxMessage>, u64) {
         let kept = self.kept();
         let begin = kept.messages.partition_point(|entry| entry.seq <= place.seq);
@@ -275,7 +278,7 @@ impl Inbox {
         (messages.map(|entry| self.message(entry)).collect(), kept.dropped)
     }
 
-    /// Removes the messages up to a place. Returns how many.
+    /// Removes the messages up to a position. Returns how many.
     pub(super) fn acknowledge(&self, through: Place) -> usize {
         let mut kept = self.kept();
         let end = kept.messages.partition_point(|entry| entry.seq <= through.seq);
@@ -289,7 +292,7 @@ impl Inbox {
         end
     }
 
-    /// Tells of new messages.
+    /// Subscribes to new messages.
     pub(super) fn news(&self) -> watch::Receiver<u64> {
         self.0.newest.subscribe()
     }
@@ -317,7 +320,7 @@ impl Inbox {
     }
 }
 
-/// A message that arrives now, still empty.
+/// Creates an empty message that arrives now.
 fn blank(kind: InboxKind, from: &str) -> InboxMessage {
     InboxMessage {
         cursor: String::new(),
@@ -338,7 +341,7 @@ impl Changes {
 
     fn remove(&mut self, seq: u64) {
         self.count += 1;
-        // What the file does not have yet never gets there.
+        // If the file does not have it yet, it is not written at all.
         if !self.added.remove(&seq) {
             self.removed.insert(seq);
         }
@@ -346,7 +349,7 @@ impl Changes {
 }
 
 impl Kept {
-    /// Whether a runtime message is none that came before. It is from now on.
+    /// Returns whether a runtime message is not a duplicate, and remembers it.
     fn is_new(&mut self, from: &str, id: &str) -> bool {
         let mark = self.marks.hash_one((from, id));
         if id.is_empty() || self.recent.contains(&mark) {
@@ -359,7 +362,7 @@ impl Kept {
         true
     }
 
-    /// Remembers a runtime message of the file.
+    /// Remembers a runtime message from the file.
     fn note(&mut self, entry: &Entry) {
         let json = entry.message.message.as_ref().map(|json| json.get().as_bytes());
         if let Some(Ok(message)) = json.map(RuntimeMessage::from_json) {
@@ -367,7 +370,7 @@ impl Kept {
         }
     }
 
-    /// Adds a message, and drops others to make room.
+    /// Adds a message, and drops others to make space.
     fn add(&mut self, entry: Entry) {
         let by = &entry.by;
         if self.messages.iter().filter(|entry| entry.by == *by).count() >= MAX_PER_SENDER
@@ -384,7 +387,8 @@ impl Kept {
         }
     }
 
-    /// Where the oldest message of the sender is who takes the largest part of the inbox, in messages and bytes together.
+    /// Returns the index of the oldest message of the sender with the largest share of the inbox, in messages
+    /// and bytes combined.
     fn oldest_of_heaviest(&self) -> usize {
         let mut parts: HashMap<&str, usize> = HashMap::new();
         for entry in &self.messages {
@@ -471,11 +475,11 @@ mod tests {
             inbox.runtime_message(&received);
         }
         assert_eq!(inbox.behind(inbox.start(), 10).0.len(), 2);
-        // Also once it is acknowledged.
+        // Also after it is acknowledged.
         inbox.acknowledge(inbox.end());
         inbox.runtime_message(&message("01", "a"));
         assert!(inbox.behind(inbox.start(), 10).0.is_empty());
-        // Without an id nobody can tell.
+        // Without an id, duplicates cannot be detected.
         for _ in 0..2 {
             inbox.runtime_message(&message("03", ""));
         }

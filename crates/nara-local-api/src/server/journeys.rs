@@ -1,4 +1,4 @@
-//! The postcards that this nara sent, and what became of them.
+//! Tracks the postcards that this nara sent.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,13 +13,13 @@ use crate::model::{Journey, JourneyState};
 /// How long a postcard may be under way before it counts as lost (docs/protocol/v1.md, section 9.2).
 const LIMIT: Duration = Duration::from_secs(5 * 60);
 
-/// Postcards that are remembered, the newest ones.
+/// The number of postcards that are remembered.
 const REMEMBERED: usize = 256;
 
-/// The postcards that this nara sent, the newest 256. Cloning gives another handle to the same list.
+/// The newest 256 postcards that this nara sent. Clones share the same list.
 ///
-/// The API begins a journey when it sends a postcard; the [`MeshHandler`](nara_mesh::server::MeshHandler) of the nara reports
-/// the postcards that come home.
+/// The API starts a journey when it sends a postcard; the [`MeshHandler`](nara_mesh::server::MeshHandler) of
+/// the nara reports the postcards that come home.
 #[derive(Clone, Debug, Default)]
 pub struct Journeys(Arc<Mutex<VecDeque<Sent>>>);
 
@@ -28,16 +28,16 @@ struct Sent {
     id: String,
     message: String,
     began: UnixMillis,
-    /// The first peer; empty until one took it.
+    /// The first peer; empty until one accepted it.
     first: String,
-    /// What the first peer told, if it was not passed on.
+    /// The first peer's reason for not forwarding it.
     told: Option<String>,
-    /// The naras that stamped it, once it is home.
+    /// When it came home, and the naras that stamped it.
     home: Option<(UnixMillis, Vec<String>)>,
 }
 
 impl Journeys {
-    /// A postcard begins its journey.
+    /// Starts the journey of a postcard.
     pub(super) fn begin(&self, message: &WorldMessage) {
         let mut journeys = self.lock();
         if journeys.len() == REMEMBERED {
@@ -53,7 +53,7 @@ impl Journeys {
         });
     }
 
-    /// The first peer took it, and told why it did not go on, if it did not.
+    /// Records that the first peer accepted the postcard, with its reason if it was not forwarded.
     pub(super) fn taken(&self, id: &str, first: &str, told: Option<&str>) {
         self.change(id, |journey| {
             first.clone_into(&mut journey.first);
@@ -61,29 +61,30 @@ impl Journeys {
         });
     }
 
-    /// Nobody took it.
+    /// Removes a postcard that no peer accepted.
     pub(super) fn forget(&self, id: &str) {
         self.lock().retain(|journey| journey.id != id);
     }
 
-    /// Records that a postcard came home. The chain of its hops was verified.
+    /// Records that a postcard came home. Its chain of hops was verified.
     pub fn came_home(&self, message: &WorldMessage) {
         let hops = message.hops().iter().map(|hop| hop.nara.clone()).collect();
         let now = SystemClock.now_millis();
         self.change(&message.id, |journey| {
-            // A second time changes nothing.
+            // Reporting it twice changes nothing.
             journey.home.get_or_insert((now, hops));
         });
     }
 
-    /// Whether a postcard is still under way.
+    /// Returns whether a postcard is still under way.
     pub(super) fn are_under_way(&self) -> bool {
         let now = SystemClock.now_millis();
         let state = |sent: &Sent| sent.state(now);
         self.lock().iter().any(|sent| state(sent) != JourneyState::Home)
     }
 
-    /// All of them, oldest first. `seen` says who last told of a postcard of ours, from a time on.
+    /// Returns all journeys, oldest first. `seen` returns the last nara that reported forwarding one of our
+    /// postcards since a time.
     pub(super) fn list(&self, seen: impl Fn(UnixMillis) -> Option<String>) -> Vec<Journey> {
         let now = SystemClock.now_millis();
         self.lock().iter().map(|sent| sent.describe(now, &seen)).collect()
@@ -114,7 +115,7 @@ impl Sent {
     fn describe(&self, now: UnixMillis, seen: impl Fn(UnixMillis) -> Option<String>) -> Journey {
         let last_seen = match &self.home {
             Some(_) => None,
-            // Whoever passes a postcard on says so in an event, though not which one it was.
+            // Each nara that forwards a postcard publishes that in an event, but not which postcard it was.
             None => seen(self.began).or_else(|| (!self.first.is_empty()).then(|| self.first.clone())),
         };
         let took =

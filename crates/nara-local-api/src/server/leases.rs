@@ -1,4 +1,4 @@
-//! Programs that peers reach: for as long as their leases last, or as long as the nara runs.
+//! Exposed programs: until their leases end, or for as long as the nara runs.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,8 +18,8 @@ const LONGEST: u32 = 86_400;
 /// The most programs at once.
 const MOST: usize = 64;
 
-/// Exposed programs. Those without a lease are of the settings of the nara: nobody replaces or removes them here. Clones share one
-/// list.
+/// Exposed programs. Those without a lease come from the settings of the nara and cannot be replaced or
+/// removed here. Clones share one list.
 #[derive(Clone)]
 pub(super) struct Leases {
     services: Services,
@@ -44,7 +44,7 @@ impl Leases {
     pub(super) fn put(&self, prefix: &str, lease: &Lease) -> Result<Service, Problem> {
         let backend: Backend = lease.backend.parse().map_err(|error: InvalidBackend| {
             let problem = Problem::invalid(format!("the backend {:?}: {error}", lease.backend));
-            problem.hint("write http://127.0.0.1:PORT or unix:/PATH")
+            problem.hint("use http://127.0.0.1:PORT or unix:/PATH")
         })?;
         if !(1..=LONGEST).contains(&lease.lease_s) {
             return Err(Problem::invalid(format!(
@@ -66,7 +66,7 @@ impl Leases {
             return Ok(self.service(prefix, &known.backend, until));
         }
         if held.len() >= MOST {
-            let detail = format!("{MOST} programs are exposed already");
+            let detail = format!("{MOST} programs are already exposed");
             let (status, class) = (StatusCode::SERVICE_UNAVAILABLE, ProblemClass::Failed);
             return Err(Problem::new("too_many_services", status, class, detail));
         }
@@ -92,20 +92,20 @@ impl Leases {
         Ok(held.remove(prefix).is_some() && self.services.remove(prefix))
     }
 
-    /// Refuses a prefix whose program is one of the settings.
+    /// Refuses a prefix that the settings expose.
     fn check_not_set(&self, prefix: &str, held: &BTreeMap<String, Held>) -> Result<(), Problem> {
         let is_known = self.services.programs().iter().any(|(known, _)| known == prefix);
         if !is_known || held.contains_key(prefix) {
             return Ok(());
         }
-        let detail = format!("{prefix} is exposed by the settings of this nara, and has no lease");
+        let detail = format!("{prefix} is exposed by the settings of this nara and has no lease");
         let problem = Problem::new(
             "service_is_set",
             StatusCode::CONFLICT,
             ProblemClass::Usage,
             detail,
         );
-        Err(problem.hint("choose another prefix, or take it out of `serve --expose` (the table `expose`) and start the nara again"))
+        Err(problem.hint("choose another prefix, or remove it from `serve --expose` (the table `expose`) and restart the nara"))
     }
 
     /// Ends all leases.
@@ -116,13 +116,13 @@ impl Leases {
         }
     }
 
-    /// How many leases there are, and how many there may be.
+    /// Returns the number of leases and their maximum.
     pub(super) fn in_use(&self) -> (usize, usize) {
         (self.lock().len(), MOST)
     }
 
     pub(super) fn list(&self) -> ServiceList {
-        // Locked first: a lease that ends meanwhile would pass for a program of the settings.
+        // Locked first: otherwise a lease that ends meanwhile would appear as a program of the settings.
         let held = self.lock();
         let mut list = ServiceList::default();
         for (prefix, backend) in self.services.programs() {
@@ -172,7 +172,7 @@ impl Leases {
         }
     }
 
-    /// How many requests a program was given, and who sent the last one.
+    /// Returns how many requests a program was sent, and the sender of the last one.
     fn usage(&self, prefix: &str) -> (u64, Option<String>) {
         let (requests, last_sender) = self.services.requests(prefix).unwrap_or_default();
         (requests, last_sender.map(|name| name.to_string()))

@@ -1,4 +1,4 @@
-//! Listens on loopback, when it is asked to.
+//! Listens on loopback, on request.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,13 +15,14 @@ use super::connection::{self, ACCEPT_PAUSE, FULL};
 use super::places::Places;
 use super::web::{self, Ask, Web};
 
-/// The most connections on loopback. Other users of the machine can take them all, and so they have none of the sockets'.
+/// The most connections on loopback. They are counted separately from those of the sockets, because other
+/// users of the machine can use them up.
 const MAX_CONNECTIONS: usize = 256;
 
-/// How often to look whether anybody still needs the page.
+/// How often to check whether the page is still needed.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// What listens on loopback.
+/// The loopback listeners.
 pub(super) struct Loopback {
     pub(super) web: Arc<Web>,
     pub(super) api: Router,
@@ -32,13 +33,13 @@ pub(super) struct Loopback {
 /// One listener.
 struct Listening {
     address: SocketAddr,
-    /// For the page alone: it ends when nobody needs it.
+    /// For the page only: it ends when the page is no longer needed.
     for_page: bool,
     ending: CancellationToken,
 }
 
 impl Loopback {
-    /// Does what is asked until the end.
+    /// Answers requests until shutdown.
     pub(super) async fn run(self, mut asked: mpsc::Receiver<Ask>) {
         let places = Arc::new(Places::new(MAX_CONNECTIONS));
         let mut listening: Vec<Listening> = Vec::new();
@@ -58,10 +59,10 @@ impl Loopback {
                 ask = asked.recv() => ask,
             };
             match ask {
-                // The API holds the other end.
+                // The API holds the sender.
                 None => return,
                 Some(Ask::Listen(address, answer)) => {
-                    // Whoever asked may be gone.
+                    // The requester may have disconnected.
                     let _ = answer.send(self.listen(address, false, &places, &mut listening).await);
                 }
                 Some(Ask::Page(answer)) => {
@@ -71,7 +72,7 @@ impl Loopback {
                     if let Some(port) = self.web.last_port()
                         && let Err(error) = self.page(port, &places, &mut listening).await
                     {
-                        tracing::warn!(%error, port, "the page cannot come back: open it again with `nara-mesh dashboard`");
+                        tracing::warn!(%error, port, "the page cannot be resumed: open it again with `nara-mesh dashboard`");
                     }
                 }
             }
@@ -84,7 +85,7 @@ impl Loopback {
         self.web.set_addresses(addresses);
     }
 
-    /// Where the page is: at the address of the API, else at one of its own.
+    /// Returns the address of the page: that of the API, else a separate one.
     async fn page(
         &self,
         port: u16,
@@ -134,8 +135,9 @@ impl Loopback {
     }
 }
 
-/// Serves a router as the local API is served on loopback, until this is dropped: so many connections at once, and 30 s for
-/// the head of a request and for each part of an answer. A connection too many is told so and closed.
+/// Serves a router as the local API is served on loopback, until dropped: with a limit on connections, and 30
+/// s for the head of a request and for each part of an answer. Excess connections get an error and are
+/// closed.
 pub async fn serve_bounded(listener: TcpListener, router: Router, connections: usize) {
     let acceptor = Acceptor {
         router,

@@ -1,4 +1,4 @@
-//! Messages that could not be delivered at once: kept, tried again, and listed until they are done with.
+//! The outbox: undelivered messages that are kept, retried and listed.
 
 pub(super) mod delivery;
 pub(super) mod keep;
@@ -19,56 +19,56 @@ use super::database::DatabaseError;
 use crate::Problem;
 use crate::model::{DirectMessageReceipt, MessageReceipt, OutboxEntry, OutboxState, PostcardReceipt};
 
-/// The most messages that wait.
+/// The most waiting messages.
 const MAX_WAITING: usize = 1024;
 
-/// The most messages that wait for one peer: they are sent one after the other.
+/// The most waiting messages for one peer: they are sent in sequence.
 const MAX_WAITING_OF_PEER: usize = 128;
 
-/// The most bytes of the events that wait.
+/// The most bytes of waiting messages.
 const MAX_BYTES: usize = 8 << 20;
 
-/// The most bytes of the events that wait for one peer.
+/// The most bytes of messages waiting for one peer.
 const MAX_BYTES_OF_PEER: usize = 1 << 20;
 
-/// Messages that do not wait any more and are still listed: the newest ones, …
+/// Finished messages that are still listed: the newest ones, …
 const FINISHED: usize = 256;
 
-/// … for so long.
+/// … for this long.
 const FINISHED_FOR: Duration = Duration::from_secs(7 * 86_400);
 
-/// Changes that a reader may be behind.
+/// Capacity of the change channel: how far a reader may be behind.
 const CHANGES: usize = 256;
 
-/// Why the outbox does not keep something.
+/// Why the outbox cannot keep a message.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OutboxError {
-    /// The nara ends.
-    #[error("the nara ends")]
+    /// The nara is shutting down.
+    #[error("the nara is shutting down")]
     Ending,
-    /// Its file does not keep it.
+    /// The file cannot store it.
     #[error(transparent)]
     Store(#[from] DatabaseError),
-    /// More messages wait than the outbox holds.
+    /// The outbox is full.
     #[error("{0}")]
     TooMany(String),
 }
 
-/// The outbox of a nara. Cloning gives another handle to the same one.
+/// The outbox of a nara. Clones share it.
 ///
-/// 1024 messages wait at most (8 MiB), 128 of them for one peer (1 MiB): beyond it a message is refused.
+/// At most 1024 messages (8 MiB) wait, of which 128 (1 MiB) for one peer; further ones are refused.
 #[derive(Clone, Debug)]
 pub struct Outbox(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// Held by the one who changes the list, which waits for the disk. `None`: in memory.
+    /// Held while the list changes, which waits for the disk. `None`: in memory.
     store: Mutex<Option<Store>>,
     is_durable: bool,
     kept: Mutex<Kept>,
     changes: broadcast::Sender<Change>,
-    /// A message arrived.
+    /// Notified when a message is added.
     arrived: Notify,
 }
 
@@ -79,20 +79,20 @@ struct Kept {
     newest: u64,
     /// Messages that are being sent.
     in_flight: BTreeSet<u64>,
-    /// Who waits for the first attempt of a message.
+    /// The senders that wait for the first attempt of a message.
     askers: HashMap<u64, oneshot::Sender<FirstAttempt>>,
 }
 
 /// A change of the outbox.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
-    /// A message is new, or is not as it was.
+    /// A message was added or changed.
     Entry(Box<OutboxEntry>),
-    /// A message is not listed any more.
+    /// A message is no longer listed.
     Removed(u64),
 }
 
-/// What became of the first attempt of a message.
+/// The outcome of the first attempt of a message.
 #[derive(Debug)]
 pub(super) enum FirstAttempt {
     Delivered(Box<Delivered>),
@@ -100,7 +100,7 @@ pub(super) enum FirstAttempt {
     Failed,
 }
 
-/// What the sender of a delivered message is told: the same as without `later`.
+/// The receipt for the sender of a delivered message: the same as without `later`.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(super) enum Delivered {
@@ -109,7 +109,7 @@ pub(super) enum Delivered {
     RuntimeMessage(MessageReceipt),
 }
 
-/// Messages that wait for one peer.
+/// The messages that wait for one peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Queue {
     oldest: u64,
@@ -123,8 +123,8 @@ impl Default for Outbox {
 }
 
 impl Outbox {
-    /// The outbox in this file, which is made if it is missing. Without one ([`Outbox::default`]) messages are lost when the
-    /// nara ends.
+    /// Opens the outbox in this file, which is created if missing. Without a file ([`Outbox::default`])
+    /// messages are lost when the nara stops.
     ///
     /// # Errors
     /// [`OutboxError`] if the file cannot be used.
@@ -160,7 +160,7 @@ impl Outbox {
         self.0.is_durable
     }
 
-    /// All messages, oldest first.
+    /// Returns all messages, oldest first.
     pub(super) fn list(&self) -> Vec<OutboxEntry> {
         self.0.kept().entries.values().cloned().collect()
     }
@@ -169,7 +169,7 @@ impl Outbox {
         self.0.kept().entries.get(&id).cloned()
     }
 
-    /// All messages, and the changes from then on.
+    /// Returns all messages, and a receiver of later changes.
     pub(super) fn watch(&self) -> (Vec<OutboxEntry>, broadcast::Receiver<Change>) {
         let kept = self.0.kept();
         (
@@ -178,8 +178,8 @@ impl Outbox {
         )
     }
 
-    /// Keeps a message; returns it with its id, and what becomes of its first attempt. A message that waits for this peer
-    /// already is not kept twice.
+    /// Adds a message; returns it with its id, and a receiver for the outcome of its first attempt. A message
+    /// that already waits for this peer is not added twice.
     pub(super) async fn put(
         &self,
         draft: OutboxEntry,
@@ -187,20 +187,20 @@ impl Outbox {
         self.change(move |inner, store| inner.put(store, draft)).await?
     }
 
-    /// Takes a message back; returns it as it was, if it is there.
+    /// Withdraws a message; returns its last state if it was listed.
     pub(super) async fn remove(&self, id: u64) -> Result<Option<OutboxEntry>, OutboxError> {
         self.change(move |inner, store| inner.remove(store, id)).await?
     }
 
-    /// Lets messages expire, and forgets old ones.
+    /// Expires messages, and removes old finished ones.
     async fn expire(&self, now: UnixMillis) {
         let expiring = self.change(move |inner, store| inner.expire(store, now));
         if let Err(error) = expiring.await {
-            tracing::debug!(%error, "the outbox is not looked through");
+            tracing::debug!(%error, "cannot expire messages of the outbox");
         }
     }
 
-    /// The messages that wait, by peer.
+    /// Returns the waiting messages, by peer.
     fn queues(&self) -> BTreeMap<String, Queue> {
         let mut queues = BTreeMap::new();
         for entry in self.0.kept().waiting() {
@@ -214,7 +214,7 @@ impl Outbox {
         queues
     }
 
-    /// Begins to send a message. `None`: it does not wait any more.
+    /// Marks a message as being sent. `None` if it is no longer waiting.
     fn begin(&self, id: u64) -> Option<OutboxEntry> {
         let mut kept = self.0.kept();
         let entry = kept
@@ -226,15 +226,16 @@ impl Outbox {
         Some(entry)
     }
 
-    /// An attempt ended. `changed`: the message as it is now; `told`: for whoever waits for the first attempt.
+    /// Records the end of an attempt. `changed`: the new state of the message; `told`: the outcome for the
+    /// waiting sender.
     async fn end(&self, changed: OutboxEntry, told: FirstAttempt) {
         let ending = self.change(move |inner, store| inner.end(store, changed, told));
         if let Err(error) = ending.await {
-            tracing::debug!(%error, "the end of an attempt is not noted");
+            tracing::debug!(%error, "cannot record the end of a delivery attempt");
         }
     }
 
-    /// Changes the list where it may wait for the disk. It is done even if whoever asked for it goes.
+    /// Changes the list on a blocking thread. The change completes even if the caller is cancelled.
     async fn change<T: Send + 'static>(
         &self,
         change: impl FnOnce(&Inner, Option<&Store>) -> T + Send + 'static,
@@ -290,7 +291,7 @@ impl Inner {
         if !self.kept().entries.contains_key(&id) {
             return Ok(None);
         }
-        // First: what is taken back must not be sent after a restart.
+        // Removed from the file first: a withdrawn message must not be sent after a restart.
         store.map(|store| store.remove(id)).transpose()?;
         let mut kept = self.kept();
         kept.askers.remove(&id);
@@ -324,7 +325,7 @@ impl Inner {
                 tracing::warn!(
                     id,
                     error = &error as &dyn std::error::Error,
-                    "an old message stays in the outbox"
+                    "cannot remove an old message from the outbox"
                 );
             }
             self.kept().entries.remove(&id);
@@ -334,19 +335,19 @@ impl Inner {
 
     fn end(&self, store: Option<&Store>, changed: OutboxEntry, told: FirstAttempt) {
         if !self.kept().in_flight.remove(&changed.id) {
-            // It was taken back meanwhile.
+            // It was withdrawn meanwhile.
             return;
         }
         let (id, peer) = (changed.id, changed.peer.clone());
         let has_failed = changed.state == OutboxState::Waiting;
         self.replace(store, changed);
         let mut kept = self.kept();
-        // Whoever asked may be gone.
+        // The sender may have disconnected.
         if let Some(asker) = kept.askers.remove(&id) {
             let _ = asker.send(told);
         }
         if has_failed {
-            // The other messages for this peer are not tried before this one.
+            // Other messages for this peer are tried after this one.
             let others = kept.waiting().filter(|entry| entry.peer == peer);
             let others: Vec<u64> = others.map(|entry| entry.id).collect();
             for asker in others.iter().filter_map(|id| kept.askers.remove(id)) {
@@ -355,19 +356,19 @@ impl Inner {
         }
     }
 
-    /// Writes a message as it is now. What the disk does not take is known until the nara ends: afterwards the message is
-    /// sent again, and its recipient has it already.
+    /// Stores the new state of a message. If the disk refuses it, the state is lost when the nara stops: then
+    /// the message is sent again, and its recipient detects the duplicate.
     fn replace(&self, store: Option<&Store>, entry: OutboxEntry) {
         if let Some(Err(error)) = store.map(|store| store.replace(&entry)) {
             let error = &error as &dyn std::error::Error;
-            tracing::warn!(id = entry.id, error, "what became of a message is not stored");
+            tracing::warn!(id = entry.id, error, "cannot store the state of a message");
         }
         self.kept().entries.insert(entry.id, entry.clone());
         self.tell(Change::Entry(Box::new(entry)));
     }
 
     fn tell(&self, change: Change) {
-        // Nobody may listen.
+        // There may be no receiver.
         let _ = self.changes.send(change);
     }
 }
@@ -407,7 +408,7 @@ impl Kept {
         Err(OutboxError::TooMany(full))
     }
 
-    /// Finished messages that are not listed any more.
+    /// Returns finished messages that are no longer listed.
     fn old(&self, now: UnixMillis) -> Vec<u64> {
         let mut finished: Vec<(i64, u64)> = self
             .entries
@@ -428,7 +429,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A message for a peer, whose event has so many bytes of text.
+    /// Creates a message for a peer, whose event has this many bytes of text.
     pub(super) fn entry(peer: &str, bytes: usize) -> OutboxEntry {
         numbered(peer, bytes, 0)
     }
@@ -477,7 +478,7 @@ pub(super) mod tests {
         }
         let full = outbox.put(numbered("carol", 60_000, 4)).await.unwrap_err();
         assert!(full.to_string().contains("in the outbox already have"), "{full}");
-        // What is taken back makes room.
+        // Withdrawing a message frees space.
         outbox.remove(1).await.unwrap().unwrap();
         outbox.put(numbered("carol", 60_000, 4)).await.unwrap();
     }

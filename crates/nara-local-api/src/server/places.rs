@@ -1,4 +1,4 @@
-//! Limits on how many of something exist at once.
+//! Limits on concurrent use.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::rights::{Caller, Rights};
 
-/// So many places.
+/// A limit with this many permits.
 #[derive(Debug)]
 pub(super) struct Places {
     most: usize,
@@ -36,15 +36,15 @@ impl Places {
         self.free.clone().try_acquire_owned().ok()
     }
 
-    /// Waits so long for a place.
+    /// Waits for a permit, at most this long.
     pub(super) async fn wait(&self, patience: Duration) -> Option<OwnedSemaphorePermit> {
         let waiting = tokio::time::timeout(patience, self.free.clone().acquire_owned());
         waiting.await.ok()?.ok()
     }
 }
 
-/// Places that callers share: those without all rights have a part of them, and each of these has a part of that. So the
-/// operator always finds a place, and nobody takes those of all others.
+/// Permits shared by callers: those without all rights share a part of them, and each of these may use a part
+/// of that. So the operator always gets a permit, and no caller can take those of all others.
 #[derive(Clone, Debug)]
 pub(super) struct SharedPlaces {
     all: Arc<Places>,
@@ -53,7 +53,7 @@ pub(super) struct SharedPlaces {
     by_caller: Arc<Mutex<HashMap<Arc<str>, Arc<Places>>>>,
 }
 
-/// A place, until it is dropped.
+/// A set of permits, held until dropped.
 pub(super) type Place = Vec<OwnedSemaphorePermit>;
 
 impl SharedPlaces {
@@ -66,7 +66,7 @@ impl SharedPlaces {
         }
     }
 
-    /// How many places are taken, and how many there are.
+    /// Returns the permits in use and their number.
     pub(super) fn in_use(&self) -> (usize, usize) {
         (self.all.taken(), self.all.most())
     }
@@ -75,7 +75,7 @@ impl SharedPlaces {
         self.parts(caller).iter().map(|part| part.take()).collect()
     }
 
-    /// Waits so long for a place.
+    /// Waits for a permit, at most this long.
     pub(super) async fn wait(&self, caller: &Caller, patience: Duration) -> Option<Place> {
         let end = Instant::now() + patience;
         let mut place = Vec::new();
@@ -85,24 +85,24 @@ impl SharedPlaces {
         Some(place)
     }
 
-    /// Why a caller has no place.
+    /// Explains why a caller gets no permit.
     pub(super) fn full(&self, caller: &Caller, what: &str) -> String {
         match caller.rights {
-            Rights::All => format!("there are {} {what} already", self.all.most()),
+            Rights::All => format!("there are already {} {what}", self.all.most()),
             _ => format!(
-                "there are {} {what} already of programs without all rights, or {} of this one",
+                "there are already {} {what} of programs without all rights, or {} of this one",
                 self.of_others.most(),
                 self.of_one
             ),
         }
     }
 
-    /// In what a caller needs a place, the scarcest first.
+    /// Returns the limits that apply to a caller, the scarcest first.
     fn parts(&self, caller: &Caller) -> Vec<Arc<Places>> {
         if caller.rights == Rights::All {
             return vec![self.all.clone()];
         }
-        // Each change of it is whole.
+        // Every update is complete.
         let mut by_caller = self.by_caller.lock().unwrap_or_else(PoisonError::into_inner);
         by_caller.retain(|_, places| places.taken() > 0 || Arc::strong_count(places) > 1);
         let own = by_caller.entry(caller.who.clone());
@@ -133,7 +133,7 @@ mod tests {
         held.push(places.take(&operator).unwrap());
         assert_eq!(places.in_use(), (5, 5));
         assert!(places.wait(&operator, patience).await.is_none());
-        // What ends makes room.
+        // A released permit is reused.
         let waiting = (places.clone(), third.clone());
         let waiting = tokio::spawn(async move { waiting.0.wait(&waiting.1, patience).await.is_some() });
         tokio::task::yield_now().await;
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(
             places.by_caller.lock().unwrap().len(),
             1,
-            "of those that hold none nothing is kept"
+            "callers without permits are not remembered"
         );
     }
 

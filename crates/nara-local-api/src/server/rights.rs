@@ -9,7 +9,7 @@ use http::StatusCode;
 pub use crate::model::Rights;
 use crate::{Problem, ProblemClass};
 
-/// Who calls, and what it may do. Connections put it into the extensions.
+/// The caller and its rights. Connections insert it into the request extensions.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     pub(super) rights: Rights,
@@ -24,7 +24,7 @@ pub(super) async fn require(State(wanted): State<Rights>, request: Request, next
         rights => {
             let given = rights.map_or("none", |rights| rights.as_str());
             let detail = format!(
-                "this needs the right {:?}, and the caller has {given:?}",
+                "this needs the right {:?}, but the caller has {given:?}",
                 wanted.as_str()
             );
             let (status, class) = (StatusCode::FORBIDDEN, ProblemClass::Untrusted);
@@ -53,7 +53,7 @@ mod tests {
                 .route_layer(from_fn_with_state(wanted, require));
             let mut request = Request::new(Body::empty());
             if let Some(rights) = given {
-                let who = "somebody".into();
+                let who = "someone".into();
                 request.extensions_mut().insert(Caller { rights, who });
             }
             router.oneshot(request).await.unwrap().status()

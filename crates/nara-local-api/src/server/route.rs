@@ -1,4 +1,4 @@
-//! The endpoints, one file for each thing that they are about.
+//! The endpoints, one file per subject.
 #![expect(unused_qualifications, reason = "the macros of utoipa write them")]
 
 mod admin;
@@ -38,7 +38,7 @@ use super::rights::{Rights, require};
 use super::state::Shared;
 use crate::{Problem, ProblemClass};
 
-/// The most bytes of a body of JSON.
+/// The largest JSON body, in bytes.
 const MAX_BODY: usize = 1 << 20;
 
 /// How long a caller may take for the next bytes of a body.
@@ -56,7 +56,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 )]
 struct Document;
 
-/// All routes, and their description.
+/// Returns all routes and their OpenAPI description.
 pub(super) fn routes(shared: Arc<Shared>) -> (Router, OpenApi) {
     let (router, document) = described().split_for_parts();
     let json = document.to_pretty_json().unwrap_or_default();
@@ -76,7 +76,7 @@ pub(super) fn routes(shared: Arc<Shared>) -> (Router, OpenApi) {
     (router, document)
 }
 
-/// The description alone.
+/// Returns the OpenAPI description only.
 pub(super) fn document() -> OpenApi {
     described().into_openapi()
 }
@@ -149,7 +149,7 @@ async fn no_such_path() -> Problem {
         "no_such_path",
         StatusCode::NOT_FOUND,
         ProblemClass::Usage,
-        "this API has no such path",
+        "the path does not exist in this API",
     );
     problem.hint("GET /v1/openapi.json lists the paths")
 }
@@ -159,15 +159,12 @@ async fn no_such_method() -> Problem {
         "no_such_method",
         StatusCode::METHOD_NOT_ALLOWED,
         ProblemClass::Usage,
-        "this path has no such method",
+        "the path does not support this method",
     );
     problem.hint("GET /v1/openapi.json lists the methods")
 }
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the signature that the layer asks for"
-)]
+#[expect(clippy::needless_pass_by_value, reason = "the layer requires this signature")]
 fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
     let message = panic
         .downcast_ref::<String>()
@@ -176,5 +173,5 @@ fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
         .unwrap_or("not a text");
     tracing::error!(panic = message, "a handler of the local API panicked");
     let (status, class) = (StatusCode::INTERNAL_SERVER_ERROR, ProblemClass::Failed);
-    Problem::new("internal", status, class, "a fault of nara-mesh").into_response()
+    Problem::new("internal", status, class, "a bug in nara-mesh").into_response()
 }

@@ -1,4 +1,4 @@
-//! The last hour in figures, in a ring of fixed size.
+//! Samples of the last hour, in a ring buffer of fixed size.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,14 +8,14 @@ use tokio::sync::Notify;
 
 use crate::model::{History, Refusals, Sample};
 
-/// The time between two samples.
+/// The sampling interval.
 pub(super) const EVERY: Duration = Duration::from_secs(10);
 
-/// How many samples are kept: an hour.
+/// The number of samples that are kept: an hour.
 const KEPT: usize = 360;
 
-/// The samples, the oldest first. They are taken from when somebody first asks for them, until nobody has for an hour:
-/// a nara that nobody looks at does not render its metrics all day.
+/// The samples, oldest first. Sampling starts with the first request and stops after an hour without one, so
+/// that an unobserved nara does not render its metrics all day.
 #[derive(Debug, Default)]
 pub(super) struct Samples {
     ring: Mutex<Ring>,
@@ -26,7 +26,7 @@ pub(super) struct Samples {
 struct Ring {
     samples: VecDeque<Sample>,
     refusals: Vec<Refusals>,
-    /// Samples since somebody last asked.
+    /// Samples since the last request.
     unasked: usize,
 }
 
@@ -42,12 +42,12 @@ impl Samples {
         }
     }
 
-    /// Waits until somebody asks, and begins anew: what is left is of another hour.
+    /// Waits for a request, and starts over: older samples are of another hour.
     pub(super) async fn asked(&self) {
         loop {
             self.asked.notified().await;
             let mut ring = self.ring();
-            // It may have been told before the hour passed.
+            // The notification may be from before the hour passed.
             if ring.unasked < KEPT {
                 ring.samples.clear();
                 return;
@@ -55,7 +55,7 @@ impl Samples {
         }
     }
 
-    /// Adds a sample. Returns whether somebody still asks for them.
+    /// Adds a sample. Returns whether samples are still requested.
     pub(super) fn add(&self, sample: Sample, refusals: Vec<Refusals>) -> bool {
         let mut ring = self.ring();
         if ring.samples.len() == KEPT {
@@ -68,7 +68,7 @@ impl Samples {
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
-        // Each change leaves it valid.
+        // Every update leaves the ring valid.
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

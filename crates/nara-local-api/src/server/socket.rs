@@ -1,4 +1,4 @@
-//! Unix sockets: who may connect is decided by the mode of the socket and by the credentials of the caller.
+//! Unix sockets: the mode of the socket and the credentials of the caller decide who may connect.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -10,10 +10,10 @@ use tokio::net::{UnixListener, UnixSocket};
 
 use super::rights::{Caller, Rights};
 
-/// The longest path of a socket that every Unix takes.
+/// The longest socket path that every Unix supports, in bytes.
 const LONGEST_PATH: usize = 103;
 
-/// Connections that wait to be accepted.
+/// The backlog of pending connections.
 const BACKLOG: u32 = 256;
 
 /// Why a socket cannot be opened.
@@ -27,15 +27,15 @@ pub enum ListenError {
         path: PathBuf,
     },
     /// The operating system refuses it.
-    #[error("the socket {} cannot be made", path.display())]
+    #[error("the socket {} cannot be created", path.display())]
     Io {
         /// The path.
         path: PathBuf,
         /// The cause.
         source: io::Error,
     },
-    /// A path that the operating system cuts or refuses without a reason.
-    #[error("the socket {} has a path of {length} bytes, and a socket may have {}", path.display(), LONGEST_PATH)]
+    /// The path is too long: the operating system would truncate or refuse it without a reason.
+    #[error("the path of the socket {} has {length} bytes, but the maximum is {}", path.display(), LONGEST_PATH)]
     TooLong {
         /// The path.
         path: PathBuf,
@@ -62,12 +62,12 @@ pub fn check_length(path: &Path) -> Result<(), ListenError> {
 /// Who may connect.
 #[derive(Clone, Debug)]
 pub(super) struct Access {
-    /// A group, and what its members may do.
+    /// A group, and the rights of its members.
     pub(super) group: Option<(u32, Rights)>,
 }
 
 impl Access {
-    /// The caller at the other end; `None`: it may do nothing.
+    /// Returns the caller at the other end; `None` if it has no rights.
     pub(super) fn caller(&self, stream: &tokio::net::UnixStream) -> io::Result<Option<Caller>> {
         let user = stream.peer_cred()?.uid();
         let rights = self.rights_of(user, own_user()?);
@@ -81,19 +81,19 @@ impl Access {
         if caller == 0 || caller == own {
             return Some(Rights::All);
         }
-        // Only the owner and the members of the group can connect: the mode says so. The credentials name one group of
-        // several, so they cannot.
+        // The mode of the socket admits only the owner and members of the group. The credentials contain one
+        // of several groups, so they cannot decide.
         self.group.map(|(_, rights)| rights)
     }
 }
 
-/// The user of this process.
+/// Returns the user of this process.
 fn own_user() -> io::Result<u32> {
     let (one, _other) = tokio::net::UnixStream::pair()?;
     Ok(one.peer_cred()?.uid())
 }
 
-/// Listens at a path. Nobody can connect before the mode is set.
+/// Listens at a path. No other user can connect before the mode is set.
 pub(super) fn listen(path: &Path, access: &Access) -> Result<UnixListener, ListenError> {
     check_length(path)?;
     let failed = |source| ListenError::Io {

@@ -29,7 +29,7 @@ use super::web::Web;
 use crate::Problem;
 use crate::model::{LedgerSummary, Reloaded, Way};
 
-/// What the handlers share.
+/// The state that handlers share.
 pub(super) struct Shared {
     pub(super) nara: Arc<Nara>,
     pub(super) host: Arc<dyn Host>,
@@ -39,7 +39,7 @@ pub(super) struct Shared {
     pub(super) outbox: Outbox,
     pub(super) connections: Places,
     pub(super) bodies: Bodies,
-    /// Bodies that are sent to peers as they arrive.
+    /// Bodies that are streamed to peers.
     pub(super) uploads: SharedPlaces,
     pub(super) conflicts: Conflicts,
     pub(super) counted: Counted<(LedgerEpoch, i64, usize), LedgerSummary>,
@@ -54,7 +54,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// A peer as a path names it, with another time limit if one is asked for.
+    /// Returns a handle of a peer named in a path, with a time limit if requested.
     pub(super) fn peer(&self, text: &str, timeout: Option<Duration>) -> Result<PeerHandle, Problem> {
         let peer: PeerRef = text.parse()?;
         let handle = self.nara.peer(peer);
@@ -64,12 +64,12 @@ impl Shared {
         })
     }
 
-    /// Which way packets to an address take.
+    /// Returns the path of packets to an address.
     pub(super) async fn way(&self, address: Option<SocketAddr>) -> Option<Way> {
         self.host.way(address?.ip()).await
     }
 
-    /// Applies the decisions in the ledger, and whatever the program reads again.
+    /// Applies the decisions in the ledger, and the files that the program reads again.
     pub(super) async fn reload(&self) -> Result<Reloaded, Problem> {
         if let Some(reloaded) = self.host.reload().await {
             return Ok(reloaded);
@@ -86,13 +86,13 @@ impl Shared {
         })
     }
 
-    /// A stream that ends when the API does.
+    /// Ends a stream when the API shuts down.
     pub(super) fn until_stopped<S: Stream>(&self, stream: S) -> impl Stream<Item = S::Item> + use<S> {
         stream.take_until(self.stopping.clone().cancelled_owned())
     }
 }
 
-/// A body of JSON, as handlers return it.
+/// The answer of a handler with a JSON body.
 pub(super) type Answer<T> = Result<axum::Json<T>, Problem>;
 
 impl IntoResponse for Problem {

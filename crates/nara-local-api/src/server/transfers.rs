@@ -1,4 +1,4 @@
-//! The transfers of events that go on.
+//! The transfers in progress.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,14 +18,14 @@ use crate::{Problem, ProblemClass};
 /// The most transfers and comparisons at once: each keeps the ledger and a core busy.
 const MOST: usize = 16;
 
-/// The most of them by callers without all rights, and by one of these.
+/// The most by callers without all rights, and by one of these.
 const MOST_OF_OTHERS: usize = 12;
 const MOST_OF_ONE: usize = 6;
 
-/// How long a transfer may take. What came until then is stored.
+/// Time limit of a transfer. Events received before are stored.
 pub(super) const LONGEST: Duration = Duration::from_secs(6 * 60 * 60);
 
-/// The transfers that go on.
+/// The transfers in progress.
 #[derive(Clone, Debug)]
 pub(super) struct Transfers {
     places: SharedPlaces,
@@ -54,7 +54,7 @@ struct Entry {
     cancelled: CancellationToken,
 }
 
-/// A transfer that is listed until this is dropped.
+/// A transfer that is listed until dropped.
 #[derive(Debug)]
 pub(super) struct Running {
     id: u64,
@@ -63,7 +63,7 @@ pub(super) struct Running {
     _place: Place,
 }
 
-/// What a transfer is, with whom, and for whom.
+/// The kind, the peer and the caller of a transfer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Of<'a> {
     pub(super) kind: TransferKind,
@@ -104,7 +104,7 @@ impl Transfers {
         })
     }
 
-    /// How many places are taken, and how many there are.
+    /// Returns the permits in use and their number.
     pub(super) fn in_use(&self) -> (usize, usize) {
         self.places.in_use()
     }
@@ -113,17 +113,18 @@ impl Transfers {
         let (status, class) = (StatusCode::SERVICE_UNAVAILABLE, ProblemClass::Failed);
         let detail = self.places.full(caller, "transfers");
         let problem = Problem::new("too_many_transfers", status, class, detail);
-        problem
-            .hint("wait until one of them ends (GET /v1/transfers), or end one (DELETE /v1/transfers/{id})")
+        problem.hint(
+            "wait until one of them ends (GET /v1/transfers), or cancel one (DELETE /v1/transfers/{id})",
+        )
     }
 
-    /// All of them, oldest first.
+    /// Returns all transfers, oldest first.
     pub(super) fn list(&self) -> Vec<Transfer> {
         let table = self.table();
         table.running.values().map(Entry::now).collect()
     }
 
-    /// Ends a transfer; returns it as it was, if it goes on.
+    /// Cancels a transfer; returns its last state if it was in progress.
     pub(super) fn cancel(&self, id: u64) -> Option<Transfer> {
         let mut table = self.table();
         let entry = table.running.remove(&id)?;
@@ -132,7 +133,7 @@ impl Transfers {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        // Each change is one insertion or removal.
+        // Every update is a single insertion or removal.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

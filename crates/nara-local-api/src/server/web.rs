@@ -1,4 +1,5 @@
-//! The local API on loopback TCP, where the kernel does not say who calls: bearer tokens, the page and its sessions.
+//! The local API on loopback TCP, where the kernel does not identify the caller: bearer tokens, the page and
+//! its sessions.
 
 mod gate;
 mod page;
@@ -20,7 +21,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 
 use self::gate::Gate;
 
-/// The API and the page as one listener serves them.
+/// Returns the router of one listener, with the API and the page.
 pub(super) fn router(api: Router, web: Arc<Web>, address: SocketAddr) -> Router {
     let gate = Arc::new(Gate { address, web });
     let api = api

@@ -1,4 +1,4 @@
-//! What a program of this machine must not achieve: see docs/threat-model.md.
+//! What a local program must not achieve: see docs/threat-model.md.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use tokio::net::UnixStream;
 
 use crate::scene::Scene;
 
-/// Sends bytes as they are, and returns the whole answer.
+/// Sends raw bytes, and returns the whole answer.
 async fn raw(scene: &Scene, request: &str) -> String {
     let mut stream = UnixStream::connect(&scene.socket).await.unwrap();
-    // It may be answered, and closed, before all of it is read.
+    // The server may answer and close before it has read everything.
     let _ = stream.write_all(request.as_bytes()).await;
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
@@ -51,7 +51,7 @@ async fn only_the_owner_can_connect_and_a_second_process_cannot_take_the_socket(
     let socket = scene.socket.clone();
     scene.end().await;
     assert!(!socket.exists());
-    // One that a process left behind is replaced.
+    // A stale socket is replaced.
     let folder = tempfile::tempdir().unwrap();
     let left = folder.path().join("left.sock");
     drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
@@ -122,7 +122,7 @@ async fn headers_that_prove_something_cannot_be_forged() {
     for name in ["x-nara-sender", "x_nara_sender", "x-secret"] {
         assert!(!headers.contains(&name), "{told}");
     }
-    // Smuggled lengths are an error of the parser.
+    // The parser rejects conflicting lengths.
     let smuggled = "POST /v1/peers/bob/http/ HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\
                     connection: close\r\n\r\n0\r\n\r\nGET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n";
     let answer = raw(&scene, smuggled).await;
@@ -130,7 +130,7 @@ async fn headers_that_prove_something_cannot_be_forged() {
     scene.end().await;
 }
 
-/// What bob was told with a body that has a length of its own.
+/// Returns what bob received, for a body with an explicit length.
 async fn told(scene: &Scene, head: &str, body: &str) -> String {
     let request =
         format!("POST /v1/peers/bob/http/ HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{head}\r\n{body}");
@@ -199,7 +199,7 @@ async fn what_is_about_one_connection_does_not_reach_a_peer_nor_do_trailers() {
     ] {
         assert!(!told.contains(gone), "{gone}: {told}");
     }
-    // A change of the protocol is not offered.
+    // Upgrades are not offered.
     let upgrade = "GET /v1/status HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: h2c\r\n\r\n";
     assert!(raw(&scene, upgrade).await.starts_with("HTTP/1.1 200"));
     let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -218,7 +218,7 @@ async fn a_body_that_is_too_large_or_not_json_is_a_problem() {
             body.len()
         );
         let mut stream = UnixStream::connect(&scene.socket).await.unwrap();
-        // It may be answered before all of it is sent.
+        // The server may answer before everything is sent.
         let _ = stream.write_all(request.as_bytes()).await;
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
@@ -273,7 +273,7 @@ async fn a_reader_that_stops_reading_holds_up_nobody() {
     stuck.read_exact(&mut head).await.unwrap();
     assert_eq!(&head, b"HTTP/1.1 200");
     let mut watching = scene.client.events(Method::GET, "/v1/events/live").await.unwrap();
-    // Far more than the buffers of a socket.
+    // More than the buffers of a socket hold.
     let text = "x".repeat(2000);
     for number in 0..500 {
         let said = Payload::Social(SocialPayload {
@@ -292,7 +292,7 @@ async fn a_reader_that_stops_reading_holds_up_nobody() {
     }
     assert!(scene.client.status().await.is_ok());
     drop(watching);
-    // Nor does it hold up the end.
+    // Nor does it delay shutdown.
     let ended = tokio::time::timeout(Duration::from_secs(60), scene.end()).await;
     assert!(ended.is_ok());
 }
@@ -317,7 +317,7 @@ async fn bodies_that_do_not_come_take_the_room_of_others_only_while_they_are_wai
             client.request_peer("bob", request).await.unwrap().status()
         }
     };
-    // There is no room once the nara has seen all of them.
+    // Memory is exhausted once the nara has read all of them.
     let room = async || {
         let limits = scene.client.status().await.unwrap().limits;
         let bodies = limits.iter().find(|limit| limit.name == "body_bytes").unwrap();
@@ -327,7 +327,7 @@ async fn bodies_that_do_not_come_take_the_room_of_others_only_while_they_are_wai
         tokio::task::yield_now().await;
     }
     let waiting = tokio::spawn(send("x"));
-    // What has no body needs none, and neither does anything else.
+    // Requests without a body need no memory, and neither do other endpoints.
     assert_eq!(send("").await, 418);
     assert!(scene.client.status().await.is_ok());
     held.pop();
@@ -358,14 +358,14 @@ async fn streamed_bodies_that_do_not_come_leave_the_room_to_others() {
         tokio::task::yield_now().await;
     }
     assert_eq!(used("body_bytes").await, 0);
-    // What is not streamed goes on, and so does what is small.
+    // Requests that are not streamed, and small ones, are still served.
     for (body, stream) in [("x", "?0"), ("x", "?1"), ("", "?1")] {
         let request = Request::post("/").header("x-nara-stream", stream);
         let request = request.body(Bytes::from_static(body.as_bytes())).unwrap();
         let answer = scene.client.request_peer("bob", request).await.unwrap();
         assert_eq!(answer.status(), 418, "{stream}");
     }
-    // Another streamed one waits until one of them ends.
+    // Another streamed body waits until one of them ends.
     held.remove(0);
     let mut another = begin().await;
     another.write_all(b"0\r\n\r\n").await.unwrap();
@@ -395,7 +395,7 @@ async fn one_that_floods_drops_its_own_messages() {
     let flooded = page().await;
     assert_eq!((flooded.messages.len(), flooded.dropped), (1 + 256, 2000 - 256));
     assert_eq!(flooded.messages[0].from, "carol");
-    // And all together do not fill the memory.
+    // All of them together do not fill the memory.
     for sender in 0..20 {
         postcards(&format!("nara-{sender}"), 200);
     }
@@ -406,7 +406,7 @@ async fn one_that_floods_drops_its_own_messages() {
     );
     let large = WorldMessage::new("dave", &"x".repeat(8 << 20), UnixNanos::new(1));
     inbox.postcard(&large, false);
-    // What is larger than all of it costs nobody else anything.
+    // A message larger than the whole inbox displaces none.
     let afterwards = page().await;
     assert_eq!(
         (afterwards.messages.len(), afterwards.dropped),

@@ -1,4 +1,4 @@
-//! Naras that go away in the middle of an answer.
+//! Naras that stop in the middle of an answer.
 
 use futures_util::StreamExt as _;
 use http::Method;
@@ -6,7 +6,7 @@ use nara_local_api::client::{CallError, LocalClient};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 
-/// What a client gets where the answers are these bytes, and then nothing.
+/// Returns the result of a client if the server answers these bytes and closes.
 fn answering(socket: &std::path::Path, answer: &'static str) -> LocalClient {
     let listener = UnixListener::bind(socket).unwrap();
     tokio::spawn(async move {
@@ -44,7 +44,7 @@ async fn an_answer_that_breaks_off_is_told_as_that() {
     let broken = whole.status().await.unwrap_err();
     assert!(matches!(broken, CallError::BrokenOff { .. }), "{broken:?}");
 
-    // What is there and cannot be understood is something else.
+    // An answer of an unknown form is a different error.
     let other = answering(
         &folder.path().join("other"),
         "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]",

@@ -57,7 +57,7 @@ async fn published_events_are_signed_paged_and_live() {
     );
     assert_eq!(one.id, decoded.cursor);
     drop(live);
-    // A cursor leads on behind what was seen.
+    // A cursor resumes after the events already seen.
     let path = format!("/v1/events/live?services=social&after={}", one.id.unwrap());
     let mut resumed = client.events(Method::GET, &path).await.unwrap();
     let two: LiveEvent = next(&mut resumed, "event").await.decode().unwrap();
@@ -240,7 +240,7 @@ async fn a_stream_of_a_peer_goes_on_behind_its_cursor() {
     let two: LiveEvent = next(&mut resumed, "event").await.decode().unwrap();
     assert_eq!(reason(&two.event), "two");
     drop(resumed);
-    // Before the first event, the place is where the stream begins.
+    // Before the first event, the cursor is the start of the stream.
     let now = "/v1/peers/bob/events/live?services=social";
     let mut silent = open(now).await.unwrap();
     let start = next(&mut silent, "state").await.id.unwrap();
@@ -276,7 +276,7 @@ async fn the_ledger_is_counted_again_once_something_is_new() {
         .send(Method::POST, "/v1/events", &said("one"))
         .await
         .unwrap();
-    // It may be as old as counting allows.
+    // It may be as old as the cache allows.
     while social(&summary().await) != Some(1) {
         tokio::task::yield_now().await;
     }

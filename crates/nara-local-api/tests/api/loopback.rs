@@ -1,5 +1,5 @@
-//! The local API on loopback, where other users of the machine and web pages of the owner's browser come, too: see
-//! docs/threat-model.md.
+//! The local API on loopback, which other users of the machine and web pages in the owner's browser can reach
+//! too: see docs/threat-model.md.
 
 use std::fs;
 use std::io;
@@ -42,19 +42,19 @@ impl Loopback {
         }
     }
 
-    /// Sends a request with these lines of its head, and returns the whole answer.
+    /// Sends a request with these header lines, and returns the whole answer.
     async fn raw(&self, head: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let length = body.len();
         let request = format!("{head}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
-        // It may be answered, and closed, before all of it is read.
+        // The server may answer and close before it has read everything.
         let _ = stream.write_all(request.as_bytes()).await;
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
         String::from_utf8_lossy(&answer).into_owned()
     }
 
-    /// Sends a request to the right host.
+    /// Sends a request with the correct Host.
     async fn ask(&self, what: &str, headers: &[&str], body: &str) -> String {
         let host = format!("{what} HTTP/1.1\r\nhost: {}", self.address);
         let head = headers.iter().fold(host, |head, header| head + "\r\n" + header);
@@ -78,14 +78,14 @@ impl Loopback {
         format!("authorization: Bearer {}", made.unwrap().token)
     }
 
-    /// Opens the page with a token of its address.
+    /// Opens the page with a one-time token.
     async fn open(&self, token: &str) -> String {
         let (origin, body) = (self.origin(), format!("{{\"token\":\"{token}\"}}"));
         let headers = [&*origin, "content-type: application/json"];
         self.ask("POST /page/session", &headers, &body).await
     }
 
-    /// A session of the page: its cookie, its secret and its id.
+    /// Opens a session of the page: returns its cookie, its secret and its id.
     async fn session(&self) -> (String, String, String) {
         let link = self.scene.client.dashboard().await.unwrap();
         let (_, token) = link.url.split_once('#').unwrap();
@@ -112,7 +112,7 @@ fn status(answer: &str) -> u16 {
     status.unwrap_or_else(|| panic!("no answer: {answer:?}"))
 }
 
-/// What no answer may have: nobody of another origin reads it.
+/// Returns whether no other origin may read an answer.
 fn is_for_no_other_origin(answer: &str) -> bool {
     let head = answer.split("\r\n\r\n").next().unwrap_or_default().to_lowercase();
     !head.contains("access-control-")
@@ -154,7 +154,7 @@ async fn on_loopback_nobody_gets_in_without_a_token() {
             assert!(is_for_no_other_origin(&answer), "{answer}");
         }
     }
-    // Nor with one in the address.
+    // Nor with one in the URL.
     let answer = local
         .ask(&format!("GET /v1/status?token={}", local.token), &[], "")
         .await;
@@ -220,7 +220,7 @@ async fn a_web_page_of_another_origin_is_refused_even_with_a_token() {
             );
         }
     }
-    // A browser asks first whether it may send the header of a token.
+    // A browser sends a preflight request for the header of a token.
     for from in ["https://evil.example", &format!("http://{}", local.address)] {
         let headers = [
             &*format!("origin: {from}"),
@@ -309,7 +309,7 @@ async fn the_page_opens_once_and_needs_its_cookie_its_secret_and_its_origin() {
         let answer = local.ask(what, headers, "").await;
         assert_eq!(status(&answer), expected, "{what} {headers:?} {answer}");
     }
-    // It proves to the page of a session, and to nobody else, that it is the same nara.
+    // It proves only to the page of a session that it is the same nara.
     let hello = async |id: &str| {
         let body = format!("{{\"session\":\"{id}\",\"nonce\":\"n\"}}");
         let headers = [&*origin, "content-type: application/json"];
@@ -318,7 +318,7 @@ async fn the_page_opens_once_and_needs_its_cookie_its_secret_and_its_origin() {
     let proof = hello(&id).await;
     assert!(status(&proof) == 200 && proof.contains("\"proof\":"), "{proof}");
     assert_eq!(status(&hello("another").await), 404);
-    // A session that is ended is gone, and was never in a file as it is.
+    // An ended session is gone, and its secrets were never in a file in plain text.
     let kept = fs::read_to_string(local.folder.path().join("page.json")).unwrap();
     assert!(
         !kept.contains(secret.trim_start_matches("x-nara-page: ")),
@@ -423,7 +423,7 @@ async fn a_page_and_its_session_come_back_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_owned();
     let scene = Scene::with(|builder| builder.folder(path.clone())).await;
-    // Nobody asked for an address, so there is none before the page is.
+    // No address was requested, so there is none before the page.
     assert_eq!(
         scene.client.tokens().await.unwrap().addresses,
         Vec::<String>::new()
@@ -442,7 +442,7 @@ async fn a_page_and_its_session_come_back_after_a_restart() {
     assert!(TcpStream::connect(address).await.is_err());
     let scene = Scene::with(|builder| builder.folder(path)).await;
     scene.api.resume_page().await;
-    // Behind it in the queue.
+    // Queued after the resume.
     let link = scene.client.dashboard().await.unwrap();
     assert!(
         link.url.starts_with(&format!("http://{address}/#")),
@@ -457,7 +457,7 @@ async fn a_page_and_its_session_come_back_after_a_restart() {
     local.scene.end().await;
 }
 
-/// Collects what is logged.
+/// Collects the log.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -518,12 +518,12 @@ async fn a_thousand_connections_of_another_user_take_no_place_of_the_owner() {
     for _ in 0..1000 {
         held.push(TcpStream::connect(local.address).await.unwrap());
     }
-    // What finds no place is told so.
+    // Excess connections get an error.
     let mut last = held.pop().unwrap();
     let mut refused = String::new();
     let _ = last.read_to_string(&mut refused).await;
     assert!(refused.contains("too_many_connections"), "{refused}");
-    // The socket has its own places.
+    // The socket has separate limits.
     let found = local.scene.client.status().await.unwrap();
     assert!(found.connections < 10, "{found:?}");
     drop(held);

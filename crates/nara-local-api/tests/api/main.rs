@@ -1,6 +1,6 @@
-//! The local API over real sockets, as programs of the machine use it, and as attackers try to.
+//! The local API over real sockets, as local programs and attackers use it.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 
 mod attack;
 mod broken;

@@ -88,7 +88,7 @@ async fn a_request_brings_a_verified_answer_and_what_is_proven() {
         answer.headers()["x-nara-responder-key"],
         scene.bob.local().public_key().to_base64()
     );
-    // As it arrives.
+    // Streamed.
     let request = Request::get("/")
         .header("x-nara-stream", "?1")
         .body(Bytes::new())
@@ -116,7 +116,7 @@ async fn a_ban_is_in_force_at_once_and_can_be_lifted() {
     }
     client.trust("bob", &Trust::default()).await.unwrap();
     client.dm("bob", &text("hello")).await.unwrap();
-    // Another key than the configured one is not taken, and an unknown peer has a problem of its own.
+    // A key other than the configured one is refused, and an unknown peer has its own problem type.
     let other = Trust {
         key: Some(scene.alice.local().public_key().to_base64()),
         replace: true,
@@ -142,7 +142,7 @@ async fn a_postcard_is_followed_until_it_is_home() {
     let scene = Scene::new().await;
     let client = &scene.client;
     assert!(client.postcards().await.unwrap().is_empty());
-    // Whoever answers is online.
+    // A nara that answers is online.
     scene.bob.peer("alice").ping().await.unwrap();
     let postcard = Postcard {
         message: "hi".to_owned(),
@@ -160,7 +160,7 @@ async fn a_postcard_is_followed_until_it_is_home() {
     assert_eq!((home.state, home.message.as_str()), (JourneyState::Home, "hi"));
     assert_eq!(home.hops.as_deref().unwrap(), ["bob", "alice"]);
     assert_eq!(client.postcards().await.unwrap(), [home]);
-    // One that nobody took is not listed.
+    // A postcard that no peer accepted is not listed.
     let nowhere = Postcard {
         to: Some("nobody".to_owned()),
         ..postcard
@@ -188,7 +188,7 @@ async fn a_stash_is_left_with_a_peer_fetched_listed_and_dropped() {
     let too_large = vec![0; (512 << 10) + 1];
     assert_eq!(problem(client.put_stash("bob", too_large).await), "too_large");
 
-    // What bob leaves here can be seen, though not read.
+    // Bob's stash is listed here, but cannot be read.
     scene.bob.peer("alice").put_stash(b"only bob").await.unwrap();
     let list = client.stashes().await.unwrap().stashes;
     assert_eq!((list[0].name.as_deref(), list[0].bytes), (Some("bob"), 8 + 16));
@@ -223,7 +223,7 @@ async fn what_comes_in_waits_until_it_is_acknowledged() {
     assert_eq!(message.event.unwrap().decode().unwrap().id, event.id);
 
     let postcard = WorldMessage::new("bob", "greetings", now);
-    // It is stuck here: nobody else is online.
+    // It is stuck here: no other nara is online.
     drop(scene.bob.peer("alice").relay_world_message(&postcard).await);
     let told: InboxMessage = live.next().await.unwrap().unwrap().decode().unwrap();
     let received = told.postcard.unwrap();
@@ -258,7 +258,7 @@ async fn the_clock_and_the_place_in_the_network_are_told() {
     scene.end().await;
 }
 
-/// The name of the problem with which a call failed.
+/// Returns the name of the problem of a failed call.
 fn problem<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> String {
     match outcome.unwrap_err() {
         CallError::Problem(problem) => problem.name().to_owned(),
@@ -285,7 +285,7 @@ async fn a_decision_is_about_the_nara_that_a_text_means_and_nobody_is_made_up() 
         assert_eq!(trusted.peers[0].name, "bob", "{peer}");
         client.dm("bob", &text("hello")).await.unwrap();
     }
-    // Nobody's, and so nobody is banned.
+    // It belongs to no peer, so none is banned.
     let stranger = LocalNara::generate("stranger").unwrap();
     let nobodys = [
         stranger.id().to_string(),
@@ -312,7 +312,7 @@ async fn a_decision_is_about_the_nara_that_a_text_means_and_nobody_is_made_up() 
             }
         }
     }
-    // One that is named as bob's id is not taken for him, nor he for it.
+    // A nara named like bob's id is not confused with him.
     let namesake = LocalNara::generate(bob.id().as_str()).unwrap();
     let known = scene.alice.registry().register(namesake.as_peer(None)).unwrap();
     match client.ban(bob.id().as_str()).await.unwrap_err() {

@@ -1,4 +1,4 @@
-//! Messages to a nara that cannot be reached, or whose answers are lost.
+//! Messages to an unreachable nara, or whose answers are lost.
 
 mod kinds;
 
@@ -25,7 +25,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What came in at bob, and whether it is still to be told.
+/// The messages that bob received.
 #[derive(Clone, Debug, Default)]
 struct Mailbox {
     received: Arc<Mutex<Vec<String>>>,
@@ -60,14 +60,14 @@ impl MeshHandler for Mailbox {
     }
 }
 
-/// Alice with a local API; she knows bob, who is not there yet.
+/// Alice with a local API; she knows bob, who does not run yet.
 struct Scene {
     alice: Arc<Nara>,
     api: LocalApi,
     client: LocalClient,
     own: LocalNara,
     bob: LocalNara,
-    /// Where bob is, or will be.
+    /// The address of bob, now or later.
     address: SocketAddr,
     clock: Arc<dyn Clock>,
     folder: TempDir,
@@ -95,7 +95,7 @@ impl Scene {
         }
     }
 
-    /// Ends alice and her API, and starts both again.
+    /// Stops alice and her API, and starts both again.
     async fn restart(self) -> Self {
         self.api.shutdown().await;
         let alice = Arc::into_inner(self.alice).unwrap();
@@ -116,7 +116,7 @@ impl Scene {
         }
     }
 
-    /// Starts bob, or somebody who says so.
+    /// Starts bob, or a nara that claims to be bob.
     async fn start_bob(&self, bob: &LocalNara, mailbox: &Mailbox) -> Nara {
         serve(bob, &self.alice, self.address, mailbox).await
     }
@@ -181,7 +181,7 @@ fn message(text: &str) -> DirectMessage {
     }
 }
 
-/// The next state of a message that is not `waiting`.
+/// Returns the next state of a message that is not `waiting`.
 async fn finished(changes: &mut Events, id: u64) -> OutboxEntry {
     loop {
         let change = changes.next().await.unwrap().unwrap();
@@ -206,7 +206,7 @@ fn problem<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> Problem {
 async fn a_message_to_a_peer_that_is_away_arrives_once_when_it_comes() {
     let scene = Scene::new().await;
     let mut changes = scene.changes().await;
-    // Without `later` the sender is told what would help.
+    // Without `later`, the hint recommends it.
     let refused = problem(scene.client.dm("bob", &message("hello")).await);
     assert_eq!(refused.class, ProblemClass::Unreachable);
     assert!(refused.hint.as_ref().unwrap().contains("`later`"), "{refused:?}");
@@ -225,7 +225,7 @@ async fn a_message_to_a_peer_that_is_away_arrives_once_when_it_comes() {
 
     let mailbox = Mailbox::default();
     let bob = scene.start_bob(&scene.bob, &mailbox).await;
-    // Alice hears of him.
+    // Alice learns that he runs.
     let now = bob.client().clock().now_nanos();
     let kind = nara_local_api::model::DmKind::Gossip;
     let event = nara_local_api::compose::social(bob.local(), kind, "alice", "here", now).unwrap();
@@ -239,7 +239,7 @@ async fn a_message_to_a_peer_that_is_away_arrives_once_when_it_comes() {
         assert!(delivered.problem.is_none() && delivered.finished_at_ms.is_some());
     }
     assert_eq!(mailbox.received(), [first.event_id, second.event_id]);
-    // Now it is delivered at once, and answered as ever.
+    // Now it is delivered at once, with the usual answer.
     match scene.send("third").await {
         Sent::Delivered(receipt) => assert!(receipt.stored && receipt.verified, "{receipt:?}"),
         Sent::Waits(entry) => panic!("{entry:?}"),
@@ -401,7 +401,7 @@ async fn a_message_is_delivered_to_no_other_key_than_the_one_it_was_written_for(
     assert_eq!(asked.state, OutboxState::Waiting);
     assert!(!asked.may_have_arrived, "{asked:?}");
 
-    // Nor once the operator trusts the other key.
+    // Nor after the operator trusts the other key.
     let known = scene.alice.registry().by_name("bob").unwrap();
     scene.alice.registry().remove(&known);
     let there = other.as_peer(Some(scene.address));
@@ -413,7 +413,7 @@ async fn a_message_is_delivered_to_no_other_key_than_the_one_it_was_written_for(
     scene.end().await;
 }
 
-/// Passes bytes on to bob, and breaks the connection when bob has taken a message and answers.
+/// Forwards bytes to bob, and breaks the connection when bob has accepted a message and answers.
 async fn pass_on(listener: TcpListener, to: SocketAddr, has_news: Arc<AtomicBool>, cuts: Arc<AtomicUsize>) {
     while let Ok((client, _)) = listener.accept().await {
         let bob = TcpStream::connect(to).await.unwrap();
@@ -464,7 +464,7 @@ async fn a_message_whose_answer_is_lost_is_sent_again_and_arrives_once() {
     let entry = scene.sent_later("hello").await;
     assert!(entry.may_have_arrived, "{entry:?}");
     let delivered = finished(&mut changes, entry.id).await;
-    // Bob has it already.
+    // Bob already has it.
     assert_eq!(
         (delivered.state, delivered.stored),
         (OutboxState::Delivered, Some(false))

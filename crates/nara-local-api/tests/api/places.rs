@@ -1,4 +1,4 @@
-//! Places that callers share: one that holds its places for long leaves others theirs.
+//! Shared limits: a caller that holds its permits for long leaves others theirs.
 
 use http::Method;
 use nara_local_api::model::Rights;
@@ -34,7 +34,7 @@ async fn callers_without_all_rights_leave_the_operator_a_place_for_a_transfer() 
             assert_eq!(status, "HTTP/1.1 200");
             held.push(stream);
         }
-        // Nobody takes the places of all others.
+        // No caller takes the permits of all others.
         assert_eq!(begin(token).await.1, "HTTP/1.1 503");
     }
     assert_eq!(begin(&tokens[2]).await.1, "HTTP/1.1 503");
@@ -68,7 +68,7 @@ async fn a_caller_without_all_rights_does_not_keep_others_from_streaming_to_peer
         let limits = local.scene.client.status().await.unwrap().limits;
         limits.iter().find(|limit| limit.name == "uploads").unwrap().used
     };
-    // They wait for a place.
+    // They wait for a permit.
     let mut held = Vec::new();
     for _ in 0..16 {
         held.push(begin(&one).await);

@@ -84,7 +84,7 @@ impl Scene {
         }
     }
 
-    /// Ends everything. Nothing of the API holds the nara afterwards.
+    /// Shuts everything down. Nothing of the API holds the nara afterwards.
     pub(crate) async fn end(self) {
         self.api.shutdown().await;
         let alice = Arc::into_inner(self.alice).unwrap();

@@ -9,7 +9,7 @@ use tokio::net::UnixListener;
 
 use crate::scene::Scene;
 
-/// Tells what came.
+/// Returns the request in its answer.
 pub(crate) async fn echo(sender: VerifiedSender, request: Request) -> (StatusCode, HeaderMap, String) {
     let (head, body) = request.into_parts();
     let body = to_bytes(body, 1 << 20).await.unwrap();
@@ -36,7 +36,7 @@ pub(crate) async fn echo(sender: VerifiedSender, request: Request) -> (StatusCod
     (StatusCode::IM_A_TEAPOT, answer, text)
 }
 
-/// A program that tells which headers it got.
+/// Starts a program that returns the headers of its requests.
 fn program(path: &std::path::Path) {
     let listener = UnixListener::bind(path).unwrap();
     let router = axum::Router::new().fallback(async |request: Request| {
@@ -96,7 +96,7 @@ async fn a_program_is_exposed_until_its_lease_is_ended() {
     put("team%2Fnotes", lease(&backend)).await.unwrap();
     let answer = ask().await.unwrap();
     assert_eq!(answer.body(), "/1?x bob ");
-    // Neither our own paths, nor another program, nor another machine.
+    // Not our own paths, not another program, not another machine.
     for (prefix, lease, name) in [
         ("dm", lease(&backend), "prefix_taken"),
         ("team%2Fnotes", lease("http://127.0.0.1:1"), "prefix_taken"),

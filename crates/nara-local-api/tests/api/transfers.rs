@@ -12,7 +12,7 @@ async fn running(scene: &Scene) -> Vec<Transfer> {
     list.transfers
 }
 
-/// Carol, a peer that takes connections and says nothing.
+/// Carol, a peer that accepts connections and never answers.
 pub(crate) async fn silent_carol(scene: &Scene) -> TcpListener {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let carol = LocalNara::generate("carol").unwrap();
@@ -79,7 +79,7 @@ async fn a_transfer_is_listed_while_it_goes_on_and_can_be_cancelled() {
         Err(CallError::Problem(problem)) => assert_eq!(problem.name(), "unknown_transfer"),
         other => panic!("{other:?}"),
     }
-    // A caller that leaves cancels its own.
+    // A caller that disconnects cancels its own transfer.
     drop(streams);
     while !running(&scene).await.is_empty() {
         tokio::task::yield_now().await;
@@ -107,7 +107,7 @@ async fn so_many_transfers_go_on_at_once_and_an_ended_one_makes_room() {
     for path in ["/v1/peers/bob/in-sync", "/v1/peers/bob/checkpoints"] {
         is_refused(scene.client.request_bytes(Method::GET, path).await.unwrap_err());
     }
-    // Everything else goes on.
+    // Everything else still works.
     assert!(scene.client.ping("bob", false, false).await.is_ok());
     assert_eq!(running(&scene).await.len(), 16);
     let limits = scene.client.status().await.unwrap().limits;

@@ -1,8 +1,8 @@
-//! Whether programs that read JSON of an old schema can read that of a new one.
+//! Checks that programs which read JSON of an old schema can read JSON of the new one.
 
 use serde_json::Value;
 
-/// What of an old schema a program may have relied on and does not find in the new one.
+/// Returns what a program may rely on in the old schema and the new one lacks.
 pub(crate) fn broken(old: &Value, new: &Value, place: &str) -> Vec<String> {
     let mut broken = Vec::new();
     let required = |schema: &Value, name: &str| {

@@ -6,15 +6,16 @@ use super::RunningArgs;
 
 /// `token`
 ///
-/// A token lets a program use the local API on loopback (`--api-listen`), as `Authorization: Bearer TOKEN`. The data folder
-/// has one for all rights in the file api.token; the running nara keeps only the hashes of the others.
+/// A token authorizes a program on loopback (`--api-listen`), as `Authorization: Bearer TOKEN`. The file
+/// api.token in the data folder has a token with all rights; the running nara stores only hashes of the other
+/// tokens.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
-    /// Make a token and print it, once
+    /// Create a token and print it once
     New(TokenNewArgs),
-    /// List the tokens, without the tokens themselves
+    /// List the tokens by name, without their secrets
     List(RunningArgs),
-    /// End a token at once; the one in api.token is replaced by another
+    /// Revoke a token at once; the one in api.token is replaced by a new one
     Revoke(TokenRevokeArgs),
 }
 
@@ -23,7 +24,7 @@ pub(crate) enum TokenCommand {
 pub(crate) struct TokenNewArgs {
     #[command(flatten)]
     pub(crate) running: RunningArgs,
-    /// What its holder may do
+    /// The rights of the token
     #[arg(long, value_enum, value_name = "RIGHTS")]
     pub(crate) rights: TokenRights,
     /// Its name: letters, digits, `-`, `_` and `.` [default: its rights and a number]
@@ -41,20 +42,21 @@ pub(crate) struct TokenRevokeArgs {
     pub(crate) token: String,
 }
 
-/// What the holder of a token may do.
+/// The rights of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TokenRights {
-    /// Look: status, peers, events
+    /// Read status, peers and events
     Read,
-    /// And speak in the name of the nara: messages, requests, transfers
+    /// Also act as the nara: messages, requests, transfers
     Messages,
-    /// And decide: trust, services, tokens, shutdown
+    /// Also administer: trust, services, tokens, shutdown
     All,
 }
 
 /// `dashboard`
 ///
-/// The page is served by the running nara on a loopback address. The address opens it once, within two minutes.
+/// The running nara serves the dashboard on a loopback address. The printed address works once, within two
+/// minutes.
 #[derive(Debug, Args)]
 pub(crate) struct DashboardArgs {
     #[command(flatten)]

@@ -11,11 +11,11 @@ use super::value::{self, Listen};
 pub(crate) enum IdCommand {
     /// Create a soul for the name given with --name and write it to a new file
     New(IdNewArgs),
-    /// State that this nara retires: peers refuse its key from then on
+    /// Retire this nara: peers refuse its key from then on
     Retire(IdRetireArgs),
     /// Show name, id, public key and key id; not the soul
     Show(IdShowArgs),
-    /// State that another soul takes over: peers follow its key and refuse the old one
+    /// Hand over to another soul: peers follow its key and refuse the old one
     Succeed(IdSucceedArgs),
 }
 
@@ -29,51 +29,52 @@ pub(crate) struct IdNewArgs {
 
 /// `id retire`
 ///
-/// The statement cannot be taken back. It is stored in the ledger of this nara, spreads from there, and is sent to the
-/// known peers at once.
+/// The statement cannot be revoked. It is stored in the ledger of this nara, spreads from there, and is sent
+/// to the known peers at once.
 #[derive(Debug, Args)]
 pub(crate) struct IdRetireArgs {
-    /// Print the statement as words, to keep on paper, and publish nothing
+    /// Print the statement as words to keep on paper, without publishing it
     #[arg(long)]
     pub(crate) paper: bool,
 }
 
 /// `id succeed`
 ///
-/// The statement is signed by both souls and cannot be taken back. It is stored in the ledger of this nara, spreads from
-/// there, and is sent to the known peers at once. Peers with the trust policy `closed` ask their operators. The new soul goes on with
-/// the data folder of the old one. What was left with peers (`stash put`) must be fetched before: only the old soul can.
+/// The statement is signed by both souls and cannot be revoked. It is stored in the ledger of this nara,
+/// spreads from there, and is sent to the known peers at once. Peers with the trust policy `closed` ask their
+/// operators. The new soul keeps using the data folder of the old one. Fetch data left with peers (`stash
+/// put`) before: only the old soul can.
 #[derive(Debug, Args)]
 pub(crate) struct IdSucceedArgs {
-    /// File with the soul that takes over; it belongs to the same name
+    /// File with the new soul; it must have the same name
     #[arg(long, value_name = "FILE", value_parser = value::path())]
     pub(crate) to: Option<PathBuf>,
-    /// Why the key ends: `retirement` names no successor
+    /// Why the key is replaced; `retirement` has no successor
     #[arg(long, value_enum, default_value_t, conflicts_with = "from_words")]
     pub(crate) reason: SuccessionReason,
-    /// Print the statement as words, to keep on paper, and publish nothing
+    /// Print the statement as words to keep on paper, without publishing it
     #[arg(long, conflicts_with = "from_words")]
     pub(crate) paper: bool,
-    /// Publish the statement that was kept on paper: a file with its words, or - for stdin. Any nara can do that; the old
-    /// soul is not needed
+    /// Publish a statement that was kept on paper: a file with its words, or - for stdin. Any nara can do
+    /// this; the old soul is not needed
     #[arg(long, value_name = "FILE", conflicts_with = "to", value_parser = value::path())]
     pub(crate) from_words: Option<PathBuf>,
 }
 
-/// Why a key ends.
+/// Why a key is replaced or ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SuccessionReason {
     /// Another key takes over
     #[default]
     Rotation,
-    /// The nara ends
+    /// The nara retires
     Retirement,
 }
 
 /// `id show`
 #[derive(Debug, Args)]
 pub(crate) struct IdShowArgs {
-    /// Show the soul too. Its holder is this nara.
+    /// Also show the soul. Whoever has it can act as this nara
     #[arg(long)]
     pub(crate) reveal_soul: bool,
     /// Print the stanza for the peers files of others instead, with this address

@@ -12,20 +12,20 @@ pub(crate) struct BackupArgs {
     /// The file to write
     #[arg(value_name = "FILE", value_parser = value::path())]
     pub(crate) file: PathBuf,
-    /// Replace a file that is there, once the new backup is whole
+    /// Replace an existing file, once the new backup is complete
     #[arg(long)]
     pub(crate) replace: bool,
 }
 
 /// `restore`
 ///
-/// Keys, decisions and cursors are restored, too. Peers that follow this nara start over.
+/// Also restores keys, trust decisions and cursors. Peers that follow this nara start over.
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArgs {
     /// The backup
     #[arg(value_name = "FILE", value_parser = value::path())]
     pub(crate) file: PathBuf,
-    /// Replace a ledger that is there
+    /// Replace an existing ledger
     #[arg(long)]
     pub(crate) replace: bool,
 }
@@ -33,6 +33,6 @@ pub(crate) struct RestoreArgs {
 /// `ledger`
 #[derive(Debug, Subcommand)]
 pub(crate) enum LedgerCommand {
-    /// Check that the ledger is sound, and show what it holds by service and by teller
+    /// Check the integrity of the ledger, and show its size by service and by sender
     Check(RunningArgs),
 }

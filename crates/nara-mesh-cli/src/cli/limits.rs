@@ -1,4 +1,4 @@
-//! The limits of the server: every field of [`ServerLimits`] is a key of the configuration file and a flag.
+//! The limits of the server: each field of [`ServerLimits`] is a key of the configuration file and a flag.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use nara_mesh::server::{RateLimit, ServerLimits};
 
 use super::value;
 
-/// A field of [`ServerLimits`].
+/// A field of [`ServerLimits`] as a setting.
 struct Limit {
     /// The key in the configuration file.
     key: &'static str,
@@ -20,10 +20,10 @@ struct Limit {
     field: Field,
 }
 
-/// Where a value is in the limits.
+/// Accesses a value in the limits.
 type Place<T> = fn(&mut ServerLimits) -> &mut T;
 
-/// Where the value is, and how it is written.
+/// The accessor of a value, and its syntax.
 enum Field {
     Bytes(Place<usize>),
     Count(Place<usize>),
@@ -33,7 +33,7 @@ enum Field {
     Time(Place<Duration>),
 }
 
-/// A value that was read, and where it belongs.
+/// A parsed value and its accessor.
 #[derive(Clone, Copy, Debug)]
 enum Value {
     Count(Place<usize>, usize),
@@ -68,8 +68,8 @@ macro_rules! limits {
 }
 
 limits! {
-    answer_bytes_in_flight: Bytes, seldom, "Bytes of answers with events that are held until they are sent";
-    answer_bytes_in_flight_per_peer: Bytes, seldom, "Bytes of such answers of one peer";
+    answer_bytes_in_flight: Bytes, seldom, "Bytes of answers with events held until they are sent";
+    answer_bytes_in_flight_per_peer: Bytes, seldom, "Bytes of answers with events held for one peer";
     body_bytes_in_flight: Bytes, common, "Bytes of request bodies in memory";
     body_bytes_in_flight_per_peer: Bytes, seldom, "Bytes of request bodies of one peer in memory";
     body_progress: Time, seldom, "How long a peer may be silent within a request body";
@@ -105,12 +105,12 @@ limits! {
     zine_events: Count, seldom, "Events in the answer to a zine";
 }
 
-/// The keys of the configuration file, with the ids of their arguments.
+/// Returns the keys of the configuration file with the ids of their arguments.
 pub(crate) fn keys() -> impl Iterator<Item = (&'static str, &'static str)> {
     LIMITS.iter().map(|limit| (limit.key, limit.id))
 }
 
-/// The limits that the arguments set.
+/// The limits set by the arguments.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LimitArgs(pub(crate) ServerLimits);
 
@@ -156,7 +156,7 @@ impl FromArgMatches for LimitArgs {
 }
 
 impl Field {
-    /// What its values are called, and the one in these limits.
+    /// Returns the placeholder for the values and the value in these limits.
     fn describe(&self, limits: &mut ServerLimits) -> (&'static str, String) {
         match self {
             Self::Bytes(field) => ("BYTES", Bytes(*field(limits)).to_string()),
@@ -175,9 +175,7 @@ impl Field {
             Self::Days(place) => {
                 let days: u32 = number(text)?;
                 if days > MOST_DAYS {
-                    return Err(format!(
-                        "more than {MOST_DAYS} days, the longest that is accepted"
-                    ));
+                    return Err(format!("more than {MOST_DAYS} days, the maximum"));
                 }
                 Value::Time(*place, Duration::from_secs(u64::from(days) * DAY))
             }
@@ -185,7 +183,7 @@ impl Field {
             Self::Rate(place) => Value::Rate(*place, rate(text)?),
             Self::Time(place) => match value::timeout(text)? {
                 time if time < SHORTEST => {
-                    return Err("a limit below 10ms would let nothing succeed".to_owned());
+                    return Err("a limit below 10ms is too short for any request".to_owned());
                 }
                 time => Value::Time(*place, time),
             },
@@ -198,10 +196,10 @@ const DAY: u64 = 86_400;
 /// A hundred years.
 const MOST_DAYS: u32 = 36_500;
 
-/// In less time nobody gets anything done.
+/// The shortest time limit: no request completes in less.
 const SHORTEST: Duration = Duration::from_millis(10);
 
-/// A number of bytes as people write it.
+/// A number of bytes, parsed with units.
 struct Bytes(usize);
 
 const UNITS: [(&str, usize); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
@@ -227,19 +225,21 @@ fn bytes(text: &str) -> Result<usize, String> {
         .trim_end()
         .parse()
         .map_err(|_| "expected a number of bytes, such as 65536, 64KiB or 1MiB".to_owned())?;
-    let bytes = count.checked_mul(size).ok_or("that many bytes do not exist")?;
+    let bytes = count
+        .checked_mul(size)
+        .ok_or("the number of bytes is too large")?;
     if bytes == 0 {
         return Err(NOTHING.to_owned());
     }
     Ok(bytes)
 }
 
-const NOTHING: &str = "a limit of zero would let nothing succeed";
+const NOTHING: &str = "a limit of zero refuses everything";
 
-/// The most of anything: no machine holds as many, and no counter overflows.
+/// The largest number of anything: beyond every machine, and no counter overflows.
 const MOST: u32 = 1_000_000_000;
 
-/// A whole number of at least 1.
+/// Parses a whole number of at least 1.
 fn number<N: TryFrom<u32>>(text: &str) -> Result<N, String> {
     let expected = || format!("expected a whole number of at most {MOST}");
     match text.parse::<u32>() {
@@ -279,7 +279,7 @@ mod tests {
     fn every_limit_of_the_server_can_be_set() {
         let shown = format!("{:?}", ServerLimits::default());
         let shown = shown.strip_prefix("ServerLimits { ").unwrap();
-        // At the top level: limits within limits stand in further braces.
+        // At the top level only: nested limits are in nested braces.
         let (mut depth, mut fields) = (0, String::new());
         for character in shown.chars() {
             depth += i32::from(character == '{') - i32::from(character == '}');

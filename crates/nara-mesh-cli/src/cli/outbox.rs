@@ -6,12 +6,13 @@ use super::RunningArgs;
 
 /// `outbox`
 ///
-/// The running nara keeps messages of `dm --later` and postcards of `world send --later` that it cannot deliver, and sends them once their recipient is seen.
+/// The running nara keeps messages of `dm --later` and postcards of `world send --later` that it cannot
+/// deliver yet, and sends them once their recipients are seen.
 #[derive(Debug, Subcommand)]
 pub(crate) enum OutboxCommand {
-    /// List the messages that wait, and what became of others
+    /// List waiting messages, and the outcome of recent ones
     List(OutboxListArgs),
-    /// Take messages back, or take those that do not wait any more off the list
+    /// Take back waiting messages, or remove others from the list
     Drop(OutboxDropArgs),
 }
 
@@ -27,7 +28,7 @@ pub(crate) struct OutboxListArgs {
 pub(crate) struct OutboxDropArgs {
     #[command(flatten)]
     pub(crate) running: RunningArgs,
-    /// The messages, as `outbox list` numbers them
+    /// The messages, by their numbers in `outbox list`
     #[arg(value_name = "ID", required = true)]
     pub(crate) ids: Vec<u64>,
 }

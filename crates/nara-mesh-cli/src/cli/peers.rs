@@ -5,7 +5,7 @@ use nara_proto::identity::{KeyId, NaraName, PublicKey};
 
 use super::{NetworkArgs, RunningArgs};
 
-/// The part of `--help` about the peers file.
+/// The section of `--help` about the peers file.
 pub(super) const FILE_HELP: &str = "\
 The peers file is TOML, one stanza for each peer:
 
@@ -22,8 +22,8 @@ A folder is read as the *.toml files in it. A key in this file is trusted, and i
 
 /// `peers`
 ///
-/// Without a command it lists them. Decisions are kept in the ledger of the data folder, and are in force at once,
-/// also in the running nara.
+/// Without a subcommand, lists the peers. Decisions are kept in the ledger of the data folder, and take
+/// effect at once, also in the running nara.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct PeersArgs {
@@ -33,7 +33,7 @@ pub(crate) struct PeersArgs {
     pub(crate) list: PeersListArgs,
 }
 
-/// What to do with peers.
+/// The subcommands of `peers`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PeersCommand {
     /// List the peers of the peers file and of the ledger, and ping each
@@ -54,7 +54,8 @@ pub(crate) struct PeersListArgs {
     /// Do not ping them
     #[arg(long)]
     pub(crate) offline: bool,
-    /// Show changes among the naras of the network until ctrl-C; without a network, who of the known peers comes and goes
+    /// Print changes among the naras of the network until ctrl-C; without a network, the known peers that
+    /// come and go
     #[arg(long, conflicts_with = "offline")]
     pub(crate) watch: bool,
     #[command(flatten)]
@@ -74,8 +75,8 @@ pub(crate) struct PeersTrustArgs {
     pub(crate) key: Option<PublicKey>,
     /// Replace the pinned key, and forget the protocols that the peer has proven
     ///
-    /// Without it, another key than the known one is refused. With it, a peer that went back to an older
-    /// version is accepted again.
+    /// Without this option, a key that differs from the known one is refused. With it, a peer that was
+    /// downgraded to an older version is accepted again.
     #[arg(long)]
     pub(crate) replace: bool,
 }
@@ -103,11 +104,11 @@ pub(crate) struct PeersResetArgs {
     pub(crate) all: bool,
 }
 
-/// Parses a public key or a key id: both are the whole key, in two spellings.
+/// Parses a public key or a key id; a key id encodes the whole key.
 fn public_key(text: &str) -> Result<PublicKey, &'static str> {
     let from_id = || text.parse::<KeyId>().ok()?.public_key().ok();
     PublicKey::from_base64(text)
         .ok()
         .or_else(from_id)
-        .ok_or("neither a public key nor a key id; `nara-mesh id show`, run by its owner, prints both")
+        .ok_or("neither a public key nor a key id; its owner can print both with `nara-mesh id show`")
 }

@@ -18,7 +18,7 @@ pub(crate) struct SignArgs {
     /// Sign with profile v2 (RFC 9421) for this nara: its id or its name
     #[arg(long, value_name = "NARA", conflicts_with = "event")]
     pub(crate) to: Option<String>,
-    /// Body of the request, which profile v2 signs, too (- is stdin) [default: none]
+    /// Body of the request; profile v2 signs its digest (- is stdin) [default: none]
     #[arg(long, value_name = "FILE", value_parser = value::path(), requires = "to")]
     pub(crate) body: Option<PathBuf>,
     /// Time of the request in Unix milliseconds [default: now]
@@ -32,14 +32,14 @@ pub(crate) struct SignArgs {
     /// Sign this event instead (JSON; - is stdin)
     #[arg(long, value_name = "FILE", value_parser = value::path())]
     pub(crate) event: Option<PathBuf>,
-    /// Show the exact bytes that are signed and how they come about
+    /// Show the exact signed bytes and how they are built
     #[arg(long)]
     pub(crate) explain: bool,
 }
 
 /// `verify`
 ///
-/// `--name` is the name of the sender, as in the header X-Nara-Name; `--headers` has it already.
+/// `--name` is the name of the sender, as in the header X-Nara-Name; with `--headers` it is not needed.
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     /// Time of the request, as in the header X-Nara-Timestamp
@@ -57,13 +57,13 @@ pub(crate) struct VerifyArgs {
         conflicts_with_all = ["event", "headers"]
     )]
     pub(crate) signature: Option<String>,
-    /// Verify by profile v2 (RFC 9421): all headers of the request, one a line (- is stdin)
+    /// Verify by profile v2 (RFC 9421): file with all headers of the request, one per line (- is stdin)
     #[arg(long, value_name = "FILE", value_parser = value::path(), conflicts_with = "event")]
     pub(crate) headers: Option<PathBuf>,
-    /// Body of the request, to be compared with its digest (- is stdin) [default: not compared]
+    /// Body of the request, to compare with its digest (- is stdin) [default: not compared]
     #[arg(long, value_name = "FILE", value_parser = value::path(), requires = "headers")]
     pub(crate) body: Option<PathBuf>,
-    /// Receiver, to be compared with X-Nara-To: its id or its name [default: not compared]
+    /// Receiver, to compare with X-Nara-To: its id or its name [default: not compared]
     #[arg(long, value_name = "NARA", requires = "headers")]
     pub(crate) to: Option<String>,
     /// Method of the request
@@ -78,7 +78,7 @@ pub(crate) struct VerifyArgs {
     /// Clock of the receiver in Unix milliseconds [default: now]
     #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     pub(crate) now: Option<i64>,
-    /// The string that the sender says it signed: the first differing byte is shown
+    /// The string that the sender claims to have signed; shows the first differing byte
     #[arg(long, value_name = "STRING", conflicts_with = "event")]
     pub(crate) expected: Option<String>,
     /// Verify this event instead (JSON; - is stdin)

@@ -9,21 +9,21 @@ use super::{RunningArgs, value};
 
 /// `stash`
 ///
-/// A stash is data that a nara leaves with a peer, sealed so that only its soul can read it. A peer keeps one for each
-/// owner.
+/// A stash is data that a nara stores at a peer, sealed so that only its soul can open it. A peer keeps one
+/// for each owner.
 #[derive(Debug, Subcommand)]
 pub(crate) enum StashCommand {
-    /// Leave data of this nara with a peer, in place of what it left there before
+    /// Store data of this nara at a peer, replacing what it stored there before
     ///
     /// The peer answers with a request of its own, so the nara must run (`serve` or `up`).
     Put(StashPutArgs),
-    /// Fetch what this nara left with a peer, and write it to stdout
+    /// Fetch the stash of this nara from a peer, and write it to stdout
     ///
     /// The peer answers with a request of its own, so the nara must run (`serve` or `up`).
     Get(StashGetArgs),
-    /// List what peers left with this nara
+    /// List the stashes that peers store at this nara
     List(StashListArgs),
-    /// Forget what a peer left with this nara
+    /// Delete the stash of a peer from this nara
     Drop(StashDropArgs),
 }
 

@@ -1,4 +1,4 @@
-//! Values of arguments, parsed and checked.
+//! Parsers for argument values.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -17,30 +17,30 @@ use nara_mesh::tls::TlsPolicy;
 use nara_proto::peer::mesh_address;
 use nara_proto::time::UnixNanos;
 
-/// The longest time limit that is accepted.
+/// The longest accepted time limit.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
 const DURATION_HELP: &str = "expected a number and a unit, such as 500ms, 5s or 10m";
 
-/// Parses a time span of at most a day.
+/// Parses a duration of at most a day.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let duration = time_span(text)?;
     if duration > LONGEST {
-        return Err("longer than 24h, the longest that is accepted".to_owned());
+        return Err("longer than 24h, the maximum".to_owned());
     }
     Ok(duration)
 }
 
-/// Parses a time span of at most a day, but not zero.
+/// Parses a duration of at most a day, except zero.
 pub(super) fn timeout(text: &str) -> Result<Duration, String> {
     let duration = duration(text)?;
     if duration.is_zero() {
-        return Err("a limit of zero would let nothing succeed".to_owned());
+        return Err("a limit of zero refuses everything".to_owned());
     }
     Ok(duration)
 }
 
-/// Parses how long a message may wait: whole seconds, 30 days at most.
+/// Parses how long a message may wait: from 1 s to 30 days, in whole seconds.
 pub(super) fn expiry(text: &str) -> Result<Duration, String> {
     let span = Duration::from_secs(time_span(text)?.as_secs());
     if span.is_zero() || span > 30 * LONGEST {
@@ -49,7 +49,7 @@ pub(super) fn expiry(text: &str) -> Result<Duration, String> {
     Ok(span)
 }
 
-/// Parses a time span of any length.
+/// Parses a duration of any length.
 pub(super) fn time_span(text: &str) -> Result<Duration, String> {
     let span: Span = text.parse().map_err(|_| DURATION_HELP)?;
     // Months and years have no fixed length.
@@ -60,7 +60,7 @@ pub(super) fn time_span(text: &str) -> Result<Duration, String> {
         .map_err(|_| "a time span cannot be negative".to_owned())
 }
 
-/// Where to listen.
+/// The value of `--listen`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Listen {
     Address(SocketAddr),
@@ -101,7 +101,7 @@ pub(super) fn socket(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "expected ip:port")
 }
 
-/// Parses an address that only this machine reaches.
+/// Parses a loopback address.
 pub(super) fn loopback(text: &str) -> Result<SocketAddr, &'static str> {
     let address: SocketAddr = socket(text)?;
     if address.ip().is_loopback() {
@@ -116,7 +116,7 @@ pub(super) fn expose(text: &str) -> Result<Expose, String> {
         .split_once('=')
         .ok_or("expected /PATH=http://127.0.0.1:PORT or /PATH=unix:/SOCKET")?;
     if !prefix.starts_with('/') {
-        return Err(format!("{prefix:?} is not a path: it begins with /"));
+        return Err(format!("{prefix:?} is not a path: it must begin with /"));
     }
     let backend = backend
         .parse::<Backend>()
@@ -127,7 +127,7 @@ pub(super) fn expose(text: &str) -> Result<Expose, String> {
     })
 }
 
-/// A program of this machine that is reached below a path.
+/// A local program that peers reach below a path.
 #[derive(Clone, Debug)]
 pub(crate) struct Expose {
     pub(crate) prefix: String,
@@ -160,9 +160,7 @@ fn expand(path: &Path) -> Result<PathBuf, String> {
         return Ok(home.join(below));
     }
     if path.to_string_lossy().starts_with('~') {
-        return Err(
-            "the home folder of another user is not looked up: write the whole path, or ./~…".to_owned(),
-        );
+        return Err("~USER is not supported: write the whole path, or ./~…".to_owned());
     }
     Ok(path.to_owned())
 }
@@ -172,7 +170,7 @@ pub(super) fn tls() -> impl TypedValueParser<Value = TlsPolicy> {
     PossibleValuesParser::new(["plain", "tls", "tls-only"]).try_map(|text| text.parse::<TlsPolicy>())
 }
 
-/// From when on events count.
+/// The start of a time range of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Since {
     All,
@@ -181,7 +179,7 @@ pub(crate) enum Since {
 }
 
 impl Since {
-    /// The time, in Unix nanoseconds.
+    /// Returns the time in Unix nanoseconds.
     pub(crate) fn at(self, now: UnixNanos) -> UnixNanos {
         match self {
             Self::All => UnixNanos::new(i64::MIN),

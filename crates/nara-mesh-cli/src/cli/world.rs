@@ -12,9 +12,9 @@ use super::{RunningArgs, value};
 pub(crate) enum WorldCommand {
     /// Send a postcard
     ///
-    /// If the nara runs (`serve` or `up`), that sends it: postcards come home to the running nara.
+    /// If the nara runs (`serve` or `up`), the running nara sends it: postcards come home to it.
     Send(WorldSendArgs),
-    /// List the postcards that the running nara sent, and what became of them
+    /// List the postcards that the running nara sent, and their state
     List(RunningArgs),
 }
 
@@ -29,14 +29,15 @@ pub(crate) struct WorldSendArgs {
     /// The first peer: name, id or address [default: the first of the peers file that answers]
     #[arg(long, value_name = "PEER")]
     pub(crate) to: Option<PeerRef>,
-    /// Wait until the postcard is home, stuck, or lost: 5 min after it was sent
+    /// Wait until the postcard is home, stuck, or lost (5 min after it was sent)
     ///
-    /// Exit code 5: it did not come home; the output says where it was last seen.
+    /// Exit code 5 means that it did not come home; the output says where it was last seen.
     #[arg(long)]
     pub(crate) wait: bool,
-    /// Let the running nara keep the postcard if the first peer cannot be reached, and send it once that peer is seen
+    /// Let the running nara keep the postcard if the first peer is unreachable, and send it once that peer is
+    /// seen
     ///
-    /// It survives a restart of the nara, and is listed by `nara-mesh outbox list`.
+    /// The postcard survives a restart of the nara. `nara-mesh outbox list` shows it.
     #[arg(long, requires = "to", conflicts_with_all = ["direct", "wait"])]
     pub(crate) later: bool,
     /// How long the postcard may wait, from 1s to 30d [default: 7d]

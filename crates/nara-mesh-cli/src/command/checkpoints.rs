@@ -1,4 +1,4 @@
-//! `checkpoints`: what several naras agreed on, as a peer has it.
+//! `checkpoints`: lists what several naras agreed on, as stored by a peer.
 
 use futures_util::StreamExt as _;
 use http::Method;
@@ -17,7 +17,7 @@ use crate::printer::Printer;
 use crate::running;
 use crate::settings::Settings;
 
-/// What `checkpoints` prints.
+/// The output of `checkpoints`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Printed {
     peer: String,
@@ -25,9 +25,9 @@ pub(super) struct Printed {
     checkpoints: Vec<ToldEvent>,
 }
 
-/// What the peer has.
+/// The checkpoints of the peer.
 struct Answer {
-    /// With the words for their trust.
+    /// Each event with its trust in words.
     events: Vec<(SyncEvent, String)>,
     counts: Counts,
     more: bool,
@@ -44,7 +44,7 @@ pub(super) fn run(args: &CheckpointsArgs, settings: &Settings, printer: Printer)
         checkpoints.push(ToldEvent::new(event, trust));
     }
     if answer.more {
-        printer.warn("the peer has more checkpoints than are fetched at once");
+        printer.warn("the peer has more checkpoints than one request returns");
     }
     listing::warn_refused(&answer.counts, printer);
     printer.note(listing::summary(&answer.counts, false));
@@ -71,7 +71,7 @@ async fn through(nara: &LocalClient, args: &CheckpointsArgs) -> Outcome<Answer> 
     }
     Err(Failure::new(
         Exit::Unreachable,
-        "the running nara ended before its answer did",
+        "the running nara stopped before it had sent the whole answer",
     ))
 }
 

@@ -1,4 +1,4 @@
-//! `completions`: the completions of a shell.
+//! `completions`: prints the completions of a shell.
 
 use clap::CommandFactory as _;
 use clap_complete::Shell as ClapShell;
@@ -11,7 +11,7 @@ use crate::exit::Exit;
 use crate::failure::Outcome;
 use crate::printer::Printer;
 
-/// What `completions` prints.
+/// The output of `completions`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Printed {
     shell: String,

@@ -12,29 +12,29 @@ use crate::permissions;
 use crate::printer::{Printer, count, render, table};
 use crate::settings::Settings;
 
-/// What `config show` prints.
+/// The output of `config show`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Shown {
     settings: Vec<Setting>,
 }
 
-/// A setting in force.
+/// An effective setting.
 #[derive(Serialize, ToSchema)]
 struct Setting {
     key: String,
     values: Vec<String>,
-    /// Where the value comes from.
+    /// The origin of the value.
     from: String,
 }
 
-/// What `config check` prints.
+/// The output of `config check`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Checked {
     ok: bool,
     problems: Vec<Fault>,
 }
 
-/// A setting that is wrong.
+/// An invalid setting.
 #[derive(Serialize, ToSchema)]
 struct Fault {
     message: String,
@@ -63,7 +63,7 @@ pub(super) fn show(settings: &Settings, printer: Printer) -> Outcome {
     Ok(Exit::Ok)
 }
 
-/// Reads what a nara would read at its start. Nothing is made or changed.
+/// Reads what a nara would read at its start. Creates and changes nothing.
 pub(super) fn check(args: &ConfigArgs, settings: &Settings, printer: Printer) -> Outcome {
     let mut problems = Vec::new();
     let mut note = |what: &str, checked: Outcome<String>| -> Outcome<()> {
@@ -119,7 +119,7 @@ pub(super) fn check(args: &ConfigArgs, settings: &Settings, printer: Printer) ->
     match problems.len() {
         0 => Ok(Exit::Ok),
         1 => problems.pop().map_or(Ok(Exit::Usage), Err),
-        several => Err(Failure::usage(format!("{several} settings are wrong"))),
+        several => Err(Failure::usage(format!("{several} settings are invalid"))),
     }
 }
 
@@ -133,7 +133,7 @@ fn usable(folder: &std::path::Path) -> Outcome<String> {
         }
         Ok(_) => Ok(shown.to_string()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Ok(format!("{shown} (made at the first start)"))
+            Ok(format!("{shown} (created at the first start)"))
         }
         Err(error) => Err(Failure::usage(format!("{shown} cannot be used")).caused_by(error)),
     }

@@ -1,4 +1,5 @@
-//! `conformance`: the specification as a program. Each statement of docs/protocol is a [`Check`](check::Check).
+//! `conformance`: the specification as executable checks. Each statement of docs/protocol is a
+//! [`Check`](check::Check).
 
 mod channel;
 mod check;
@@ -58,8 +59,8 @@ pub(super) fn run(args: &ConformanceArgs, settings: &Settings, printer: Printer)
             harmless(refusal)
         ));
         printer.note(
-            "Most checks need that: add these stanzas to its peers file and pass the same --souls DIR again, or call it from \
-             an address of its mesh, on which it asks for the key.\n",
+            "Most checks require that: add these stanzas to its peers file and pass the same --souls DIR again, or call it from \
+             an address of its mesh, at which it can ask for the key.\n",
         );
         for nara in [&v1, &v2] {
             printer.note(PeerEntry::of(nara, None).to_toml());
@@ -68,7 +69,7 @@ pub(super) fn run(args: &ConformanceArgs, settings: &Settings, printer: Printer)
     Ok(report.exit())
 }
 
-/// The addresses at which the peer may be.
+/// Returns the candidate addresses of the peer.
 fn addresses_of(peer: &PeerRef, settings: &Settings) -> Outcome<Vec<SocketAddr>> {
     let both = |ip| {
         vec![
@@ -92,7 +93,7 @@ fn addresses_of(peer: &PeerRef, settings: &Settings) -> Outcome<Vec<SocketAddr>>
     }
 }
 
-/// A nara that checks: kept in a folder, or new and forgotten afterwards.
+/// Returns a checking nara: from the folder, or a new one that is discarded afterwards.
 fn soul(folder: Option<&Path>, profile: &str) -> Outcome<LocalNara> {
     let failed = |error: String| Failure::failed(error);
     let Some(folder) = folder else {
@@ -119,7 +120,7 @@ fn new_nara(profile: &str) -> Outcome<LocalNara> {
     LocalNara::new(&soul, name).map_err(|error| Failure::failed(error.to_string()))
 }
 
-/// A name that no nara has: a peer that pins keys would refuse another key under a name that it knows.
+/// Returns an unused name: a peer that pins keys would refuse a new key under a known name.
 fn new_name(profile: &str) -> Outcome<NaraName> {
     let mut random = [0; 6];
     getrandom::fill(&mut random).map_err(|error| {
@@ -151,7 +152,7 @@ async fn meet(
     Err(Failure::new(exit, harmless(&message)))
 }
 
-/// Carries out all checks, one after the other: some look at what happens to the same nara.
+/// Runs all checks in sequence: some observe the same nara.
 async fn check_all(peer: &Peer, only: &[String], refusal: Option<String>) -> Report {
     let wanted =
         |check: &Check| only.is_empty() || only.iter().any(|prefix| check.id.starts_with(prefix.as_str()));

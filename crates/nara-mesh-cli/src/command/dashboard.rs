@@ -1,4 +1,4 @@
-//! `dashboard`: the page of the running nara.
+//! `dashboard`: opens the page of the running nara.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::printer::Printer;
 use crate::running;
 use crate::settings::Settings;
 
-/// What opens a file in the browser.
+/// The program that opens a file in the browser.
 const OPENER: &str = if cfg!(target_os = "macos") {
     "open"
 } else {
@@ -35,7 +35,7 @@ pub(super) fn run(args: &DashboardArgs, settings: &Settings, printer: Printer) -
     Ok(Exit::Ok)
 }
 
-/// Opens the page by a file that only this user can read: all users can read the arguments of a process.
+/// Opens the page through a file that only this user can read, because the arguments of a process are public.
 fn open(folder: &Path, url: &str) -> Outcome<()> {
     let failed = |error: std::io::Error| {
         Failure::failed("the browser cannot be opened")
@@ -57,7 +57,8 @@ fn open(folder: &Path, url: &str) -> Outcome<()> {
 }
 
 fn write(folder: &Path, url: &str) -> std::io::Result<PathBuf> {
-    // The browser reads it after this command has ended. Its token is of no use after that.
+    // Not deleted: the browser reads it after this command has exited. Its token is invalid after the first
+    // use.
     let file = folder.join("dashboard.html");
     let mut written = tempfile::NamedTempFile::new_in(folder)?;
     let page = format!(

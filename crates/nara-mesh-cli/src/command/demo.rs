@@ -1,4 +1,4 @@
-//! `demo`: several naras on this machine do everything that naras do, over real sockets.
+//! `demo`: several naras on this machine demonstrate every feature over real sockets.
 
 mod dm;
 mod gossip;
@@ -27,8 +27,8 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::printer::{Printer, human, micros, render, table};
 
-/// How long a step, or the end of the naras, may take. Each takes a second at most where nothing else runs; this
-/// only keeps a step that hangs from hanging the demo.
+/// Time limit for a step, and for stopping the naras. On an idle machine each takes a second at most; the
+/// limit only ends a step that hangs.
 const HANGS: Duration = Duration::from_secs(300);
 
 pub(super) fn run(args: &DemoArgs, printer: Printer) -> Outcome {
@@ -73,7 +73,7 @@ fn print_naras(mesh: &Mesh, printer: Printer) -> Outcome<()> {
     printer.line(render(&table))
 }
 
-/// What `demo` prints.
+/// The output of `demo`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Printed {
     ok: bool,
@@ -83,19 +83,19 @@ pub(super) struct Printed {
     steps: Vec<PrintedStep>,
 }
 
-/// A step, and how it went.
+/// A step and its outcome.
 #[derive(Serialize, ToSchema)]
 struct PrintedStep {
     name: String,
     ok: bool,
     summary: String,
     elapsed_us: u64,
-    /// What was measured, by name.
+    /// Measurements by name.
     #[schema(value_type = Object)]
     figures: Map<String, Value>,
 }
 
-/// Shows the steps as they happen and remembers how they went.
+/// Prints the steps as they finish, and collects their outcomes.
 struct Show {
     printer: Printer,
     reports: Vec<(Step, Report, Duration)>,
@@ -145,7 +145,7 @@ impl Show {
         };
         self.printer.line(format_args!("{verdict} {}", human(elapsed)))?;
         if !graceful {
-            self.printer.warn("a nara did not end gracefully");
+            self.printer.warn("a nara did not shut down gracefully");
         }
         let steps: Vec<PrintedStep> = self
             .reports

@@ -1,4 +1,4 @@
-//! `dm`: one signed event, directly.
+//! `dm`: sends one signed event directly.
 
 use nara_local_api::client::Sent;
 use nara_local_api::compose::{complete, social};
@@ -20,17 +20,17 @@ use crate::remedy;
 use crate::running;
 use crate::settings::Settings;
 
-/// What `dm` prints.
+/// The output of `dm`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Printed {
     event_id: String,
-    /// The name of the recipient, as it says.
+    /// The name of the recipient, as it reports it.
     recipient: String,
     /// Whether the recipient stored the event.
     stored: bool,
     /// Whether the answer of the recipient is verified.
     verified: bool,
-    /// With --later: the message, if it was not delivered at once.
+    /// With --later: the outbox entry, if the message was not delivered at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     outbox: Option<OutboxEntry>,
 }
@@ -78,10 +78,10 @@ fn report(receipt: &DirectMessageReceipt, printer: Printer) -> Outcome {
     }
 }
 
-/// Leaves the message to the running nara, if it cannot be delivered now.
+/// Leaves the message in the outbox of the running nara if it cannot be delivered now.
 fn later(args: &DmArgs, given: Option<&SyncEvent>, settings: &Settings, printer: Printer) -> Outcome {
     let Some(nara) = running::only(&args.running, settings)? else {
-        return Err(outbox::nobody_keeps("message"));
+        return Err(outbox::no_outbox("message"));
     };
     let expires_s = args.expires.map(|expires| expires.as_secs());
     let message = message(args, given);
@@ -141,9 +141,9 @@ async fn compose(args: &DmArgs, nara: &LocalNara, client: &MeshClient, peer: &Pe
         Some(name) => name.clone(),
         None => connect::name_of(client, peer).await?,
     };
-    // The target may be a name that a peer chose.
+    // The target may be a name chosen by a peer.
     social(nara, kind(args), &target, &text(args), SystemClock.now_nanos())
-        .map_err(|problem| Failure::usage(format!("the message is not signed: {problem}")))
+        .map_err(|problem| Failure::usage(format!("the message cannot be signed: {problem}")))
 }
 
 fn text(args: &DmArgs) -> String {

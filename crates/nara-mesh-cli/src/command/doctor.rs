@@ -1,4 +1,4 @@
-//! `doctor`: looks for what keeps a nara from talking to others.
+//! `doctor`: finds what prevents a nara from talking to others.
 
 mod here;
 mod peers;
@@ -28,7 +28,7 @@ use crate::printer::Printer;
 use crate::running;
 use crate::settings::Settings;
 
-/// How long the checks of a running nara may take: it calls its peers for them.
+/// Time limit for the checks of a running nara, which calls its peers for them.
 const CHECKS: Duration = Duration::from_secs(120);
 
 pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> Outcome {
@@ -41,9 +41,9 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
             return report.finish();
         }
         Ok(None) => {}
-        // What can be looked at without it is looked at.
+        // Run the checks that do not need the running nara.
         Err(failure) if running::is_hanging(&failure) => {
-            let why = "commands work through the nara that runs, and peers do not reach one that hangs";
+            let why = "commands work through the running nara, and peers cannot reach a nara that hangs";
             report.add(Check::not_usable("running nara", failure, why, ""))?;
         }
         Err(failure) => return Err(failure),
@@ -73,7 +73,7 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
         let client = client.transpose()?;
         tailnet::port(args.port, kind, node.as_ref(), nara.as_ref(), &mut report).await?;
         let keeping = match &client {
-            // With the decisions of the operator.
+            // Includes the trust decisions of the operator.
             Some(client) => {
                 let ledger = settings.ledger_path().unwrap_or_default();
                 let ledger = ledger.filter(|path| path.exists());
@@ -88,7 +88,7 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
     report.finish()
 }
 
-/// What the running nara finds; `None`: none runs.
+/// Returns the checks of the running nara; `None` if none runs.
 fn checks_of_running(args: &DoctorArgs, settings: &Settings) -> Outcome<Option<Vec<model::Check>>> {
     let Some(nara) = running::find(&args.running, settings)? else {
         return Ok(None);
@@ -96,7 +96,8 @@ fn checks_of_running(args: &DoctorArgs, settings: &Settings) -> Outcome<Option<V
     block_on(running::within(CHECKS, &nara, nara.doctor())).map(Some)
 }
 
-/// The checks of a nara that runs, by itself. `open`: what it found since its start, and nobody has decided.
+/// Returns the checks of a running nara, run by itself. `open`: its findings since its start that are
+/// undecided.
 pub(super) async fn running(
     nara: &Nara,
     network: Option<&OnNetwork>,
@@ -128,12 +129,13 @@ pub(super) async fn running(
         open: Some(open),
     };
     peers::known(nara.client(), port, known, true, &mut report).await?;
-    // Now that they were asked again.
+    // The pings above have updated what peers say about our key.
     here::own_key(Some(&nara.registry().against_own_key()), &mut report)?;
     Ok(report.into_checks())
 }
 
-/// A client over the node, if there is one. Without a readable soul, which the check `soul` reports, it acts as a guest.
+/// Creates a client over the node, if any. Without a readable soul, which the check `soul` reports, it acts
+/// as a guest.
 fn client(
     nara: Option<&LocalNara>,
     settings: &Settings,

@@ -1,4 +1,4 @@
-//! `events`: the memory of a nara, out of its own ledger, whether it runs or not.
+//! `events`: prints the events of a nara from its own ledger, whether or not the nara runs.
 
 mod transfer;
 
@@ -26,28 +26,28 @@ use crate::printer::Printer;
 use crate::running;
 use crate::settings::Settings;
 
-/// What `events` prints for each event.
+/// The output of `events` for each event.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Printed {
-    /// How far to trust it: `verified`, `unknown-key` or `unsigned`.
+    /// Its trust: `verified`, `unknown-key` or `unsigned`.
     trust: String,
     event: Event,
 }
 
-/// Events that are read at once.
+/// Events per read.
 const PAGE: ReadLimit = ReadLimit::events(1000);
 
-/// How often a ledger that another process writes is looked at.
+/// Polling interval for a ledger that another process writes.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How many events are shown unless somebody says from when on.
+/// The number of events shown without --since.
 const NEWEST: usize = 100;
 
 pub(super) fn run(args: &EventsShowArgs, settings: &Settings, printer: Printer) -> Outcome {
     let path = running::ledger_path(&args.running, settings)?;
     block_on(async {
         let ledger = ledger_file::open_to_look(&path).await?;
-        // Before the look, so that nothing is missed in between.
+        // Taken before the read, so that no event is missed in between.
         let mut position = ledger.position().await.map_err(failed)?;
         let shown = Shown { args, printer };
         shown.stored(&*ledger).await?;
@@ -81,7 +81,7 @@ struct Shown<'a> {
 }
 
 impl Shown<'_> {
-    /// What the ledger can filter by itself.
+    /// Returns the part of the filter that the ledger supports.
     fn filter(&self) -> EventFilter {
         EventFilter {
             services: self.args.services.clone(),
@@ -89,7 +89,7 @@ impl Shown<'_> {
         }
     }
 
-    /// Shows what is stored, oldest first: from a time on, or the newest.
+    /// Prints stored events, oldest first: since a time, or the newest.
     async fn stored(&self, ledger: &dyn Ledger) -> Outcome<()> {
         let since = self.args.since.map(|since| since.at(SystemClock.now_nanos()));
         let most = match (self.args.count, since) {

@@ -1,4 +1,4 @@
-//! `health`: whether the nara of this machine answers, for supervisors and containers.
+//! `health`: checks that the nara of this machine answers, for supervisors and containers.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::printer::{Printer, harmless, human, micros};
 use crate::running;
 use crate::settings::Settings;
 
-/// What `health` prints.
+/// The output of `health`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Printed {
     name: String,
@@ -27,8 +27,8 @@ pub(super) struct Printed {
     rtt_us: u64,
 }
 
-/// Asks the local API, because an embedded node listens on no address of this machine; the address where one is given, or
-/// no running nara is found. Reads no peers, and writes nothing.
+/// Asks the local API first, because an embedded node listens on no address of this machine; calls the
+/// address if one is given or no running nara is found. Reads no peers and writes nothing.
 pub(super) fn run(args: &HealthArgs, settings: &Settings, printer: Printer) -> Outcome {
     if !settings.sources.is_on_command_line("listen")
         && let Some(client) = running::preferred(&args.running, settings)?
@@ -39,7 +39,7 @@ pub(super) fn run(args: &HealthArgs, settings: &Settings, printer: Printer) -> O
         hosts::address_of(&args.listen).await.map_err(|error| {
             Failure::new(
                 Exit::Unreachable,
-                format!("{} gives no address to ask", args.listen),
+                format!("{} is not an address to call", args.listen),
             )
             .caused_by(error)
         })
@@ -73,7 +73,7 @@ fn ask(client: &LocalClient, settings: &Settings, printer: Printer) -> Outcome {
     let took = asked.elapsed();
     must_be(settings, &status.name, "the local API")?;
     printer.line(format_args!(
-        "{} runs, and answers in {}",
+        "{} answers in {}",
         harmless(&status.name),
         human(took)
     ))?;
@@ -85,7 +85,7 @@ fn ask(client: &LocalClient, settings: &Settings, printer: Printer) -> Outcome {
     Ok(Exit::Ok)
 }
 
-/// Refuses the answer of another nara than the one that is asked for.
+/// Rejects the answer of a nara other than the requested one.
 fn must_be(settings: &Settings, name: &str, place: &str) -> Outcome<()> {
     if settings.name().is_some_and(|wanted| wanted.as_str() != name) {
         let name = harmless(name);
@@ -94,7 +94,7 @@ fn must_be(settings: &Settings, name: &str, place: &str) -> Outcome<()> {
     Ok(())
 }
 
-/// An address to call for one to listen on.
+/// Returns an address to call for a listening address.
 fn reachable(mut listen: SocketAddr) -> SocketAddr {
     if listen.ip().is_unspecified() {
         listen.set_ip(match listen {

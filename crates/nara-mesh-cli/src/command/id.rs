@@ -1,4 +1,4 @@
-//! `id new`, `id show`: the identity of a nara.
+//! `id new`, `id show`: create and show the identity of a nara.
 
 use nara_mesh::identity::LocalNara;
 use nara_mesh::peers_file::PeerEntry;
@@ -21,7 +21,7 @@ pub(super) fn new(args: &IdNewArgs, settings: &Settings, printer: Printer) -> Ou
         .ok_or_else(|| Failure::usage("a nara needs a name").hint("pass --name NAME"))?;
     let name = NaraName::new_own(name.as_str()).map_err(|error| {
         Failure::usage(format!("{name} cannot be the name of a new nara: {error}"))
-            .hint("other naras do not meet it under such a name")
+            .hint("other naras ignore a nara with such a name")
     })?;
     let path = args
         .out
@@ -29,7 +29,7 @@ pub(super) fn new(args: &IdNewArgs, settings: &Settings, printer: Printer) -> Ou
         .or_else(|| settings.new_soul_file())
         .ok_or_else(|| Failure::usage("no file for the soul is given").hint("pass --out FILE"))?;
     let soul = connect::new_soul(&name)?;
-    // A default place may not exist yet; one that was named is the user's business.
+    // Create the folder of the default path only; a given path is left to the user.
     if args.out.is_none()
         && let Some(folder) = path.parent()
     {
@@ -103,7 +103,7 @@ pub(super) struct Described {
     key_id: String,
 }
 
-/// What `id new` prints.
+/// The output of `id new`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct NewNara {
     #[serde(flatten)]
@@ -111,7 +111,7 @@ pub(super) struct NewNara {
     soul_file: String,
 }
 
-/// What `id show` prints: with --stanza, what peers need for their peers file.
+/// The output of `id show`; with --stanza, a stanza for the peers files of others.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum ShownNara {
@@ -119,7 +119,7 @@ pub(super) enum ShownNara {
     Stanza(Stanza),
 }
 
-/// A nara, with its soul only if that was asked for.
+/// A nara, with its soul only if requested.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Shown {
     #[serde(flatten)]

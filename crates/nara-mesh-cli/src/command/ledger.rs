@@ -1,4 +1,4 @@
-//! `backup`, `restore`, `ledger check`: the ledger as a file.
+//! `backup`, `restore`, `ledger check`: operate on the ledger file.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ use crate::printer::{Printer, count, harmless, render, table};
 use crate::running;
 use crate::settings::Settings;
 
-/// What `backup` prints.
+/// The output of `backup`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct BackedUp {
     file: String,
@@ -26,7 +26,7 @@ pub(super) struct BackedUp {
     file_bytes: u64,
 }
 
-/// What `restore` prints.
+/// The output of `restore`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Restored {
     ledger: String,
@@ -35,7 +35,7 @@ pub(super) struct Restored {
     file_bytes: u64,
 }
 
-/// What `ledger check` prints.
+/// The output of `ledger check`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Checked {
     sound: bool,
@@ -50,7 +50,7 @@ pub(super) struct Checked {
     tellers: Vec<Size>,
 }
 
-/// The events of a service, or of a nara that told them.
+/// The number of events of a service or of a sender.
 #[derive(Serialize, ToSchema)]
 struct Size {
     name: String,
@@ -58,7 +58,7 @@ struct Size {
     bytes: usize,
 }
 
-/// Copies the ledger of a nara to a new file, whether the nara runs or not.
+/// Copies the ledger of a nara to a new file, whether or not the nara runs.
 pub(super) fn backup(args: &BackupArgs, settings: &Settings, printer: Printer) -> Outcome {
     let path = running::ledger_path(&args.running, settings)?;
     let shown = args.file.display();
@@ -76,7 +76,7 @@ pub(super) fn backup(args: &BackupArgs, settings: &Settings, printer: Printer) -
     let copy = block_on(async {
         let ledger = ledger_file::open_to_read(&path).await?;
         if exists {
-            // What an earlier try left behind.
+            // Remove the leftover of an earlier attempt.
             let _ = std::fs::remove_file(&to);
         }
         let copied = ledger.backup(&to).await;
@@ -101,21 +101,21 @@ pub(super) fn backup(args: &BackupArgs, settings: &Settings, printer: Printer) -
     Ok(Exit::Ok)
 }
 
-/// Puts a backup in the place of the ledger of this nara, which must not run.
+/// Replaces the ledger of this nara, which must not run, by a backup.
 pub(super) fn restore(args: &RestoreArgs, settings: &Settings, printer: Printer) -> Outcome {
     let path = settings.running_folder()?.join("ledger.db");
     if path.exists() && !args.replace {
         return Err(Failure::usage(format!("{} exists", path.display()))
-            .hint("pass --replace to lose what it has; `nara-mesh backup FILE` keeps it"));
+            .hint("pass --replace to overwrite it; `nara-mesh backup FILE` saves it first"));
     }
-    // A service manager may be the only one who can read the soul: then whose backup it is cannot be compared.
+    // If only the service manager can read the soul, the owner of the backup cannot be compared.
     if settings.has_soul()
         && let Ok(own) = settings.local_nara()
     {
         let kept_by = block_on(keeper(&args.file))?;
         if let Some(kept_by) = kept_by.filter(|name| name != own.name().as_str()) {
             return Err(Failure::usage(format!(
-                "{} is a backup of {}, and the soul is the one of {}",
+                "{} is a backup of {}, but the soul belongs to {}",
                 args.file.display(),
                 harmless(&kept_by),
                 own.name()
@@ -128,7 +128,7 @@ pub(super) fn restore(args: &RestoreArgs, settings: &Settings, printer: Printer)
     make_folder_of(&path)?;
     let copy = SqliteLedger::restore(&args.file, &path).map_err(|error| not_restored(&args.file, error))?;
     printer.line(format_args!(
-        "restored {} and what is known of {} to {}",
+        "restored {} and the data about {} to {}",
         count(copy.events, "event"),
         count(copy.peers, "nara"),
         path.display()
@@ -142,8 +142,8 @@ pub(super) fn restore(args: &RestoreArgs, settings: &Settings, printer: Printer)
     Ok(Exit::Ok)
 }
 
-/// Whose ledger a file is: the nara that wrote down itself that it came. `None`: none did, or the file is no ledger that can be
-/// read, which is told when it is put in its place.
+/// Returns the nara that owns a ledger: the one that recorded its own joining. `None` if there is none, or if
+/// the file is not a readable ledger, which is reported when it is restored.
 async fn keeper(file: &Path) -> Outcome<Option<String>> {
     let Ok(ledger) = SqliteLedger::open_to_read(file) else {
         return Ok(None);
@@ -169,7 +169,7 @@ async fn keeper(file: &Path) -> Outcome<Option<String>> {
     }
 }
 
-/// Reads the whole ledger of a nara, and says whether it is sound and what it holds.
+/// Checks the integrity of the whole ledger of a nara, and prints its contents by service and by sender.
 pub(super) fn check(args: &RunningArgs, settings: &Settings, printer: Printer) -> Outcome {
     let path = running::ledger_path(args, settings)?;
     let check = block_on(async {
@@ -187,8 +187,8 @@ pub(super) fn check(args: &RunningArgs, settings: &Settings, printer: Printer) -
     }
     for (teller, size) in &check.tellers {
         match teller.as_str() {
-            "" => row("told by this nara".to_owned(), *size),
-            teller => row(format!("told by {}", harmless(teller)), *size),
+            "" => row("from this nara".to_owned(), *size),
+            teller => row(format!("from {}", harmless(teller)), *size),
         }
     }
     printer.line(render(&table))?;
@@ -221,12 +221,12 @@ pub(super) fn check(args: &RunningArgs, settings: &Settings, printer: Printer) -
     }
     Err(
         Failure::failed(format!("the ledger {} is damaged", path.display())).hint(
-            "restore a backup with `nara-mesh restore FILE --replace`, or move it aside and sync again",
+            "restore a backup with `nara-mesh restore FILE --replace`, or move the file aside and sync again",
         ),
     )
 }
 
-/// The name of a new file, before it replaces the one that is there.
+/// Returns the name of the temporary file that will replace the existing one.
 fn beside(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(".replacing");
@@ -239,9 +239,9 @@ fn not_backed_up(file: &Path, error: LedgerError) -> Failure {
         LedgerError::File { source, .. } => {
             Failure::failed(format!("the backup {shown} cannot be written")).caused_by(source)
         }
-        LedgerError::Full(source) => Failure::failed(format!("there is no room for the backup {shown}"))
+        LedgerError::Full(source) => Failure::failed(format!("not enough space for the backup {shown}"))
             .caused_by(source)
-            .hint("make room on the disk, or write it to another one"),
+            .hint("free space on the disk, or write the backup to another one"),
         error => failed(error),
     }
 }
@@ -252,10 +252,10 @@ fn not_restored(file: &Path, error: LedgerError) -> Failure {
     match error {
         LedgerError::Corrupt { .. } => failure
             .caused_by(error)
-            .hint("this backup is damaged: restore another one; the ledger is as it was"),
+            .hint("this backup is damaged: restore another one; the ledger is unchanged"),
         LedgerError::Full(_) => failure
             .caused_by(error)
-            .hint("make room on the disk of the ledger, which is as it was"),
+            .hint("free space on the disk of the ledger; the ledger is unchanged"),
         error => ledger_file::because(failure, error),
     }
 }

@@ -1,4 +1,4 @@
-//! `man`: the manual pages, made from the command line itself.
+//! `man`: prints or writes the manual pages, generated from the command line definition.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
 
-/// What `man` prints: one of both.
+/// The output of `man`: the page or the files.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Printed {
     #[serde(skip_serializing_if = "Option::is_none")]

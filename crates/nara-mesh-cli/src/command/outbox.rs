@@ -1,4 +1,4 @@
-//! `outbox`: messages that wait for their recipients.
+//! `outbox`: lists and drops messages that wait for their recipients.
 
 use nara_local_api::model::{OutboxEntry, OutboxState};
 use nara_proto::time::UnixMillis;
@@ -14,7 +14,7 @@ use crate::printer::{Printer, harmless, render, table};
 use crate::running;
 use crate::settings::Settings;
 
-/// What `outbox drop` prints.
+/// The output of `outbox drop`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Dropped {
     messages: Vec<OutboxEntry>,
@@ -31,16 +31,13 @@ pub(super) fn run(
     }
 }
 
-/// Nobody runs who could keep a message.
-pub(super) fn nobody_keeps(what: &str) -> Failure {
-    Failure::new(
-        Exit::Unreachable,
-        format!("no nara runs that could keep the {what}"),
-    )
-    .hint("start it with `nara-mesh up` or `nara-mesh serve`, or send without --later")
+/// The failure if no running nara can keep a message.
+pub(super) fn no_outbox(what: &str) -> Failure {
+    Failure::new(Exit::Unreachable, format!("no running nara can keep the {what}"))
+        .hint("start it with `nara-mesh up` or `nara-mesh serve`, or send without --later")
 }
 
-/// Says that a message waits for its recipient.
+/// Reports that a message waits for its recipient.
 pub(super) fn say_that_it_waits(entry: &OutboxEntry, printer: Printer) -> Outcome {
     let peer = harmless(&entry.peer);
     printer.line(format_args!(
@@ -52,7 +49,7 @@ pub(super) fn say_that_it_waits(entry: &OutboxEntry, printer: Printer) -> Outcom
         printer.note(harmless(&problem.detail));
     }
     if !entry.is_durable {
-        printer.warn("the outbox of this nara is in memory: the message is lost when it ends");
+        printer.warn("the outbox of this nara is in memory: the message is lost when the nara stops");
     }
     Ok(Exit::Ok)
 }
@@ -80,7 +77,7 @@ fn list(args: &OutboxListArgs, settings: &Settings, printer: Printer) -> Outcome
     }
     printer.line(render(&rows))?;
     if !outbox.is_durable {
-        printer.note("The outbox of this nara is in memory: what waits is lost when it ends.");
+        printer.note("The outbox of this nara is in memory: waiting messages are lost when the nara stops.");
     }
     printer.json(&outbox)?;
     Ok(Exit::Ok)
@@ -93,10 +90,10 @@ fn take_back(args: &OutboxDropArgs, settings: &Settings, printer: Printer) -> Ou
     for &id in &args.ids {
         match block_on(async { Ok(nara.drop_message(id).await?) }) {
             Ok(entry) => {
-                printer.line(said(&entry))?;
+                printer.line(described(&entry))?;
                 dropped.push(entry);
             }
-            // The others are taken back all the same.
+            // Continue with the other messages.
             Err(failure) => failures.push(failure),
         }
     }
@@ -116,15 +113,18 @@ fn take_back(args: &OutboxDropArgs, settings: &Settings, printer: Printer) -> Ou
     })
 }
 
-fn said(entry: &OutboxEntry) -> String {
+fn described(entry: &OutboxEntry) -> String {
     let (id, peer) = (entry.id, harmless(&entry.peer));
     match (entry.state, entry.may_have_arrived) {
-        (OutboxState::Waiting, false) => format!("message {id} is taken back: {peer} did not get it"),
+        (OutboxState::Waiting, false) => format!("message {id} is withdrawn: {peer} did not receive it"),
         (OutboxState::Waiting, true) => {
             format!(
-                "message {id} is not sent any more; {peer} may have it, because an attempt ended without an answer"
+                "message {id} is withdrawn; {peer} may have received it, because an attempt ended without an answer"
             )
         }
-        (state, _) => format!("message {id} to {peer} ({}) is off the list", state.as_str()),
+        (state, _) => format!(
+            "message {id} to {peer} ({}) is removed from the list",
+            state.as_str()
+        ),
     }
 }

@@ -1,4 +1,4 @@
-//! `peers`: who is known, and what the operator thinks of them.
+//! `peers`: lists peers and the operator's trust decisions.
 
 mod decide;
 mod list;

@@ -1,4 +1,4 @@
-//! `ping`: the round trip to peers.
+//! `ping`: measures the round trip to peers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,10 +27,10 @@ use crate::remedy;
 use crate::running::{self, hint, is_unknown_peer};
 use crate::settings::Settings;
 
-/// Round trips are recorded in microseconds, up to this.
+/// The largest recorded round trip, in microseconds.
 const MAX_RTT_US: u64 = 3_600_000_000;
 
-/// From which uncertainty on a clock offset is shown with it.
+/// Show the uncertainty of a clock offset from this value on.
 const COARSE: Duration = Duration::from_millis(100);
 
 pub(super) fn run(args: &PingArgs, settings: &Settings, printer: Printer) -> Outcome {
@@ -53,13 +53,13 @@ pub(super) fn run(args: &PingArgs, settings: &Settings, printer: Printer) -> Out
     Ok(exit(&results))
 }
 
-/// What `ping` prints.
+/// The output of `ping`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Printed {
     peers: Vec<PingedPeer>,
 }
 
-/// A peer, and how it answered.
+/// A peer and its answers.
 #[derive(Serialize, ToSchema)]
 struct PingedPeer {
     peer: String,
@@ -77,13 +77,13 @@ struct PingedPeer {
     path: Option<String>,
     host_name: Option<String>,
     error: Option<String>,
-    /// Why no key of it holds, if none does: `retired` or `two-successors`.
+    /// Why none of its keys is valid, if so: `retired` or `two-successors`.
     keyless: Option<String>,
-    /// When the operator of this nara banned it, in Unix milliseconds, if it is banned.
+    /// When the operator of this nara banned it, in Unix milliseconds.
     banned_at_ms: Option<i64>,
 }
 
-/// Round trips, in microseconds; `null` without an answer.
+/// Round trips in microseconds; `null` without an answer.
 #[derive(Serialize, ToSchema)]
 struct RoundTrips {
     min: Option<u64>,
@@ -92,7 +92,7 @@ struct RoundTrips {
     max: Option<u64>,
 }
 
-/// With the connections of a nara that runs.
+/// Pings over the connections of a running nara.
 async fn through(nara: &LocalClient, args: &PingArgs) -> Outcome<Vec<PeerResult>> {
     let chosen = if args.all { None } else { Some(&args.peers[..]) };
     let peers = running::peers(nara, chosen, "ping").await?;
@@ -149,31 +149,31 @@ fn directly(args: &PingArgs, settings: &Settings) -> Outcome<Vec<PeerResult>> {
     })
 }
 
-/// What the pings of one peer gave.
+/// The results of the pings of one peer.
 #[derive(Debug)]
 pub(super) struct PeerResult {
     pub(super) label: String,
     pub(super) rtts: Histogram<u64>,
     pub(super) sent: u32,
     pub(super) last: Option<Pong>,
-    /// Which way its packets take, if the network says so.
+    /// The path of its packets, if the network reports it.
     pub(super) way: Option<Way>,
-    /// How far the clock of the peer is ahead of ours.
+    /// How far its clock is ahead of ours.
     pub(super) clock: Option<ToldClock>,
     pub(super) error: Option<Problem>,
-    /// When the operator banned it, if that is why it was not called.
+    /// When the operator banned it, if it was not called for that reason.
     banned_at: Option<UnixMillis>,
-    /// The key that it told, and the pinned one, if they differ.
+    /// The reported key and the pinned one, if they differ.
     pub(super) conflict: Option<Conflict>,
 }
 
-/// How far a clock is ahead of ours, and what that rests on.
+/// How far a clock is ahead of ours, with uncertainty and proof.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ToldClock {
     /// In nanoseconds.
     pub(super) offset: i64,
     pub(super) uncertainty: Duration,
-    /// Whether the peer has proven it; otherwise it is what its quickest ping says, unsigned.
+    /// Whether a signature proves it; otherwise it is taken from the fastest unsigned ping.
     pub(super) proven: bool,
 }
 
@@ -186,29 +186,29 @@ impl ToldClock {
         })
     }
 
-    /// How far the two clocks are apart, whichever is ahead.
+    /// Returns the absolute offset between the two clocks.
     const fn magnitude(self) -> Duration {
         Duration::from_nanos(self.offset.unsigned_abs())
     }
 
-    /// How far the two clocks are apart at least.
+    /// Returns a lower bound of the absolute offset.
     pub(super) const fn at_least(self) -> Duration {
         self.magnitude().saturating_sub(self.uncertainty)
     }
 }
 
-/// Who pings.
+/// The sender of the pings.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Pinger<'a> {
     /// This process.
     Direct {
         client: &'a MeshClient,
-        /// Whether to ask for a signed answer, if a ping does not prove the clock.
+        /// Whether to request a signed answer if a ping does not prove the clock.
         prove_clocks: bool,
     },
-    /// A nara that runs.
+    /// A running nara.
     Running(&'a LocalClient),
-    /// A nara that runs, and calls also who did not answer the last calls.
+    /// A running nara, which also calls peers that did not answer its last calls.
     Insisting(&'a LocalClient),
 }
 
@@ -223,7 +223,8 @@ impl Pinger<'_> {
                 };
                 let known = handle.known().map(|peer| peer.info());
                 let mut pong = Pong::of(label, &report, known.as_ref()).stated(client.registry());
-                // It may refuse, if it does not know us; then what is unsigned has to do.
+                // The peer may refuse a signed request if it does not know us; then the unsigned clock is
+                // used.
                 let is_open = !pong.clock_proven && pong.key_matches == Some(true);
                 if prove_clocks
                     && is_last
@@ -247,7 +248,7 @@ impl Pinger<'_> {
 }
 
 impl Pinger<'_> {
-    /// When the operator banned a peer.
+    /// Returns when the operator banned a peer.
     async fn banned_at(self, peer: &PeerRef, label: &str) -> Outcome<Option<UnixMillis>> {
         Ok(match self {
             Self::Direct { client, .. } => client.peer(peer).known().and_then(|peer| banned_at(&peer.info())),
@@ -271,7 +272,7 @@ impl Pinger<'_> {
     }
 }
 
-/// When the operator banned a nara, if so.
+/// Returns when the operator banned a nara, if so.
 pub(super) fn banned_at(info: &PeerInfo) -> Option<UnixMillis> {
     let decision = info
         .decision
@@ -279,7 +280,7 @@ pub(super) fn banned_at(info: &PeerInfo) -> Option<UnixMillis> {
     Some(decision.at)
 }
 
-/// Pings a peer, one ping after the other.
+/// Pings a peer repeatedly.
 pub(super) async fn ping_peer(
     pinger: Pinger<'_>,
     peer: &PeerRef,
@@ -300,7 +301,7 @@ pub(super) async fn ping_peer(
     .await
 }
 
-/// As [`ping_peer`], for a peer as a user or a nara names it.
+/// As [`ping_peer`], for a peer named by a user or a nara.
 pub(super) async fn ping_label(
     pinger: Pinger<'_>,
     label: &str,
@@ -308,7 +309,7 @@ pub(super) async fn ping_label(
     interval: Duration,
 ) -> Outcome<PeerResult> {
     let peer = label.parse().map_err(|error: InvalidPeerRef| {
-        Failure::usage(format!("{label:?} names no peer")).caused_by(error)
+        Failure::usage(format!("{label:?} is not a valid peer")).caused_by(error)
     })?;
     ping_as(pinger, &peer, label.to_owned(), count, interval).await
 }
@@ -370,14 +371,14 @@ impl PeerResult {
         self.rtts.len()
     }
 
-    /// Whether the key it told is another one than the pinned one.
+    /// Returns whether the reported key differs from the pinned one.
     fn key_differs(&self) -> bool {
         self.last
             .as_ref()
             .is_some_and(|report| report.key_matches == Some(false))
     }
 
-    /// What the key that the peer told says.
+    /// Describes the key that the peer reported.
     pub(super) fn key_state(&self) -> &'static str {
         match self.last.as_ref().map(|report| report.key_matches) {
             None => "-",
@@ -387,22 +388,22 @@ impl PeerResult {
         }
     }
 
-    /// Why no key of the peer holds, if none does.
+    /// Returns why none of the peer's keys is valid, if so.
     fn keyless(&self) -> Option<&str> {
         self.last.as_ref()?.keyless.as_deref()
     }
 
-    /// The key id of the key that the peer told.
+    /// Returns the key id of the reported key.
     pub(super) fn told_key(&self) -> Option<&str> {
         self.last.as_ref()?.key_id.as_deref()
     }
 
-    /// How the connection was protected: `plain`, `tls x509` or `tls raw key`.
+    /// Returns the protection of the connection: `plain`, `tls x509` or `tls raw key`.
     fn security(&self) -> Option<&str> {
         Some(&self.last.as_ref()?.security)
     }
 
-    /// With which profile the peer signs, as it says with its key: `v2`, or `v1` if it says nothing.
+    /// Returns the signature profile that the peer announces with its key: `v2`, else `v1`.
     fn signs(&self) -> Option<&str> {
         Some(&self.last.as_ref()?.signs)
     }
@@ -491,7 +492,7 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
                 Some(hint) => printer.note(format_args!("{error_text}; {hint}")),
                 None => printer.note(error_text),
             }
-            // Which keys there are, and what to do about it.
+            // Lists the keys and the remedy.
             if error.class == ProblemClass::Untrusted
                 && let Some(cause) = error.causes.first()
             {
@@ -503,12 +504,12 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
             let label = harmless(&result.label);
             printer.warn(match why {
                 "retired" => format!(
-                    "{label} stated that it retires: nothing signed with its keys counts, and no key has to be trusted for it; if its \
-                     operator says that it did not, it needs a new soul"
+                    "{label} stated that it is retired: signatures of its keys are refused, and you need not do anything; if its \
+                     operator disagrees, it needs a new soul"
                 ),
                 _ => format!(
-                    "two statements name two successors of the key of {label}: no key of it holds until you decide; ask its \
-                     operator which key is right"
+                    "two statements name different successors of the key of {label}: none of its keys is valid until you decide; ask its \
+                     operator for the correct key"
                 ),
             });
         } else if let Some(conflict) = &result.conflict {
@@ -518,7 +519,7 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
             }
         } else if result.key_differs() {
             printer.warn(format_args!(
-                "{} answers without a valid key, but a key is pinned for it: another nara is at its address",
+                "{} answers without a valid key, but a key is pinned for it: another nara may have its address",
                 harmless(&result.label)
             ));
         }
@@ -526,8 +527,8 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
     Ok(())
 }
 
-/// A clock offset with its sign, and how sure it is: signed answers tell whole seconds only, and what is not proven
-/// says so.
+/// Formats a clock offset with its sign and uncertainty: signed answers have a resolution of seconds, and
+/// unsigned offsets are marked.
 pub(super) fn told_clock(clock: ToldClock) -> String {
     let sign = if clock.offset < 0 { "-" } else { "+" };
     let mut text = format!("{sign}{}", human(clock.magnitude()));
@@ -540,11 +541,11 @@ pub(super) fn told_clock(clock: ToldClock) -> String {
     text
 }
 
-/// Says it if the clock of a peer is too far from ours.
+/// Warns if the clock of a peer is too far from ours.
 pub(super) fn warn_of_clock(label: &str, clock: Option<ToldClock>, printer: Printer) {
     if let Some(far) = clock.filter(|clock| clock.at_least() >= defaults::CLOCK_WARNING) {
         printer.warn(format_args!(
-            "the clock of {} is {} {} ours{}: from {} s on, it refuses our requests, and we refuse its \
+            "the clock of {} is {} {} ours{}: beyond {} s, it refuses our requests, and we refuse its \
              answers; set the wrong clock",
             harmless(label),
             human(far.magnitude()),
@@ -568,7 +569,7 @@ fn exit(results: &[PeerResult]) -> Exit {
             None => None,
         })
         .collect();
-    // One answer of a peer makes it partly reached.
+    // A peer that answered at least once counts as partly reached.
     let reached = results
         .iter()
         .filter(|result| !result.rtts.is_empty() && !result.key_differs())

@@ -1,4 +1,4 @@
-//! `query`: asks peers for the key of a nara. Their answers are not signed, and nothing is pinned.
+//! `query`: asks peers for the key of a nara. The answers are not signed, and nothing is pinned.
 
 use nara_mesh::client::PeerRef;
 use nara_proto::endpoint::{PeerQuery, PeerQueryRequest};
@@ -12,7 +12,7 @@ use crate::failure::{Failure, Outcome};
 use crate::printer::{Printer, harmless};
 use crate::settings::Settings;
 
-/// What `query` prints.
+/// The output of `query`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Printed {
     name: String,
@@ -35,7 +35,7 @@ pub(super) fn run(args: &QueryArgs, settings: &Settings, printer: Printer) -> Ou
             );
         }
         if peers.is_empty() {
-            return Err(Failure::usage("there is nobody to ask").hint("name a peer, or pass --peers FILE"));
+            return Err(Failure::usage("there is no peer to ask").hint("name a peer, or pass --peers FILE"));
         }
         let request = PeerQueryRequest {
             target: args.nara.to_string(),
@@ -51,7 +51,7 @@ pub(super) fn run(args: &QueryArgs, settings: &Settings, printer: Printer) -> Ou
                         &answer.mesh_ip
                     };
                     printer.line(format_args!(
-                        "{}  key {}  address {}  (told by {peer}, not signed)",
+                        "{}  key {}  address {}  (from {peer}, unsigned)",
                         harmless(&answer.target),
                         harmless(&answer.public_key),
                         harmless(address)
@@ -70,7 +70,7 @@ pub(super) fn run(args: &QueryArgs, settings: &Settings, printer: Printer) -> Ou
                 }
             }
         }
-        let message = format!("nobody who was asked knows {}", args.nara);
+        let message = format!("none of the peers knows {}", args.nara);
         Err(Failure::new(Exit::of_many(0, &failed), message))
     })
 }

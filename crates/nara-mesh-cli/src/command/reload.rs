@@ -1,4 +1,4 @@
-//! `reload`: the nara that runs reads its files again, and says what is in force.
+//! `reload`: makes the running nara read its files again, and prints the effective settings.
 
 use nara_local_api::model::Reloaded;
 
@@ -24,7 +24,7 @@ pub(super) fn run(args: &RunningArgs, settings: &Settings, printer: Printer) -> 
     })
 }
 
-/// The answer of a nara that reloaded, as lines.
+/// Formats the answer of a nara that reloaded.
 pub(super) fn in_words(answer: &Reloaded) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(peers) = answer.configured {
@@ -41,7 +41,7 @@ pub(super) fn in_words(answer: &Reloaded) -> Vec<String> {
         answer
             .restart
             .iter()
-            .map(|setting| format!("takes a restart: {setting}")),
+            .map(|setting| format!("needs a restart: {setting}")),
     );
     lines
 }

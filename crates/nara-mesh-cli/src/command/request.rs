@@ -1,4 +1,4 @@
-//! `request`: one request of any kind to a peer, signed, and its verified answer.
+//! `request`: sends one signed request of any kind to a peer, and prints its verified answer.
 
 mod proof;
 mod stream;
@@ -29,7 +29,7 @@ use crate::printer::{Printer, harmless};
 use crate::running;
 use crate::settings::Settings;
 
-/// The most bytes of a body that is sent as a whole: what naras hold in memory of one.
+/// The largest body that is sent as a whole, in bytes: the limit that naras buffer.
 const MOST: usize = 16 << 20;
 
 pub(super) fn run(args: &RequestArgs, settings: &Settings, printer: Printer) -> Outcome {
@@ -67,10 +67,10 @@ pub(super) fn run(args: &RequestArgs, settings: &Settings, printer: Printer) -> 
     show(args, answer, &verification, trace, printer)
 }
 
-/// What to do about a body that is too large to be held in memory.
+/// The hint for a body that is too large to buffer.
 const ADVICE: &str = "pass --stream to send and print bodies of any size";
 
-/// The failure for a peer whose answer is too large to be held in memory, or for what else went wrong.
+/// The failure of a request; has the hint [`ADVICE`] if the answer is too large to buffer.
 fn advised(is_too_large: bool, failure: impl Into<Failure>) -> Failure {
     let failure = failure.into();
     if is_too_large {
@@ -115,7 +115,7 @@ fn write_out(bytes: &[u8]) -> Outcome<()> {
     output::stdout_bytes(bytes).map_err(|error| Failure::failed("stdout cannot be written").caused_by(error))
 }
 
-/// Prints what was asked for before the body.
+/// Prints status, headers and proof before the body, as far as requested.
 fn show_head(
     args: &RequestArgs,
     head: &Parts,
@@ -158,7 +158,7 @@ fn show_head(
     Ok(())
 }
 
-/// The exit code for a status.
+/// Returns the exit code for a status.
 fn exit_of(status: StatusCode) -> Exit {
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Exit::Unauthenticated,
@@ -167,7 +167,7 @@ fn exit_of(status: StatusCode) -> Exit {
     }
 }
 
-/// The request, and the trace that it belongs to: the one of the header or of the environment, or a new one.
+/// Builds the request and its trace context: from the header, from the environment, or a new one.
 fn build<B>(args: &RequestArgs, body: B) -> Outcome<(Request<B>, TraceParent)> {
     let mut request = Request::builder()
         .method(args.method.clone())
@@ -177,7 +177,7 @@ fn build<B>(args: &RequestArgs, body: B) -> Outcome<(Request<B>, TraceParent)> {
     }
     if !args.path.starts_with('/') {
         return Err(Failure::usage(format!(
-            "{:?} is not a path: it begins with /",
+            "{:?} is not a path: it must begin with /",
             args.path
         )));
     }
@@ -192,10 +192,10 @@ fn trace_of(headers: &mut HeaderMap) -> Outcome<TraceParent> {
     if headers.contains_key(TRACEPARENT) {
         return TraceParent::take_in(headers).ok_or_else(|| {
             Failure::usage(format!("--header traceparent: {InvalidTraceParent}"))
-                .hint("leave it out, and the request gets one")
+                .hint("omit it to have one generated")
         });
     }
-    // A convention of programs that run others. What it says wrong is left out, as in a header.
+    // A convention of programs that start others. Invalid values are ignored, as in a header.
     for (name, variable) in [(TRACEPARENT, "TRACEPARENT"), (TRACESTATE, "TRACESTATE")] {
         let value = std::env::var(variable).ok();
         if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
@@ -213,20 +213,21 @@ fn trace_of(headers: &mut HeaderMap) -> Outcome<TraceParent> {
     Ok(new)
 }
 
-/// The body that an argument names: the text itself, `@FILE`, or `-` (as curl writes it, `@-`) for stdin.
+/// Reads the body of an argument: the text itself, `@FILE`, or `-` (curl's `@-` too) for stdin.
 fn data(text: &str) -> Outcome<Vec<u8>> {
     let mut bytes = Vec::new();
     let most = MOST as u64 + 1;
     let read = reader(text)?.take(most).read_to_end(&mut bytes);
     read.map_err(|error| unreadable(text, error))?;
     if bytes.len() > MOST {
-        let message = format!("the body is larger than {MOST} bytes, and a request is sent as a whole");
+        let message =
+            format!("the body is larger than {MOST} bytes, the most for a request without --stream");
         return Err(Failure::usage(message).hint(ADVICE));
     }
     Ok(bytes)
 }
 
-/// Reads the body that an argument names.
+/// Opens the body of an argument for reading.
 fn reader(text: &str) -> Outcome<Box<dyn io::Read + Send>> {
     Ok(match text.strip_prefix('@') {
         _ if matches!(text, "-" | "@-") => Box::new(io::stdin()),
@@ -239,11 +240,11 @@ fn unreadable(text: &str, error: io::Error) -> Failure {
     Failure::usage(format!("--data {text} cannot be read")).caused_by(error)
 }
 
-/// What is not proven, if somebody should know.
+/// Describes what is not proven, if that deserves a warning.
 fn gap(verification: &Verification) -> Option<&'static str> {
     match (verification.request, verification.body) {
         (Some(Coverage::MethodAndPath), _) => Some(
-            "the peer could verify method and path only: query, headers and body may have been changed on the way",
+            "the peer could verify method and path only: query, headers and body may have been changed in transit",
         ),
         (_, BodyProof::None) => Some("the body of the answer is not proven"),
         (_, BodyProof::HeadOnly) => Some("the head of the answer is proven, its body is not"),
@@ -252,9 +253,9 @@ fn gap(verification: &Verification) -> Option<&'static str> {
 }
 
 fn explain(verification: &Verification) -> Vec<String> {
-    let or_nobody = |text: Option<String>| text.unwrap_or_else(|| "nobody".to_owned());
+    let or_unknown = |text: Option<String>| text.unwrap_or_else(|| "unknown".to_owned());
     let request = match verification.request {
-        None => "nothing, as far as is known",
+        None => "unknown",
         Some(Coverage::MethodAndPath) => "method and path (a signature of profile v1)",
         Some(Coverage::Head) => "method, path and query, not the body (a signature over a streamed body)",
         Some(Coverage::Whole) => "method, path, query and body (a signature of profile v2)",
@@ -273,15 +274,15 @@ fn explain(verification: &Verification) -> Vec<String> {
         format!("request   the peer could verify: {request}"),
         format!(
             "answer    from {}",
-            or_nobody(verification.responder.as_ref().map(ToString::to_string))
+            or_unknown(verification.responder.as_ref().map(ToString::to_string))
         ),
         format!(
             "key       {}",
-            or_nobody(verification.key.as_ref().map(ToString::to_string))
+            or_unknown(verification.key.as_ref().map(ToString::to_string))
         ),
         format!(
             "learned   {}",
-            or_nobody(verification.key_source.as_ref().map(ToString::to_string))
+            or_unknown(verification.key_source.as_ref().map(ToString::to_string))
         ),
         format!("body      {body}"),
         format!(
@@ -308,7 +309,7 @@ fn proven(verification: &Verification) -> Proven {
     }
 }
 
-/// What `request` prints. The body is text, or else Base64.
+/// The output of `request`. The body is text, else Base64.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Printed {
     peer: String,
@@ -321,7 +322,7 @@ pub(super) struct Printed {
     traceparent: String,
 }
 
-/// What is proven of an answer.
+/// What the signatures prove about an answer.
 #[derive(Serialize, ToSchema)]
 struct Proven {
     responder: Option<String>,
@@ -331,6 +332,6 @@ struct Proven {
     bound: bool,
     channel: bool,
     body: String,
-    /// What of the request the peer could verify.
+    /// What the peer could verify of the request.
     request: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! `schema`: what commands print with `--json`, as JSON Schema.
+//! `schema`: prints the JSON Schemas of the --json output.
 
 use nara_local_api::model::{
     DashboardLink, JourneyList, MadeToken, OutboxList, Reloaded, StashList, TokenList,
@@ -15,7 +15,7 @@ use crate::lines::DaemonLine;
 use crate::printer::Printer;
 use crate::schema::Printed;
 
-/// What commands print with `--json`, where that has a published schema: docs/schemas.
+/// The commands whose `--json` output has a published schema in docs/schemas.
 const PRINTED: &[Printed] = &[
     Printed::of::<ledger::BackedUp>("backup"),
     Printed::of::<checkpoints::Printed>("checkpoints"),
@@ -82,7 +82,7 @@ pub(super) fn run(args: &SchemaArgs, printer: Printer) -> Outcome {
     Ok(Exit::Ok)
 }
 
-/// What a command prints, by its name: `peers list` or `peers-list`.
+/// Finds an output by the name of its command: `peers list` or `peers-list`.
 fn of_command(command: &str) -> Option<Printed> {
     let name = command.split_whitespace().collect::<Vec<_>>().join("-");
     PRINTED.iter().copied().find(|printed| printed.command == name)

@@ -1,4 +1,4 @@
-//! `serve`: a nara that runs until it is told to end.
+//! `serve`: runs a nara until interrupted.
 
 use super::serving::{Serving, v1_address};
 use crate::cli::ServeArgs;

@@ -1,4 +1,4 @@
-//! What `serve` and `up` share: a nara that runs until it is told to end, and what is printed meanwhile.
+//! Runs a nara until interrupted and prints its events: shared by `serve` and `up`.
 
 mod exposition;
 mod feed;
@@ -76,17 +76,17 @@ pub(super) struct Serving {
     journeys: Journeys,
     inbox: Inbox,
     lines: Lines,
-    /// The peers whose host names are looked up.
+    /// The peers whose host names are resolved.
     hosts: watch::Sender<Vec<PeerEntry>>,
-    /// What `--listen` says, the address that it had at the start, and who follows it.
+    /// The value of `--listen`, its address at the start, and the movable listeners.
     listening: Option<(Listen, IpAddr, MovingTcp)>,
-    /// The file of the ledger of the nara that was started.
+    /// The ledger file of the started nara.
     ledger: Option<InUse>,
     printer: Printer,
 }
 
 impl Serving {
-    /// Checks the arguments, and begins what must be there before the nara: metrics, signals and output.
+    /// Checks the arguments, and starts what must precede the nara: metrics, signals and output.
     pub(super) async fn prepare(args: &ServingArgs, settings: &Settings, printer: Printer) -> Outcome<Self> {
         let signals = Signals::new()?;
         open_files::raise(args.limits.0.connections);
@@ -131,24 +131,25 @@ impl Serving {
         })
     }
 
-    /// Prints lines beside those of the nara.
+    /// Returns the feed, to print lines beside those of the nara.
     pub(super) fn feed(&self) -> &Feed {
         &self.feed
     }
 
-    /// Says on which network the nara will be.
+    /// Sets the network of the nara.
     pub(super) fn on(&mut self, network: OnNetwork) {
         self.network = Some(network);
     }
 
-    /// Waits until an address to listen on is there. `None`: a signal ended the wait.
+    /// Waits until the address to listen on exists. `None` if a signal ended the wait.
     pub(super) async fn wait_for(&mut self, listen: &Listen) -> Outcome<Option<SocketAddr>> {
         let address = listen::wait(listen, &mut self.signals, self.printer).await?;
         self.listening = address.map(|address| (listen.clone(), address.ip(), MovingTcp::default()));
         Ok(address)
     }
 
-    /// Starts the nara and says so. `v1`: where it also listens, if that is free. `None`: a signal ended the start.
+    /// Starts the nara and prints its addresses. `v1`: the additional address for v1 peers, if free. `None`
+    /// if a signal ended the start.
     pub(super) async fn start(
         &mut self,
         builder: NaraBuilder,
@@ -212,7 +213,7 @@ impl Serving {
         Ok(Some(nara))
     }
 
-    /// Starts the nara. `None`: a signal ended the start, which takes long where the ledger is converted.
+    /// Starts the nara. `None` if a signal ended the start, which is slow while the ledger is converted.
     async fn start_unless_ended(
         &mut self,
         builder: NaraBuilder,
@@ -269,15 +270,15 @@ impl Serving {
         if let Some(api) = self.api.take() {
             api.shutdown().await;
         }
-        service_manager::stopping(format_args!("ending within {} s", self.grace.as_secs_f64()));
-        printer.note(format_args!("ending within {} s", self.grace.as_secs_f64()));
-        // A second signal does not wait.
+        service_manager::stopping(format_args!("stopping within {} s", self.grace.as_secs_f64()));
+        printer.note(format_args!("stopping within {} s", self.grace.as_secs_f64()));
+        // A second signal aborts at once.
         let outcome = match Arc::into_inner(nara) {
             Some(nara) => tokio::select! {
                 outcome = nara.shutdown(self.grace) => outcome,
                 () = self.signals.next_end() => Shutdown::Forced,
             },
-            // Nothing else holds it once the API has ended.
+            // Not expected: after the API has ended, nothing else holds a reference.
             None => Shutdown::Forced,
         };
         self.inbox.settled().await;
@@ -293,21 +294,21 @@ impl Serving {
     }
 }
 
-/// Why an address is taken, if it is because this nara runs already.
+/// Returns the failure for an address that is in use by a nara on this data folder.
 fn already_running(settings: &Settings) -> Option<Failure> {
     let folder = settings.running_folder().ok()?;
     running::runs_on(&folder).then(|| {
         Failure::failed(format!("a nara runs on {} already", folder.display()))
-            .hint("end that one first; another nara needs a soul and a data folder of its own (--soul-file, --data-dir)")
+            .hint("stop it first; another nara needs its own soul and data folder (--soul-file, --data-dir)")
     })
 }
 
-/// What the answers to questions need.
+/// The context for answering questions of the local API.
 #[derive(Clone, Copy)]
 struct Around<'a> {
     nara: &'a Arc<Nara>,
     ledger: &'a InUse,
-    /// Told of each reload.
+    /// Notified on each reload.
     reloaded: &'a Notify,
     network: Option<&'a OnNetwork>,
     files: &'a Files<'a>,
@@ -339,7 +340,7 @@ impl Around<'_> {
                             before: before.map(|before| before.to_string()),
                             v1_address: nara.other_address().map(|v1| v1.to_string()),
                         };
-                        feed.send(format!("network  the address of this nara has changed: it serves {now} now"), line);
+                        feed.send(format!("network  the address of this nara changed: it now serves on {now}"), line);
                     }
                     before = now;
                 }
@@ -353,7 +354,7 @@ impl Around<'_> {
                 },
                 question = next_question(api.as_deref_mut()) => match question {
                     Question::End => return Ok(()),
-                    // Who asked may be gone.
+                    // The requester may have disconnected.
                     Question::Reload(answer) => {
                         let _ = answer.send(reload(nara, files, &work).await?);
                         self.reloaded.notify_one();
@@ -368,9 +369,9 @@ impl Around<'_> {
         }
     }
 
-    /// Examines the nara. Who asked may be gone.
+    /// Runs the checks of the nara. The requester may have disconnected.
     async fn examine(self, open: ConflictList, answer: oneshot::Sender<Vec<Check>>) -> Outcome<()> {
-        // As they are now: files may have come since the start.
+        // Read again, because files may have been added since the start.
         let settings = reload::read_again().ok();
         let settings = settings.as_ref().unwrap_or(self.files.started);
         let checks = doctor::running(self.nara, self.network, self.ledger, settings, &open).await?;
@@ -395,8 +396,8 @@ impl From<NaraError> for Failure {
             NaraError::Serve(ServeError::Stash(error)) => {
                 let failure = Self::failed("stash.db in the data folder cannot be used");
                 failure.caused_by(error).hint(
-                    "check the permissions and the free space of the data folder; a damaged file can be moved away: what peers \
-                     left here is lost then",
+                    "check the permissions and the free space of the data folder; a damaged file can be moved aside, which loses the data that peers \
+                     stored here",
                 )
             }
             NaraError::Serve(error) => Self::failed(error.to_string()).caused_by(error),
@@ -411,10 +412,10 @@ impl From<NaraError> for Failure {
     }
 }
 
-/// How often it is looked whether the ledger is where it was.
+/// How often the ledger file is checked.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Tells when somebody takes the file of the ledger away, until this is dropped.
+/// Reports when the ledger file is deleted, moved or replaced, until dropped.
 async fn keep_in_place(ledger: InUse, feed: Feed) {
     let mut told = None;
     loop {
@@ -424,7 +425,7 @@ async fn keep_in_place(ledger: InUse, feed: Feed) {
             && let Some(problem) = &problem
         {
             let text = format!(
-                "{problem}: what it stores is lost when it ends; put the old file back, or restart the nara"
+                "{problem}: new data is lost when the nara stops; restore the old file, or restart the nara"
             );
             tracing::error!("{text}");
             let ledger = ledger.path().display().to_string();
@@ -440,7 +441,7 @@ async fn keep_in_place(ledger: InUse, feed: Feed) {
     }
 }
 
-/// Follows the address that `--listen` means.
+/// Follows the address of `--listen`.
 async fn follow(listening: Option<(Listen, IpAddr, MovingTcp)>, reloaded: Arc<Notify>, feed: Feed) {
     let Some((listen, bound, transport)) = listening else {
         return;
@@ -454,7 +455,7 @@ async fn follow(listening: Option<(Listen, IpAddr, MovingTcp)>, reloaded: Arc<No
         } = &line
         {
             let text = format!(
-                "network  {} has the address {now} now, where this nara cannot listen ({}): it still listens on {bound}, and tries again",
+                "network  {} now has the address {now}, on which this nara cannot listen ({}): it still listens on {bound} and retries",
                 harmless(listen),
                 reason.as_deref().unwrap_or_default()
             );
@@ -467,7 +468,7 @@ async fn follow(listening: Option<(Listen, IpAddr, MovingTcp)>, reloaded: Arc<No
     listen::follow(&listen, bound, &reloaded, look, move_to, tell).await;
 }
 
-/// Tells what happens to peers, until the registry is gone.
+/// Prints peer events until the registry is dropped.
 async fn show_peer_events(mut events: broadcast::Receiver<PeerEvent>, feed: Feed) {
     let mut told = Told::default();
     loop {
@@ -485,7 +486,7 @@ async fn show_peer_events(mut events: broadcast::Receiver<PeerEvent>, feed: Feed
     }
 }
 
-/// The address at which v1 peers call, if this nara is to listen there, too.
+/// Returns the address for v1 peers, if this nara is to listen there too.
 pub(super) fn v1_address(args: &ServingArgs, by_default: bool, listen: SocketAddr) -> Option<SocketAddr> {
     let address = SocketAddr::new(listen.ip(), defaults::LEGACY_MESH_PORT);
     (args.v1_port.unwrap_or(by_default) && address != listen).then_some(address)
@@ -508,7 +509,7 @@ fn announce(
     match (v1, nara.other_address()) {
         (_, Some(other)) => printer.note(format_args!("V1 peers reach it on {other}.")),
         (Some(v1), None) => printer.note(format_args!(
-            "V1 peers do not reach it: {v1} is taken (--v1-port=false leaves it alone)."
+            "V1 peers cannot reach it: {v1} is in use (--v1-port=false disables this)."
         )),
         (None, None) => {}
     }

@@ -1,4 +1,4 @@
-//! `sign`: sign a request or an event, offline.
+//! `sign`: signs a request or an event, offline.
 
 pub(super) mod v2;
 
@@ -26,7 +26,7 @@ pub(super) fn run(args: &SignArgs, settings: &Settings, printer: Printer) -> Out
     if let Some(path) = &args.event {
         return sign_event(path, args.explain, &nara, printer);
     }
-    // The command line has both, or it was refused.
+    // clap has enforced that both are set.
     let method = args.method.as_deref().unwrap_or_default();
     let path = args.path.as_deref().unwrap_or_default();
     if let Some(to) = &args.to {
@@ -35,7 +35,7 @@ pub(super) fn run(args: &SignArgs, settings: &Settings, printer: Printer) -> Out
     if !path.starts_with('/') || path.contains(['?', '#']) {
         return Err(
             Failure::usage(format!("{path:?} is not a path as on a request line"))
-                .hint("it begins with / and has no query: only profile v2 signs that, see --to"),
+                .hint("it must begin with / and have no query, which only profile v2 signs (--to)"),
         );
     }
     let now = args
@@ -80,7 +80,7 @@ pub(super) fn run(args: &SignArgs, settings: &Settings, printer: Printer) -> Out
     Ok(Exit::Ok)
 }
 
-/// What was signed.
+/// The output of `sign`.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum Printed {
@@ -96,7 +96,7 @@ pub(super) struct SignedV1 {
     timestamp_ms: i64,
     method: String,
     path: String,
-    /// The decoded path, which is what is signed.
+    /// The decoded path, as signed.
     signed_path_hex: String,
     signature_base: String,
     signature_base_hex: String,
@@ -119,7 +119,7 @@ fn sign_event(path: &Path, explain: bool, nara: &LocalNara, printer: Printer) ->
     let report = EventReport::new(&event, Some(&nara.public_key()));
     if let Err(problem) = report.well_formed {
         return Err(Failure::failed(format!("the event is malformed: {problem}"))
-            .hint("no nara would store it, so it is not signed"));
+            .hint("it is not signed, because every nara would refuse it"));
     }
     let json_text = go_json::to_string(&event);
     if explain {

@@ -1,4 +1,4 @@
-//! `stash`: what a nara leaves with a peer, and what peers left with it.
+//! `stash`: stores data at a peer, and lists what peers store here.
 
 use std::path::PathBuf;
 
@@ -22,14 +22,14 @@ use crate::printer::{Printer, harmless, render, table};
 use crate::running;
 use crate::settings::Settings;
 
-/// What `stash put` prints.
+/// The output of `stash put`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Left {
     peer: String,
     bytes: usize,
 }
 
-/// What `stash get` prints.
+/// The output of `stash get`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Fetched {
     peer: String,
@@ -37,7 +37,7 @@ pub(super) struct Fetched {
     data_base64: Option<String>,
 }
 
-/// What `stash drop` prints.
+/// The output of `stash drop`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Forgotten {
     owner_id: String,
@@ -78,7 +78,7 @@ fn get(args: &StashGetArgs, settings: &Settings, printer: Printer) -> Outcome {
     })?;
     let Some(data) = data else {
         return Err(Failure::failed(format!("{peer} has no stash of this nara"))
-            .hint("it never had one, forgot it after its time, or lost it"));
+            .hint("it never had one, it has expired, or it was lost"));
     };
     if !printer.is_json() {
         output::stdout_bytes(&data)
@@ -106,7 +106,7 @@ fn list(args: &StashListArgs, settings: &Settings, printer: Printer) -> Outcome 
     Ok(Exit::Ok)
 }
 
-/// What the file says, with the names of the peers file.
+/// Reads the stashes from the file, with names from the peers file.
 fn stored(settings: &Settings) -> Outcome<StashList> {
     let stored = match open(settings)? {
         Some(store) => store.load().map_err(failed)?,
@@ -149,11 +149,11 @@ fn forget(args: &StashDropArgs, settings: &Settings, printer: Printer) -> Outcom
     if !dropped {
         return Err(nothing_of(&args.owner));
     }
-    printer.line(format_args!("what {} left here is gone", harmless(&args.owner)))?;
+    printer.line(format_args!("deleted the stash of {}", harmless(&args.owner)))?;
     Ok(Exit::Ok)
 }
 
-/// The id of an owner, who is given by id or by name. A name that looks like the id of another nara does not count.
+/// Resolves an owner given by id or by name. A name that looks like the id of another nara is ignored.
 fn owner_id(owner: &str, kept: &StashList) -> Outcome<String> {
     if let Ok(id) = owner.parse::<NaraId>() {
         return Ok(id.to_string());
@@ -166,18 +166,18 @@ fn owner_id(owner: &str, kept: &StashList) -> Outcome<String> {
         let owner = harmless(owner);
         return Err(
             Failure::usage(format!("two naras are named {owner}: {first} and {other}"))
-                .hint("pass the id of the one that is meant"),
+                .hint("pass the id of one of them"),
         );
     }
     Ok(first.owner_id.clone())
 }
 
 fn nothing_of(owner: &str) -> Failure {
-    Failure::failed(format!("{} left nothing here", harmless(owner)))
-        .hint("`nara-mesh stash list` shows what there is, with the ids")
+    Failure::failed(format!("no stash of {} is stored here", harmless(owner)))
+        .hint("`nara-mesh stash list` shows the stashes and ids")
 }
 
-/// The stashes beside the ledger, if there are any.
+/// Opens the stashes beside the ledger, if any.
 fn open(settings: &Settings) -> Outcome<Option<SqliteStash>> {
     let path: PathBuf = settings.running_folder()?.join("stash.db");
     if matches!(path.try_exists(), Ok(false)) {
@@ -203,7 +203,7 @@ mod tests {
             bytes: 1,
             stored_at_s: 1,
         };
-        // The second one is named like the id of the first one.
+        // The second nara has the id of the first one as its name.
         let stashes = vec![
             stash(&ids[0], "alice"),
             stash(&ids[1], &ids[0]),

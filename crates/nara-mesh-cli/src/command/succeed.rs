@@ -1,4 +1,4 @@
-//! `id succeed`, `id retire`: a key that changes hands, or ends.
+//! `id succeed`, `id retire`: replace or end a key.
 
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
@@ -41,30 +41,30 @@ pub(super) fn succeed(args: &IdSucceedArgs, settings: &Settings, printer: Printe
             Succession::retire(nara.name(), nara.keypair(), SystemClock.now_millis())
         }
         (None, None, SuccessionReason::Rotation) => {
-            return Err(Failure::usage("no soul is given that takes over").hint(
-                "pass --to FILE; `nara-mesh id new --name NAME --out FILE` makes a soul for the same name",
+            return Err(Failure::usage("no successor is given").hint(
+                "pass --to FILE; `nara-mesh id new --name NAME --out FILE` creates a soul for the same name",
             ));
         }
         (None, Some(_), SuccessionReason::Retirement) => {
-            return Err(Failure::usage("a nara that retires has no successor").hint("leave out --to"));
+            return Err(Failure::usage("a retirement has no successor").hint("omit --to"));
         }
     };
     finish(&statement, args.paper, args.to.as_deref(), settings, printer)
 }
 
-/// The statement that the soul in a file takes over from the one of the settings.
+/// Creates the statement that the soul in a file succeeds the one of the settings.
 fn rotation(to: &Path, settings: &Settings) -> Outcome<Succession> {
     let old = settings.local_nara()?;
     let file = SoulFile::read(to, settings.soul_access())?;
     let name = file.name.clone().unwrap_or_else(|| old.name().clone());
     if name != *old.name() {
         return Err(Failure::usage(format!(
-            "{} is the soul of {name}, and only another soul of {} can take over",
+            "{} is the soul of {name}, but only another soul of {} can take over",
             to.display(),
             old.name()
         ))
         .hint(format!(
-            "make one with `nara-mesh id new --name {} --out FILE`",
+            "create one with `nara-mesh id new --name {} --out FILE`",
             old.name()
         )));
     }
@@ -72,7 +72,7 @@ fn rotation(to: &Path, settings: &Settings) -> Outcome<Succession> {
         .map_err(|error| Failure::usage(format!("{}: {error}", to.display())))?;
     let now = SystemClock.now_millis();
     Succession::rotate(old.name(), old.keypair(), new.keypair(), now).map_err(|error| {
-        Failure::usage(format!("{}: {error}", to.display())).hint("give another soul with --to FILE")
+        Failure::usage(format!("{}: {error}", to.display())).hint("pass another soul with --to FILE")
     })
 }
 
@@ -91,7 +91,7 @@ fn from_words(path: &Path) -> Outcome<Succession> {
     })
 }
 
-/// `successor`: the file with the soul that takes over, if it was given.
+/// `successor`: the file with the new soul, if given.
 fn finish(
     statement: &Succession,
     paper: bool,
@@ -104,7 +104,7 @@ fn finish(
     let new = statement.new_key().map(KeyId::from);
     let said = match new {
         Some(new) => format!("key {new} replaces key {old} of {name}"),
-        None => format!("key {old} of {name} ends, and {name} retires"),
+        None => format!("{name} retires, and its key {old} ends"),
     };
     let mut printed = Printed {
         name: statement.name().to_string(),
@@ -121,21 +121,21 @@ fn finish(
         for line in &words {
             printer.line(line)?;
         }
-        printer.note(format_args!("These words state that {said}."));
+        printer.note(format_args!("These words contain the statement that {said}."));
         printer.note(
             "Keep them on paper. To publish the statement, from any machine and with any soul that your peers know, such as the \
-             one that takes over: `nara-mesh id succeed --from-words FILE --soul-file SOUL`",
+             new one: `nara-mesh id succeed --from-words FILE --soul-file SOUL`",
         );
         printer.note(
-            "Before you publish it, fetch what was left with peers (`stash get`): only the old soul can.",
+            "Before you publish it, fetch the data that is left with peers (`stash get`): only the old soul can.",
         );
         printed.words = Some(words);
         printer.json(printed)?;
         return Ok(Exit::Ok);
     }
     if !settings.has_soul() {
-        return Err(Failure::usage("a soul is needed to publish a statement: peers take it from naras that they know").hint(
-            "pass --soul-file FILE with the soul that takes over, or that of any nara that your peers know; the old soul is not \
+        return Err(Failure::usage("publishing a statement needs a soul: peers accept it only from naras that they know").hint(
+            "pass --soul-file FILE with the new soul, or with the soul of any nara that your peers know; the old soul is not \
              needed",
         ));
     }
@@ -157,20 +157,20 @@ fn finish(
     Ok(Exit::Ok)
 }
 
-/// The data folder that a new soul takes over.
+/// The data folder of the new soul.
 enum Shared {
-    /// It is given: the same command line finds it with the new soul.
+    /// It is given: the same command line works with the new soul.
     Given(PathBuf),
-    /// The new soul finds the folder of the old one as its own.
+    /// The default folder of the new soul leads to the folder of the old one.
     Linked,
-    /// The new soul has a folder of its own; this is the one of the old soul.
+    /// The new soul has its own folder; this is the folder of the old soul.
     Apart(PathBuf),
-    /// Nothing of the old soul is on this machine.
+    /// The old soul has no data on this machine.
     Nowhere,
 }
 
-/// Lets the new soul of a nara find what the old one has remembered: the default data folder has the name of the key, so the
-/// name of the new key becomes another name of the same folder.
+/// Gives the new soul access to the data of the old one: default data folders are named after the key, so the
+/// name of the new key becomes a link to the same folder.
 fn share_folder(statement: &Succession, nara: &LocalNara, settings: &Settings) -> Outcome<Shared> {
     let Some(new) = statement.new_key().filter(|_| nara.name() == statement.name()) else {
         return Ok(Shared::Nowhere);
@@ -201,14 +201,14 @@ fn share_folder(statement: &Succession, nara: &LocalNara, settings: &Settings) -
             })
         }
         Err(error) => Err(Failure::failed(format!(
-            "the data folder of the new soul, {}, cannot be made another name of the one of the old soul",
+            "the data folder of the new soul, {}, cannot be linked to the folder of the old soul",
             new.display()
         ))
         .caused_by(error)),
     }
 }
 
-/// Says with which command the nara goes on, and what does not come along.
+/// Prints the command with which the nara continues, and what is not carried over.
 fn say_how_to_go_on(soul: Option<&Path>, shared: &Shared, settings: &Settings, printer: Printer) {
     let given = match settings.soul_source() {
         Some(SoulSource::File(path)) => Some(path.as_path()),
@@ -227,50 +227,50 @@ fn say_how_to_go_on(soul: Option<&Path>, shared: &Shared, settings: &Settings, p
     }
     match shared {
         Shared::Given(_) | Shared::Linked => printer.note(
-            "Its data folder is the one of the old soul: memory, decisions, outbox and inbox stay.",
+            "It uses the data folder of the old soul: events, decisions, outbox and inbox are kept.",
         ),
         Shared::Apart(_) => printer.note(
-            "The new soul has a data folder of its own already: without --data-dir, the memory, the decisions and the outbox \
+            "The new soul already has its own data folder: without --data-dir, the events, the decisions and the outbox \
              of the old soul are not used.",
         ),
         Shared::Nowhere => {}
     }
     printer.note(
-        "What the old soul left with peers (`stash put`) is sealed with it, and they give it to nobody else: leave it with them \
+        "Data that the old soul stored at peers (`stash put`) is sealed with it, and only it can fetch the data: store it there \
          again.",
     );
 }
 
-/// A statement that a key is replaced or ends.
+/// The output of `id succeed` and `id retire`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Printed {
     name: String,
     old_key_id: String,
-    /// Missing if the nara retires.
+    /// Absent if the nara retires.
     new_key_id: Option<String>,
     at_ms: i64,
     /// The statement in words, for paper.
     #[serde(skip_serializing_if = "Option::is_none")]
     words: Option<Vec<String>>,
-    /// Peers that have it, if it was published.
+    /// Peers that received it, if it was published.
     #[serde(skip_serializing_if = "Option::is_none")]
     told: Option<Vec<String>>,
     /// Peers that could not be reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     missed: Option<Vec<String>>,
-    /// Whether the nara runs, and took it.
+    /// Whether the nara runs and accepted it.
     #[serde(skip_serializing_if = "Option::is_none")]
     running: Option<bool>,
 }
 
-/// Who heard of a statement.
+/// The recipients of a statement.
 struct Published {
     told: Vec<String>,
     missed: Vec<String>,
     running: bool,
 }
 
-/// Stores a statement, and sends it to the known peers. Who cannot be reached hears of it from others.
+/// Stores a statement, and sends it to the known peers. Unreachable peers receive it from others.
 fn publish(
     statement: &Succession,
     nara: &LocalNara,
@@ -292,7 +292,7 @@ fn publish(
         make_folder_of(&path)?;
         let ledger: Arc<dyn Ledger> = ledger_file::open(&path).await?;
         ledger_file::load_peers(&ledger, client.registry()).await?;
-        // As the word of the nara that it is about.
+        // Recorded as received from the nara that it concerns.
         let event = CheckedEvent::verified(statement.to_event());
         let stored = ledger.insert(vec![event], Some(statement.name().clone())).await;
         stored.map_err(ledger_file::failed)?;
@@ -300,7 +300,7 @@ fn publish(
             Ok(running) => running,
             Err(failure) => {
                 printer.warn(format_args!(
-                    "the statement is stored, but not in force in the running nara yet: {}; when it runs again, it reads it",
+                    "the statement is stored, but not yet in force in the running nara: {}; it takes effect when the nara restarts",
                     failure.message
                 ));
                 None
@@ -311,12 +311,15 @@ fn publish(
         }
         let (told, missed) = tell_all(statement, &client).await;
         for (name, error) in &missed {
-            printer.warn(format_args!("{} was not told: {error}", harmless(name.as_str())));
+            printer.warn(format_args!(
+                "{} was not notified: {error}",
+                harmless(name.as_str())
+            ));
         }
-        printer.note(format_args!("told {}", count(told.len(), "peer")));
+        printer.note(format_args!("notified {}", count(told.len(), "peer")));
         if told.is_empty() && missed.is_empty() && running.is_none() {
             printer.warn(
-                "no peer with an address is known here: pass the peers file (--peers), or start the nara, which shows the \
+                "no peer with an address is known: pass the peers file (--peers), or start the nara, which sends the \
                  statement with its requests",
             );
         }

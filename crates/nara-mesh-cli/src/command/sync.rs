@@ -1,4 +1,4 @@
-//! `sync`: the events of a peer, verified, into a ledger or as JSON lines.
+//! `sync`: fetches the events of a peer, verified, into a ledger or as JSON lines.
 
 mod progress;
 mod reconcile;
@@ -28,7 +28,7 @@ use crate::printer::{Printer, count, human, micros};
 use crate::running;
 use crate::settings::Settings;
 
-/// What `sync` prints, by what it was asked to do.
+/// The output of `sync`, by mode.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum Printed {
@@ -37,12 +37,12 @@ pub(super) enum Printed {
     Reconciled(reconcile::Told),
 }
 
-/// Events that were fetched.
+/// Fetched events.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Fetched {
     #[serde(flatten)]
     counts: Counts,
-    /// The ledger that has them now; `null`: that of the running nara, or none.
+    /// The ledger that stores them; `null`: that of the running nara, or none.
     ledger: Option<String>,
     peer: String,
     answers: usize,
@@ -50,18 +50,18 @@ pub(super) struct Fetched {
     complete: bool,
 }
 
-/// Events on a page that is shown.
+/// Events per page if they are printed.
 const SHOWN_PAGE: usize = 1000;
 
-/// Events on a page that is stored.
+/// Events per page if they are stored.
 const STORED_PAGE: usize = 5000;
 
 pub(super) fn run(args: &SyncArgs, settings: &Settings, printer: Printer) -> Outcome {
     if args.resume && args.mode != SyncModeArg::Page {
-        return Err(Failure::usage("only --mode page can be resumed").hint("leave out --resume or --mode"));
+        return Err(Failure::usage("only --mode page can be resumed").hint("omit --resume or --mode"));
     }
     let scope = reconcile::scope(args)?;
-    // Into another ledger, or onto stdout, this process fetches itself.
+    // For another ledger or stdout, this process fetches itself.
     let apart = args.to.as_ref().map(|_| "--to");
     let apart = apart.or_else(|| args.jsonl.then_some("--jsonl"));
     if apart.is_none()
@@ -72,7 +72,7 @@ pub(super) fn run(args: &SyncArgs, settings: &Settings, printer: Printer) -> Out
     let client = connect::client(running::instead(&args.running, settings, apart)?, settings)?;
     let peer = &args.peer;
     connect::block_on_keeping(&client, settings, async {
-        // Without a word about it, what comes goes into the memory of this nara.
+        // By default, events go into the ledger of this nara.
         let own = || settings.ledger_path().ok().flatten().filter(|_| !args.jsonl);
         let path = args.to.clone().or_else(own);
         let ledger = match &path {
@@ -165,7 +165,8 @@ impl Sync<'_> {
             let page = page?;
             self.take(page.events).await?;
             if let Some(ledger) = &self.ledger {
-                // Behind what is stored, so that the next sync goes on there even if this one breaks off.
+                // Stored after its events, so that the next sync resumes there even if this one is
+                // interrupted.
                 let stored = ledger.store_cursor(place.clone(), page.cursor).await;
                 stored.map_err(ledger_file::failed)?;
             }
@@ -194,7 +195,7 @@ impl Sync<'_> {
 
     fn count(&mut self, report: SyncReport) {
         if let Some(cursor) = &report.resumed {
-            self.printer.note(format_args!("resumed behind {cursor}"));
+            self.printer.note(format_args!("resumed after {cursor}"));
         }
         self.answers = report.progress.pages;
         self.counts = Counts::of(&report.progress, &report.refused);

@@ -1,4 +1,4 @@
-//! `token`: who may use the local API on loopback.
+//! `token`: manages access to the local API on loopback.
 
 use jiff::Timestamp;
 use nara_local_api::model::{NewToken, Rights, Token};
@@ -37,7 +37,7 @@ fn new(args: &TokenNewArgs, settings: &Settings, printer: Printer) -> Outcome {
     };
     let made = block_on(async { Ok(nara.make_token(&wanted).await?) })?;
     printer.note(format_args!(
-        "The token {} (rights: {}) is shown this once:",
+        "The token {} (rights: {}) is shown only once:",
         made.name,
         made.rights.as_str()
     ));
@@ -76,7 +76,7 @@ fn list(args: &RunningArgs, settings: &Settings, printer: Printer) -> Outcome {
     Ok(Exit::Ok)
 }
 
-/// A token that nobody accepts any more.
+/// A revoked token.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Revoked {
     name: String,

@@ -16,7 +16,7 @@ use crate::settings::Settings;
 
 pub(super) fn run(args: &UpArgs, settings: &Settings, printer: Printer) -> Outcome {
     let nara = settings.local_nara()?;
-    // A key that cannot be read is said before anything is started.
+    // An unreadable key is reported before anything is started.
     let auth_key = settings.auth_key(args)?;
     let (kind, why) = choose(&args.on, &args.tailscaled)?;
     let folder = settings.managed_folder(&nara)?;

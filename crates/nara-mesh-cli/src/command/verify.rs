@@ -1,4 +1,4 @@
-//! `verify`: verify a request or an event, offline, and say why it fails.
+//! `verify`: verifies a request or an event, offline, and explains failures.
 
 mod v2;
 
@@ -45,7 +45,7 @@ pub(super) fn run(args: &VerifyArgs, settings: &Settings, printer: Printer) -> O
         .filter_map(|peer| Some((peer.name.to_string(), peer.key?)))
         .collect();
     let now = args.now.map_or_else(|| SystemClock.now_millis(), UnixMillis::new);
-    // The command line has all four, or it was refused.
+    // clap has enforced that all four are set.
     let claim = Claim {
         name: name.as_str(),
         timestamp: args.timestamp.as_deref().unwrap_or_default(),
@@ -76,7 +76,7 @@ fn key_of(name: &str, args: &VerifyArgs, peers: &[PeerEntry]) -> Outcome<Option<
         .and_then(|peer| peer.key))
 }
 
-/// What is wrong, one sentence each, most important first.
+/// Lists the problems, most important first.
 fn findings(
     report: &Report,
     claim: &Claim<'_>,
@@ -135,7 +135,7 @@ fn findings(
     findings
 }
 
-/// The unit of a timestamp that would be within a day of now if it were read in that unit.
+/// Returns the unit in which a timestamp would be within a day of now.
 fn other_unit(time: UnixMillis, now: UnixMillis) -> Option<&'static str> {
     const DAY: Duration = Duration::from_secs(86_400);
     let readings = [
@@ -188,7 +188,7 @@ fn print_difference(ours: &[u8], theirs: &[u8], we: &str, they: &str, printer: P
     printer.line(format_args!("             {mark}"))
 }
 
-/// What was verified.
+/// The output of `verify`.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum Printed {
@@ -202,26 +202,26 @@ pub(super) enum Printed {
 pub(super) struct VerifiedV1 {
     valid: bool,
     signature_verifies: bool,
-    /// What is wrong with it.
+    /// The problems.
     findings: Vec<String>,
-    /// What the signature must cover.
+    /// The signature base.
     #[schema(required)]
     signature_base: Option<String>,
     signature_base_hex: Option<String>,
-    /// How far its time is beyond what is accepted.
+    /// How far its time is beyond the accepted window.
     stale_by_ms: Option<u64>,
-    /// What was signed instead, if that was found.
+    /// The text that was actually signed, if found.
     signed_instead_hex: Option<String>,
     signed_instead_difference: Option<FirstDifference>,
-    /// Where the base differs from the expected one.
+    /// Where the base differs from the expected string.
     expected_difference: Option<FirstDifference>,
 }
 
-/// Where two texts differ first.
+/// The first difference of two texts.
 #[derive(Serialize, ToSchema)]
 struct FirstDifference {
     offset: usize,
-    /// Missing behind the end.
+    /// Absent past the end.
     expected_byte: Option<u8>,
     found_byte: Option<u8>,
 }
@@ -232,7 +232,7 @@ pub(super) struct VerifiedEvent {
     #[serde(flatten)]
     report: PrintedReport,
     valid: bool,
-    /// What is wrong with it.
+    /// The problems.
     findings: Vec<String>,
 }
 

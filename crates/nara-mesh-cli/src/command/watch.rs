@@ -1,4 +1,4 @@
-//! `watch`: the events of peers as they arrive there.
+//! `watch`: prints the events of peers as they arrive.
 
 mod through;
 
@@ -39,14 +39,14 @@ use crate::settings::Settings;
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum WatchLine {
-    /// Somebody uses another key than the pinned one for the name of a peer.
+    /// A key other than the pinned one was used for the name of a peer.
     Conflict { peer: String, key_conflict: PeerLine },
     /// An event of a peer.
     Event {
         peer: String,
-        /// The place behind it; missing if the peer has no streams.
+        /// The cursor after it; absent if the peer has no streams.
         cursor: Option<String>,
-        /// How far to trust it: `verified`, `unknown-key` or `unsigned`.
+        /// Its trust: `verified`, `unknown-key` or `unsigned`.
         trust: String,
         /// Whether it is new in the ledger, if there is one.
         stored: Option<bool>,
@@ -61,7 +61,7 @@ pub(super) enum WatchLine {
 pub(super) fn run(args: &WatchArgs, settings: &Settings, printer: Printer) -> Outcome {
     let now = SystemClock.now_nanos();
     let since = args.since.map(|since| since.at(now));
-    // Into a ledger of one's own, this process watches itself.
+    // For a separate ledger, this process watches itself.
     if args.to.is_none()
         && let Some(nara) = running::find(&args.running, settings)?
     {
@@ -102,7 +102,7 @@ pub(super) fn run(args: &WatchArgs, settings: &Settings, printer: Printer) -> Ou
     })
 }
 
-/// The peers to watch, and how to call them.
+/// Returns the peers to watch, and their references.
 fn peers(args: &WatchArgs, client: &MeshClient) -> Outcome<Vec<(String, PeerRef)>> {
     let peers: Vec<PeerRef> = if args.all {
         let mut peers = client.registry().peers();
@@ -148,7 +148,7 @@ fn options(args: &WatchArgs, since: Option<UnixNanos>, ledger: Option<&Arc<dyn L
     options
 }
 
-/// An event to show.
+/// An event to print.
 struct Seen<'a> {
     cursor: Option<String>,
     trust: &'a str,
@@ -159,7 +159,7 @@ struct Seen<'a> {
 
 struct Watching {
     printer: Printer,
-    /// Events that are still to be printed; `None`: without end.
+    /// Events still to be printed; `None`: unlimited.
     left: Option<u64>,
     failed: Vec<Exit>,
     ended: usize,
@@ -187,14 +187,14 @@ impl Watching {
                 Err(error) => self.error(&peer, &error)?,
             }
         }
-        Err(self.nobody_left())
+        Err(self.no_peer_left())
     }
 
-    fn nobody_left(&self) -> Failure {
+    fn no_peer_left(&self) -> Failure {
         Failure::new(Exit::of_many(0, &self.failed), "no peer is left to watch")
     }
 
-    /// Shows an event; returns whether it was the last one that was asked for.
+    /// Prints an event; returns whether it was the last one requested.
     fn event(&mut self, peer: &str, seen: &Seen<'_>) -> Outcome<bool> {
         self.printer.json_line(WatchLine::Event {
             peer: peer.to_owned(),
@@ -225,7 +225,7 @@ impl Watching {
         self.fault(peer, &StreamFault::of(error), exit)
     }
 
-    /// Shows what went wrong; `exit` is the code if the stream ends with it.
+    /// Prints a fault; `exit` is the code if the stream ends with it.
     fn fault(&mut self, peer: &str, fault: &StreamFault, exit: Exit) -> Outcome<()> {
         if let Some(refused) = &fault.refused {
             self.printer.json_line(WatchLine::Refused {
@@ -234,7 +234,7 @@ impl Watching {
             })?;
         }
         let cause = fault.cause.as_ref().map(|cause| format!(": {cause}"));
-        // A cause that the message repeats already adds nothing.
+        // Omit a cause that the message already contains.
         let message = &fault.text;
         let cause = cause
             .filter(|cause| !message.contains(&cause[2..]))
@@ -249,7 +249,7 @@ impl Watching {
     }
 }
 
-/// Says when somebody uses another key than the pinned one for a name.
+/// Prints when a key other than the pinned one is used for a name.
 async fn show_conflicts(mut events: broadcast::Receiver<PeerEvent>, printer: Printer) {
     let mut told = Told::default();
     loop {
@@ -274,7 +274,7 @@ async fn show_conflicts(mut events: broadcast::Receiver<PeerEvent>, printer: Pri
     }
 }
 
-/// Says on stderr when a stream is live, lags, or waits.
+/// Prints on stderr when a stream is live, lags or waits.
 async fn show_states(
     peer: String,
     known: Option<Arc<Peer>>,
@@ -293,7 +293,7 @@ async fn show_states(
                 ));
             }
             _ => {
-                // By now it has proven that it holds its key.
+                // By now the peer has proven its key.
                 let key = known.as_ref().and_then(|known| known.key());
                 let key = key.map(|key| format!(" (key {})", KeyId::from(&key)));
                 printer.note(format_args!(
@@ -306,7 +306,7 @@ async fn show_states(
         if state.changed().await.is_err() {
             return;
         }
-        // States that pass in no time are not worth a line.
+        // Very short states are not worth a line.
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! `world`: postcards on their way, and what became of them.
+//! `world`: sends postcards and tracks their journeys.
 
 use std::time::Duration;
 
@@ -27,7 +27,8 @@ use crate::settings::Settings;
 /// How often the running nara is asked whether a postcard is home.
 const POLL: Duration = Duration::from_millis(250);
 
-/// What `world send` prints: with --wait, what became of the postcard; with --later, the postcard if it waits.
+/// The output of `world send`; with --wait, the journey of the postcard; with --later, the outbox entry if it
+/// waits.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum SentPostcard {
@@ -36,7 +37,7 @@ pub(super) enum SentPostcard {
     Waits(Waiting),
 }
 
-/// A postcard that a peer took, as it is printed.
+/// A postcard that a peer accepted, as printed.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Handed {
     message_id: String,
@@ -52,21 +53,21 @@ pub(super) struct Waiting {
     outbox: OutboxEntry,
 }
 
-/// A postcard that a peer took.
+/// A postcard that a peer accepted.
 #[derive(Debug)]
 struct HandedOver {
     first: String,
-    /// Why it did not go on, if it did not.
+    /// Why it was not forwarded, if so.
     told: Option<String>,
 }
 
 pub(super) fn send(args: &WorldSendArgs, settings: &Settings, printer: Printer) -> Outcome {
     if args.later {
         let nara = running::only(&args.running, settings)?;
-        let nara = nara.ok_or_else(|| outbox::nobody_keeps("postcard"))?;
+        let nara = nara.ok_or_else(|| outbox::no_outbox("postcard"))?;
         return connect::block_on(later(&nara, args, printer));
     }
-    // A postcard comes home to the nara that runs, so it is the one to send it.
+    // A postcard comes home to the running nara, so that one must send it.
     let nara = if args.wait {
         Some(running::required(&args.running, settings)?)
     } else {
@@ -78,7 +79,7 @@ pub(super) fn send(args: &WorldSendArgs, settings: &Settings, printer: Printer) 
     }
 }
 
-/// By a nara that runs.
+/// Sends the postcard through a running nara.
 async fn through(nara: &LocalClient, args: &WorldSendArgs, printer: Printer) -> Outcome {
     let sent = nara.postcard(&postcard(args)).await.map_err(Failure::from);
     let receipt = sent.map_err(|failure| match &args.to {
@@ -98,7 +99,7 @@ async fn through(nara: &LocalClient, args: &WorldSendArgs, printer: Printer) -> 
     handed_over(receipt, printer)
 }
 
-/// Leaves the postcard to the running nara, if its first peer cannot be reached now.
+/// Leaves the postcard in the outbox of the running nara if its first peer is unreachable now.
 async fn later(nara: &LocalClient, args: &WorldSendArgs, printer: Printer) -> Outcome {
     let expires_s = args.expires.map(|expires| expires.as_secs());
     let entry = match nara.postcard_later(postcard(args), Later { expires_s }).await? {
@@ -128,7 +129,7 @@ fn handed_over(receipt: PostcardReceipt, printer: Printer) -> Outcome {
     say(&receipt.message_id, &handed, printer)
 }
 
-/// By this command, which ends before the postcard is home.
+/// Sends the postcard from this command, which exits before the postcard is home.
 fn directly(args: &WorldSendArgs, settings: &Settings, printer: Printer) -> Outcome {
     let client = connect::client(running::instead(&args.running, settings, None)?, settings)?;
     let name = client.local().name().as_str();
@@ -162,13 +163,13 @@ pub(super) fn list(args: &RunningArgs, settings: &Settings, printer: Printer) ->
     Ok(Exit::Ok)
 }
 
-/// Waits until a postcard is home, or its time has passed.
+/// Waits until a postcard is home or has timed out.
 async fn wait(nara: &LocalClient, id: &str) -> Outcome<Journey> {
     loop {
         let journey = match nara.journey(id).await {
             Err(error) if error.is_not_running() => {
                 return Err(
-                    Failure::failed("the nara that waits for the postcard ended").hint("send it again")
+                    Failure::failed("the nara that waits for the postcard stopped").hint("send it again")
                 );
             }
             outcome => outcome?,
@@ -180,7 +181,7 @@ async fn wait(nara: &LocalClient, id: &str) -> Outcome<Journey> {
     }
 }
 
-/// Says what became of a postcard.
+/// Prints the outcome of a postcard.
 fn report(journey: &Journey, printer: Printer) -> Outcome {
     let id = harmless(&journey.message_id);
     printer.json(SentPostcard::Followed(journey.clone()))?;
@@ -205,20 +206,18 @@ fn report(journey: &Journey, printer: Printer) -> Outcome {
         "postcard {id} did not come home; it was last seen {seen}{told}"
     ))?;
     if journey.state == JourneyState::Stuck && !is_surely_stuck(journey) {
-        printer.note(
-            "It may come home all the same, if the peer only answered late: see `nara-mesh world list`",
-        );
+        printer.note("It may still come home if the peer only answered late: see `nara-mesh world list`");
     }
     Ok(Exit::Partial)
 }
 
-/// Whether nobody has the postcard any more who would pass it on.
+/// Returns whether no nara is left that would forward the postcard.
 fn is_surely_stuck(journey: &Journey) -> bool {
     let told = journey.told.as_deref();
     told.is_some_and(|told| told.starts_with("journey stuck"))
 }
 
-/// Where a postcard was.
+/// Formats the route of a postcard.
 fn route(journey: &Journey) -> String {
     match &journey.hops {
         Some(hops) => {
@@ -249,7 +248,7 @@ fn say(id: &str, handed: &HandedOver, printer: Printer) -> Outcome {
     Ok(Exit::Partial)
 }
 
-/// Hands a postcard to a peer, or to the first one that takes it.
+/// Sends a postcard to a peer, or to the first one that accepts it.
 async fn hand_over(client: &MeshClient, message: &WorldMessage, to: Option<&str>) -> Outcome<HandedOver> {
     let (outcome, first) = match to {
         Some(peer) => (
@@ -268,7 +267,7 @@ async fn hand_over(client: &MeshClient, message: &WorldMessage, to: Option<&str>
     }
 }
 
-/// Tries peers with an address in order until one takes it.
+/// Tries peers with an address in order until one accepts it.
 async fn to_first(
     client: &MeshClient,
     message: &WorldMessage,
@@ -288,7 +287,7 @@ async fn to_first(
             .await
         {
             Err(error) if error.is_unreachable() || error.is_rate_limited() => {
-                tracing::info!(%error, "the postcard goes to another peer");
+                tracing::info!(%error, "trying the next peer for the postcard");
                 last = Some(error);
             }
             outcome => return Ok((outcome, info.label())),

@@ -1,4 +1,4 @@
-//! `zine`: recent events for recent events.
+//! `zine`: exchanges recent events with a peer.
 
 use nara_local_api::model::{Counts, trust_word};
 use nara_mesh::clock::{Clock as _, SystemClock};
@@ -18,7 +18,7 @@ use crate::printer::{Printer, count, harmless};
 use crate::running;
 use crate::settings::Settings;
 
-/// What `zine` prints.
+/// The output of `zine`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Printed {
     #[serde(flatten)]
@@ -29,20 +29,20 @@ pub(super) struct Printed {
     events: Vec<ToldEvent>,
 }
 
-/// What came back.
+/// The answer of the peer.
 struct Answer {
     from: String,
     created_at_s: i64,
     sent: usize,
-    /// With the words for their trust.
+    /// Each event with its trust in words.
     events: Vec<(SyncEvent, String)>,
     counts: Counts,
-    /// Whether the events were put into a ledger.
+    /// Whether the events were stored in a ledger.
     stored: bool,
 }
 
 pub(super) fn run(args: &ZineArgs, settings: &Settings, printer: Printer) -> Outcome {
-    // A ledger of one's own is for this process to open.
+    // A separate ledger is opened by this process.
     let nara = match args.ledger {
         Some(_) => None,
         None => running::find(&args.running, settings)?,

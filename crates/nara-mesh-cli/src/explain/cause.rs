@@ -1,4 +1,4 @@
-//! What may have been signed by mistake, tried one by one.
+//! Finds the likely cause of a signature that does not verify: tries common signing mistakes.
 
 use nara_proto::identity::{PublicKey, Signature};
 use nara_proto::v1::signed_path;
@@ -9,13 +9,13 @@ use super::claim::Claim;
 /// A mistake that explains a signature.
 #[derive(Clone, Debug)]
 pub(crate) struct Attempt {
-    /// The bytes that were signed instead.
+    /// The bytes that were actually signed.
     pub(crate) base: Vec<u8>,
-    /// What was done wrong, most important first.
+    /// The mistakes, most important first.
     pub(crate) causes: Vec<String>,
 }
 
-/// One way to make a part of the base: the right one has no cause.
+/// One candidate value of a part of the signature base; the correct one has no cause.
 #[derive(Clone, Debug)]
 struct Variant {
     bytes: Vec<u8>,
@@ -38,20 +38,20 @@ impl Variant {
     }
 }
 
-/// The ways to make each part of the base: name, timestamp, method, path and separator.
+/// The candidate values of each part of the base: name, timestamp, method, path and separator.
 ///
-/// The first variant of each part is the right one.
+/// The first variant of each part is the correct one.
 #[derive(Debug)]
 pub(crate) struct Candidates {
     parts: [Vec<Variant>; 5],
     keys: Vec<(PublicKey, Option<String>)>,
 }
 
-/// More mistakes at once than this are not worth guessing.
+/// The most mistakes that are combined: the search grows exponentially, and more are unlikely.
 const MAX_MISTAKES: usize = 2;
 
 impl Candidates {
-    /// The candidates for a claim.
+    /// Returns the candidates for a claim.
     pub(crate) fn new(claim: &Claim<'_>, key: &PublicKey, others: &[(String, PublicKey)]) -> Self {
         let mut keys = vec![(*key, None)];
         let other_keys = others.iter().filter(|(_, other)| other != key);
@@ -70,12 +70,12 @@ impl Candidates {
         }
     }
 
-    /// The first candidate, in order of the number of mistakes, that the signature is over.
+    /// Returns the first candidate that the signature verifies over, in order of the number of mistakes.
     pub(crate) fn find(&self, signature: &Signature) -> Option<Attempt> {
         (1..=MAX_MISTAKES).find_map(|mistakes| self.find_with(mistakes, &mut Vec::new(), signature))
     }
 
-    /// Chooses a variant for one part after the other; `mistakes` are left to be made.
+    /// Chooses a variant for each part in turn; `mistakes` is the number still to be made.
     fn find_with<'a>(
         &'a self,
         mistakes: usize,
@@ -94,7 +94,8 @@ impl Candidates {
         })
     }
 
-    /// Tries all keys with these parts. Another key and a digest are mistakes too, and none may be left over.
+    /// Tries every key with the chosen parts. A wrong key and a pre-hash count as mistakes; all `mistakes`
+    /// must be used up.
     fn try_keys(&self, mistakes: usize, chosen: &[&Variant], signature: &Signature) -> Option<Attempt> {
         let (separator, parts) = chosen.split_last()?;
         let parts: Vec<&[u8]> = parts.iter().map(|part| &*part.bytes).collect();
@@ -126,8 +127,8 @@ fn names(name: &str, others: &[(String, PublicKey)]) -> Vec<Variant> {
         Variant::right(name),
         Variant::wrong(name.to_lowercase(), other_case),
         Variant::wrong(name.to_uppercase(), other_case),
-        Variant::wrong(format!("{name} "), "the name was signed with a space behind it"),
-        Variant::wrong(format!(" {name}"), "the name was signed with a space before it"),
+        Variant::wrong(format!("{name} "), "the name was signed with a trailing space"),
+        Variant::wrong(format!(" {name}"), "the name was signed with a leading space"),
         Variant::wrong("", "the name was left out"),
     ];
     for (other, _) in others.iter().filter(|(other, _)| other != name) {
@@ -139,7 +140,7 @@ fn names(name: &str, others: &[(String, PublicKey)]) -> Vec<Variant> {
     names
 }
 
-/// Without those whose bytes an earlier one has.
+/// Removes variants whose bytes equal those of an earlier one.
 fn distinct(variants: Vec<Variant>) -> Vec<Variant> {
     let mut kept: Vec<Variant> = Vec::with_capacity(variants.len());
     for variant in variants {
@@ -160,7 +161,7 @@ fn timestamps(text: &str) -> Vec<Variant> {
     };
     vec![
         Variant::right(value.to_string()),
-        Variant::wrong(text, "the timestamp was signed as it is spelled in the header"),
+        Variant::wrong(text, "the timestamp was signed in the spelling of the header"),
         wrong(value.div_euclid(1_000), "seconds"),
         wrong(value.saturating_mul(1_000), "microseconds"),
         wrong(value.saturating_mul(1_000_000), "nanoseconds"),
@@ -189,7 +190,7 @@ fn paths(path: &str) -> Vec<Variant> {
     let decoded = signed_path(bare).into_owned();
     let mut paths = vec![
         Variant::right(decoded.clone()),
-        Variant::wrong(bare, "the path was signed as it is spelled, not percent-decoded"),
+        Variant::wrong(bare, "the path was signed without percent-decoding"),
     ];
     if !query.is_empty() {
         let cause = "the query was signed too";
@@ -211,14 +212,14 @@ fn paths(path: &str) -> Vec<Variant> {
             .map_or_else(|| format!("{text}/"), str::to_owned);
         paths.push(Variant::wrong(
             toggled,
-            "the path was signed with another slash at its end",
+            "the path was signed with a different trailing slash",
         ));
         let without = text
             .strip_prefix('/')
             .map_or_else(|| format!("/{text}"), str::to_owned);
         paths.push(Variant::wrong(
             without,
-            "the path was signed with another slash at its beginning",
+            "the path was signed with a different leading slash",
         ));
         paths.push(Variant::wrong(
             text.replace('+', " "),
@@ -247,7 +248,7 @@ fn separators() -> Vec<Variant> {
     ] {
         separators.push(Variant::wrong(
             bytes,
-            format!("the parts were joined with {word}; nothing goes between them"),
+            format!("the parts were joined with {word}; they must be joined without a separator"),
         ));
     }
     separators
@@ -285,7 +286,7 @@ mod tests {
                 &candidates,
                 1,
                 format!("alice{time}POST/caf%C3%A9"),
-                "not percent-decoded",
+                "without percent-decoding",
             ),
             (&candidates, 1, format!("alice{time}post/café"), "lower case"),
             (&candidates, 1, "alice1769100000POST/café".to_owned(), "seconds"),

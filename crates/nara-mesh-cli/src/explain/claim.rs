@@ -1,10 +1,10 @@
-//! What a request claims, read as it stands.
+//! What a request claims: its raw headers and request line.
 
 use nara_proto::encoding::{base64_decode_canonical, base64_decode_lenient};
 use nara_proto::identity::Signature;
 use nara_proto::time::UnixMillis;
 
-/// What a request claims: its three headers and its request line, as received.
+/// The claims of a request: its three headers and its request line, as received.
 #[derive(Clone, Debug)]
 pub(crate) struct Claim<'a> {
     pub(crate) name: &'a str,
@@ -14,12 +14,12 @@ pub(crate) struct Claim<'a> {
     pub(crate) path: &'a str,
 }
 
-/// The text of a timestamp, read.
+/// A parsed timestamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TimestampText {
-    /// The one spelling.
+    /// The canonical spelling.
     Canonical(UnixMillis),
-    /// A number, spelled another way: refused here, although v1 peers take it.
+    /// A number in another spelling: refused here, accepted by v1 peers.
     Sloppy(UnixMillis),
     /// Not a number.
     Invalid,
@@ -34,7 +34,7 @@ impl TimestampText {
         }
     }
 
-    /// The time, however it is spelled.
+    /// Returns the time in either spelling.
     pub(crate) fn time(self) -> Option<UnixMillis> {
         match self {
             Self::Canonical(time) | Self::Sloppy(time) => Some(time),
@@ -43,21 +43,21 @@ impl TimestampText {
     }
 }
 
-/// The text of a signature, read.
+/// A parsed signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SignatureText {
-    /// The one spelling.
+    /// The canonical spelling.
     Canonical(Signature),
-    /// Another spelling of 64 bytes, and what is wrong with it.
+    /// Another spelling of 64 bytes, and how it differs.
     Sloppy(Signature, &'static str),
-    /// No spelling of 64 bytes, and why.
+    /// Not a spelling of 64 bytes, and why.
     Invalid(String),
 }
 
 impl SignatureText {
     pub(crate) fn parse(text: &str) -> Self {
         let of = |bytes: Vec<u8>| bytes.try_into().ok().map(Signature::from_bytes);
-        // First: 128 hexadecimal characters are base64, too, of other bytes.
+        // Hexadecimal first: 128 hexadecimal characters are also valid base64, of other bytes.
         let hex: Option<Vec<u8>> = (text.is_ascii() && text.len() == 128)
             .then(|| {
                 (0..64)
@@ -66,7 +66,7 @@ impl SignatureText {
             })
             .flatten();
         if let Some(signature) = hex.and_then(of) {
-            return Self::Sloppy(signature, "hexadecimal: the header carries base64");
+            return Self::Sloppy(signature, "hexadecimal; the header must be base64");
         }
         if let Ok(bytes) = base64_decode_canonical(text.as_bytes()) {
             let length = bytes.len();
@@ -79,14 +79,14 @@ impl SignatureText {
         if let Some(signature) = lenient(text) {
             return Self::Sloppy(
                 signature,
-                "base64 in a second spelling (line breaks, or bits set that carry nothing)",
+                "non-canonical base64 (line breaks, or non-zero trailing bits)",
             );
         }
         let standard = text.replace('-', "+").replace('_', "/");
         if let Some(signature) = lenient(&standard) {
             return Self::Sloppy(
                 signature,
-                "base64url: the standard alphabet has + and / instead of - and _",
+                "base64url; the header must use the standard alphabet, with + and /",
             );
         }
         let unpadded = standard.trim_end_matches('=');
@@ -126,7 +126,7 @@ mod tests {
             (url.as_str(), "base64url"),
             (text.trim_end_matches('='), "padding"),
             (&hex, "hexadecimal"),
-            (&text.replace("+w==", "+x=="), "second spelling"),
+            (&text.replace("+w==", "+x=="), "non-canonical"),
         ] {
             let SignatureText::Sloppy(read, why) = SignatureText::parse(text) else {
                 panic!("{text} was not read");

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::hex;
 
-/// What can be said about an event.
+/// The findings about an event.
 #[derive(Debug)]
 pub(crate) struct EventReport {
     pub(crate) id_preimage: String,
@@ -16,12 +16,12 @@ pub(crate) struct EventReport {
     pub(crate) signing_preimage: String,
     pub(crate) signing_digest: String,
     pub(crate) well_formed: Result<(), InvalidEvent>,
-    /// Whether the signature verifies; `None` without a key, or without a signature.
+    /// Whether the signature verifies; `None` without a key or without a signature.
     pub(crate) signature_verifies: Option<bool>,
 }
 
 impl EventReport {
-    /// Examines an event, with the key of its emitter if that is known.
+    /// Examines an event with the key of its emitter, if known.
     pub(crate) fn new(event: &SyncEvent, key: Option<&PublicKey>) -> Self {
         Self {
             id_preimage: event.id_preimage(),
@@ -36,7 +36,7 @@ impl EventReport {
         }
     }
 
-    /// The lines of `--explain`.
+    /// Returns the lines of `--explain`.
     pub(crate) fn lines(&self) -> Vec<String> {
         vec![
             format!("id preimage       {}", super::escape(self.id_preimage.as_bytes())),
@@ -66,21 +66,21 @@ impl EventReport {
     }
 }
 
-/// What can be said about an event, as JSON.
+/// The findings about an event, as JSON.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct PrintedReport {
-    /// What the id is the hash of.
+    /// The text that the id is the hash of.
     id_preimage: String,
-    /// The id that follows from the content.
+    /// The id computed from the content.
     recomputed_id: String,
-    /// Whether the event has that id.
+    /// Whether the event carries that id.
     genuine_id: bool,
-    /// What the signed digest is the hash of.
+    /// The text that the signed digest is the hash of.
     signing_preimage: String,
     signing_digest_hex: String,
     well_formed: bool,
-    /// Why it is not well formed.
+    /// Why the event is malformed.
     problem: Option<String>,
-    /// Missing without a key, or without a signature.
+    /// Absent without a key or without a signature.
     signature_verifies: Option<bool>,
 }

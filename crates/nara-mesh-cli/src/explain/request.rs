@@ -1,4 +1,5 @@
-//! A signed request: what must be signed, whether it was, and if not, what was probably signed instead.
+//! Explains the signature of a request: the signature base, whether it verifies, and the likely mistake if
+//! not.
 
 use std::time::Duration;
 
@@ -9,24 +10,24 @@ use nara_proto::v1::{FRESHNESS_WINDOW, request_signature_base, signed_path};
 use super::cause::{Attempt, Candidates};
 use super::claim::{Claim, SignatureText, TimestampText};
 
-/// What became of a claim.
+/// The outcome of verifying a claim.
 #[derive(Debug)]
 pub(crate) struct Report {
-    /// The bytes that must be signed, if the timestamp is a number.
+    /// The signature base, if the timestamp is a number.
     pub(crate) base: Option<Vec<u8>>,
     pub(crate) timestamp: TimestampText,
     pub(crate) signature: SignatureText,
-    /// Whether the signature is one of the key over the base.
+    /// Whether the signature verifies over the base with the key.
     pub(crate) signature_verifies: bool,
-    /// How far the request and the receiver's clock are apart, if that is too far.
+    /// The clock skew between request and receiver, if too large.
     pub(crate) stale_by: Option<Duration>,
-    /// What was signed instead, if a likely mistake explains the signature.
+    /// The likely mistake that explains the signature.
     pub(crate) attempt: Option<Attempt>,
 }
 
 impl Report {
-    /// Verifies a claim; if the signature does not verify, tries what is signed by mistake. `others` are other
-    /// naras whose name or key may have been used.
+    /// Verifies a claim; on failure, tries common signing mistakes. `others` are other naras whose name or
+    /// key may have been used by mistake.
     pub(crate) fn new(
         claim: &Claim<'_>,
         key: &PublicKey,
@@ -35,7 +36,7 @@ impl Report {
     ) -> Self {
         let timestamp = TimestampText::parse(claim.timestamp);
         let signature = SignatureText::parse(claim.signature);
-        // The query is not signed.
+        // Profile v1 does not cover the query.
         let path = claim.path.split('?').next().unwrap_or_default();
         let base = timestamp
             .time()
@@ -62,7 +63,7 @@ impl Report {
         }
     }
 
-    /// Whether a receiver accepts the request (if it did not come before).
+    /// Returns whether a receiver would accept the request, replays aside.
     pub(crate) fn is_valid(&self) -> bool {
         self.signature_verifies
             && self.stale_by.is_none()

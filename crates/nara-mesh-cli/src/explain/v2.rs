@@ -1,42 +1,42 @@
-//! A request with a signature of profile v2: what is covered, and which component is another one than was signed.
+//! Explains a profile v2 signature: the covered components, and which of them differs from what was signed.
 
 use http::HeaderMap;
 use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
 use nara_proto::v2::{ContentDigest, Recipient, RequestLine, RequestSignature, SignatureError, SignedBody};
 
-/// What the receiver knows beside the request.
+/// What the receiver knows in addition to the request.
 #[derive(Debug)]
 pub(crate) struct Receiver<'a> {
     pub(crate) now: UnixMillis,
-    /// How `X-Nara-To` may name it; empty if that is not to be compared.
+    /// Accepted values of `X-Nara-To`; empty to skip that check.
     pub(crate) recipients: &'a [Recipient],
-    /// The body, if it is to be compared with `Content-Digest`.
+    /// The body to compare with `Content-Digest`.
     pub(crate) body: Option<&'a [u8]>,
-    /// Other naras whose name or key may have been used.
+    /// Other naras whose name or key may have been used by mistake.
     pub(crate) others: &'a [(String, PublicKey)],
 }
 
-/// One line of the signed text.
+/// One line of the signature base.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Component {
-    /// As `Signature-Input` spells it.
+    /// Its identifier as spelled in `Signature-Input`.
     pub(crate) id: String,
-    /// What the request says.
+    /// Its value in the request.
     pub(crate) value: String,
-    /// What was signed instead, if that explains the signature.
+    /// The value that was signed instead, if that explains the signature.
     pub(crate) signed_as: Option<String>,
 }
 
-/// What became of a request.
+/// The outcome of verifying a request.
 #[derive(Debug)]
 pub(crate) struct V2Report {
-    /// Why the receiver refuses it, in the order in which it looks; empty if it does not.
+    /// Why a receiver refuses the request, in the order of its checks; empty if it does not.
     pub(crate) problems: Vec<SignatureError>,
-    /// What explains a signature that does not verify.
+    /// The likely causes of a signature that does not verify.
     pub(crate) causes: Vec<String>,
     pub(crate) components: Vec<Component>,
-    /// The bytes that must be signed, if the headers can be read.
+    /// The signature base, if the headers can be parsed.
     pub(crate) base: Option<Vec<u8>>,
 }
 
@@ -94,7 +94,7 @@ impl V2Report {
         self.problems.is_empty()
     }
 
-    /// Looks for one component that was signed with another value, or for another key.
+    /// Looks for a single component that was signed with another value, or for another key.
     fn explain(
         &mut self,
         signed: &RequestSignature,
@@ -133,7 +133,7 @@ impl V2Report {
     }
 }
 
-/// The lines of a signed text. No value has a line break.
+/// Splits a signature base into lines. No value contains a line break.
 fn components(base: &[u8]) -> Vec<Component> {
     let text = String::from_utf8_lossy(base);
     let lines = text.split('\n').filter_map(|line| line.split_once(": "));
@@ -154,7 +154,7 @@ fn text(components: &[Component]) -> Vec<u8> {
     lines.join("\n").into_bytes()
 }
 
-/// What may have been signed instead of a component.
+/// Returns values that may have been signed instead of a component.
 fn alternatives(component: &Component, line: RequestLine<'_>, receiver: &Receiver<'_>) -> Vec<String> {
     let value = component.value.as_str();
     let names = || receiver.others.iter().map(|(name, _)| name.clone());

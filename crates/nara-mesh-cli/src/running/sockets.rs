@@ -1,4 +1,4 @@
-//! The sockets of the naras that run on this machine.
+//! The sockets of running naras on this machine.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -14,26 +14,26 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::places::{home_folder, variable};
 
-/// The name of the socket in a data folder.
+/// The file name of the socket in a data folder.
 const SOCKET: &str = "nara.sock";
 
-/// The socket in a data folder.
+/// Returns the path of the socket in a data folder.
 pub(crate) fn socket_in(folder: &Path) -> PathBuf {
     folder.join(SOCKET)
 }
 
-/// The folder for the sockets of this user's naras, if the system has one for running programs.
+/// Returns the runtime folder for the sockets of this user's naras, if the system has one.
 pub(crate) fn runtime_folder() -> Option<PathBuf> {
     let folder = PathBuf::from(variable("XDG_RUNTIME_DIR")?);
     folder.is_absolute().then(|| folder.join("nara-mesh"))
 }
 
-/// The sockets of the naras that run for this user: those in the folder for running programs or, if there is none there, those in
-/// its data folders.
+/// Returns the sockets of the naras that run for this user: those in the runtime folder or, if there are
+/// none, those in the data folders.
 pub(super) fn sockets() -> Vec<PathBuf> {
     let served = |sockets: Vec<PathBuf>| -> BTreeMap<PathBuf, PathBuf> {
         let served = sockets.into_iter().filter(|socket| is_served(socket));
-        // Once each: the folder of a key that was replaced leads to the same one as that of the new key.
+        // Deduplicated: the folder of a replaced key is a link to the folder of the new key.
         served
             .map(|socket| (socket.canonicalize().unwrap_or_else(|_| socket.clone()), socket))
             .collect()
@@ -51,7 +51,7 @@ pub(super) fn sockets() -> Vec<PathBuf> {
     found.into_values().collect()
 }
 
-/// The sockets in a folder that nobody else can write to.
+/// Returns the sockets in a folder to which no other user can write.
 fn sockets_in(folder: &Path) -> Vec<PathBuf> {
     let is_private = || {
         let found = std::fs::symlink_metadata(folder).ok()?;
@@ -64,7 +64,7 @@ fn sockets_in(folder: &Path) -> Vec<PathBuf> {
     entries(folder).filter(is_socket).collect()
 }
 
-/// The sockets in the data folders of this user, in which each nara has one of its own.
+/// Returns the sockets in the data folders of this user.
 fn sockets_of_data_folders() -> Vec<PathBuf> {
     let folder = home_folder("XDG_DATA_HOME", ".local/share");
     let folders = folder.iter().flat_map(|folder| entries(folder));
@@ -76,7 +76,8 @@ fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     entries.filter_map(|entry| Some(entry.ok()?.path()))
 }
 
-/// Whether a nara listens on the socket that was chosen. `on_command_line`: by an argument, and not by the environment.
+/// Checks that a nara listens on the chosen socket. `on_command_line`: the socket is an argument, not from
+/// the environment.
 pub(super) fn check(socket: &Path, on_command_line: bool) -> Outcome<()> {
     let Err(error) = UnixStream::connect(socket) else {
         return Ok(());
@@ -89,27 +90,27 @@ pub(super) fn check(socket: &Path, on_command_line: bool) -> Outcome<()> {
             let what = if found.is_dir() { "a folder" } else { "a file" };
             (
                 Exit::Usage,
-                format!("{shown} is {what}, and not the socket of a nara"),
+                format!("{shown} is {what}, not the socket of a nara"),
             )
         }
         (Ok(_), io::ErrorKind::ConnectionRefused) => (
             Exit::Unreachable,
-            format!("no nara listens on {shown} any more: one that was killed left the socket behind"),
+            format!("no nara listens on {shown}: the socket was left behind by a killed nara"),
         ),
         (_, io::ErrorKind::PermissionDenied) => {
             let owner = found.map(|found| format!("it belongs to user {}", found.uid()));
             let owner = owner.unwrap_or_else(|_| "its folder belongs to another user".to_owned());
             (
                 Exit::Usage,
-                format!("this user may not use the nara behind {shown}: {owner}"),
+                format!("permission denied to use the nara behind {shown}: {owner}"),
             )
         }
         _ => (Exit::Failed, format!("the socket {shown} cannot be used")),
     };
     let hint = if on_command_line {
-        "omit --api-socket, and the nara that runs for this user is used"
+        "omit --api-socket to use the nara that runs for this user"
     } else {
-        "run `unset NARA_MESH_SOCKET`, and the nara that runs for this user is used"
+        "run `unset NARA_MESH_SOCKET` to use the nara that runs for this user"
     };
     Err(Failure::new(exit, message).caused_by(error).hint(hint))
 }
@@ -118,8 +119,8 @@ pub(super) fn is_served(socket: &Path) -> bool {
     UnixStream::connect(socket).is_ok()
 }
 
-/// Whether the nara behind a socket can be the one with this name and key, by the path of the socket: it is named after the
-/// nara, or lies in a data folder, which usually is named after the key.
+/// Returns whether the nara behind a socket can have this name and key, judged by the path: the socket is
+/// named after the nara, or is in a data folder, which is usually named after the key.
 pub(super) fn may_be(socket: &Path, name: &str, key: Option<KeyId>) -> bool {
     let file = socket.file_name();
     let key_of_folder = || socket.parent()?.file_name()?.to_str()?.parse::<KeyId>().ok();
@@ -127,7 +128,7 @@ pub(super) fn may_be(socket: &Path, name: &str, key: Option<KeyId>) -> bool {
     file == Some(OsStr::new(&socket_file(name))) || (file == Some(OsStr::new(SOCKET)) && !is_other_key())
 }
 
-/// Sockets as a text.
+/// Formats sockets as a list.
 pub(super) fn shown(sockets: &[PathBuf]) -> String {
     let shown: Vec<String> = sockets
         .iter()

@@ -1,4 +1,4 @@
-//! Who gets at the local API on loopback: `--api-listen`, `token` and `dashboard`.
+//! Access to the local API on loopback: `--api-listen`, `token` and `dashboard`.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::serve::Serving;
 use crate::{new_soul, run, run_json, text};
 
-/// The answer of the API to a request with these lines in its head.
+/// Sends the API a request with these header lines, and returns its answer.
 fn ask(address: &str, what: &str, headers: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     let request = format!("{what} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{headers}\r\n");
@@ -153,7 +153,7 @@ fn the_browser_is_given_a_file_that_only_its_user_can_read_and_never_the_token()
     let file = path.join(file);
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(fs::read_to_string(&file).unwrap().contains(url));
-    // A browser that cannot be opened is told, with what to do instead.
+    // If the browser cannot be opened, the error says what to do instead.
     let (_, said) = open("exit 3", 1);
     assert!(
         said.contains("the browser cannot be opened")

@@ -1,4 +1,4 @@
-//! A nara that goes away while a command works through it.
+//! Commands working through a nara that stops meanwhile.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::serve::Serving;
 use crate::{new_soul, run, text};
 
-/// `watch` through bob, until it is dropped.
+/// `watch` through bob, until dropped.
 struct Watch(Child, BufReader<ChildStdout>);
 
 impl Watch {
@@ -33,7 +33,7 @@ impl Watch {
         Self(child, lines)
     }
 
-    /// What the next event says.
+    /// Returns the text of the next event.
     fn next(&mut self) -> Value {
         let mut line = String::new();
         self.1.read_line(&mut line).unwrap();
@@ -50,7 +50,7 @@ impl Drop for Watch {
     }
 }
 
-/// Alice serves and is known to bob, who does not run yet.
+/// Starts alice, whom bob knows; bob does not run yet.
 fn scene(path: &Path) -> Serving {
     for name in ["alice", "bob"] {
         new_soul(path, name);
@@ -61,7 +61,7 @@ fn scene(path: &Path) -> Serving {
     alice
 }
 
-/// Alice says something.
+/// Publishes an event as alice.
 fn publish(path: &Path, text: &str) {
     let alice = LocalClient::new(path.join("alice/nara.sock"));
     let said = json!({ "type": "gossip", "actor": "alice", "target": "bob", "reason": text });
@@ -100,7 +100,7 @@ fn a_watch_goes_on_where_it_was_once_its_nara_is_back() {
     publish("one");
     let mut watch = Watch::start(path, &["--since", "all"]);
     assert_eq!(watch.next(), "one");
-    // It is killed, and then told to end: with and without a word.
+    // Once killed, and once shut down gracefully.
     bob.kill();
     publish("two");
     let (bob, _) = Serving::start(path, "bob");
@@ -111,10 +111,10 @@ fn a_watch_goes_on_where_it_was_once_its_nara_is_back() {
     publish("four");
     assert_eq!((watch.next(), watch.next()), ("three".into(), "four".into()));
     let told = fs::read_to_string(path.join("watch.stderr")).unwrap();
-    assert!(told.contains("the running nara went away"), "{told}");
+    assert!(told.contains("the running nara stopped"), "{told}");
 }
 
-/// Says who it is as bob does. What else it answers, nobody understands.
+/// Answers the status request as bob does, and everything else with an unknown form.
 fn of_another_version(path: &Path) {
     const OTHER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1\r\n\
                            connection: close\r\n\r\n1";
@@ -157,7 +157,7 @@ fn only_a_command_that_can_do_without_the_running_nara_recommends_to() {
     ] {
         let output = run(path, 1, &[args, &["--api-socket", "other.sock"]].concat());
         let told = text(&output.stderr);
-        assert!(told.contains("see the log of that nara"), "{args:?}: {told}");
+        assert!(told.contains("see its log"), "{args:?}: {told}");
         assert_eq!(told.contains("--direct"), can, "{args:?}: {told}");
     }
 }

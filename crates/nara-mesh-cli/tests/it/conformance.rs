@@ -1,4 +1,5 @@
-//! `conformance` against our server, against one that speaks v1 only, and against servers that are broken on purpose.
+//! `conformance` against our server, against a v1-only double, and against servers that are broken on
+//! purpose.
 
 mod broken;
 mod schema;
@@ -25,7 +26,7 @@ use self::broken::{DEFECTS, Defect};
 use crate::v1_peer::V1Peer;
 use crate::{nara_mesh, naras, new_soul, run, run_json, text};
 
-/// A server, and the folder in which the program is run against it.
+/// A server, and the folder in which the program runs against it.
 struct Scene {
     folder: TempDir,
     runtime: Runtime,
@@ -33,7 +34,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// A server that knows the two naras which check it, and has a few events.
+    /// Starts a server that knows the two checking naras and has a few events.
     fn new(signatures: Signatures) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let souls = folder.path().join("souls");
@@ -53,7 +54,7 @@ impl Scene {
         }
     }
 
-    /// The report of a run, once the exit code is as expected and the report is as its schema says.
+    /// Runs the checks, and returns the report after comparing exit code and schema.
     fn check(&self, expected: i32, address: SocketAddr, more: &[&str]) -> Value {
         let address = address.to_string();
         let args = [&["conformance", &address, "--souls", "souls", "--json"], more].concat();
@@ -85,7 +86,7 @@ async fn serve(registry: PeerRegistry, signatures: Signatures) -> RunningServer 
     MeshServer::builder(nara, ledger)
         .client(client)
         .signatures(signatures)
-        // The server has just started, and requests from before are among the checks.
+        // The server has just started, but some checks send requests dated before its start.
         .refuse_before_start(false)
         .serve(([127, 0, 0, 1], 0).into())
         .await
@@ -104,7 +105,7 @@ fn tease(nara: &LocalNara, ts: i64) -> SyncEvent {
     SyncEvent::signed(UnixNanos::new(ts), payload, nara.name().as_str(), nara.keypair())
 }
 
-/// The checks with a verdict.
+/// Returns the checks with a verdict.
 fn with_verdict<'a>(report: &'a Value, verdict: &str) -> Vec<&'a Value> {
     let checks = report["checks"].as_array().unwrap();
     checks
@@ -113,7 +114,7 @@ fn with_verdict<'a>(report: &'a Value, verdict: &str) -> Vec<&'a Value> {
         .collect()
 }
 
-/// The checks that failed although nobody is known to do otherwise.
+/// Returns the failed checks, except known deviations.
 fn failures(report: &Value) -> Vec<&Value> {
     let mut failed = with_verdict(report, "fail");
     failed.retain(|check| check["level"] != "deviation-known");
@@ -130,7 +131,7 @@ fn our_server_conforms_also_where_it_is_written_to() {
     assert!(with_verdict(&report, "pass").len() >= 80);
     assert_eq!(report["peer"]["announces"]["v2"], true);
     assert_eq!(report["peer"]["refuses_us"], Value::Null);
-    // What is skipped without leave to write says so.
+    // Checks that need --write say so when they are skipped.
     let cautious = scene.check(0, scene.server.local_addr(), &["--only", "dm,world"]);
     let skipped = with_verdict(&cautious, "skipped");
     assert!(skipped.len() >= 4);
@@ -170,8 +171,9 @@ fn a_server_with_v1_only_conforms_and_v2_is_skipped() {
     }
 }
 
-/// What the double of a v1 peer does not do, by the checks that show it. It believes what it is sent, answers every path
-/// alike and relays nothing, since its tests need no more: all that it says to others is as the specification says.
+/// What the double of a v1 peer does not implement, by the checks that detect it: it accepts everything it is
+/// sent, answers every path alike and relays nothing, because its tests need no more. Its own messages
+/// conform to the specification.
 const NOT_OF_THE_DOUBLE: &[&str] = &[
     "ping/content-type",
     "query/target-is-required",
@@ -269,7 +271,7 @@ fn every_defect_is_found() {
     let scene = Scene::new(Signatures::V2AndV1);
     let target = scene.server.local_addr();
     let found_by: Vec<&str> = DEFECTS.iter().map(|defect| defect.found_by).collect();
-    // The proxy itself breaks nothing.
+    // The proxy itself introduces no defect.
     let honest = scene.runtime.block_on(broken::proxy(target, &Defect::NONE));
     let report = scene.check(0, honest, &["--only", &found_by.join(",")]);
     assert_eq!(failures(&report), Vec::<&Value>::new());
@@ -358,7 +360,7 @@ fn sync_check_compares_pages_with_a_peer_that_cannot_reconcile() {
         (&other["in_sync"], &other["by_pages"]["missing_here"]),
         (&false.into(), &7.into())
     );
-    // Nothing is stored by a comparison.
+    // A comparison stores nothing.
     assert_eq!(sync(5, "empty.db", &["--check"])["events_here"], 0);
     sync(0, "empty.db", &["--check", "--until", "1"]);
     sync(0, "empty.db", &["--check", "--services", "checkpoint"]);

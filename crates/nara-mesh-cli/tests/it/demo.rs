@@ -33,7 +33,7 @@ fn every_step_of_the_demo_does_what_it_should_in_an_empty_environment() {
         (figure(5, "caught_up"), figure(5, "burst")),
         (3000.into(), 20.into())
     );
-    // Nothing is left behind where it ran.
+    // The demo leaves no files in its working directory.
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 

@@ -8,7 +8,7 @@ use crate::serve::Serving;
 use crate::tailnet::{Tailnet, free_port};
 use crate::{new_soul, run, run_json, text};
 
-/// The result of each check by its name, and what to do next.
+/// Returns the result of each check by name, and what to do next.
 fn results(report: &Value) -> Vec<(String, String, String)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     report["checks"]
@@ -72,7 +72,7 @@ fn a_nara_on_a_tailnet_with_a_peer_is_well() {
     for what in ["naras", "key conflicts", "peers' clocks"] {
         assert_eq!(result_of(&report, what), "ok", "{report}");
     }
-    // It does not run.
+    // No nara runs.
     assert_eq!(result_of(&report, "clock steps"), "skipped");
     assert_eq!(result_of(&report, "port"), "warning");
     bob.kill();
@@ -130,7 +130,7 @@ fn what_is_wrong_is_said_with_the_next_step_and_code_1() {
     );
 }
 
-/// What cannot be looked at without a soul is skipped; all else is looked at, and the exit code is the one of a check that failed.
+/// Checks that need a soul are skipped; all others run, and a failed one determines the exit code.
 #[test]
 fn a_soul_that_cannot_be_read_ends_no_other_check() {
     let folder = tempfile::tempdir().unwrap();
@@ -139,7 +139,7 @@ fn a_soul_that_cannot_be_read_ends_no_other_check() {
     new_soul(path, "bob");
     fs::write(path.join("known.toml"), "").unwrap();
     let (bob, mut known) = Serving::start(path, "bob");
-    // A peers file that several naras share.
+    // A peers file shared by several naras.
     let own = format!(
         "[[peer]]\nname = \"alice\"\nid = {}\naddress = \"127.0.0.1:1\"\n",
         told["id"]
@@ -222,7 +222,7 @@ fn every_check_has_a_paragraph_in_the_operators_manual() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     new_soul(path, "alice");
-    // It names each check, also those that are skipped.
+    // The manual describes each check, also those that are skipped.
     let report = doctor(path, 0, &["--network", "loopback"]);
     let checked: Vec<String> = results(&report).into_iter().map(|(what, ..)| what).collect();
     let manual = include_str!("../../../../docs/operate.md");
@@ -234,7 +234,7 @@ fn every_check_has_a_paragraph_in_the_operators_manual() {
         .lines()
         .filter_map(|line| line.strip_prefix("- **")?.split_once("**: "))
         .map(|(what, _)| what)
-        // There only if one hangs.
+        // Present only if a nara hangs.
         .filter(|what| *what != "running nara")
         .collect();
     assert_eq!(documented, checked);

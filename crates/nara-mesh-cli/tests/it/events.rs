@@ -31,7 +31,7 @@ fn a_nara_shows_what_it_remembers_running_or_not() {
         "--peers",
         "peers.toml",
     ];
-    // The text may stand as an argument.
+    // The text may be a positional argument.
     let sent = run_json(
         path,
         0,
@@ -111,7 +111,7 @@ fn a_memory_is_exported_imported_and_asked_about_over_the_wire() {
             .count(),
         2
     );
-    // An import is for the owner of the nara alone.
+    // Only the owner of the nara may import.
     fs::write(path.join("events.jsonl"), &exported).unwrap();
     bobs(4, &["events", "import", "alice", "events.jsonl"]);
     let as_alice = [
@@ -148,7 +148,7 @@ fn the_ledger_of_the_running_nara_is_read_without_soul_and_data_folder() {
     assert_eq!(shown.lines().count(), 1, "{shown}");
     assert_eq!(json_as_user(path, 0, &["ledger", "check"])["events"], 1);
     assert_eq!(json_as_user(path, 0, &["backup", "alice.backup"])["events"], 1);
-    // Chosen as for every other command.
+    // Selected as in every other command.
     let socket = "alice/nara.sock";
     let (chosen, _) = run_as_user(path, 0, &["events", "--api-socket", socket]);
     assert_eq!(chosen, shown);
@@ -156,7 +156,7 @@ fn the_ledger_of_the_running_nara_is_read_without_soul_and_data_folder() {
     assert!(wrong.contains("there is no socket nowhere.sock"), "{wrong}");
     run_as_user(path, 2, &["events", "--direct"]);
     alice.kill();
-    // Afterwards it must be said whose.
+    // Once the nara has stopped, the ledger must be selected.
     run_as_user(path, 2, &["events"]);
     let (still, _) = run_as_user(path, 0, &["events", "--data-dir", "alice"]);
     assert_eq!(still, shown);
@@ -178,9 +178,9 @@ fn a_ledger_is_backed_up_while_it_is_served_and_restored() {
         exists.contains("alice.backup exists") && exists.contains("--replace"),
         "{exists}"
     );
-    // Every night to the same name.
+    // Nightly backups with the same name.
     alices(0, &["backup", "alice.backup", "--replace"]);
-    // A nara that runs keeps its ledger.
+    // The ledger of a running nara cannot be replaced.
     run(
         path,
         1,
@@ -287,16 +287,16 @@ fn a_backup_is_not_put_in_the_place_of_another_nara() {
     let refused = run(path, 2, &[&["restore", "alice.backup"][..], &as_bob].concat());
     let refused = text(&refused.stderr);
     assert!(
-        refused.contains("is a backup of alice, and the soul is the one of bob"),
+        refused.contains("is a backup of alice, but the soul belongs to bob"),
         "{refused}"
     );
     assert!(!path.join("bob").exists());
-    // As alice it is, and what she told herself is told as that.
+    // Restored as alice, whose own events count as her own.
     run(
         path,
         0,
         &[&["restore", "alice.backup", "--replace"][..], &ALICE].concat(),
     );
     let checked = text(&run(path, 0, &[&["ledger", "check"][..], &ALICE].concat()).stdout);
-    assert!(checked.contains("told by this nara"), "{checked}");
+    assert!(checked.contains("from this nara"), "{checked}");
 }

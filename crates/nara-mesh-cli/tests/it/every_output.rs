@@ -1,4 +1,4 @@
-//! What every command really prints with `--json`, of successes and failures, against its schema.
+//! Compares the actual `--json` output of every command, on success and failure, with its schema.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,10 +13,10 @@ use crate::local_api::Scene;
 use crate::schemas::validate_as;
 use crate::{nara_mesh, new_soul, run, text};
 
-/// Commands whose output other tests compare with its schema: they run for as long as they are let, or take long.
+/// Commands whose output other tests compare with its schema: they run until stopped, or take long.
 const ELSEWHERE: [&str; 5] = ["demo", "peers watch", "serve", "up", "watch"];
 
-/// With a soul and a peers file of one's own.
+/// With a separate soul and peers file.
 const AS_BOB: [&str; 7] = [
     "--direct",
     "--soul-file",
@@ -27,7 +27,7 @@ const AS_BOB: [&str; 7] = [
     "known.toml",
 ];
 
-/// Runs a command; compares all that it prints with the schema of that command.
+/// Runs a command, and compares all its output with the schema of that command.
 fn printed(scene: &Scene, command: &str, expected: i32, args: &[&str]) -> Vec<Value> {
     let (stdout, _) = scene.run(expected, &[args, &["--json"]].concat());
     let values: Result<Vec<Value>, _> = Deserializer::from_str(&stdout).into_iter().collect();
@@ -82,7 +82,7 @@ fn every_command_prints_what_its_schema_says() {
     try_out("sync", 0, &["sync", "alice"]);
     try_out("sync", 0, &["sync", "alice", "--reconcile", "--push"]);
     try_out("sync", 0, &["sync", "alice", "--check"]);
-    // Nobody is behind the service, which is an answer all the same.
+    // The program behind the service does not run, but the answer is a valid output.
     try_out("request", 1, &["request", "alice", "GET", "/gone/x"]);
     try_out("query", 0, &direct(&["query", "bob", "alice"]));
     try_out("checkpoints", 0, &direct(&["checkpoints", "alice"]));
@@ -197,7 +197,7 @@ fn every_command_prints_what_its_schema_says() {
     );
 }
 
-/// A command that does not do what was asked. Returns what it says on stderr.
+/// Runs a command that must fail. Returns its stderr.
 fn fails(scene: &Scene, command: &str, expected: i32, args: &[&str]) -> String {
     let (stdout, stderr) = scene.run(expected, &[args, &["--json"]].concat());
     assert!(!stderr.trim().is_empty(), "{args:?} says nothing");
@@ -209,7 +209,7 @@ fn fails(scene: &Scene, command: &str, expected: i32, args: &[&str]) -> String {
     stderr
 }
 
-/// Commands that call a peer, without it, and what stands behind it.
+/// Commands that call a peer: the arguments before and after the peer.
 const CALLS: [(&str, &[&str], &[&str]); 8] = [
     ("checkpoints", &["checkpoints"], &[]),
     ("dm", &["dm"], &["hi"]),
@@ -221,7 +221,8 @@ const CALLS: [(&str, &[&str], &[&str]); 8] = [
     ("zine", &["zine"], &[]),
 ];
 
-/// Other commands that need a nara that runs, or work through one; and how they end where there is none, nor a soul.
+/// Other commands that need a running nara or work through one, with the exit code if there is neither a nara
+/// nor a soul.
 const ALONE: [(&str, &[&str], i32); 24] = [
     ("backup", &["backup", "new.backup"], 2),
     ("dashboard", &["dashboard"], 3),
@@ -258,7 +259,7 @@ fn without_a_nara_every_command_says_so_and_what_to_do() {
     let scene = Scene::new();
     let path = scene.path();
     fs::write(path.join("secret"), "only bob").unwrap();
-    // A nara that was killed leaves its socket behind.
+    // A killed nara leaves its socket behind.
     drop(UnixListener::bind(path.join("left.sock")).unwrap());
     let calls = CALLS.iter().map(|(command, before, behind)| {
         let args = [before, &["alice"][..], behind].concat();
@@ -270,8 +271,8 @@ fn without_a_nara_every_command_says_so_and_what_to_do() {
     for (command, args, code) in calls.chain(alone) {
         for (socket, code, said) in [
             ("nowhere.sock", 3, "there is no socket nowhere.sock"),
-            ("left.sock", 3, "no nara listens on left.sock any more"),
-            ("bob.soul", 2, "bob.soul is a file, and not the socket of a nara"),
+            ("left.sock", 3, "no nara listens on left.sock"),
+            ("bob.soul", 2, "bob.soul is a file, not the socket of a nara"),
         ] {
             let told = fails(
                 &scene,
@@ -282,7 +283,7 @@ fn without_a_nara_every_command_says_so_and_what_to_do() {
             assert!(told.contains(said), "{args:?}: {told}");
             assert!(told.contains("hint: "), "{args:?}: {told}");
         }
-        // Nobody runs for a user without a folder of sockets.
+        // For a user without a runtime folder, no nara is found.
         let output = nara_mesh(path).args(&args).output().unwrap();
         let told = text(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{args:?}: {told}");
@@ -313,7 +314,7 @@ fn a_peer_that_is_unknown_away_banned_or_refuses_has_an_exit_code_of_its_own() {
     let ban = [&["peers", "untrust", "bob"][..], &at_alice].concat();
     printed(&scene, "peers untrust", 0, &ban);
     for (command, before, behind) in CALLS {
-        // A ping is never signed, and nothing is behind the path of the request: neither says anything about trust.
+        // A ping is never signed, and no program serves the path of the request, so neither depends on trust.
         if !matches!(command, "ping" | "request") {
             fails(&scene, command, 4, &[before, &["alice"][..], behind].concat());
         }

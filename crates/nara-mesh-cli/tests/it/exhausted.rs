@@ -1,4 +1,4 @@
-//! A process to which the system gives no more descriptors.
+//! A process that has run out of file descriptors.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::{new_soul, text};
 
-/// Runs the program with so many descriptors at most. Returns its exit code, and what it printed about its failure.
+/// Runs the program with a limit on descriptors. Returns its exit code and the text of its failure.
 fn limited(folder: &Path, files: u32, args: &[&str]) -> (Option<i32>, String) {
     let output = Command::new("sh")
         .args(["-c", "ulimit -n $0; exec \"$@\"", &files.to_string()])
@@ -26,7 +26,7 @@ fn a_process_without_descriptors_says_so_whatever_it_begins() {
     new_soul(path, "alice");
     fs::write(path.join("peers.toml"), "").unwrap();
     let soul = ["--soul-file", "alice.soul", "--data-dir", "alice"];
-    // It ends at once, since it cannot listen there.
+    // It exits at once, because the address is in use.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     let mut refused = 0;

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::serve::Serving;
 use crate::{new_soul, run, run_json, text};
 
-/// A program that runs until it is dropped.
+/// A program that runs until dropped.
 struct Backend(Child);
 
 impl Drop for Backend {
@@ -24,7 +24,7 @@ impl Drop for Backend {
     }
 }
 
-/// Python's own web server, over a folder. Returns its address.
+/// Starts Python's web server over a folder. Returns its address.
 fn http_server(folder: &Path) -> (Backend, String) {
     let child = Command::new("python3")
         .args([
@@ -67,7 +67,7 @@ const AS_BOB: [&str; 6] = [
     "peers.toml",
 ];
 
-/// Serves alice, who knows bob, with programs behind her.
+/// Starts alice, who knows bob, with exposed programs.
 fn scene(folder: &Path, expose: &[&str]) -> Serving {
     new_soul(folder, "alice");
     let bob = new_soul(folder, "bob");
@@ -123,7 +123,7 @@ fn a_program_in_another_language_is_reached_through_its_nara() {
         shown.starts_with("HTTP/1.1 200 OK\n") && shown.contains("content-type: text/plain"),
         "{shown}"
     );
-    // A place on the server of the program is one below its prefix.
+    // A URL relative to the server of the program is rewritten below its prefix.
     fs::create_dir(path.join("www/sub")).unwrap();
     let moved = run(
         path,
@@ -135,7 +135,7 @@ fn a_program_in_another_language_is_reached_through_its_nara() {
         moved.contains("301") && moved.contains(" to /notes/sub/"),
         "{moved}"
     );
-    // Of any size, if asked to.
+    // Bodies of any size work with --stream.
     let large: Vec<u8> = (0..18_u32 << 20).map(|at| (at % 251) as u8).collect();
     fs::write(path.join("www/large.bin"), &large).unwrap();
     let get = |expected, more: &[&str]| {
@@ -153,7 +153,7 @@ fn a_program_in_another_language_is_reached_through_its_nara() {
         "{}",
         text(&refused.stderr)
     );
-    // A status is an answer, and the exit code says what kind.
+    // Any status is an answer; the exit code depends on it.
     assert_eq!(request_json(path, 1, &["GET", "/notes/missing"])["status"], 404);
     assert_eq!(
         request_json(path, 1, &["POST", "/notes/hello.txt", "--data", "x"])["status"],
@@ -173,7 +173,7 @@ fn a_program_in_another_language_is_reached_through_its_nara() {
         "{}",
         text(&explained.stderr)
     );
-    // Nothing outside of the prefix, however it is spelled.
+    // No spelling of a path escapes the prefix.
     for trick in [
         "/notes/../secret.txt",
         "/notes/%2e%2e/secret.txt",
@@ -191,7 +191,7 @@ fn a_program_in_another_language_is_reached_through_its_nara() {
     }
 }
 
-/// A program that answers each request with what it got, word for word.
+/// Starts a program that returns each request verbatim.
 fn echo(answers: &'static [u8]) -> (String, std::thread::JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -284,7 +284,7 @@ fn a_backend_that_is_gone_is_502_and_what_is_not_of_this_machine_is_refused() {
             "{answer}"
         );
     }
-    // The local API lists them, and takes none of them away.
+    // The local API lists the exposed programs, and cannot remove them.
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let api = LocalClient::new(path.join("alice/nara.sock"));
     let list: ServiceList = runtime.block_on(api.get("/v1/services")).unwrap();
@@ -375,7 +375,7 @@ fn bodies_of_any_size_go_through_a_running_nara_too() {
     let path = folder.path();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    // A program that gives back what it got.
+    // A program that echoes its input.
     let backend = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let head = read_head(&mut stream);
@@ -388,7 +388,7 @@ fn bodies_of_any_size_go_through_a_running_nara_too() {
         stream.write_all(begin).unwrap();
         let mut window = Vec::new();
         let mut piece = vec![0; 64 << 10];
-        // The chunks of the request are those of the answer.
+        // The chunks of the request are returned as the chunks of the answer.
         while !window.ends_with(b"\r\n0\r\n\r\n") {
             let length = got.read(&mut piece).unwrap();
             if length == 0 {

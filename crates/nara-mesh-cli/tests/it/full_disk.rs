@@ -1,4 +1,4 @@
-//! Commands that write a secret or a decision, on a disk that takes nothing.
+//! Commands that write a secret or a decision, on a full disk.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,12 +8,12 @@ use std::process::{Command, Output, Stdio};
 
 use crate::{new_soul, run, text};
 
-/// Runs the program where no file may grow: each write fails as on a full disk. Returns what it says.
+/// Runs the program with a file size limit of zero: each write fails as on a full disk. Returns stderr.
 fn full(folder: &Path, args: &[&str]) -> String {
     let output = limited(folder, args);
     let said = text(&output.stderr);
     assert_ne!(output.status.code(), Some(0), "{args:?}\n{said}");
-    // It fails by itself, and says why.
+    // It fails with a message, not by a signal.
     assert!(
         output.status.code().is_some() && said.contains("error:"),
         "{args:?}\n{said}"
@@ -21,7 +21,7 @@ fn full(folder: &Path, args: &[&str]) -> String {
     said
 }
 
-/// The program where no file may grow.
+/// Returns a command with a file size limit of zero.
 fn limited(folder: &Path, args: &[&str]) -> Output {
     let script = "trap '' XFSZ; ulimit -f 0; exec \"$@\"";
     shell(folder, script, args).output().unwrap()
@@ -40,7 +40,7 @@ fn shell(folder: &Path, script: &str, args: &[&str]) -> Command {
     command
 }
 
-/// All files with content, and what they contain.
+/// Returns all non-empty files and their contents.
 fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -80,7 +80,7 @@ fn decisions_backups_and_statements_are_made_whole_or_not_at_all() {
     let by_alice = ["--soul-file", "alice.soul", "--data-dir", "alice"];
     let trust = [&["peers", "trust", "bob", "--key", key][..], &by_alice].concat();
     full(path, &trust);
-    // Nothing is in the way of the next try.
+    // The next attempt succeeds.
     run(path, 0, &trust);
     let before = contents(path);
     for args in [
@@ -191,7 +191,7 @@ fn doctor_says_that_a_running_nara_has_no_room() {
     limit("--fsize=0:");
     let told = row("failed");
     assert!(
-        told.contains("nothing more can be stored") && told.contains("make room"),
+        told.contains("nothing can be written") && told.contains("free space"),
         "{told}"
     );
     limit("--fsize=unlimited:");

@@ -77,13 +77,13 @@ fn the_help_documents_exit_codes_and_the_peers_file() {
     let codes = &help[help.find("Exit codes:").unwrap()..];
     insta::assert_snapshot!(codes.trim_end(), @r"
     Exit codes:
-      0  it did what was asked
+      0  success
       1  failed
-      2  wrong command line, setting or file of settings
+      2  invalid command line, setting or settings file
       3  a peer is unreachable, or did not answer in time
       4  not trusted: a signature does not verify, a key is not the expected one, or the peer refuses us
       5  partly done: some peers or events failed, others did not; sync --check: not in sync;
-         conformance: the peer fails in what it must do
+         conformance: the peer violates a MUST
     ");
     let help = text(&run(folder.path(), 0, &["peers", "--help"]).stdout);
     for word in ["[[peer]]", "name = ", "address = ", "id = ", "key = "] {

@@ -139,7 +139,7 @@ fn a_soul_is_accepted_the_ways_that_secrets_are_mounted() {
         let output = command.output().unwrap();
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     };
-    // A pipe or a descriptor was opened by its owner.
+    // A pipe or a descriptor was opened by its owner, so its mode does not matter.
     let (code, shown, told) = show(&["--soul-file", "/dev/stdin"], &[], true);
     assert!(code == Some(0) && shown.contains(id), "{told}");
     fs::set_permissions(&soul_file, fs::Permissions::from_mode(0o440)).unwrap();
@@ -159,7 +159,7 @@ fn a_soul_is_accepted_the_ways_that_secrets_are_mounted() {
         ("NARA_MESH_SOUL_GROUP_READABLE", "1"),
     ];
     assert_eq!(show(&[], &variables, false).0, Some(0));
-    // systemd gives its credentials to a service through access lists, which look like the mode of a group.
+    // systemd grants a service access to its credentials through ACLs, which appear as group permissions.
     let credentials = folder.path().join("credentials");
     fs::create_dir(&credentials).unwrap();
     fs::rename(&soul_file, credentials.join("soul")).unwrap();

@@ -1,4 +1,4 @@
-//! The inbox of a nara that runs, in a file.
+//! The inbox file of a running nara.
 
 use std::fs;
 use std::path::Path;
@@ -60,7 +60,7 @@ fn what_nobody_acknowledged_survives_a_nara_that_is_killed_and_one_that_ends() {
     assert!(page.is_durable);
     assert_eq!(texts(&page), ["first", "second"]);
     let first = page.messages[0].cursor.clone();
-    // Answered once it is in the file, as all before it.
+    // The acknowledgement is answered once it is written to the file.
     assert_eq!(runtime.block_on(client.acknowledge(&first)).unwrap(), 1);
     alice.kill();
 

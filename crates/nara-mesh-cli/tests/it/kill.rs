@@ -1,4 +1,4 @@
-//! `kill -9` of either end in the middle of a sync, and comparing what is there afterwards.
+//! Kills either end with `kill -9` in the middle of a sync, and compares the ledgers afterwards.
 
 use std::fs;
 use std::path::Path;
@@ -46,7 +46,7 @@ impl Scene {
         self.folder.path()
     }
 
-    /// Puts the events with these numbers into a ledger.
+    /// Stores the events with these numbers in a ledger.
     fn store(&self, ledger: &str, numbers: std::ops::Range<usize>) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let ledger = SqliteLedger::open(self.path().join(ledger)).unwrap();
@@ -66,7 +66,7 @@ impl Scene {
             .unwrap();
     }
 
-    /// Starts bob, and tells alice where he is and who carol is.
+    /// Starts bob, and writes his address and carol's key to alice's peers file.
     fn serve(&self) -> Serving {
         let (bob, stanza) = Serving::start(self.path(), "bob");
         let carol = format!(
@@ -99,15 +99,15 @@ impl Scene {
         run_json(self.path(), expected, &self.sync_args(more))
     }
 
-    /// Waits until alice has stored so many events, or the sync has ended.
+    /// Waits until alice has stored this many events, or the sync has ended.
     fn wait_for(&self, events: usize, sync: &mut Child) {
         while self.stored("alice.db").unwrap_or(0) < events && sync.try_wait().unwrap().is_none() {
             std::thread::yield_now();
         }
     }
 
-    /// How many events a ledger has; `None` while there is none. A nara that is started stores an event of its
-    /// own, so bob has more than he was given.
+    /// Returns the number of events in a ledger; `None` if it does not exist. A nara stores an event of its
+    /// own at its start, so bob has more than the test stored.
     fn stored(&self, ledger: &str) -> Option<usize> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(self.path().join(ledger), flags).ok()?;
@@ -143,7 +143,7 @@ fn a_killed_server_loses_nothing_and_the_sync_goes_on_when_it_is_back() {
     let broken: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(5), "{broken}");
     assert_eq!(broken["complete"], false);
-    // What was reported as stored is stored.
+    // Every event reported as stored is stored.
     let stored = scene.stored("alice.db").unwrap();
     assert_eq!(broken["stored"], stored);
     assert!((1000..EVENTS).contains(&stored), "{stored}");
@@ -181,7 +181,7 @@ fn a_killed_sync_loses_nothing_and_goes_on_where_it_was() {
     let rest = scene.sync(0, &["--resume", "--size", PAGE]);
     let all = scene.stored("bob/ledger.db").unwrap();
     assert_eq!(rest["stored"], all - stored);
-    // At most the page whose cursor was not yet noted comes again.
+    // At most the page whose cursor was not stored yet is fetched again.
     assert!(rest["duplicates"].as_u64().unwrap() <= 200, "{rest}");
     assert_eq!(scene.stored("alice.db"), Some(all));
     scene.assert_clean("alice.db");
@@ -194,7 +194,7 @@ fn reconcile_fetches_what_is_missing_and_check_answers_with_its_exit_code() {
     scene.store("alice.db", 105..310);
     let _bob = scene.serve();
     assert_eq!(scene.sync(5, &["--check"])["in_sync"], false);
-    // The five, and what bob stored when he was started.
+    // The five, and the event of bob's restart.
     let report = scene.sync(0, &["--reconcile"]);
     assert_eq!(
         (&report["missing_here"], &report["missing_there"]),

@@ -1,4 +1,4 @@
-//! Commands that work through a nara that runs, and the local API of the program.
+//! Commands that work through a running nara, and the local API of the program.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::serve::Serving;
 use crate::{json_as_user, nara_mesh, new_soul, run_as_user, text};
 
-/// Alice, whom nobody finds, and bob, who knows her and whom the user's commands find.
+/// Alice, whom the commands do not find, and bob, who knows her and whom they find.
 pub(crate) struct Scene {
     folder: tempfile::TempDir,
     alice: Serving,
@@ -36,7 +36,7 @@ impl Scene {
         let (bob, listening) = Serving::start_in(path, "bob", &[], &[("XDG_RUNTIME_DIR", &run)]);
         let sockets = listening["sockets"].as_array().unwrap();
         assert_eq!(sockets.len(), 2, "{listening}");
-        // Alice can call bob back.
+        // Alice must be able to call bob back.
         let for_bob = fs::read_to_string(path.join("known.toml")).unwrap();
         fs::write(path.join("known.toml"), listening["stanza"].as_str().unwrap()).unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -50,7 +50,7 @@ impl Scene {
         }
     }
 
-    /// The next line of this kind that alice prints.
+    /// Returns the next line of this kind from alice.
     fn hears(&mut self, event: &str) -> Value {
         loop {
             let line = self.alice.next();
@@ -68,7 +68,7 @@ impl Scene {
         self.path().join("run")
     }
 
-    /// Runs the program without a soul and without a peers file. Returns what it printed.
+    /// Runs the program without a soul and a peers file. Returns stdout and stderr.
     pub(crate) fn run(&self, expected: i32, args: &[&str]) -> (String, String) {
         run_as_user(self.path(), expected, args)
     }
@@ -164,7 +164,7 @@ fn a_peer_that_is_gone_is_shown_as_the_user_names_it() {
     let table = text(&output.stdout);
     let row = table.lines().nth(1).unwrap();
     assert!(row.starts_with("alice ") && !row.contains("(id "), "{table}");
-    // A hint has a command that can be copied, or says which words to add.
+    // A hint contains a command to copy, or the words to add.
     for (message, hint) in [
         ("hi", "run `nara-mesh dm --later -- alice hi`"),
         (&*"x".repeat(30_000), "with `--later`"),
@@ -236,7 +236,7 @@ fn a_request_goes_through_two_running_naras_to_a_local_program() {
         format!("{} {} for {sender}", request.method(), request.uri())
     });
     runtime.spawn(async move { axum::serve(listener, router).await });
-    // Alice is not found by chance, but named by her data folder.
+    // Alice is selected explicitly, by her data folder.
     let alice = LocalClient::new(path.join("alice/nara.sock"));
     let lease = Lease {
         backend: format!("unix:{}", backend.display()),
@@ -267,7 +267,7 @@ fn the_sockets_are_private_and_go_with_their_nara() {
     let socket = folder.join("bob.sock");
     assert_eq!((mode(folder), mode(socket.clone())), (0o700, 0o600));
     assert_eq!(mode(scene.path().join("bob/nara.sock")), 0o600);
-    // One ends as the API is told to.
+    // It stops when the API is told to shut down.
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let client = LocalClient::new(&socket);
     let status = runtime.block_on(client.status()).unwrap();
@@ -285,7 +285,7 @@ fn the_sockets_are_private_and_go_with_their_nara() {
         matches!(&gone, CallError::Connect { .. } | CallError::Broken { .. }),
         "{gone}"
     );
-    // Nobody is left to work through.
+    // No nara is left to work through.
     let (_, failed) = scene.run(2, &["dm", "alice", "hi"]);
     assert!(failed.contains("needs a soul"), "{failed}");
 }
@@ -307,15 +307,15 @@ fn one_of_several_is_chosen_and_none_if_asked_for() {
     scene.run(0, &["ping", "alice", "--data-dir", "bob"]);
     let (_, direct) = scene.run(2, &["dm", "alice", "hi", "--direct"]);
     assert!(direct.contains("needs a soul"), "{direct}");
-    // With a peers file, the command line says how.
+    // With a peers file, the command works directly.
     scene.run(0, &["ping", "alice", "--peers", "known.toml"]);
     new_soul(path, "dave");
     let (_quiet, listening) = Serving::start_in(path, "dave", &["--no-api"], &[("XDG_RUNTIME_DIR", &run)]);
     assert_eq!(listening["sockets"], serde_json::json!([]));
 }
 
-/// Who a command means is said once: what the command line says of the nara wins over the socket in the environment, and a
-/// decision never goes to another one.
+/// The nara is selected only once: arguments that select it take precedence over the socket in the
+/// environment, and a decision never goes to another nara.
 #[test]
 fn what_the_command_line_says_of_the_nara_wins_over_the_environment() {
     let scene = Scene::new();
@@ -324,7 +324,7 @@ fn what_the_command_line_says_of_the_nara_wins_over_the_environment() {
     let run = scene.runtime();
     let (_carol, _) = Serving::start_in(path, "carol", &[], &[("XDG_RUNTIME_DIR", &run)]);
     std::os::unix::fs::symlink(path, path.join("nara-mesh")).unwrap();
-    // With a folder for running programs, and without, where naras are found by their data folders.
+    // With a runtime folder, and without, where naras are found by their data folders.
     let places: [&[(&str, &Path)]; 2] = [&[("XDG_RUNTIME_DIR", &run)], &[("XDG_DATA_HOME", path)]];
     let bobs = Path::new("bob/nara.sock");
     for place in places {
@@ -362,7 +362,7 @@ fn what_the_command_line_says_of_the_nara_wins_over_the_environment() {
         assert!(nobody.contains("no nara dave runs"), "{nobody}");
     }
 
-    // A decision with a soul alone is in force in the nara that runs with it, wherever its data is.
+    // With a soul alone, a decision takes effect in the nara that runs with it, wherever its data is.
     let decide = |args: &[&str]| {
         let decided = nara_mesh(path)
             .env("XDG_RUNTIME_DIR", &run)
@@ -374,7 +374,7 @@ fn what_the_command_line_says_of_the_nara_wins_over_the_environment() {
         text(&decided.stderr)
     };
     let said = decide(&["peers", "untrust", "alice", "--soul-file", "carol.soul"]);
-    assert!(said.contains("in force in the nara that runs"), "{said}");
+    assert!(said.contains("in force in the running nara"), "{said}");
     decide(&["peers", "untrust", "alice", "--name", "carol"]);
     scene.run(0, &["ping", "alice", "--name", "bob"]);
     let banned = nara_mesh(path)
@@ -382,13 +382,13 @@ fn what_the_command_line_says_of_the_nara_wins_over_the_environment() {
         .args(["dm", "alice", "hello", "--name", "carol"])
         .output()
         .unwrap();
-    // What is recommended is about the same nara.
+    // A recommended command selects the same nara.
     let banned = text(&banned.stderr);
     assert!(
         banned.contains("nara-mesh peers trust alice --name carol"),
         "{banned}"
     );
-    // In what is no failure, too.
+    // Also in messages that are not failures.
     let (stdout, stderr) = scene.run(4, &["ping", "alice", "--name", "carol"]);
     assert!(
         stderr.contains("`nara-mesh peers trust alice --name carol`"),
@@ -399,7 +399,7 @@ fn what_the_command_line_says_of_the_nara_wins_over_the_environment() {
         stdout.contains("`nara-mesh peers trust alice --name carol`"),
         "{stdout}"
     );
-    // Also where a socket says who is meant.
+    // Also if a socket selects the nara.
     let (stdout, _) = scene.run(0, &["doctor", "--api-socket", "carol/nara.sock"]);
     assert!(
         stdout.contains("`nara-mesh peers trust alice --api-socket carol/nara.sock`"),
@@ -407,7 +407,7 @@ fn what_the_command_line_says_of_the_nara_wins_over_the_environment() {
     );
 }
 
-/// One that is stopped, or waits for a disk for ever, still takes connections.
+/// A nara that is suspended, or waits for a disk forever, still accepts connections.
 #[test]
 fn a_nara_that_hangs_is_told_within_the_time_limit_and_holds_up_no_other() {
     let scene = Scene::new();
@@ -427,7 +427,7 @@ fn a_nara_that_hangs_is_told_within_the_time_limit_and_holds_up_no_other() {
             told.contains("has not answered for 300 ms") && told.contains(socket),
             "{told}"
         );
-        // Nothing else can reload.
+        // `reload` has no alternative to the running nara.
         assert_eq!(told.contains("--direct"), args[0] != "reload", "{told}");
     }
     let report = scene.json(1, &["doctor", "--api-socket", socket, "--timeout", "300ms"]);
@@ -438,7 +438,7 @@ fn a_nara_that_hangs_is_told_within_the_time_limit_and_holds_up_no_other() {
         .unwrap();
     assert_eq!(hanging["result"], "failed", "{hanging}");
     assert!(checks.iter().any(|check| check["what"] == "clock"), "{report}");
-    // Another nara that does not run is not this one.
+    // Another nara that does not run is not confused with it.
     new_soul(scene.path(), "dave");
     let (_, told) = scene.run(3, &["health", "--name", "dave", "--timeout", "100s"]);
     assert!(told.contains("no nara dave runs"), "{told}");
@@ -452,7 +452,7 @@ fn a_nara_that_hangs_is_told_within_the_time_limit_and_holds_up_no_other() {
     assert!(told.contains("there is no ledger"), "{told}");
 }
 
-/// What was stored stays stored, and who has to hear of it does.
+/// The decision is stored, and the user learns that the running nara has not applied it.
 #[test]
 fn a_decision_and_a_statement_do_not_fail_because_the_nara_that_runs_hangs() {
     let scene = Scene::new();
@@ -470,7 +470,7 @@ fn a_decision_and_a_statement_do_not_fail_because_the_nara_that_runs_hangs() {
     let (stdout, told) = scene.run(0, &[&["peers", "untrust", "carol"][..], &held].concat());
     assert!(stdout.contains("carol is banned"), "{stdout}");
     assert!(
-        told.contains("the decision is stored, but") && told.contains("not in the nara that runs"),
+        told.contains("the decision is stored, but") && told.contains("not in the running nara"),
         "{told}"
     );
     let (_, told) = scene.run(
@@ -478,7 +478,7 @@ fn a_decision_and_a_statement_do_not_fail_because_the_nara_that_runs_hangs() {
         &[&["id", "retire", "--peers", "known.toml"][..], &held].concat(),
     );
     assert!(
-        told.contains("the statement is stored, but") && told.contains("alice was not told"),
+        told.contains("the statement is stored, but") && told.contains("alice was not notified"),
         "{told}"
     );
 }
@@ -530,13 +530,9 @@ fn a_socket_with_no_nara_behind_it_is_told_with_what_is_there() {
     fs::write(path.join("file.sock"), "").unwrap();
     for (socket, exit, said) in [
         ("nowhere.sock", 3, "there is no socket nowhere.sock"),
-        ("left.sock", 3, "no nara listens on left.sock any more"),
-        (
-            "file.sock",
-            2,
-            "file.sock is a file, and not the socket of a nara",
-        ),
-        ("run", 2, "run is a folder, and not"),
+        ("left.sock", 3, "no nara listens on left.sock"),
+        ("file.sock", 2, "file.sock is a file, not the socket of a nara"),
+        ("run", 2, "run is a folder, not"),
     ] {
         let (_, failed) = scene.run(exit, &["dm", "alice", "hi", "--api-socket", socket]);
         assert!(
@@ -556,7 +552,7 @@ fn a_socket_with_no_nara_behind_it_is_told_with_what_is_there() {
             "{failed}"
         );
     }
-    // What the hint says works.
+    // The command of the hint works.
     scene.run(0, &["dm", "alice", "hi"]);
 }
 

@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::{new_soul, text};
 
-/// What a nara prints between its start and its end. Its log has a warning about a file whose name has two lines.
+/// Runs a nara with a peers file whose name contains a line break, which the log warns about. Returns its
+/// output.
 fn serve(folder: &Path, arguments: &[&str]) -> Output {
     new_soul(folder, "alice");
     let peers = folder.join("peers\n\u{1b}[31mERROR forged.toml");
@@ -100,12 +101,12 @@ fn a_daemon_that_cannot_start_says_so_in_the_format_of_its_log() {
         .unwrap();
     let line: Value = serde_json::from_slice(&refused.stderr).unwrap();
     assert_eq!(line["level"], "ERROR", "{line}");
-    // Whole: who reads the journal sees the message alone.
+    // Complete: readers of the journal see only the message.
     let message = line["fields"]["message"].as_str().unwrap();
     for part in [taken.as_str(), "Address already in use", "choose another port"] {
         assert!(message.contains(part), "{line}");
     }
-    // A command for people tells it in their way.
+    // A one-shot command reports it as an error.
     let refused = crate::nara_mesh(path)
         .args(["ping", "nobody"])
         .env("NARA_MESH_LOG_FORMAT", "json")

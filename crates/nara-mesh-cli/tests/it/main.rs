@@ -1,6 +1,6 @@
-//! The program as its users see it: what it prints, where, and with which exit code.
+//! Tests the program from the outside: its output, its streams and its exit codes.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 
 mod access;
 mod away;
@@ -56,14 +56,14 @@ use std::process::Output;
 use assert_cmd::Command;
 use serde_json::Value;
 
-/// The program in an empty environment and an empty folder.
+/// Returns the program in an empty environment and an empty folder.
 fn nara_mesh(folder: &Path) -> Command {
     let mut command = Command::cargo_bin("nara-mesh").unwrap();
     command.env_clear().current_dir(folder);
     command
 }
 
-/// Runs the program and returns its output, once the exit code is as expected.
+/// Runs the program, checks its exit code, and returns its output.
 fn run(folder: &Path, expected: i32, args: &[&str]) -> Output {
     let output = nara_mesh(folder).args(args).output().unwrap();
     let stderr = text(&output.stderr);
@@ -76,7 +76,7 @@ fn run(folder: &Path, expected: i32, args: &[&str]) -> Output {
     output
 }
 
-/// The JSON that the program prints.
+/// Returns the JSON output of the program.
 fn run_json(folder: &Path, expected: i32, args: &[&str]) -> Value {
     let output = run(folder, expected, args);
     let json = serde_json::from_slice(&output.stdout)
@@ -89,7 +89,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Runs the program as a user whose naras it finds. Returns what it printed.
+/// Runs the program as a user who has a runtime folder. Returns stdout and stderr.
 fn run_as_user(folder: &Path, expected: i32, args: &[&str]) -> (String, String) {
     let output = nara_mesh(folder)
         .env("XDG_RUNTIME_DIR", folder.join("run"))
@@ -105,7 +105,7 @@ fn run_as_user(folder: &Path, expected: i32, args: &[&str]) -> (String, String) 
     (stdout, stderr)
 }
 
-/// The JSON that the program prints for such a user.
+/// Returns the JSON output of the program for such a user.
 fn json_as_user(folder: &Path, expected: i32, args: &[&str]) -> Value {
     let (stdout, _) = run_as_user(folder, expected, &[args, &["--json"]].concat());
     let json = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"));
@@ -113,7 +113,7 @@ fn json_as_user(folder: &Path, expected: i32, args: &[&str]) -> Value {
     json
 }
 
-/// Makes a soul file and returns what the program says about it.
+/// Creates a soul file, and returns the program's JSON output.
 fn new_soul(folder: &Path, name: &str) -> Value {
     run_json(
         folder,

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use crate::serve::Serving;
 use crate::{new_soul, run, run_json, text};
 
-/// What the metrics say now: series with their values.
+/// Scrapes the metrics: the page, and the series with their values.
 fn scrape(address: &str) -> (String, BTreeMap<String, f64>) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream
@@ -38,10 +38,10 @@ fn connections_to_the_metrics_are_bounded_and_told_so() {
     };
     let mut held: Vec<_> = (0..64).map(|_| open()).collect();
     let mut answer = String::new();
-    // Its own bytes may have arrived too late to be read.
+    // The refusal may have arrived before the request was written.
     let _ = open().read_to_string(&mut answer);
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-    // The others go on.
+    // The other connections are still served.
     let mut first = held.swap_remove(0);
     first
         .write_all(b"y\r\nHost: nara\r\nConnection: close\r\n\r\n")
@@ -92,7 +92,7 @@ fn what_a_served_nara_does_is_counted_and_says_nothing_about_whom() {
 
     let (page, series) = scrape(&metrics);
     let value = |name: &str| *series.get(name).unwrap_or_else(|| panic!("no {name} in\n{page}"));
-    // A client may ask for more pings than it is told to, to learn what the other side can do.
+    // A client may send more pings than requested, to learn the capabilities of the peer.
     assert!(value(r#"nara_mesh_requests_total{endpoint="/ping",status="2xx"}"#) >= 3.0);
     assert_eq!(
         value(r#"nara_mesh_requests_total{endpoint="/dm",status="2xx"}"#),
@@ -126,7 +126,7 @@ fn what_a_served_nara_does_is_counted_and_says_nothing_about_whom() {
     assert_eq!(value("nara_mesh_peers"), 1.0);
     assert!(value("nara_mesh_replay_cache_entries") >= 2.0);
     assert!(value(r#"nara_mesh_keys_pinned_total{source="configured"}"#) >= 1.0);
-    // What has not happened yet is 0, and not missing.
+    // A counter without events is 0, not missing.
     assert_eq!(
         value(r#"nara_mesh_requests_refused_total{reason="replay_cache_full"}"#),
         0.0
@@ -227,7 +227,7 @@ fn peers_shows_the_clocks_of_peers() {
     assert_eq!(pings["peers"][0]["clock_proven"], false, "{pings}");
     let table = text(&run(path, 0, &["ping", "alice", "--peers", "peers.toml"]).stdout);
     assert!(table.contains("(unsigned)"), "{table}");
-    // The second one goes over TLS, since the first one told that the peer speaks it.
+    // The second ping uses TLS, because the first one announced it.
     let twice = [
         "ping",
         "alice",
@@ -276,7 +276,7 @@ fn metrics_on_an_address_that_comes_later_keep_no_nara_from_serving() {
     let path = folder.path();
     new_soul(path, "alice");
     fs::write(path.join("known.toml"), "").unwrap();
-    // Of the documentation range: nobody has it.
+    // An address of the documentation range, which no machine has.
     let later = ["--metrics", "192.0.2.7:9634", "--metrics-public"];
     let (_alice, listening) = Serving::start_with(path, "alice", &later);
     assert_eq!(listening["metrics"], "192.0.2.7:9634");

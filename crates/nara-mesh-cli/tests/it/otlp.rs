@@ -1,4 +1,4 @@
-//! Spans for a collector (feature `otlp`).
+//! Exports spans to a collector (feature `otlp`).
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -13,7 +13,7 @@ use crate::serve::Serving;
 const TRACE: [u8; 16] = *b"\x4b\xf9\x2f\x35\x77\xb3\x4d\xa6\xa3\xce\x92\x9d\x0e\x0e\x47\x36";
 const PARENT: [u8; 8] = *b"\x00\xf0\x67\xaa\x0b\xa9\x02\xb7";
 
-/// A collector: the path and the body of each request that comes in.
+/// Starts a collector: returns the path and the body of each request.
 fn collector() -> (String, Receiver<(String, Vec<u8>)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -53,7 +53,7 @@ fn start(folder: &Path, collector: &str) -> (Serving, String) {
     (serving, listening["address"].as_str().unwrap().to_owned())
 }
 
-/// Asks for `/ping` within a trace. Returns the status line.
+/// Requests `/ping` within a trace. Returns the status line.
 fn ping(address: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     let request = format!(

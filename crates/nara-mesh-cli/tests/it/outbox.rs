@@ -1,4 +1,4 @@
-//! `dm --later` and `outbox`: messages to a nara that is away.
+//! `dm --later` and `outbox`: messages to an unreachable nara.
 
 use std::fs;
 use std::path::Path;
@@ -28,14 +28,14 @@ fn a_message_waits_for_a_peer_that_is_away_through_a_restart_and_arrives_once() 
     alice.kill();
     fs::write(path.join("known.toml"), &stanza).unwrap();
     let (_, nobody) = run(path, 3, &["dm", "alice", "hi", "--later"]);
-    assert!(nobody.contains("no nara runs that could keep"), "{nobody}");
+    assert!(nobody.contains("no running nara can keep"), "{nobody}");
     let (_, both) = run(path, 2, &["dm", "alice", "hi", "--later", "--direct"]);
     assert!(both.contains("--direct"), "{both}");
     run(path, 2, &["dm", "alice", "hi", "--expires", "1h"]);
     run(path, 2, &["dm", "alice", "hi", "--later", "--expires", "31d"]);
 
     let (bob, _) = start_bob(path);
-    // The hint is a command that works as it stands.
+    // The hint is a complete command.
     let (_, away) = run(path, 3, &["dm", "alice", "it's me"]);
     let hint = away.lines().find(|line| line.starts_with("hint:")).unwrap();
     let command = hint.split('`').nth(1).unwrap();
@@ -54,7 +54,7 @@ fn a_message_waits_for_a_peer_that_is_away_through_a_restart_and_arrives_once() 
     );
     run(path, 0, &["dm", "alice", "third", "--later"]);
     let (dropped, _) = run(path, 0, &["outbox", "drop", "2"]);
-    assert!(dropped.contains("message 2 is taken back"), "{dropped}");
+    assert!(dropped.contains("message 2 is withdrawn"), "{dropped}");
     let (_, gone) = run(path, 2, &["outbox", "drop", "2"]);
     assert!(
         gone.contains("no message 2") && gone.contains("outbox list"),
@@ -71,7 +71,7 @@ fn a_message_waits_for_a_peer_that_is_away_through_a_restart_and_arrives_once() 
         "{listed}"
     );
 
-    // Alice comes back where she was.
+    // Alice returns at the same address.
     let address = stanza
         .lines()
         .find_map(|line| line.strip_prefix("address = "))
@@ -121,12 +121,12 @@ fn a_postcard_waits_for_its_first_peer_and_is_listed() {
     fs::write(path.join("known.toml"), known).unwrap();
     let later = ["world", "send", "--to", "alice", "--message=hi", "--later"];
     let (_, nobody) = run(path, 3, &later);
-    assert!(nobody.contains("could keep the postcard"), "{nobody}");
+    assert!(nobody.contains("can keep the postcard"), "{nobody}");
     let (_bob, _) = start_bob(path);
-    // A postcard waits for one peer, and nobody waits for one that waits.
+    // --later needs a peer, and excludes --wait.
     run(path, 2, &["world", "send", "--message", "hi", "--later"]);
     run(path, 2, &[&later[..], &["--wait"]].concat());
-    // The hint is a command that works as it stands.
+    // The hint is a complete command.
     let (_, away) = run(path, 3, &["world", "send", "--to", "alice", "--message=-it's me"]);
     let hint = away.lines().find(|line| line.starts_with("hint:")).unwrap();
     let words = shlex::split(hint.split('`').nth(1).unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! The output of a daemon is never worth its service.
+//! The output of a daemon never blocks its service.
 
 use std::fs;
 use std::io::{PipeReader, Read as _, Write as _, pipe};
@@ -8,18 +8,18 @@ use std::process::{Child, Command};
 
 use crate::{new_soul, run, text};
 
-/// A nara that is served while nobody reads what it says.
+/// A nara whose output is not read.
 struct Unread {
     child: Child,
     address: String,
     readers: Option<(PipeReader, PipeReader)>,
 }
 
-/// As many bytes as a pipe takes without a reader.
+/// The capacity of a pipe in bytes.
 const PIPE: usize = 65_536;
 
 impl Unread {
-    /// Starts it with this many bytes waiting in its stdout and its stderr.
+    /// Starts it with this many unread bytes in its stdout and its stderr.
     fn start(folder: &Path, waiting: usize) -> Self {
         new_soul(folder, "alice");
         new_soul(folder, "bob");
@@ -67,7 +67,7 @@ impl Unread {
         }
     }
 
-    /// Sends a message as bob, which is a line on stdout.
+    /// Sends a message as bob, which prints a line on stdout.
     fn dm(folder: &Path, text: &str) {
         let as_bob = [
             "--soul-file",
@@ -117,7 +117,7 @@ fn a_reader_that_goes_away_does_not_end_the_service() {
 fn a_reader_that_is_stuck_does_not_hold_up_the_service() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    // Not even the first line finds room.
+    // Not even the first line fits.
     let mut alice = Unread::start(path, PIPE);
     Unread::dm(path, "nobody sees this yet");
     run(path, 0, &["ping", &alice.address]);
@@ -132,7 +132,7 @@ fn a_reader_that_is_stuck_does_not_hold_up_the_service() {
     draining.join().unwrap().unwrap();
 }
 
-/// Runs the program on a terminal, closes it as soon as the nara listens, and prints how the program ended.
+/// Runs the program on a terminal, closes it as soon as the nara listens, and prints how the program exited.
 const ON_A_TERMINAL: &str = r#"
 import os, pty, sys
 child, terminal = pty.fork()

@@ -86,11 +86,11 @@ fn commands_that_only_look_work_without_a_ledger_and_say_so_in_words() {
         assert!(told.contains("alice/ledger.db is a folder"), "{told}");
         assert!(!told.contains("Error code"), "{told}");
     }
-    // A message to a peer whose key may be known there does not go out without it.
+    // A message is not sent if the key of its recipient may be stored there.
     run(path, 1, &[&["dm", "bob", "--text", "hi"][..], &as_alice].concat());
 }
 
-/// What `peers list` shows to bob.
+/// Returns the output of `peers list` for bob.
 fn list_of_bob(folder: &std::path::Path, more: &[&str]) -> Vec<Value> {
     let as_bob = [
         "--soul-file",
@@ -129,7 +129,7 @@ fn naras_that_run_on_one_machine_meet_on_first_use() {
     new_soul(of_bob.path(), "bob");
     let first_use = ["--trust", "first-use"];
     let (_bob, bob) = Serving::start_with(of_bob.path(), "bob", &first_use);
-    // Alice knows where bob is, and neither knows the key of the other.
+    // Alice knows bob's address, and neither knows the other's key.
     let stanza = format!("[[peer]]\nname = \"bob\"\naddress = {}\n", bob["address"]);
     fs::write(of_alice.path().join("known.toml"), stanza).unwrap();
     new_soul(of_alice.path(), "alice");
@@ -168,7 +168,7 @@ fn a_file_that_became_a_pipe_or_has_no_end_stops_neither_a_reload_nor_the_end() 
             );
         }
     }
-    // A soul may come through a pipe, but not for ever.
+    // A soul may be read from a pipe, but within limits.
     run(path, 2, &["id", "show", "--soul-file", "/dev/zero"]);
     assert_eq!(alice.end().1, Some(0));
 }

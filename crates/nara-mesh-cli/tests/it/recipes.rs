@@ -1,4 +1,4 @@
-//! The recipes of docs/trust.md, followed literally: each command is taken from the manual.
+//! Follows the recipes of docs/trust.md literally: each command is taken from the manual.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::serve::Serving;
 use crate::{nara_mesh, new_soul, run_json, text};
 
-/// The rows of the table below `## Recipes`: what happened, and what to do.
+/// Returns the rows of the table below `## Recipes`: the situation and what to do.
 fn recipes() -> Vec<(String, String)> {
     let manual = include_str!("../../../../docs/trust.md");
     let (_, section) = manual.split_once("## Recipes").unwrap();
@@ -15,14 +15,14 @@ fn recipes() -> Vec<(String, String)> {
         .lines()
         .filter(|line| line.starts_with("| ") && !line.contains("|---"));
     let cells = rows.map(|row| row.trim_matches('|').split_once('|').unwrap());
-    // Behind the head of the table.
+    // Skip the head of the table.
     cells
         .skip(1)
         .map(|(what, todo)| (what.trim().to_owned(), todo.trim().to_owned()))
         .collect()
 }
 
-/// The command of a recipe, with values for its placeholders.
+/// Returns the command of a recipe, with values for its placeholders.
 fn command(recipe: &str, values: &[(&str, &str)]) -> Vec<String> {
     let found = recipe.split('`').find_map(|text| text.strip_prefix("nara-mesh "));
     let words = found
@@ -34,20 +34,20 @@ fn command(recipe: &str, values: &[(&str, &str)]) -> Vec<String> {
         .collect()
 }
 
-/// Alice serves, and bob does. Both are in a folder of their own mesh.
+/// Alice and bob, both serving, with separate folders.
 struct Mesh {
     folder: tempfile::TempDir,
     alice: Option<Serving>,
     bob: Option<Serving>,
     bobs_stanza: String,
-    /// What alice's key is, for bob.
+    /// Alice's key as a stanza for bob.
     alices_stanza: String,
     /// The key ids of bob's two souls.
     keys: [String; 2],
 }
 
 impl Mesh {
-    /// With or without bob's key in the peers file of alice.
+    /// Starts both, with or without bob's key in alice's peers file.
     fn start(with_key: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
@@ -94,7 +94,8 @@ impl Mesh {
         self.folder.path()
     }
 
-    /// Bob serves with one of his souls, and alice's peers file says where, and if so, which key he has.
+    /// Starts bob with one of his souls, and writes his address, optionally with his key, to alice's peers
+    /// file.
     fn bob_serves(&mut self, soul: &str, with_key: bool) {
         drop(self.bob.take());
         let (bob, listening) = Serving::start_with(self.path(), soul, &[]);
@@ -130,13 +131,13 @@ impl Mesh {
         self.run(0, "alice", "known.toml", &command(recipe, values))
     }
 
-    /// Alice calls bob.
+    /// Calls bob as alice.
     fn calls(&self, expected: i32) {
         let words = ["sync", "bob", "--mode", "recent"].map(str::to_owned);
         self.run(expected, "alice", "known.toml", &words);
     }
 
-    /// Bob calls the alice who runs, with one of his souls.
+    /// Calls the running alice as bob, with one of his souls.
     fn is_called(&self, expected: i32, soul: &str) {
         let words = ["dm", "alice", "hello"].map(str::to_owned);
         self.run(expected, soul, "of-bob.toml", &words);
@@ -197,10 +198,10 @@ fn every_recipe_of_the_manual_leads_where_it_says() {
             }
             "bob shall be a stranger again" => {
                 let mut mesh = Mesh::start(false);
-                // He does not run: otherwise he may call, and alice learns his old key again.
+                // Bob must not run: a call of his would teach alice his old key again.
                 drop(mesh.bob.take());
                 mesh.decides(todo, &[]);
-                // Another key is a first key again.
+                // After a reset, any key is a first key.
                 mesh.bob_serves("new", false);
                 mesh.calls(0);
             }

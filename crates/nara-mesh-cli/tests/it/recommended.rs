@@ -1,4 +1,4 @@
-//! Every command that a message of the program recommends is run, where such a message would send its reader.
+//! Runs every command that a message of the program recommends, in the situation of its reader.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use crate::serve::Serving;
 use crate::{new_soul, run, text};
 
-/// The commands in backticks in all sources that talk to users, as they are written there.
+/// Returns the commands in backticks in all sources with user-visible text, as written there.
 fn recommended() -> BTreeSet<String> {
     fn collect(folder: &Path, sources: &mut String) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -26,14 +26,14 @@ fn recommended() -> BTreeSet<String> {
         let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         collect(&crates.join(of).join("src"), &mut sources);
     }
-    // Strings go on behind the backslash at the end of a line.
+    // A backslash at the end of a line continues the string.
     let sources: String = sources.split("\\\n").map(str::trim_start).collect();
     let quoted = sources.split('`').filter(|text| !text.contains(['\n', '…']));
     let commands = quoted.filter_map(|text| text.strip_prefix("nara-mesh "));
     commands.map(str::to_owned).collect()
 }
 
-/// The command as somebody types it who reads the message: every placeholder has a value.
+/// Returns the command with a value for each placeholder.
 fn typed(command: &str, bobs_key: &str) -> Vec<String> {
     let (command, _) = command.split_once(" >>").unwrap_or((command, ""));
     let mut words: Vec<String> = Vec::new();
@@ -57,7 +57,7 @@ fn typed(command: &str, bobs_key: &str) -> Vec<String> {
     words
 }
 
-/// The program with the settings of alice in the environment, so that a command is complete as it is recommended.
+/// Returns the program with alice's settings in the environment, so that a recommended command is complete.
 fn alice(folder: &Path, words: &[String]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nara-mesh"));
     command
@@ -82,7 +82,7 @@ fn every_command_that_a_message_recommends_does_what_it_promises() {
     let known = format!("[[peer]]\nname = \"alice\"\nkey = {}\n", alices["public_key"]);
     fs::write(path.join("known.toml"), known).unwrap();
     let (bobs, stanza) = Serving::start(path, "bob");
-    // Keys that are not in the peers file are those that `peers trust` decides about.
+    // `peers trust` decides about keys that are not in the peers file.
     let address: String = stanza
         .lines()
         .filter(|line| !line.starts_with("key") && !line.starts_with("id"))
@@ -110,14 +110,14 @@ fn every_command_that_a_message_recommends_does_what_it_promises() {
     assert!(commands.len() >= 15, "{commands:?}");
     let (alices, _) = Serving::start(path, "alice");
     let key = bob["public_key"].as_str().unwrap();
-    // Who is told to trust bob has met him.
+    // A user who is told to trust bob has had contact with him.
     succeeds(path, &["sync", "bob", "--mode", "recent"].map(str::to_owned));
     let mut last = Vec::new();
     let mut serving = Vec::new();
     for command in &commands {
         let words = typed(command, key);
         match words[0].as_str() {
-            // What takes something away comes last.
+            // Destructive commands run last.
             "restore" => last.push(words),
             "id" if words[1] == "succeed" => last.push(words),
             "peers"
@@ -148,11 +148,11 @@ fn succeeds(folder: &Path, words: &[String]) {
     assert!(output.status.success(), "nara-mesh {}: {stderr}", words.join(" "));
 }
 
-/// A command that runs until it is ended says first that it listens.
+/// Checks that a long-running command reports that it listens.
 fn serves(folder: &Path, words: &[String]) {
     let mut command = alice(folder, words);
     if !words.iter().any(|word| word == "--listen") {
-        // The default port may be taken by another test.
+        // The default port may be used by another test.
         let flag = if words[0] == "up" { "--port" } else { "--listen" };
         let free = if words[0] == "up" { "0" } else { "127.0.0.1:0" };
         command.args([flag, free]);

@@ -1,4 +1,4 @@
-//! What commands print with `--json`, against the schemas in docs/schemas.
+//! Compares the `--json` output of commands with the schemas in docs/schemas.
 
 use std::collections::HashMap;
 use std::fs;
@@ -15,7 +15,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/schemas")
 }
 
-/// The published schemas, by the field `schema` of what they describe.
+/// The published schemas, by the value of the field `schema`.
 static PUBLISHED: LazyLock<HashMap<String, Validator>> = LazyLock::new(|| {
     let files = fs::read_dir(folder()).unwrap();
     let validator = |file: PathBuf| {
@@ -26,7 +26,7 @@ static PUBLISHED: LazyLock<HashMap<String, Validator>> = LazyLock::new(|| {
     files.map(|file| validator(file.unwrap().path())).collect()
 });
 
-/// Compares what a command printed with its schema, if that is published.
+/// Compares the output of a command with its schema, if published.
 pub(crate) fn validate(printed: &Value) {
     if let Some(name) = printed["schema"].as_str()
         && PUBLISHED.contains_key(name)
@@ -35,7 +35,7 @@ pub(crate) fn validate(printed: &Value) {
     }
 }
 
-/// Compares what a command printed with this schema.
+/// Compares the output of a command with this schema.
 pub(crate) fn validate_as(name: &str, printed: &Value) {
     let validator = &PUBLISHED[name];
     let faults: Vec<String> = validator
@@ -67,7 +67,7 @@ fn the_published_schemas_are_those_of_the_program() {
             );
             assert!(
                 std::env::var_os("NARA_WRITE_SCHEMAS").is_some(),
-                "{name} differs, and breaks nobody: run this test with NARA_WRITE_SCHEMAS=1"
+                "{name} differs compatibly: run this test with NARA_WRITE_SCHEMAS=1"
             );
             fs::write(&file, now).unwrap();
         }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{new_soul, run, run_json, text};
 
-/// A nara that runs in a process of its own, until it is dropped.
+/// A nara in a process of its own, until dropped.
 pub(crate) struct Serving {
     child: Child,
     lines: BufReader<std::process::ChildStdout>,
@@ -20,12 +20,12 @@ impl Serving {
         (serving, listening["stanza"].as_str().unwrap().to_owned())
     }
 
-    /// Starts it with more arguments. Returns what it says when it listens.
+    /// Starts it with more arguments. Returns its first line.
     pub(crate) fn start_with(folder: &Path, name: &str, more: &[&str]) -> (Self, Value) {
         Self::start_in(folder, name, more, &[])
     }
 
-    /// As [`start_with`](Self::start_with), with variables.
+    /// As [`start_with`](Self::start_with), with environment variables.
     pub(crate) fn start_in(
         folder: &Path,
         name: &str,
@@ -37,7 +37,7 @@ impl Serving {
         (serving, listening)
     }
 
-    /// Starts it where the ledger of an older program is. Returns its first line.
+    /// Starts it with a ledger of an older version. Returns its first line.
     pub(crate) fn start_converting(folder: &Path, name: &str) -> (Self, Value) {
         let (serving, converting) = Self::spawn(folder, name, &[], &[]);
         assert_eq!(converting["event"], "converting");
@@ -67,14 +67,14 @@ impl Serving {
         (serving, first)
     }
 
-    /// Tells it to read its files again.
+    /// Sends SIGHUP, which reloads its files.
     pub(crate) fn hang_up(&self) {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args(["-HUP", &id]).status().unwrap();
         assert!(sent.success());
     }
 
-    /// The next line that it prints: waits for it.
+    /// Waits for the next line of its output.
     pub(crate) fn next(&mut self) -> Value {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
@@ -88,7 +88,7 @@ impl Serving {
         drop(self);
     }
 
-    /// Tells it to end, as a service manager does.
+    /// Terminates it as a service manager does.
     pub(crate) fn end(mut self) -> (Value, Option<i32>) {
         let id = self.child.id().to_string();
         assert!(
@@ -182,7 +182,7 @@ fn two_served_naras_ping_message_sync_and_end_gracefully() {
     assert_eq!(zine["verified"], 2);
     assert_eq!(alice.next()["event"], "zine");
 
-    // Nobody knows mallory; a dm as her is refused, and so is an answer with another key than the pinned one.
+    // Mallory's key is unknown: her dm is refused, and so is an answer with a key other than the pinned one.
     let as_mallory = ["--soul-file", "mallory.soul", "--peers", "peers.toml"];
     run(
         path,
@@ -258,7 +258,7 @@ fn a_second_nara_on_one_data_folder_is_told_who_holds_it() {
     let refused = text(&run(path, 1, &[&again[..], &own].concat()).stderr);
     assert!(refused.contains("is in use by alice (process "), "{refused}");
 
-    // What only looks, and what copies, works beside the nara that runs.
+    // Read-only commands and backups work while the nara runs.
     run(path, 0, &[&["ledger", "check"][..], &own].concat());
     run(path, 0, &[&["backup", "copy.db"][..], &own].concat());
     let (_, code) = alice.end();
@@ -275,7 +275,7 @@ fn commands_that_only_look_need_no_folder_that_can_be_written() {
     fs::write(path.join("known.toml"), "").unwrap();
     let (alice, stanza) = Serving::start(path, "alice");
     fs::write(path.join("known.toml"), stanza).unwrap();
-    // Nobody makes a folder there, not even root.
+    // Not even root can create a folder there.
     let as_bob = [
         "--soul-file",
         "bob.soul",
@@ -394,7 +394,7 @@ fn backups_that_cannot_be_made_or_restored_say_which_file_and_why() {
         );
     }
     said(0, &["ledger", "check"]);
-    // Of a program that is not written yet.
+    // A ledger of a future version.
     let newer = rusqlite::Connection::open(path.join("alice/ledger.db")).unwrap();
     newer.pragma_update(None, "user_version", 99).unwrap();
     drop(newer);
@@ -402,7 +402,7 @@ fn backups_that_cannot_be_made_or_restored_say_which_file_and_why() {
     assert!(told.contains("`nara-mesh restore FILE --replace "), "{told}");
 }
 
-/// A folder that other users can enter, with a soul and a ledger of alice.
+/// Returns a folder that other users can enter, with a soul and a ledger of alice.
 fn folder_that_others_enter() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
@@ -413,7 +413,7 @@ fn folder_that_others_enter() -> tempfile::TempDir {
     folder
 }
 
-/// Gives a folder, and what is in it, to the user of a service.
+/// Gives a folder and its contents to the user of a service.
 fn give_away(folder: &Path) {
     let inside = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
     for path in inside.chain([folder.to_owned()]) {
@@ -421,8 +421,8 @@ fn give_away(folder: &Path) {
     }
 }
 
-/// Root restores, decides and looks for the user under whom the service runs. Only as root this test proves anything: nobody
-/// else can give a folder away.
+/// Root restores, decides and reads for the user of the service. The test proves something only as root: no
+/// other user can change owners.
 #[test]
 fn what_a_command_makes_in_the_data_folder_belongs_to_the_owner_of_the_folder() {
     let folder = folder_that_others_enter();
@@ -443,7 +443,7 @@ fn what_a_command_makes_in_the_data_folder_belongs_to_the_owner_of_the_folder() 
     of("alice", &["restore", "copy.db", "--replace"]);
     of("other", &["restore", "copy.db"]);
     of("new", &["peers", "untrust", "bob"]);
-    // Beside its ledger, a nara has other databases.
+    // A nara has further databases beside its ledger.
     let _serving = Serving::start(path, "alice");
     for (data, databases) in [
         ("alice", &["ledger", "inbox", "outbox", "stash"][..]),
@@ -466,7 +466,7 @@ fn what_a_command_makes_in_the_data_folder_belongs_to_the_owner_of_the_folder() 
     }
 }
 
-/// A service that was taken over plants links to files that root alone may change.
+/// A compromised service plants links to files that only root may change.
 #[test]
 fn a_link_in_the_data_folder_leads_root_to_nothing() {
     let folder = folder_that_others_enter();
@@ -520,7 +520,7 @@ fn a_data_folder_is_made_so_that_nobody_else_can_write_there() {
     );
     let report = text(&report.stdout);
     assert!(report.contains("chmod 755 deep/alice"), "{report}");
-    // What is no folder cannot be looked into, which is another fault than that it has no ledger.
+    // A file in place of the folder is a different fault than a missing ledger.
     let told = run(path, 1, &["events", "--data-dir", "alice.soul/x"]);
     assert!(
         text(&told.stderr).contains("Not a directory"),

@@ -1,4 +1,4 @@
-//! The program as a service of systemd.
+//! The program as a systemd service.
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::serve::Serving;
 use crate::{new_soul, run};
 
-/// A service manager: what it is told.
+/// A service manager that records its notifications.
 struct Manager {
     socket: UnixDatagram,
 }
@@ -17,12 +17,12 @@ struct Manager {
 impl Manager {
     fn new(folder: &Path) -> Self {
         let socket = UnixDatagram::bind(folder.join("notify")).unwrap();
-        // Only against a test that hangs.
+        // Only to end a test that hangs.
         socket.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
         Self { socket }
     }
 
-    /// The first message from now on that has all these.
+    /// Returns the next message that contains all these parts.
     fn wait_for(&self, wanted: &[&str]) -> String {
         loop {
             let mut bytes = [0; 4096];
@@ -38,12 +38,12 @@ impl Manager {
 struct Service(Child);
 
 impl Service {
-    /// The nara of `folder/config`, as a unit starts it.
+    /// Starts the nara of `folder/config` as a unit does.
     fn start(folder: &Path) -> Self {
         Self::start_at(folder, "127.0.0.1:0")
     }
 
-    /// The same on another address.
+    /// Starts it on another address.
     fn start_at(folder: &Path, listen: &str) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_nara-mesh"))
             .env_clear()
@@ -116,7 +116,7 @@ fn a_service_manager_hears_of_start_work_reload_and_end() {
     manager.wait_for(&["READY=1\n", "STATUS=2 peers, "]);
 
     service.signal("-TERM");
-    manager.wait_for(&["STOPPING=1\n", "STATUS=ending within 5 s\n"]);
+    manager.wait_for(&["STOPPING=1\n", "STATUS=stopping within 5 s\n"]);
     assert_eq!(service.0.wait().unwrap().code(), Some(0));
 }
 
@@ -129,7 +129,7 @@ fn a_credential_counts_more_than_the_soul_file_of_the_configuration_and_less_tha
     }
     fs::create_dir(path.join("credentials")).unwrap();
     fs::copy(path.join("alice.soul"), path.join("credentials/soul")).unwrap();
-    // As of root, whom the service is not.
+    // As if root owned it and the service could not read it.
     fs::write(path.join("config.toml"), "soul_file = \"not-for-the-service\"\n").unwrap();
     let show = |more: &[&str]| {
         let output = crate::nara_mesh(path)
@@ -151,10 +151,10 @@ fn a_service_manager_gives_a_nara_time_that_waits_for_its_address() {
     let folder = folder_of_unit();
     let path = folder.path();
     let manager = Manager::new(path);
-    // Of the documentation range: nobody has it.
+    // An address of the documentation range, which no machine has.
     let mut service = Service::start_at(path, "192.0.2.7:9632");
     manager.wait_for(&["STATUS=waiting for 192.0.2.7:9632: no interface of this machine has the address"]);
-    // Again and again, however long it takes.
+    // The timeout is extended repeatedly, however long it takes.
     for _ in 0..2 {
         manager.wait_for(&["EXTEND_TIMEOUT_USEC="]);
     }
@@ -162,7 +162,7 @@ fn a_service_manager_gives_a_nara_time_that_waits_for_its_address() {
     assert_eq!(service.0.wait().unwrap().code(), Some(0));
 }
 
-/// Gives `folder/state` a ledger as an older program left it, with so many events that converting them takes a while.
+/// Gives `folder/state` a ledger of an older version, with enough events that the conversion takes a while.
 fn make_old_ledger(folder: &Path) -> PathBuf {
     let path = folder.join("state/ledger.db");
     let ledger = rusqlite::Connection::open(&path).unwrap();
@@ -183,7 +183,7 @@ fn make_old_ledger(folder: &Path) -> PathBuf {
 
 const OLD_EVENTS: usize = 20_000;
 
-/// A folder with the soul of bob, as a unit has it.
+/// Returns a folder with the soul of bob, as a unit has it.
 fn folder_of_unit() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
@@ -195,7 +195,7 @@ fn folder_of_unit() -> tempfile::TempDir {
     folder
 }
 
-/// The same with an older ledger of his.
+/// As [`folder_of_unit`], with a ledger of an older version.
 fn with_old_ledger() -> (tempfile::TempDir, PathBuf) {
     let folder = folder_of_unit();
     let ledger = make_old_ledger(folder.path());
@@ -211,10 +211,10 @@ fn a_service_manager_gives_a_nara_time_that_converts_its_ledger_and_hears_how_fa
     manager.wait_for(&["EXTEND_TIMEOUT_USEC="]);
     let all = OLD_EVENTS + 6;
     manager.wait_for(&[
-        "STATUS=converting the ledger of an older program: ",
+        "STATUS=converting the ledger of an older version: ",
         &format!(" of {all} events"),
     ]);
-    // Whoever is locked out meanwhile learns by whom.
+    // The lock file names the process that holds the ledger.
     let lock = fs::read_to_string(ledger.with_extension("db.lock")).unwrap();
     assert!(
         lock.starts_with(&format!("{}\nbob\n", service.0.id())),

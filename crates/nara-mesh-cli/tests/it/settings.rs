@@ -55,11 +55,7 @@ fn nonsense_in_the_environment_is_refused_and_nothing_counts_as_not_set() {
             "the environment variable NARA_MESH_NAME: not UTF-8",
         ),
         ("NARA_MESH_TIMEOUT", b"30d", "longer than 24h"),
-        (
-            "NARA_MESH_DATA_DIR",
-            b"~nobody/x",
-            "the home folder of another user",
-        ),
+        ("NARA_MESH_DATA_DIR", b"~nobody/x", "~USER is not supported"),
         (
             "NARA_MESH_NETWORK",
             b"wifi",
@@ -121,7 +117,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
             .args(["id", "show", "--config", "config.toml"])
             .args(flags)
             .envs(env.iter().copied());
-        // All but alice are refused, with their name.
+        // Every name except alice is refused, and the error contains it.
         text(&command.output().unwrap().stderr)
     };
     assert!(name_of(&[], &[]).contains("another name than file"));
@@ -250,7 +246,7 @@ fn the_settings_in_force_say_where_they_come_from() {
     let wrong = [&check[..], &["--peers", "missing.toml", "--metrics", "0.0.0.0:1"]].concat();
     let told = text(&run(folder.path(), 2, &wrong).stdout);
     assert!(
-        told.contains("cannot be read") && told.contains("metrics have no password"),
+        told.contains("cannot be read") && told.contains("metrics have no access control"),
         "{told}"
     );
 }
@@ -297,7 +293,7 @@ fn every_limit_of_the_server_is_a_setting() {
     for (wrong, told) in [
         (
             "connections = 0",
-            "line 2: limits.connections: \"0\": a limit of zero would let nothing succeed",
+            "line 2: limits.connections: \"0\": a limit of zero refuses everything",
         ),
         (
             "connections = \"many\"",
@@ -314,7 +310,10 @@ fn every_limit_of_the_server_is_a_setting() {
             "limits.connections: \"18446744073709551615\": expected a whole number of at most 1000000000",
         ),
         ("stash_age = 4000000", "more than 36500 days"),
-        ("idle = \"1ns\"", "a limit below 10ms would let nothing succeed"),
+        (
+            "idle = \"1ns\"",
+            "a limit below 10ms is too short for any request",
+        ),
     ] {
         fs::write(path.join("config.toml"), format!("[limits]\n{wrong}\n")).unwrap();
         let output = run(path, 2, &["config", "show", "--config", "config.toml"]);

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::{nara_mesh, new_soul, run, run_json, text};
 
-/// The first cases of the recorded request signatures: plain ones, all valid.
+/// Returns the first recorded request signatures: simple and valid ones.
 fn vectors() -> Vec<Value> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nara-proto/tests/vectors/request_auth.json");
     let cases: Vec<Value> = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
@@ -21,7 +21,7 @@ fn field<'a>(case: &'a Value, name: &str) -> &'a str {
     case[name].as_str().unwrap()
 }
 
-/// The arguments of `verify` for a case, with some of them replaced.
+/// Runs `verify` for a case, with some arguments replaced.
 fn verify(case: &Value, replaced: &[(&str, &str)], expected: i32, more: &[&str]) -> Value {
     let timestamp = case["timestamp_ms"].to_string();
     let now = case["server_now_ms"].to_string();
@@ -125,7 +125,7 @@ fn a_failing_verification_is_code_4_and_names_the_likely_cause() {
     assert!(report["findings"].to_string().contains("base64url"), "{report}");
     for (option, value, word) in [
         ("--method", "post", "the method was signed in upper case"),
-        ("--path", "/events/sync/", "slash at its end"),
+        ("--path", "/events/sync/", "trailing slash"),
         (
             "--timestamp",
             &(timestamp / 1000).to_string(),
@@ -311,7 +311,7 @@ fn a_request_of_profile_v2_verifies_offline_and_says_which_component_was_changed
             "{replaced}: {report}"
         );
     }
-    // What a component says is what the request says; only the sender knows that it was another query.
+    // The components describe the received request; only the sender knows that it signed another query.
     let other = verify(4, &["--path=/events/reconcile"]);
     let signed = other["findings"][0].as_str().unwrap();
     assert_eq!(signed, "signature verification failed", "{other}");

@@ -1,4 +1,4 @@
-//! `stash` and `world`: commands that need the running nara, because peers answer it with requests of their own.
+//! `stash` and `world`: commands that need the running nara, because peers answer with requests of their own.
 
 use std::fs;
 use std::path::Path;
@@ -8,14 +8,14 @@ use serde_json::Value;
 use crate::serve::Serving;
 use crate::{nara_mesh, new_soul, run, run_json, text};
 
-/// Naras that run and know each other with their addresses.
+/// Running naras that know each other's addresses.
 struct Scene {
     folder: tempfile::TempDir,
     running: Vec<(&'static str, Serving)>,
 }
 
 impl Scene {
-    /// `more` are arguments of the last one.
+    /// Starts the naras; `more` are arguments of the last one.
     fn new(names: &[&'static str], more: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in names {
@@ -37,7 +37,7 @@ impl Scene {
         self.folder.path()
     }
 
-    /// Starts a nara, and tells all where it is.
+    /// Starts a nara, and writes its address to all peers files.
     fn start(&mut self, name: &'static str, more: &[&str]) {
         let (serving, stanza) = {
             let (serving, listening) = Serving::start_with(self.path(), name, more);
@@ -60,7 +60,7 @@ impl Scene {
     }
 }
 
-/// The arguments of a command of a nara.
+/// Returns the arguments of a command of a nara.
 fn as_nara<'a>(name: &'static str, command: &[&'a str]) -> Vec<&'a str> {
     let own: [&'static str; 6] = match name {
         "alice" => [
@@ -105,7 +105,7 @@ fn a_stash_is_put_listed_fetched_survives_a_restart_and_is_dropped() {
     let listed = run_json(scene.path(), 0, &as_nara("bob", &["stash", "list", "--json"]));
     let stash = &listed["stashes"][0];
     assert_eq!(stash["name"], "alice");
-    // Sealed: 16 bytes longer, and nowhere in the file of the peer.
+    // Sealed: 16 bytes longer, and the plain text is not in the peer's file.
     assert_eq!(stash["bytes"], secret.len() + 16);
     let file = fs::read(scene.path().join("bob/stash.db")).unwrap();
     assert!(!file.windows(10).any(|bytes| bytes == &secret[..10]));
@@ -126,7 +126,7 @@ fn a_stash_is_put_listed_fetched_survives_a_restart_and_is_dropped() {
     assert_eq!(listed["stashes"], Value::Array(Vec::new()));
     run(scene.path(), 1, &as_nara("bob", &["stash", "drop", "alice"]));
 
-    // Without the nara that runs, the file is what counts.
+    // Without the running nara, the file is read.
     run(
         scene.path(),
         0,
@@ -157,7 +157,7 @@ fn a_stash_that_is_refused_says_why() {
     put(84, 0);
     let refused = put(85, 1);
     assert!(refused.contains("larger than 100 bytes"), "{refused}");
-    // The one that is there stays.
+    // The existing stash is kept.
     let fetched = run(scene.path(), 0, &as_nara("alice", &["stash", "get", "bob"]));
     assert_eq!(fetched.stdout, vec![7; 84]);
 }
@@ -187,7 +187,7 @@ fn what_needs_a_running_nara_says_so() {
 #[test]
 fn a_postcard_that_comes_home_is_waited_for_and_listed() {
     let scene = Scene::new(&["alice", "bob", "carol"], &[]);
-    // Whoever answers is online.
+    // A nara that answers is online.
     for name in ["alice", "bob", "carol"] {
         run(scene.path(), 0, &as_nara(name, &["ping", "--all"]));
     }
@@ -219,7 +219,7 @@ fn a_postcard_that_comes_home_is_waited_for_and_listed() {
 #[test]
 fn a_postcard_that_is_stuck_says_where_it_was_last_seen() {
     let mut scene = Scene::new(&["alice", "bob"], &[]);
-    // Bob starts anew and does not know where alice is.
+    // Bob restarts without the address of alice.
     scene.stop("bob");
     fs::remove_dir_all(scene.path().join("bob")).unwrap();
     let alice = fs::read_to_string(scene.path().join("alice.stanza")).unwrap();
@@ -229,7 +229,7 @@ fn a_postcard_that_is_stuck_says_where_it_was_last_seen() {
         .collect();
     let known = scene.path().join("known.toml");
     fs::write(&known, nowhere.join("\n")).unwrap();
-    // He listens for others than this machine, too, so that nobody on loopback tells him where it is.
+    // He listens on all addresses, so that no peer on loopback tells him her address.
     let (bob, listening) = Serving::start_with(scene.path(), "bob", &["--listen", "0.0.0.0:0"]);
     let address: std::net::SocketAddr = listening["address"].as_str().unwrap().parse().unwrap();
     let stanza = listening["stanza"].as_str().unwrap();
@@ -253,7 +253,7 @@ fn a_postcard_that_could_not_be_passed_on_is_not_waited_for() {
     let mut scene = Scene::new(&["alice", "bob", "carol"], &[]);
     scene.stop("carol");
     scene.stop("alice");
-    // Bob knows nobody but carol, who is gone.
+    // Bob knows only carol, who has stopped.
     let carol = fs::read_to_string(scene.path().join("carol.stanza")).unwrap();
     let alice = fs::read_to_string(scene.path().join("alice.stanza")).unwrap();
     let nowhere = alice.lines().filter(|line| !line.starts_with("address"));

@@ -1,4 +1,4 @@
-//! A soul that changes hands, as its operator and the operators of its peers live it.
+//! Key succession from the view of the operator and of the operators of peers.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::serve::Serving;
 use crate::{nara_mesh, new_soul, run, run_json, text};
 
-/// Alice, with an old soul and a new one, and bob, whose peers file has the old key.
+/// Alice, with an old and a new soul, and bob, whose peers file has the old key.
 struct Place {
     folder: tempfile::TempDir,
     old: Value,
@@ -36,7 +36,7 @@ impl Place {
         self.folder.path()
     }
 
-    /// Serves bob, and tells alice where he is.
+    /// Starts bob, and writes his address to alice's peers file.
     fn serve_bob(&self, more: &[&str]) -> Serving {
         let (bob, listening) = Serving::start_with(self.path(), "bob", more);
         fs::write(
@@ -47,7 +47,7 @@ impl Place {
         bob
     }
 
-    /// Runs a command as alice, with one of her souls and a data folder of its own.
+    /// Runs a command as alice, with one of her souls and a separate data folder.
     fn alice(&self, expected: i32, soul: &str, args: &[&str]) -> String {
         let soul_file = format!("{soul}.soul");
         let by = [
@@ -67,12 +67,12 @@ impl Place {
     }
 }
 
-/// What a nara says next about a statement.
+/// Returns the next line of a nara about a statement.
 fn told(serving: &mut Serving) -> Value {
     next(serving, "succession")
 }
 
-/// The next line about an event of this kind.
+/// Returns the next line about an event of this kind.
 fn next(serving: &mut Serving, event: &str) -> Value {
     loop {
         let line = serving.next();
@@ -82,7 +82,7 @@ fn next(serving: &mut Serving, event: &str) -> Value {
     }
 }
 
-/// Result and text of the check of the own key of alice, who runs.
+/// Returns result and text of the check `own key` of the running alice.
 fn own_key(place: &Place) -> (String, String) {
     let args = [
         "doctor",
@@ -154,7 +154,7 @@ fn a_statement_on_paper_is_published_without_the_old_machine() {
     );
     let without = text(&without.stderr);
     assert!(
-        without.contains("pass --soul-file FILE with the soul that takes over"),
+        without.contains("pass --soul-file FILE with the new soul"),
         "{without}"
     );
     place.greets(0, "old");
@@ -174,7 +174,7 @@ fn a_statement_on_paper_is_published_without_the_old_machine() {
     assert_eq!(told(&mut bob)["effect"], "followed");
     place.greets(0, "new");
 
-    // From stdin it does the same, and nothing changes any more.
+    // From stdin the result is the same, and nothing changes.
     let mut command = nara_mesh(place.path());
     let by = [
         "--soul-file",
@@ -203,7 +203,7 @@ fn a_closed_nara_asks_its_operator_and_two_successors_are_an_alarm() {
     assert_eq!(line["effect"], "asked", "{line}");
     place.greets(0, "old");
     place.greets(4, "new");
-    // A thief of the old soul states something else.
+    // A thief of the old soul signs a different statement.
     new_soul(place.path(), "alice");
     fs::rename(place.path().join("alice.soul"), place.path().join("thief.soul")).unwrap();
     place.alice(0, "old", &["id", "succeed", "--to", "thief.soul"]);
@@ -212,7 +212,7 @@ fn a_closed_nara_asks_its_operator_and_two_successors_are_an_alarm() {
         let refused = place.greets(4, soul);
         assert!(soul != "old" || refused.contains("two successors"), "{refused}");
     }
-    // The operator decides, and writes it where the key stands.
+    // The operator decides, by changing the key in the peers file.
     let known = format!("[[peer]]\nname = \"alice\"\nkey = {}\n", place.new["public_key"]);
     fs::write(place.path().join("known.toml"), known).unwrap();
     run(
@@ -277,7 +277,7 @@ fn a_peer_that_knows_the_first_of_three_keys_follows_to_the_third() {
     let path = place.path();
     let third = new_soul(path, "alice");
     fs::rename(path.join("alice.soul"), path.join("third.soul")).unwrap();
-    // While bob is away. Nobody else tells him.
+    // Bob is stopped, and no other peer tells him.
     fs::write(path.join("peers.toml"), "").unwrap();
     for (from, to) in [("old.soul", "new.soul"), ("new.soul", "third.soul")] {
         let by = [
@@ -301,7 +301,7 @@ fn a_peer_that_knows_the_first_of_three_keys_follows_to_the_third() {
     let (_alice, _) = Serving::start_with(path, "alice", &[]);
     let as_alice = ["--soul-file", "alice.soul", "--data-dir", "alice"];
     run(path, 0, &[&["dm", "bob", "hello"][..], &as_alice].concat());
-    // Both are told; their order is no promise.
+    // Both are notified, in any order.
     let mut followed = Vec::new();
     for _ in 0..2 {
         let line = told(&mut bob);
@@ -326,7 +326,7 @@ fn an_operator_is_told_that_a_peer_knows_another_key_of_this_nara_and_what_to_do
     let bob = place.serve_bob(&["--trust", "pinned"]);
     fs::copy(path.join("peers.toml"), path.join("known.toml")).unwrap();
     fs::copy(path.join("new.soul"), path.join("alice.soul")).unwrap();
-    // She greets bob by herself.
+    // She greets bob on her own.
     let (mut alice, _) = Serving::start_with(path, "alice", &[]);
     let line = next(&mut alice, "own_key_refused");
     assert_eq!(line["peer"], "bob", "{line}");
@@ -364,7 +364,7 @@ fn an_operator_is_told_that_a_peer_knows_another_key_of_this_nara_and_what_to_do
         assert!(metrics.lines().any(|found| found == line), "{metrics}");
     };
     disputes(1);
-    // The operator of bob does as asked, where the key stands.
+    // The operator of bob follows the request, by changing the peers file.
     let known = format!("[[peer]]\nname = \"alice\"\nkey = {}\n", place.new["public_key"]);
     fs::write(path.join("known.toml"), known).unwrap();
     run(
@@ -372,7 +372,7 @@ fn an_operator_is_told_that_a_peer_knows_another_key_of_this_nara_and_what_to_do
         0,
         &["reload", "--data-dir", "bob", "--soul-file", "bob.soul"],
     );
-    // It asks again.
+    // The check asks bob again.
     assert_eq!(own_key(&place).0, "ok");
     assert_eq!(next(&mut alice, "own_key_accepted")["peer"], "bob");
     assert!(listed(false).is_null());
@@ -408,7 +408,7 @@ fn an_operator_is_told_that_a_statement_replaces_the_key_of_the_running_nara() {
         result == "failed" && check.contains("serve with the new soul"),
         "{check}"
     );
-    // After a restart with the old soul, too.
+    // Also after a restart with the old soul.
     alice.kill();
     let (mut alice, _) = Serving::start_with(path, "alice", &[]);
     next(&mut alice, "own_key_replaced");

@@ -1,4 +1,4 @@
-//! A tailnet on which bob answers, as its daemon tells it.
+//! A simulated tailnet with bob on it, as reported by its daemon.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,20 +10,20 @@ mod localapi;
 pub(crate) use localapi::FakeDaemon;
 use localapi::FakePeer;
 
-/// A port that nobody uses now.
+/// Returns an unused port.
 pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
 
-/// A daemon on a tailnet, with the runtime that runs it.
+/// A daemon of a tailnet, with its runtime.
 pub(crate) struct Tailnet {
     pub(crate) daemon: FakeDaemon,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Tailnet {
-    /// A daemon that runs, alone, with its socket in a folder.
+    /// Starts a daemon on an otherwise empty tailnet, with its socket in a folder.
     pub(crate) fn start(folder: &Path) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -34,7 +34,7 @@ impl Tailnet {
         Self { daemon, runtime }
     }
 
-    /// What the nara of this node answers when bob asks for `/ping` over the tailnet.
+    /// Returns the answer of this node's nara to a `/ping` of bob over the tailnet.
     pub(crate) fn ping_from_bob(&self, port: u16) -> serde_json::Value {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let answer = self.runtime.block_on(async {
@@ -53,7 +53,7 @@ impl Tailnet {
         serde_json::from_str(body).unwrap()
     }
 
-    /// Adds bob, who is really somewhere on this machine.
+    /// Adds bob, whose nara listens elsewhere on this machine.
     pub(crate) fn add_bob(&self, port: u16, really: SocketAddr) {
         self.daemon.change(|state| {
             let mut bob = FakePeer::new("bob-x7q2", "100.64.0.2");

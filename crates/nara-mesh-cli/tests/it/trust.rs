@@ -1,4 +1,4 @@
-//! From first contact to a key change, as an operator lives it.
+//! From first contact to a key change, from the operator's view.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::serve::Serving;
 use crate::{new_soul, run, run_json, text};
 
-/// What every command of alice is given.
+/// The arguments of every command of alice.
 const ALICE: [&str; 6] = [
     "--soul-file",
     "alice.soul",
@@ -27,7 +27,7 @@ fn alice_json(folder: &Path, args: &[&str]) -> Value {
     run_json(folder, 0, &[args, &["--json"], &ALICE].concat())
 }
 
-/// What is remembered of bob.
+/// Returns what alice has stored about bob.
 fn bob(folder: &Path) -> Value {
     let list = alice_json(folder, &["peers", "list", "--offline"]);
     assert_eq!(list["schema"], "nara-mesh/peers/1");
@@ -35,7 +35,7 @@ fn bob(folder: &Path) -> Value {
     peers.iter().find(|peer| peer["name"] == "bob").unwrap().clone()
 }
 
-/// The stanza of a nara without its key and id: all that an operator may know at first.
+/// Removes key and id from a stanza: what an operator may know at first.
 fn without_key(stanza: &str) -> String {
     let kept = |line: &&str| !line.starts_with("key") && !line.starts_with("id");
     stanza
@@ -45,7 +45,8 @@ fn without_key(stanza: &str) -> String {
         .collect()
 }
 
-/// Serves bob with this soul, who knows alice, and tells alice where he is. The stanza is his.
+/// Starts bob, who knows alice, with this soul, and writes his address to alice's peers file. Returns his
+/// stanza.
 fn serve_bob(folder: &Path, soul: &str) -> (Serving, String) {
     let (serving, stanza) = Serving::start(folder, soul);
     fs::write(folder.join("peers.toml"), without_key(&stanza)).unwrap();
@@ -69,7 +70,7 @@ fn from_first_contact_to_a_key_change() {
     fs::write(path.join("known.toml"), known).unwrap();
     let sync = ["sync", "bob", "--mode", "recent"];
 
-    // The first key is believed, and remembered.
+    // The first key is pinned and stored.
     let (serving, _) = serve_bob(path, "old");
     alice(path, 4, &[&sync[..], &["--trust", "closed"]].concat());
     alice(path, 0, &sync);
@@ -87,7 +88,7 @@ fn from_first_contact_to_a_key_change() {
     assert!(closed.contains("closed"), "{closed}");
     serving.kill();
 
-    // Bob gets a new soul. Nothing is overwritten; the error names both keys and the command.
+    // Bob has a new soul. Nothing is overwritten; the error names both keys and the command.
     let (_serving, _) = serve_bob(path, "new");
     for args in [&sync[..], &["ping", "bob"]] {
         let told = alice(path, 4, args);
@@ -149,7 +150,7 @@ fn what_the_peers_file_says_is_changed_there() {
         "{refused}"
     );
     alice(path, 0, &["peers", "untrust", "bob"]);
-    // Without --key it is the key of the file.
+    // Without --key, the key of the file is used.
     let trusted = alice_json(path, &["peers", "trust", "bob"]);
     assert_eq!(trusted["peers"][0]["public_key"], bobs["public_key"]);
 }
@@ -175,10 +176,10 @@ fn mistakes_of_an_operator_are_usage_errors() {
         assert!(told.contains(hint), "{told}");
     }
     let told = text(&run(path, 2, &["peers", "untrust", "bob"]).stderr);
-    assert!(told.contains("no nara is given"), "{told}");
+    assert!(told.contains("no nara is selected"), "{told}");
 }
 
-/// The next lines of these events, in whatever order they come.
+/// Returns the next lines of these events, in any order.
 fn events<const N: usize>(serving: &mut Serving, kinds: [&str; N]) -> [Value; N] {
     let lines: Vec<Value> = kinds.iter().map(|_| serving.next()).collect();
     kinds.map(|kind| {
@@ -216,7 +217,7 @@ fn a_serve_that_runs_takes_decisions_over_and_shows_conflicts() {
     assert_eq!(serving.next()["event"], "direct_message");
     let told = alice(path, 0, &["peers", "untrust", "bob"]);
     assert!(
-        told.contains("in force in the nara that runs") && told.contains("banned: bob"),
+        told.contains("in force in the running nara") && told.contains("banned: bob"),
         "{told}"
     );
     let [decided, reloaded] = events(&mut serving, ["decided", "reloaded"]);
@@ -235,7 +236,7 @@ fn a_serve_that_runs_takes_decisions_over_and_shows_conflicts() {
     assert_eq!(serving.next()["event"], "reloaded");
 }
 
-/// The next line of this event.
+/// Returns the next line of this event.
 fn until(serving: &mut Serving, event: &str) -> Value {
     loop {
         let line = serving.next();
@@ -255,7 +256,7 @@ fn a_reload_means_the_files_and_a_ban_waits_for_none_of_them() {
         format!("[[peer]]\nname = \"{name}\"\nkey = {}\n", soul["public_key"])
     };
     let (bob, carol) = (stanza("bob"), stanza("carol"));
-    // A folder of files, as a fleet shares them.
+    // A folder of peers files, as shared by a fleet.
     fs::create_dir(path.join("known.toml")).unwrap();
     let file = |name: &str| path.join("known.toml").join(name);
     fs::write(file("bob.toml"), &bob).unwrap();
@@ -278,7 +279,7 @@ fn a_reload_means_the_files_and_a_ban_waits_for_none_of_them() {
     until(&mut serving, "reloaded");
     dm("bob", 4);
     dm("carol", 0);
-    // A mistake in a file is told, and a decision does not wait until it is mended.
+    // An error in a file is reported, and does not delay a decision.
     fs::write(file("bob.toml"), "[[peer]]\nname = \"bob\"\nkey = \"AAAA\"\n").unwrap();
     let told = alice(path, 1, &["reload"]);
     assert!(
@@ -306,7 +307,7 @@ fn a_serve_that_runs_shows_a_conflict() {
     let known = format!("[[peer]]\nname = \"alice\"\nkey = {}\n", alices["public_key"]);
     fs::write(path.join("known.toml"), known).unwrap();
     let (_bob, stanza) = serve_bob(path, "new");
-    // Alice knows the old key, and what she serves listens to bob.
+    // Alice pins the old key, and her nara subscribes to bob.
     let known = format!("{}key = {}\n", without_key(&stanza), old["public_key"]);
     fs::write(path.join("known.toml"), known).unwrap();
     let (mut serving, _) = Serving::start(path, "alice");
@@ -334,7 +335,7 @@ fn a_ban_of_a_nara_whose_key_is_not_known_can_be_lifted_and_an_id_of_nobody_bans
     alice(path, 0, &["peers", "untrust", "carol"]);
     let lifted = alice(path, 0, &["peers", "trust", "carol"]);
     assert!(lifted.contains("the ban of carol is lifted"), "{lifted}");
-    // Without a ban there is nothing that could be trusted.
+    // Without a ban there is no key to trust.
     let refused = alice(path, 2, &["peers", "trust", "carol"]);
     assert!(refused.contains("--key"), "{refused}");
     for nobody in [stranger["id"].as_str().unwrap(), key_of(&stranger), "127.0.0.1:9"] {
@@ -365,7 +366,7 @@ fn what_a_running_nara_found_wrong_is_what_doctor_says() {
     let address = stanza.lines().find(|line| line.starts_with("address")).unwrap();
     fs::write(path.join("known.toml"), without_key(&stanza)).unwrap();
     let (mut serving, _) = Serving::start(path, "alice");
-    // By the nara that runs.
+    // Commands through the running nara.
     let by_alice = |expected, args: &[&str]| {
         let output = run(path, expected, &[args, &ALICE[..4]].concat());
         text(&output.stdout) + &text(&output.stderr)
@@ -376,11 +377,11 @@ fn what_a_running_nara_found_wrong_is_what_doctor_says() {
     fs::write(path.join("known.toml"), known).unwrap();
     let at = address.split('"').nth(1).unwrap();
     let (_new, _) = Serving::start_with(path, "new", &["--listen", at]);
-    // A decision reads the file again.
+    // A decision makes the nara read the file again.
     fs::write(path.join("known.toml"), without_key(&stanza)).unwrap();
     by_alice(4, &["ping", "bob"]);
     until(&mut serving, "key_conflict");
-    // Behind the report comes what is on stderr.
+    // The report is followed by stderr.
     let report = by_alice(1, &["doctor", "--json"]);
     let mut report = serde_json::Deserializer::from_str(&report).into_iter::<Value>();
     let report = report.next().unwrap().unwrap();
@@ -392,7 +393,7 @@ fn what_a_running_nara_found_wrong_is_what_doctor_says() {
     assert_eq!(check["result"], "failed", "{check}");
     let command = format!("nara-mesh peers trust bob --key {} --replace", key_of(&new));
     assert!(check["next"].as_str().unwrap().contains(&command), "{check}");
-    // Told once, though it still answers with that key.
+    // Reported once, although bob still answers with that key.
     assert_eq!(
         check["found"].as_str().unwrap().matches("bob").count(),
         1,
@@ -401,7 +402,7 @@ fn what_a_running_nara_found_wrong_is_what_doctor_says() {
     by_alice(0, &["peers", "trust", "bob", "--key", key_of(&new), "--replace"]);
     let after = by_alice(0, &["doctor", "--json"]);
     assert!(!after.contains(&command), "{after}");
-    // A decision lets her call him at once.
+    // After the decision she can call him at once.
     by_alice(0, &["ping", "bob"]);
 }
 
@@ -432,7 +433,7 @@ fn a_ban_of_nobody_is_said_and_one_of_oneself_refused() {
         let _serving = runs.then(|| Serving::start(path, "alice"));
         let name = if runs { "bbo" } else { "bob" };
         let told = alice(path, 0, &["peers", "untrust", name]);
-        assert!(told.contains("is known; it is banned all the same"), "{told}");
+        assert!(told.contains("is known; the name is banned anyway"), "{told}");
         assert!(
             told.contains(&format!(
                 "`nara-mesh peers reset {name} --soul-file alice.soul --data-dir alice`"
@@ -440,7 +441,7 @@ fn a_ban_of_nobody_is_said_and_one_of_oneself_refused() {
             "{told}"
         );
         let again = alice(path, 0, &["peers", "untrust", name]);
-        assert!(!again.contains("all the same"), "{again}");
+        assert!(!again.contains("banned anyway"), "{again}");
         let refused = alice(path, 2, &["peers", "untrust", "alice"]);
         assert!(refused.contains("is this nara itself"), "{refused}");
     }
@@ -473,7 +474,7 @@ fn a_ban_shows_as_such_in_ping_and_doctor_on_both_sides_with_the_command_that_li
     assert_eq!(check(&of_alice(0, &["doctor", "--json"]), "bans")["result"], "ok");
     run(path, 0, &[&["peers", "untrust", "bob"][..], &as_alice].concat());
 
-    // With what the command line said of the nara.
+    // With the arguments that selected the nara.
     let lift = "`nara-mesh peers trust bob --soul-file alice.soul --data-dir alice`";
     let direct = ["--direct", "--peers", "peers.toml"];
     for more in [&[][..], &direct] {
@@ -500,7 +501,7 @@ fn a_ban_shows_as_such_in_ping_and_doctor_on_both_sides_with_the_command_that_li
         assert!(bans["next"].as_str().unwrap().contains(lift), "{bans}");
     }
 
-    // Bob learns that it is a ban, and what to ask alice for.
+    // Bob learns that he is banned, and what to ask alice for.
     let report = run_json(
         path,
         1,

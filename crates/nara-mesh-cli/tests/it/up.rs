@@ -11,7 +11,7 @@ use crate::serve::Serving;
 use crate::tailnet::{Tailnet, free_port};
 use crate::{new_soul, run, run_json, text};
 
-/// A command that runs until it is dropped, and its JSON lines.
+/// A command that runs until dropped, and its JSON lines.
 struct Running {
     child: Child,
     lines: BufReader<ChildStdout>,
@@ -33,7 +33,7 @@ impl Running {
         Self { child, lines }
     }
 
-    /// The next line of which this is true; others are read over.
+    /// Returns the next line for which `expected` holds, and skips others.
     fn until(&mut self, expected: impl Fn(&Value) -> bool) -> Value {
         loop {
             let mut line = String::new();
@@ -73,13 +73,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended.
+        // It may have exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Bob serves somewhere on this machine, and is on the tailnet of alice's daemon.
+/// Bob serves on this machine, and is on the tailnet of alice's daemon.
 fn with_bob(path: &Path, port: u16) -> (Serving, Tailnet) {
     new_soul(path, "alice");
     new_soul(path, "bob");
@@ -118,7 +118,7 @@ fn up_says_each_step_finds_a_peer_and_ends_gracefully() {
     assert_eq!(found["name"], "bob");
     assert_eq!(found["address"], format!("100.64.0.2:{port}"));
 
-    // What is on the loopback address is for the daemon alone.
+    // The loopback address is reserved for the daemon.
     run(path, 3, &["ping", &format!("127.0.0.1:{port}")]);
 
     tailnet.daemon.change(|state| state.peers[0].online = false);
@@ -156,7 +156,7 @@ fn up_follows_the_address_of_its_node() {
     let moved = alice.event("address_changed");
     assert_eq!(moved["address"], format!("100.64.0.9:{port}"));
     assert_eq!(moved["before"], format!("100.64.0.1:{port}"));
-    // It is said when the listener may move; `/ping` tells it a moment later.
+    // The change is printed when the listener may move; `/ping` reports it a moment later.
     let begin = Instant::now();
     while tailnet.ping_from_bob(port)["mesh_ip"] != "100.64.0.9" {
         assert!(
@@ -170,7 +170,7 @@ fn up_follows_the_address_of_its_node() {
     bob.kill();
 }
 
-/// What alice remembers, as it is in her files.
+/// Returns the contents of alice's ledger files.
 fn text_of_ledger(path: &Path) -> String {
     let bytes = fs::read(path.join("alice/ledger.db")).unwrap();
     let log = fs::read(path.join("alice/ledger.db-wal")).unwrap_or_default();
@@ -185,7 +185,7 @@ fn ping_and_peers_tell_the_path_and_the_granted_name() {
     let ping = run_json(path, 0, &[&["ping", "bob", "--json"][..], &ON].concat());
     assert_eq!(ping["peers"][0]["path"], "direct 10.77.0.1:41641");
     assert_eq!(ping["peers"][0]["host_name"], "bob-x7q2");
-    // The second time the key of bob is remembered, but where he is has to be found again.
+    // The second time bob's key is stored, but his address has to be discovered again.
     for _ in 0..2 {
         run(path, 0, &[&["ping", "bob"][..], &ALICE, &ON].concat());
     }
@@ -284,7 +284,7 @@ fn up_runs_without_a_tailnet_on_this_machine_alone() {
     assert_eq!(alice.end().0, Some(0));
 }
 
-/// A program in the place of tailscaled, whose socket the fake serves.
+/// A stand-in for tailscaled, whose socket the fake serves.
 const PROGRAM: &str = "#!/bin/sh\necho \"$@\" >> \"$(dirname \"$0\")/arguments\"\nexec sleep 1000\n";
 
 #[test]

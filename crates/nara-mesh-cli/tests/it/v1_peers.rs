@@ -16,10 +16,10 @@ use crate::serve::Serving;
 use crate::v1_peer::V1Peer;
 use crate::{new_soul, run, run_json, text};
 
-/// Where alice is: on another address than greta, since greta calls her own port only.
+/// The address of alice: different from greta's, because greta calls only her own port.
 const ALICE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
 
-/// A port that is free on both addresses.
+/// Returns a port that is free on both addresses.
 fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -27,7 +27,7 @@ fn free_port() -> u16 {
     port
 }
 
-/// Greta, who knows alice, and whom alice knows by her peers file.
+/// Greta, who knows alice and is in alice's peers file.
 async fn greta(folder: &Path) -> V1Peer {
     let alice = new_soul(folder, "alice");
     let key = PublicKey::from_base64(alice["public_key"].as_str().unwrap()).unwrap();
@@ -137,7 +137,7 @@ async fn a_sync_says_in_a_line_how_many_unsigned_events_an_old_ledger_holds_and_
     let lines: Vec<_> = said.lines().filter(|line| line.contains("unsigned")).collect();
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(
-        lines[0].contains("20 unsigned events of naras whose keys are known"),
+        lines[0].contains("20 unsigned events of naras with known keys"),
         "{lines:?}"
     );
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
@@ -145,7 +145,7 @@ async fn a_sync_says_in_a_line_how_many_unsigned_events_an_old_ledger_holds_and_
     assert_eq!(json["refused"], serde_json::json!([]));
 }
 
-/// A server that accepts connections and does something to each.
+/// Starts a server that passes each connection to `answer`.
 fn server(answer: impl Fn(std::net::TcpStream) + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -163,7 +163,7 @@ fn who_resets_connections_or_speaks_nonsense_is_unreachable() {
     new_soul(folder.path(), "alice");
     let closes = server(drop);
     let resets = server(|connection| {
-        // What was sent and not read makes the kernel reset the connection.
+        // Unread data makes the kernel reset the connection.
         let _ = connection.peek(&mut [0]);
     });
     let nonsense = server(|mut connection| {
@@ -205,7 +205,7 @@ fn serve_listens_for_v1_peers_if_it_is_told_to_and_says_where() {
     assert_eq!(listening["v1_address"], "127.0.0.4:7433");
     run(path, 0, &["ping", "127.0.0.4"]);
 
-    // Another one finds the port taken, and runs without it.
+    // A second nara finds the port in use, and runs without it.
     new_soul(path, "bob");
     let (bob, listening) = Serving::start_with(path, "bob", &[&listen[..], &["--v1-port"]].concat());
     assert_eq!(listening["v1_address"], Value::Null);

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{new_soul, run, text};
 
-/// A program that runs until it is dropped, which kills it at once: SIGKILL.
+/// A program that runs until dropped, which kills it with SIGKILL.
 struct Running {
     child: Child,
     lines: BufReader<ChildStdout>,
@@ -51,7 +51,7 @@ impl Running {
         )
     }
 
-    /// The next line that it prints: waits for it.
+    /// Waits for the next line of its output.
     fn next(&mut self) -> Value {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
@@ -68,7 +68,7 @@ impl Drop for Running {
     }
 }
 
-/// Events in a ledger file.
+/// Returns the events in a ledger file.
 fn events_of(path: &Path) -> BTreeSet<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let ledger = SqliteLedger::open(path).unwrap();
@@ -81,7 +81,7 @@ fn events_of(path: &Path) -> BTreeSet<String> {
     events.into_iter().map(|checked| checked.event.id).collect()
 }
 
-/// Fills the ledger of alice with events of somebody whose key nobody knows.
+/// Fills alice's ledger with events of an unknown signer.
 fn fill(path: &Path, count: i64) {
     let keypair = KeyPair::from_soul(&Soul::bond([5; 32], "carol"));
     let event = |n: i64| {
@@ -89,7 +89,7 @@ fn fill(path: &Path, count: i64) {
             kind: "gossip".to_owned(),
             actor: "carol".to_owned(),
             target: "bob".to_owned(),
-            // Large, so that neither sockets nor pipes hold all of them.
+            // Large, so that they do not fit into sockets and pipes.
             reason: format!("number {n} {}", "x".repeat(4000)),
             ..SocialPayload::default()
         };
@@ -105,7 +105,7 @@ fn fill(path: &Path, count: i64) {
     assert_eq!(inserted.unwrap().len(), usize::try_from(count).unwrap());
 }
 
-/// Alice serves with `count` events in her ledger, bob may call her; her address.
+/// Starts alice with `count` events in her ledger, whom bob may call. Returns her address.
 fn scene(folder: &Path, count: i64) -> (Running, String) {
     let bob = new_soul(folder, "bob");
     new_soul(folder, "alice");
@@ -139,7 +139,7 @@ fn watch_prints_what_was_there_and_what_comes() {
     }
     let dm = ["dm", "alice", "--text", "live"];
     run(path, 0, &[&dm[..], &AS_BOB].concat());
-    // Bob is not told what he told, so he sees it in another life only.
+    // Bob's own events are not sent back to him, so he sees them only in another watch.
     drop(watch);
     let args = ["watch", "--all", "--since", "all", "--count", "4"];
     let output = run(path, 0, &[&args[..], &AS_BOB].concat());
@@ -170,7 +170,7 @@ fn kill_9_of_either_end_in_the_middle_of_a_stream_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     let (mut alice, address) = scene(path, EVENTS);
-    // Of naras whose key nobody knows, only a few events are kept.
+    // Of unknown signers, only a few events are kept.
     let carol = Soul::bond([5; 32], "carol");
     let known = format!(
         "\n[[peer]]\nname = \"carol\"\nkey = \"{}\"\n",
@@ -199,18 +199,18 @@ fn kill_9_of_either_end_in_the_middle_of_a_stream_loses_nothing() {
         seen.len()
     };
     read(&mut watch, 500);
-    // The server dies; its stream goes on behind the restart.
+    // The server is killed; its stream resumes after the restart.
     drop(alice);
     alice = Running::serve(path, &address);
     assert_eq!(alice.next()["event"], "listening", "the database opens clean");
     assert_eq!(read(&mut watch, 3500), 4000, "each event came once");
     let said = fs::read_to_string(path.join("watch.stderr")).unwrap();
     assert!(said.contains("alice: ") && said.contains("again in"), "{said}");
-    // The subscriber dies; the next one goes on where it was.
+    // The subscriber is killed; the next one resumes at the same place.
     drop(watch);
     let mut watch = Running::start(path, &args);
     let total = usize::try_from(EVENTS).unwrap() + 3;
-    // The last that arrived is what alice said when she came back; places jump when a ledger is opened.
+    // The last event is the one of alice's restart; sequence numbers jump when a ledger is opened.
     loop {
         let line = watch.next();
         let place = line["cursor"].as_str().unwrap().split_once(':').unwrap().1;
@@ -230,7 +230,7 @@ fn kill_9_of_either_end_in_the_middle_of_a_stream_loses_nothing() {
         total,
         "with two introductions and a direct message"
     );
-    // A stream leaves out what its subscriber told: the direct message of bob.
+    // A stream omits the events of its subscriber: bob's direct message.
     let missing: Vec<&String> = of_alice.difference(&copy).collect();
     assert_eq!(missing, [acknowledged["event_id"].as_str().unwrap()]);
     assert!(copy.is_subset(&of_alice));

@@ -1,4 +1,4 @@
-//! The inbox in a file.
+//! Stores the inbox in a file.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,32 +15,32 @@ CREATE TABLE IF NOT EXISTS messages (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS place (run INTEGER NOT NULL, newest INTEGER NOT NULL) STRICT";
 
-/// Messages as rows of JSON, in a SQLite database of their own.
+/// Messages as rows of JSON, in a separate SQLite database.
 #[derive(Debug)]
 pub(super) struct Store(pub(super) Connection);
 
-/// What a write changes.
+/// The changes of one write.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    /// The number of the newest message.
+    /// The sequence number of the newest message.
     pub(super) newest: u64,
     pub(super) added: Vec<Entry>,
     pub(super) removed: Vec<u64>,
 }
 
-/// What the file has.
+/// The contents of the file.
 #[derive(Debug)]
 pub(super) struct Loaded {
-    /// When the inbox was made.
+    /// When the inbox was created.
     pub(super) run: i64,
-    /// The number of its newest message.
+    /// The sequence number of the newest message.
     pub(super) newest: u64,
     /// All messages, oldest first.
     pub(super) entries: Vec<Entry>,
 }
 
 impl Store {
-    /// Opens the database, or makes it for an inbox of this time.
+    /// Opens the database, or creates it with this creation time.
     pub(super) fn open(path: &Path, run: i64) -> Result<Self, DatabaseError> {
         let connection = database::open(path, SCHEMA)?;
         connection.execute(
@@ -50,7 +50,7 @@ impl Store {
         Ok(Self(connection))
     }
 
-    /// Reads everything. A row that cannot be read is reported and removed.
+    /// Reads everything. An unreadable row is reported and removed.
     pub(super) fn load(&mut self) -> Result<Loaded, DatabaseError> {
         let place = "SELECT run, newest FROM place";
         let (run, newest): (i64, i64) = self
@@ -74,7 +74,7 @@ impl Store {
                         message: Arc::new(message),
                     }),
                     Err(error) => {
-                        tracing::warn!(seq, %error, "a message of the inbox is damaged, and is removed");
+                        tracing::warn!(seq, %error, "removed a damaged message from the inbox");
                         damaged.push(seq);
                     }
                 }
@@ -91,7 +91,7 @@ impl Store {
         Ok(Loaded { run, newest, entries })
     }
 
-    /// Changes all or nothing.
+    /// Applies all changes in one transaction.
     pub(super) fn apply(&mut self, batch: &Batch) -> Result<(), DatabaseError> {
         let transaction = self.0.transaction()?;
         {

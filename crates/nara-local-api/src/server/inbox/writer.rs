@@ -1,4 +1,4 @@
-//! Writes the file of the inbox on a thread of its own: the answer to a sender waits for no disk.
+//! Writes the file of the inbox on a separate thread, so that answers to senders do not wait for the disk.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,14 +10,14 @@ use tokio::sync::watch;
 use super::store::{Batch, Store};
 use super::{Changes, Kept};
 
-/// The pause before a write that failed is tried again, unless something new comes.
+/// The pause before a failed write is retried, unless a new message arrives.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Wakes the thread that writes.
+/// Wakes the writer thread.
 #[derive(Debug)]
 pub(super) struct Writer {
     wake: SyncSender<()>,
-    /// The number of changes that were written, or could not be.
+    /// The number of changes that were written or have failed.
     handled: watch::Receiver<u64>,
 }
 
@@ -29,26 +29,26 @@ impl Writer {
         let of_thread = kept.clone();
         let writing = writing.spawn(move || write(store, &of_thread, &woken, &handled));
         if let Err(error) = writing {
-            tracing::warn!(%error, "the inbox is not written to its file: what waits is lost if the nara ends");
+            tracing::warn!(%error, "the inbox is not written to its file: its messages are lost if the nara stops");
             kept.lock().unwrap_or_else(PoisonError::into_inner).is_failing = true;
         }
         Self { wake, handled: seen }
     }
 
     pub(super) fn wake(&self) {
-        // A full channel wakes it as well.
+        // A full channel wakes the thread as well.
         let _ = self.wake.try_send(());
     }
 
-    /// Waits until so many changes are written, or cannot be.
+    /// Waits until this many changes are written or have failed.
     pub(super) async fn has_handled(&self, count: u64) {
         let mut handled = self.handled.clone();
-        // An error: nobody writes any more.
+        // An error means that the thread has ended.
         let _ = handled.wait_for(|handled| *handled >= count).await;
     }
 }
 
-/// Writes until the inbox is gone.
+/// Writes until the inbox is dropped.
 fn write(mut store: Store, kept: &Mutex<Kept>, woken: &Receiver<()>, handled: &watch::Sender<u64>) {
     let lock = || kept.lock().unwrap_or_else(PoisonError::into_inner);
     let mut is_failing = false;
@@ -65,10 +65,10 @@ fn write(mut store: Store, kept: &Mutex<Kept>, woken: &Receiver<()>, handled: &w
                 let error = error as &dyn std::error::Error;
                 tracing::warn!(
                     error,
-                    "the inbox is not written to its file: what waits is lost if the nara ends"
+                    "the inbox is not written to its file: its messages are lost if the nara stops"
                 );
             }
-            Ok(()) if is_failing => tracing::info!("the inbox is written to its file again"),
+            Ok(()) if is_failing => tracing::info!("the inbox is being written to its file again"),
             _ => {}
         }
         is_failing = outcome.is_err();
@@ -86,7 +86,7 @@ fn write(mut store: Store, kept: &Mutex<Kept>, woken: &Receiver<()>, handled: &w
 }
 
 impl Kept {
-    /// What is to be written, and the number of changes until now.
+    /// Takes the pending changes, and returns them with the number of changes so far.
     fn take_changes(&mut self) -> (Batch, u64) {
         let changes = &mut self.changes;
         let added = std::mem::take(&mut changes.added);
@@ -104,7 +104,7 @@ impl Kept {
 }
 
 impl Changes {
-    /// Nothing of it was written.
+    /// Restores the changes of a failed write.
     fn give_back(&mut self, batch: &Batch) {
         for entry in &batch.added {
             if !self.removed.remove(&entry.seq) {
@@ -159,12 +159,12 @@ mod tests {
         assert_eq!(mode, 0o600);
         drop(inbox);
         let inbox = open(&path).await;
-        // Nothing is to be written yet.
+        // Nothing is pending.
         inbox.settled().await;
         assert_eq!(texts(&inbox), ["2", "3"]);
         assert!(inbox.has(first));
         assert_eq!(inbox.behind(second, 10).0.len(), 1);
-        // No number is given twice, also where the file lacks the last ones.
+        // No sequence number is reused, even if the last ones are missing in the file.
         assert!(inbox.end().seq > 2 * LEAP);
         put(&inbox, 4);
         assert_eq!(inbox.acknowledge(second), 1);
@@ -207,7 +207,7 @@ mod tests {
         put(&inbox, 2);
         inbox.settled().await;
         assert!(!inbox.is_durable());
-        // Without the large one there is room.
+        // Without the large message there is space.
         let (messages, _) = inbox.behind(inbox.start(), 1);
         inbox.acknowledge(messages[0].cursor.parse().unwrap());
         inbox.settled().await;

@@ -1,4 +1,4 @@
-//! Sends what waits in the outbox: one message at a time to each peer, oldest first.
+//! Delivers the messages of the outbox: one at a time to each peer, oldest first.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,41 +25,41 @@ use crate::model::{
 use crate::server::state::Shared;
 use crate::{Problem, ProblemClass};
 
-/// The pause after the first failure, and the least between two attempts to a peer that shows itself.
+/// The pause after the first failure, and the minimum between two attempts to a peer that is seen.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest pause between attempts to a peer that is not seen.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-/// Peers to which is sent at once.
+/// The most peers to which messages are sent concurrently.
 const AT_ONCE: usize = 16;
 
-/// How often peers that are waited for are looked at: not every sign of life is an event of the registry.
+/// How often the presence of recipients is checked: not every sign of life is an event of the registry.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// The attempts to one peer.
+/// The state of delivery to one peer.
 #[derive(Debug)]
 struct Line {
     backoff: Backoff,
     due: Instant,
     /// When the last attempt ended.
     tried: Instant,
-    /// The newest message that was there at an attempt.
+    /// The newest message at the time of the last attempt.
     newest: u64,
     is_busy: bool,
-    /// Whether the last attempt found nobody.
-    found_nobody: bool,
+    /// Whether the last attempt did not reach the peer.
+    was_unreachable: bool,
 }
 
-/// What an attempt says about its peer.
+/// The result of an attempt.
 struct Attempt {
     peer: String,
-    /// The error, for a message that waits on.
+    /// The error, if the message goes on waiting.
     failed: Option<Failed>,
 }
 
 struct Failed {
-    found_nobody: bool,
+    was_unreachable: bool,
     retry_after: Duration,
 }
 
@@ -72,14 +72,14 @@ impl Line {
             tried: now,
             newest: 0,
             is_busy: false,
-            found_nobody: false,
+            was_unreachable: false,
         }
     }
 
-    /// The peer showed itself, or there is a new way to it.
+    /// The peer was seen, or has a new address.
     fn seen(&mut self) {
-        if self.found_nobody {
-            self.found_nobody = false;
+        if self.was_unreachable {
+            self.was_unreachable = false;
             self.backoff.reset();
             self.due = self.due.min(self.tried + FIRST_PAUSE);
         }
@@ -92,16 +92,16 @@ impl Line {
         match failed {
             None => self.backoff.reset(),
             Some(failed) => {
-                // Without randomness, pauses are whole.
+                // Without randomness there is no jitter.
                 let random = getrandom::u32().unwrap_or(u32::MAX);
                 self.due += self.backoff.after_failure(random).max(failed.retry_after);
-                self.found_nobody = failed.found_nobody;
+                self.was_unreachable = failed.was_unreachable;
             }
         }
     }
 }
 
-/// Sends until the API ends.
+/// Delivers messages until the API shuts down.
 pub(in crate::server) async fn deliver(shared: Arc<Shared>) {
     let sending = send(&shared);
     tokio::select! {
@@ -125,10 +125,10 @@ async fn send(shared: &Shared) {
                 continue;
             }
             if *newest > line.newest {
-                // Somebody wants to know now.
+                // A new message: its sender waits for the first attempt.
                 line.newest = *newest;
                 line.due = Instant::now();
-            } else if line.found_nobody && was_alive_since(shared, *oldest, line.tried) {
+            } else if line.was_unreachable && was_alive_since(shared, *oldest, line.tried) {
                 line.seen();
             }
             if line.due <= Instant::now() {
@@ -153,7 +153,7 @@ async fn send(shared: &Shared) {
     }
 }
 
-/// The next peer that shows itself, or to which there is a new way.
+/// Returns the next peer that is seen or has a new address.
 async fn shown(changes: &mut Receiver<PeerEvent>) -> String {
     loop {
         let info = match changes.recv().await {
@@ -163,7 +163,7 @@ async fn shown(changes: &mut Receiver<PeerEvent>) -> String {
                 | PeerEvent::Registered(info)
                 | PeerEvent::Seen(info),
             ) => info,
-            // Peers are looked at, too.
+            // The peers are also polled.
             Ok(_) | Err(RecvError::Lagged(_)) => continue,
             Err(RecvError::Closed) => std::future::pending().await,
         };
@@ -173,14 +173,14 @@ async fn shown(changes: &mut Receiver<PeerEvent>) -> String {
     }
 }
 
-/// Whether the recipient of a message showed itself after a time.
+/// Returns whether the recipient of a message was seen after a time.
 fn was_alive_since(shared: &Shared, id: u64, then: Instant) -> bool {
     let recipient = shared.outbox.one(id).and_then(|entry| recipient(shared, &entry));
     let last = recipient.and_then(|peer| peer.last_alive());
     last.is_some_and(|last| last < then.elapsed())
 }
 
-/// What the registry has of the recipient of a message.
+/// Returns the recipient of a message from the registry.
 fn recipient(shared: &Shared, entry: &OutboxEntry) -> Option<Arc<Peer>> {
     let registry = shared.nara.registry();
     let id = entry.peer_id.as_ref().and_then(|id| id.parse().ok());
@@ -203,7 +203,7 @@ async fn attempt(shared: &Shared, id: u64, peer: String) -> Attempt {
     }
     let (failed, told) = match outcome {
         Ok(delivered) => {
-            tracing::debug!(id, %peer, "a message of the outbox is delivered");
+            tracing::debug!(id, %peer, "delivered a message of the outbox");
             entry.state = OutboxState::Delivered;
             entry.finished_at_ms = Some(now);
             if let Delivered::DirectMessage(receipt) = &delivered {
@@ -216,7 +216,7 @@ async fn attempt(shared: &Shared, id: u64, peer: String) -> Attempt {
             entry.may_have_arrived |= unsent.may_have_arrived;
             entry.problem = Some(unsent.problem.clone());
             if unsent.is_final {
-                tracing::warn!(id, %peer, error = %unsent.problem, "a message of the outbox is refused");
+                tracing::warn!(id, %peer, error = %unsent.problem, "a message of the outbox was refused");
                 entry.state = OutboxState::Refused;
                 entry.finished_at_ms = Some(now);
                 (None, FirstAttempt::Refused(unsent.problem))
@@ -229,10 +229,10 @@ async fn attempt(shared: &Shared, id: u64, peer: String) -> Attempt {
     Attempt { peer, failed }
 }
 
-/// A message that was not delivered.
+/// A failed delivery.
 struct Unsent {
     problem: Box<Problem>,
-    /// No other attempt would end in another way.
+    /// Whether every further attempt would fail too.
     is_final: bool,
     /// Whether the peer was called at all.
     was_called: bool,
@@ -248,13 +248,13 @@ impl Unsent {
             was_called: false,
             may_have_arrived: false,
             failed: Failed {
-                found_nobody: true,
+                was_unreachable: true,
                 retry_after: Duration::ZERO,
             },
         }
     }
 
-    /// No other attempt would end in another way.
+    /// Creates a failure that further attempts would repeat.
     fn finally(problem: Problem) -> Self {
         Self {
             is_final: true,
@@ -276,7 +276,7 @@ impl Unsent {
             was_called: was_called(error.kind()),
             may_have_arrived: !is_final && may_have_arrived(error),
             failed: Failed {
-                found_nobody: error.is_timeout()
+                was_unreachable: error.is_timeout()
                     || error.is_unreachable()
                     || error.is_unknown_peer()
                     || error.kind() == Kind::Broken,
@@ -287,7 +287,7 @@ impl Unsent {
     }
 }
 
-/// Sends a message to the holder of the key for whom it was written.
+/// Sends a message to the holder of the key that it was written for.
 async fn to(shared: &Shared, handle: PeerHandle, entry: &OutboxEntry) -> Result<Delivered, Unsent> {
     let pinned = handle.known().and_then(|peer| peer.key());
     let pinned = pinned.map(|key| KeyId::from(&key).to_string());
@@ -295,7 +295,7 @@ async fn to(shared: &Shared, handle: PeerHandle, entry: &OutboxEntry) -> Result<
         && then != now
     {
         let detail = format!(
-            "the message was written for key {then} of {}, which has key {now} now",
+            "the message was written for key {then} of {}, which now has key {now}",
             entry.peer
         );
         let (status, class) = (StatusCode::CONFLICT, ProblemClass::Untrusted);
@@ -323,7 +323,7 @@ async fn direct_message(handle: &PeerHandle, entry: &OutboxEntry) -> Result<Deli
     }))
 }
 
-/// The recipient tells a message that it has already by its id, and its answer proves nothing: sending again does no harm.
+/// The recipient detects a duplicate by its id, and its answer carries no proof: sending again is harmless.
 async fn runtime_message(handle: &PeerHandle, entry: &OutboxEntry) -> Result<Delivered, Unsent> {
     let message = RuntimeMessage::from_json(entry.event.as_json().as_bytes());
     let message = message.map_err(|error| Unsent::malformed(&error))?;
@@ -335,8 +335,8 @@ async fn runtime_message(handle: &PeerHandle, entry: &OutboxEntry) -> Result<Del
     }))
 }
 
-/// Nobody tells a postcard that is sent twice from two. So the peer must answer first, and a postcard whose answer is lost is
-/// not sent again.
+/// Recipients cannot detect a duplicate postcard. So the peer must be reachable first, and a postcard whose
+/// answer is lost is not sent again.
 async fn postcard(shared: &Shared, handle: &PeerHandle, entry: &OutboxEntry) -> Result<Delivered, Unsent> {
     let message: WorldMessage =
         go_json::from_slice(entry.event.as_json().as_bytes()).map_err(|error| Unsent::malformed(&error))?;
@@ -344,7 +344,7 @@ async fn postcard(shared: &Shared, handle: &PeerHandle, entry: &OutboxEntry) -> 
         may_have_arrived: false,
         ..Unsent::of(&error)
     })?;
-    // Before it is sent: it may be home before the first peer answers.
+    // Recorded before it is sent: it may be home before the first peer answers.
     shared.journeys.begin(&message);
     let told = match handle.relay_world_message(&message).await {
         Ok(_) => None,
@@ -357,7 +357,7 @@ async fn postcard(shared: &Shared, handle: &PeerHandle, entry: &OutboxEntry) -> 
                 shared.journeys.forget(&message.id);
                 return Err(unsent);
             }
-            let hint = "it is not sent again, since it may be under way: the list of postcards shows whether it comes home";
+            let hint = "it is not sent again, because it may be under way: the list of postcards shows whether it comes home";
             return Err(Unsent {
                 problem: Box::new(unsent.problem.hint(hint)),
                 is_final: true,
@@ -375,14 +375,14 @@ async fn postcard(shared: &Shared, handle: &PeerHandle, entry: &OutboxEntry) -> 
     }))
 }
 
-/// Whether a message cannot be delivered until somebody decides otherwise.
+/// Returns whether a message cannot be delivered without a decision.
 fn is_final(error: &ClientError, problem: &Problem) -> bool {
     match error.kind() {
         Kind::InvalidRequest | Kind::OtherKey | Kind::Untrusted => true,
         Kind::Identity => problem.conflict.is_some(),
         Kind::Status => match error.status() {
             Some(StatusCode::FORBIDDEN) => true,
-            // The peer may not know our key yet, or not be up yet.
+            // The peer may not know our key yet, or may still be starting.
             Some(
                 StatusCode::UNAUTHORIZED
                 | StatusCode::NOT_FOUND
@@ -398,7 +398,7 @@ fn is_final(error: &ClientError, problem: &Problem) -> bool {
     }
 }
 
-/// Whether an error came of a call, and not of what this nara knows.
+/// Returns whether an error came from a call, not from local state.
 const fn was_called(kind: Kind) -> bool {
     !matches!(
         kind,
@@ -411,7 +411,7 @@ const fn was_called(kind: Kind) -> bool {
     )
 }
 
-/// Whether the peer may have taken the message all the same.
+/// Returns whether the peer may have accepted the message despite the error.
 fn may_have_arrived(error: &ClientError) -> bool {
     let was_not_sent = matches!(
         error.kind(),
@@ -427,9 +427,9 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn nobody() -> Option<Failed> {
+    fn unreachable() -> Option<Failed> {
         Some(Failed {
-            found_nobody: true,
+            was_unreachable: true,
             retry_after: Duration::ZERO,
         })
     }
@@ -438,7 +438,7 @@ mod tests {
     async fn pauses_grow_and_a_peer_that_is_seen_is_tried_at_once() {
         let mut line = Line::new();
         for least in [1, 2, 4, 8, 16] {
-            line.tried(nobody());
+            line.tried(unreachable());
             let pause = line.due - Instant::now();
             assert!(
                 pause >= least * SECOND / 2 && pause <= least * SECOND,
@@ -448,8 +448,8 @@ mod tests {
         tokio::time::advance(3 * SECOND).await;
         line.seen();
         assert!(line.due <= Instant::now());
-        // A peer that shows itself all the time and cannot be called is not called all the time.
-        line.tried(nobody());
+        // A peer that is seen all the time but cannot be reached is not called all the time.
+        line.tried(unreachable());
         line.seen();
         assert!(line.due > Instant::now());
     }
@@ -458,7 +458,7 @@ mod tests {
     async fn a_peer_that_answered_has_its_pause_even_if_it_is_seen() {
         let mut line = Line::new();
         line.tried(Some(Failed {
-            found_nobody: false,
+            was_unreachable: false,
             retry_after: 60 * SECOND,
         }));
         tokio::time::advance(10 * SECOND).await;

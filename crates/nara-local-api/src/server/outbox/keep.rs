@@ -1,4 +1,4 @@
-//! A message that may wait: for whom, until when, and what its sender is told.
+//! Keeps a message that may wait: its recipient, its expiry, and the answer to its sender.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ use crate::model::{Event, Later, OutboxEntry, OutboxKind, OutboxState};
 use crate::server::state::Shared;
 use crate::{Problem, ProblemClass};
 
-/// How long a sender waits for the first attempt of a message that may be delivered later.
+/// How long a sender waits for the first attempt.
 const FIRST_ATTEMPT: Duration = Duration::from_secs(10);
 
-/// The least and the most that a message may wait, and how long it waits by default.
+/// The minimum, maximum and default expiry of a message, in seconds.
 const EXPIRES: (u64, u64, u64) = (1, 30 * 86_400, 7 * 86_400);
 
-/// The known nara to which a message is written.
+/// The known nara to which a message is addressed.
 pub(in crate::server) struct Addressee {
     name: String,
     info: PeerInfo,
@@ -32,7 +32,8 @@ pub(in crate::server) struct Addressee {
 
 impl Addressee {
     /// # Errors
-    /// [`Problem`] if the peer is not known yet: it may be anybody once the message is sent.
+    /// [`Problem`] if the peer is not known yet: another nara may have its address by the time the message is
+    /// sent.
     pub(in crate::server) fn of(peer: &str, handle: &PeerHandle) -> Result<Self, Problem> {
         let info = handle.known().map(|peer| peer.info());
         let known = info.and_then(|info| {
@@ -84,7 +85,7 @@ impl Addressee {
     }
 }
 
-/// Keeps a message in the outbox, which tries it at once.
+/// Adds a message to the outbox, which tries to deliver it at once.
 pub(in crate::server) async fn keep(
     shared: &Shared,
     draft: OutboxEntry,
@@ -115,12 +116,12 @@ pub(in crate::server) async fn keep(
     }
 }
 
-/// Why a message was not delivered, with the advice to leave it to the outbox where that helps.
+/// Explains why a message was not delivered, with the hint to use the outbox where that helps.
 pub(in crate::server) fn advised(error: ClientError) -> Problem {
     let problem = Problem::from(error);
     match problem.class {
         ProblemClass::Unreachable => {
-            problem.hint("send it with `later`, and it is delivered once the peer is seen")
+            problem.hint("send it with `later` to have it delivered once the peer is seen")
         }
         _ => problem,
     }

@@ -1,4 +1,4 @@
-//! The outbox in a file.
+//! Stores the outbox in a file.
 
 use std::path::Path;
 
@@ -10,17 +10,17 @@ use crate::server::database::{self, DatabaseError, column};
 const SCHEMA: &str =
     "CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY AUTOINCREMENT, entry TEXT NOT NULL) STRICT";
 
-/// Messages as rows of JSON, in a SQLite database of their own.
+/// Messages as rows of JSON, in a separate SQLite database.
 #[derive(Debug)]
 pub(super) struct Store(Connection);
 
 impl Store {
-    /// Opens the database, or makes it.
+    /// Opens the database, or creates it.
     pub(super) fn open(path: &Path) -> Result<Self, DatabaseError> {
         database::open(path, SCHEMA).map(Self)
     }
 
-    /// All messages, oldest first. A row that cannot be read stays where it is, and is reported.
+    /// Reads all messages, oldest first. An unreadable row is kept and reported.
     pub(super) fn load(&self) -> Result<Vec<OutboxEntry>, DatabaseError> {
         let mut statement = self.0.prepare("SELECT id, entry FROM messages ORDER BY id")?;
         let mut rows = statement.query(())?;
@@ -33,7 +33,7 @@ impl Store {
                     ..entry
                 }),
                 Err(error) => {
-                    tracing::warn!(id, %error, "a message of the outbox is damaged, and is not sent")
+                    tracing::warn!(id, %error, "a message of the outbox is damaged and will not be sent")
                 }
             }
         }

@@ -8,7 +8,7 @@ use crate::Problem;
 use crate::model::{Check, ClockStatus, Coordinates, Reloaded};
 use crate::server::state::{Answer, Shared};
 
-/// Look for what keeps the nara from talking to others
+/// Run the checks of the doctor
 #[utoipa::path(
     get,
     path = "/v1/doctor",
@@ -20,7 +20,7 @@ pub(super) async fn doctor(State(shared): State<Arc<Shared>>) -> Answer<Vec<Chec
     checks.map(Json).ok_or_else(|| Problem::not_offered("doctor"))
 }
 
-/// The clock, and whether somebody set it while the nara ran
+/// The clock of the nara, and the last time that it was set
 #[utoipa::path(
     get,
     path = "/v1/clock",
@@ -35,7 +35,7 @@ pub(super) async fn clock(State(shared): State<Arc<Shared>>) -> Answer<ClockStat
     }))
 }
 
-/// Where the nara places itself in the network
+/// The network coordinates of the nara
 #[utoipa::path(
     get,
     path = "/v1/coordinates",
@@ -57,7 +57,7 @@ pub(super) async fn reload(State(shared): State<Arc<Shared>>) -> Answer<Reloaded
     shared.reload().await.map(Json)
 }
 
-/// End the nara, as a SIGTERM does
+/// Shut the nara down, as SIGTERM does
 #[utoipa::path(
     post,
     path = "/v1/shutdown",

@@ -20,24 +20,24 @@ use crate::server::extract::{Body, FilterParams, Query};
 use crate::server::state::{Answer, Shared};
 use crate::{Problem, ProblemClass};
 
-/// Events of an answer, unless the caller says how many.
+/// The default number of events of an answer.
 const PAGE: usize = 100;
 
 /// The most bytes of the events of an answer.
 const PAGE_BYTES: usize = 4 << 20;
 
-/// Which part of the ledger.
+/// Selects a page of the ledger.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct PageParams {
-    /// Where the page begins: `next` of the page before. Without it, the oldest event.
+    /// Start of the page: `next` of the previous page. Without it, the oldest event.
     after: Option<String>,
     /// Only events from this Unix millisecond on.
     since_ms: Option<i64>,
     /// The newest events instead, the newest first.
     #[serde(default)]
     newest: bool,
-    /// How many events: 1 to 5000, by default 100.
+    /// Number of events: 1 to 5000, by default 100.
     limit: Option<usize>,
 }
 
@@ -73,7 +73,7 @@ pub(super) async fn page(
         (Some(after), _) => after
             .parse::<Cursor>()
             .map_err(|_| Problem::invalid(format!("after: {after:?} is not a cursor of this API")))?,
-        // Behind all events before.
+        // After all events before that time.
         (None, Some(from)) => Cursor::after_time(UnixNanos::new(from.get().saturating_sub(1))),
         (None, None) => Cursor::START,
     };
@@ -82,10 +82,10 @@ pub(super) async fn page(
     Ok(Json(EventPage::of(&events, next)))
 }
 
-/// What the ledger holds, by service
+/// The contents of the ledger, by service
 ///
-/// All of it is read for that, so an answer may be older than the last event: by at most a hundred times the time that counting
-/// takes (`counted_at_ms`).
+/// Counting reads all events, so an answer may be outdated: by at most a hundred times the duration of the
+/// count (`counted_at_ms`).
 #[utoipa::path(
     get,
     path = "/v1/ledger",
@@ -120,21 +120,23 @@ pub(super) async fn summary(State(shared): State<Arc<Shared>>) -> Answer<LedgerS
     shared.counted.of(state, counting).await.map(Json)
 }
 
-/// Where a live stream begins.
+/// The start of a live stream.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct LiveParams {
-    /// Begin behind this cursor, of an earlier stream. A header `Last-Event-ID` says the same.
+    /// Begin after this cursor of an earlier stream. The header `Last-Event-ID` is equivalent.
     after: Option<String>,
-    /// Begin with events that arrived from this Unix millisecond on. By default with those that arrive from now on.
+    /// Begin with events that arrived from this Unix millisecond on. By default with those that arrive from
+    /// now on.
     since_ms: Option<i64>,
-    /// Begin with the last arrivals, at most so many: 1 to 5000.
+    /// Begin with the last arrivals, at most this many: 1 to 5000.
     last: Option<u32>,
 }
 
 /// Events as they arrive in the ledger, as server-sent events
 ///
-/// `event` (`LiveEvent`) for each, `caught_up` once all stored ones were sent, `problem` at the end of a stream that failed.
+/// `event` (`LiveEvent`) for each, `caught_up` once all stored ones were sent, `problem` at the end of a
+/// failed stream.
 #[utoipa::path(
     get,
     path = "/v1/events/live",
@@ -158,7 +160,7 @@ pub(super) async fn live(
     Ok(sse::answer(shared.until_stopped(followed(follower))))
 }
 
-/// The place behind which a stream begins.
+/// Returns the position after which a stream begins.
 async fn start(ledger: &dyn Ledger, after: Option<&str>, params: &LiveParams) -> Result<i64, Problem> {
     let epoch = ledger.feed().epoch();
     if let Some(last) = params.last
@@ -184,13 +186,13 @@ async fn start(ledger: &dyn Ledger, after: Option<&str>, params: &LiveParams) ->
     }
 }
 
-/// The place of a stream that a text names.
+/// Parses the cursor of a stream.
 pub(super) fn cursor(text: &str) -> Result<ArrivalCursor, Problem> {
     let cursor = text.parse();
     cursor.map_err(|_| Problem::invalid(format!("{text:?} is not a cursor of this API")))
 }
 
-/// Reads only as fast as the caller does: a slow one costs nothing but its connection.
+/// Reads only as fast as the caller does, so a slow caller costs only its connection.
 fn followed(follower: Follower) -> impl Stream<Item = axum::response::sse::Event> + Send {
     let batches = stream::unfold(Some(follower), |follower| async move {
         let mut follower = follower?;
@@ -212,11 +214,11 @@ fn followed(follower: Follower) -> impl Stream<Item = axum::response::sse::Event
     batches.flat_map(stream::iter)
 }
 
-/// Sign an event and store it: subscribers and gossip pick it up
+/// Sign an event and store it, so that subscribers and gossip receive it
 ///
-/// The event gets our id and signature if it has none, and the present time if it has none. What peers would refuse is
-/// refused here, too (`event_refused`): an event in the name of another nara, or with another key. One that the ledger has no
-/// room for is not stored (`event_not_kept`, 507).
+/// The event gets our id and signature if it has none, and the current time if it has none. Events that peers
+/// would refuse are refused here too (`event_refused`), such as an event in the name of another nara or with
+/// another key. An event that the ledger has no space for is not stored (`event_not_kept`, 507).
 #[utoipa::path(
     post,
     path = "/v1/events",
@@ -241,18 +243,18 @@ pub(super) async fn publish(State(shared): State<Arc<Shared>>, Body(event): Body
     }
 }
 
-/// Says in which field the fault is.
+/// Returns the invalid field and the fix.
 fn refused(event: &SyncEvent, problem: EventProblem, own: &str) -> Problem {
     let is_ours = event.emitter == own;
     let (field, hint) = match (problem, event.service()) {
-        (EventProblem::ForgedId, _) => ("id", "leave it out".to_owned()),
+        (EventProblem::ForgedId, _) => ("id", "omit it".to_owned()),
         (EventProblem::BadSignature, Some(Service::HeyThere))
             if is_ours && event.embedded_key().is_some() =>
         {
-            ("hey_there.PublicKey", "give the key of this nara".to_owned())
+            ("hey_there.PublicKey", "use the key of this nara".to_owned())
         }
         (EventProblem::BadSignature, Some(Service::Chau)) if is_ours && event.embedded_key().is_some() => {
-            ("chau.PublicKey", "give the key of this nara".to_owned())
+            ("chau.PublicKey", "use the key of this nara".to_owned())
         }
         (EventProblem::BadSignature, Some(Service::Checkpoint)) => (
             "checkpoint",
@@ -262,8 +264,8 @@ fn refused(event: &SyncEvent, problem: EventProblem, own: &str) -> Problem {
             "succession",
             "publish a statement about a key that is known here".to_owned(),
         ),
-        (EventProblem::BadSignature, _) => ("sig", "leave it out".to_owned()),
-        (EventProblem::NotTheActor, _) if !is_ours => ("emitter", "leave it and `sig` out".to_owned()),
+        (EventProblem::BadSignature, _) => ("sig", "omit it".to_owned()),
+        (EventProblem::NotTheActor, _) if !is_ours => ("emitter", "omit it and `sig`".to_owned()),
         (EventProblem::NotTheActor, service) => {
             let field = match service {
                 Some(Service::Social) => "social.actor",
@@ -274,12 +276,12 @@ fn refused(event: &SyncEvent, problem: EventProblem, own: &str) -> Problem {
                 Some(Service::Chau) => "chau.From",
                 _ => "svc",
             };
-            (field, format!("give the name of this nara, {own}"))
+            (field, format!("use the name of this nara, {own}"))
         }
         (EventProblem::Ambiguous(field) | EventProblem::NotAName(field), _) => {
-            (field, "give a name without colons and white space".to_owned())
+            (field, "use a name without colons and white space".to_owned())
         }
-        (EventProblem::Future, _) => ("ts", "leave it out".to_owned()),
+        (EventProblem::Future, _) => ("ts", "omit it".to_owned()),
         _ => (&*event.svc, "correct it".to_owned()),
     };
     let (status, class) = (StatusCode::UNPROCESSABLE_ENTITY, ProblemClass::Usage);

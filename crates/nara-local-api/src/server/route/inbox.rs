@@ -15,26 +15,26 @@ use crate::server::inbox::{Inbox, Place};
 use crate::server::state::{Answer, Shared};
 use crate::{Problem, ProblemClass};
 
-/// Messages of an answer, unless the caller says how many.
+/// The default number of messages of an answer.
 const PAGE: usize = 100;
 
 /// The most messages of an answer.
 const MAX_PAGE: usize = 1024;
 
-/// Messages that a live stream reads at once.
+/// Messages that a live stream reads per batch.
 const BATCH: usize = 32;
 
-/// Which part of the inbox.
+/// Selects a page of the inbox.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct InboxParams {
-    /// Begin behind this cursor. Without it, with the oldest message that nobody acknowledged.
+    /// Begin after this cursor. Without it, with the oldest unacknowledged message.
     after: Option<String>,
-    /// How many messages: 1 to 1024, by default 100.
+    /// Number of messages: 1 to 1024, by default 100.
     limit: Option<usize>,
 }
 
-/// Messages of peers that no program has acknowledged, oldest first
+/// Unacknowledged messages of peers, oldest first
 #[utoipa::path(
     get,
     path = "/v1/inbox",
@@ -60,12 +60,12 @@ pub(super) async fn page(
     }))
 }
 
-/// Where a live stream of the inbox begins.
+/// The start of a live stream of the inbox.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct LiveInboxParams {
-    /// Begin behind this cursor. A header `Last-Event-ID` says the same. Without it, with the oldest message that nobody
-    /// acknowledged.
+    /// Begin after this cursor. The header `Last-Event-ID` is equivalent. Without it, with the oldest
+    /// unacknowledged message.
     after: Option<String>,
 }
 
@@ -111,7 +111,7 @@ fn follow(inbox: Inbox, after: Place) -> impl Stream<Item = axum::response::sse:
     batches.flat_map(stream::iter)
 }
 
-/// Acknowledge messages: all up to a cursor leave the inbox
+/// Acknowledge messages: all up to a cursor are removed from the inbox
 #[utoipa::path(
     post,
     path = "/v1/inbox/acknowledge",
@@ -125,12 +125,12 @@ pub(super) async fn acknowledge(
 ) -> Answer<Acknowledged> {
     let through = place(&shared.inbox, Some(&done.through))?;
     let acknowledged = shared.inbox.acknowledge(through);
-    // What is acknowledged does not come again after a crash.
+    // Acknowledged messages must not reappear after a crash.
     shared.inbox.settled().await;
     Ok(Json(Acknowledged { acknowledged }))
 }
 
-/// The place that a cursor names.
+/// Parses a cursor of the inbox.
 fn place(inbox: &Inbox, cursor: Option<&str>) -> Result<Place, Problem> {
     let Some(text) = cursor else {
         return Ok(inbox.start());
@@ -141,7 +141,7 @@ fn place(inbox: &Inbox, cursor: Option<&str>) -> Result<Place, Problem> {
     if inbox.has(place) {
         return Ok(place);
     }
-    let detail = "the cursor belongs to an inbox that this nara has not any more";
+    let detail = "the cursor belongs to an earlier inbox of this nara";
     let problem = Problem::new("cursor_gone", StatusCode::GONE, ProblemClass::Failed, detail);
     Err(problem.hint("begin without a cursor"))
 }

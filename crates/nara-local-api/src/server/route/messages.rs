@@ -22,7 +22,7 @@ use crate::server::extract::{Body, CallParams, Path, Query};
 use crate::server::outbox::keep::{self, Addressee};
 use crate::server::state::{Answer, Shared};
 
-/// Where the kinds of runtime messages and their payloads are described.
+/// The reference of the kinds and payloads of runtime messages.
 const PAYLOADS: &str = "docs/protocol/v1.md, section 12.2, lists the kinds and their fields";
 
 /// Send a direct message: one signed event
@@ -70,7 +70,7 @@ pub(super) async fn dm(
     Ok(Json(receipt).into_response())
 }
 
-/// The event of a message: made, or completed. `recipient`: the nara that a text is about, unless the message says.
+/// Returns the event of a message: composed, or completed. `recipient`: the default subject of a text.
 fn event(shared: &Shared, message: DirectMessage, recipient: Option<String>) -> Result<SyncEvent, Problem> {
     let nara = shared.nara.local();
     let event = match (message.event, message.text) {
@@ -84,7 +84,7 @@ fn event(shared: &Shared, message: DirectMessage, recipient: Option<String>) -> 
             let about = message.about.or(recipient).unwrap_or_default();
             let now = shared.nara.client().clock().now_nanos();
             social(nara, message.kind, &about, &text, now)
-                .map_err(|problem| Problem::invalid(format!("the message is not signed: {problem}")))?
+                .map_err(|problem| Problem::invalid(format!("the message cannot be signed: {problem}")))?
         }
         _ => return Err(Problem::invalid("a direct message has either a text or an event")),
     };
@@ -94,7 +94,7 @@ fn event(shared: &Shared, message: DirectMessage, recipient: Option<String>) -> 
     }
 }
 
-/// The name of a peer: as registered, else as its unsigned `/ping` says.
+/// Returns the name of a peer: as registered, else from its unsigned `/ping`.
 async fn name_of(handle: &PeerHandle) -> Result<String, ClientError> {
     match handle.known().and_then(|peer| peer.info().name) {
         Some(name) => Ok(name.to_string()),
@@ -136,7 +136,7 @@ pub(super) async fn zine(
     }))
 }
 
-/// Send a runtime message, and wait for its reply if asked to
+/// Send a runtime message, and wait for its reply if requested
 ///
 /// With `later`, a message that cannot be delivered now is kept, and delivered once the peer is seen.
 #[utoipa::path(
@@ -161,8 +161,8 @@ pub(super) async fn runtime(
     let message = runtime_message(&shared, &handle, &outgoing)?;
     if let Some(later) = outgoing.later {
         if outgoing.wait {
-            let problem = Problem::invalid("a message that may be delivered later has no reply to wait for");
-            return Err(problem.hint("leave out `wait`: the reply comes into the inbox"));
+            let problem = Problem::invalid("`later` and `wait` exclude each other");
+            return Err(problem.hint("omit `wait`: the reply arrives in the inbox"));
         }
         let draft = Addressee::of(&peer, &handle)?.runtime_message(&message);
         return keep::keep(&shared, draft, later, call.timeout()).await;
@@ -184,7 +184,7 @@ pub(super) async fn runtime(
     Ok(Json(receipt).into_response())
 }
 
-/// A signed message to a peer.
+/// Creates a signed message to a peer.
 fn runtime_message(
     shared: &Shared,
     handle: &PeerHandle,

@@ -16,7 +16,7 @@ use crate::server::outbox::{Change, OutboxError};
 use crate::server::state::{Answer, Shared};
 use crate::{Problem, ProblemClass};
 
-/// Messages that wait for their recipients, and what became of others
+/// Messages that wait for their recipients, and the outcome of recent ones
 #[utoipa::path(
     get,
     path = "/v1/outbox",
@@ -46,7 +46,7 @@ pub(super) async fn one(State(shared): State<Arc<Shared>>, Path(id): Path<u64>) 
     found.map(Json).ok_or_else(|| unknown(id))
 }
 
-/// Take a message back, or take one that does not wait any more off the list
+/// Withdraw a waiting message, or remove a finished one from the list
 #[utoipa::path(
     delete,
     path = "/v1/outbox/{id}",
@@ -59,8 +59,8 @@ pub(super) async fn remove(State(shared): State<Arc<Shared>>, Path(id): Path<u64
     removed.map(Json).ok_or_else(|| unknown(id))
 }
 
-/// The outbox, as server-sent events: `message` (`OutboxEntry`) for each message and each change of one, `removed` with its id
-/// once it is not listed any more
+/// The outbox, as server-sent events: `message` (`OutboxEntry`) for each message and each change of one,
+/// `removed` with its id once it is no longer listed
 #[utoipa::path(
     get,
     path = "/v1/outbox/live",
@@ -99,12 +99,12 @@ impl From<OutboxError> for Problem {
             OutboxError::TooMany(_) => (
                 "outbox_full",
                 StatusCode::INSUFFICIENT_STORAGE,
-                "take messages back (DELETE /v1/outbox/{id}), or wait until some are delivered",
+                "withdraw messages (DELETE /v1/outbox/{id}), or wait until some are delivered",
             ),
             OutboxError::Store(DatabaseError::Full(_)) => (
                 "disk_full",
                 StatusCode::INSUFFICIENT_STORAGE,
-                "make room on the disk of the data folder",
+                "free space on the disk of the data folder",
             ),
             _ => (
                 "outbox",

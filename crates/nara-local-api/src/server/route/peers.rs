@@ -69,13 +69,13 @@ pub(super) async fn one(State(shared): State<Arc<Shared>>, Path(peer): Path<Stri
 #[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct PingParams {
-    /// Ask for one signed answer if the ping does not prove the clock of the peer.
+    /// Request one signed answer if the ping does not prove the clock of the peer.
     #[serde(default)]
     prove_clock: bool,
-    /// Ask for the coordinates of the peer, and estimate the round trip by them.
+    /// Request the coordinates of the peer, and estimate the round trip from them.
     #[serde(default)]
     estimate: bool,
-    /// Call the peer also if it did not answer the last calls, and would not be called yet.
+    /// Call the peer even if it did not answer the last calls and would be skipped.
     #[serde(default)]
     insist: bool,
 }
@@ -124,7 +124,7 @@ pub(super) async fn ping(
     Ok(Json(pong))
 }
 
-/// The peer may refuse a signed request, if it does not know us; then what is unsigned has to do.
+/// The peer may refuse a signed request if it does not know us; then the unsigned clock is used.
 async fn prove_clock(pong: &mut Pong, handle: &PeerHandle) {
     if pong.clock_proven || pong.key_matches != Some(true) {
         return;
@@ -217,8 +217,8 @@ fn changed(event: &PeerEvent, registry: &PeerRegistry) -> Option<PeerChanged> {
 
 /// Trust a key of a peer
 ///
-/// Without `key` it is the known one. Another key than the pinned one is refused (`key_conflict`) unless `replace` is set. A
-/// key that the configuration gives is changed there.
+/// Without `key`, the known key is trusted. A key other than the pinned one is refused (`key_conflict`)
+/// unless `replace` is set. A configured key can be changed only in the configuration.
 #[utoipa::path(
     put,
     path = "/v1/peers/{peer}/trust",
@@ -244,7 +244,7 @@ pub(super) async fn trust(
     {
         let (status, class) = (StatusCode::CONFLICT, ProblemClass::Untrusted);
         let detail = format!(
-            "{name} is configured with key {}, and the configuration decides",
+            "the configuration has key {} for {name} and takes precedence",
             KeyId::from(&configured)
         );
         let problem = Problem::new("key_configured", status, class, detail);
@@ -254,14 +254,14 @@ pub(super) async fn trust(
     }
     let change = PeerChange::Trust {
         key: given.or(configured),
-        // What the configuration says counts more than what was learned.
+        // The configuration takes precedence over learned keys.
         replace: trust.replace || (configured.is_some() && given.is_none()),
         at: shared.nara.client().clock().now_millis(),
     };
     decide(&shared, name, change).await
 }
 
-/// Parses a public key or a key id: both are the whole key, in two spellings.
+/// Parses a public key or a key id; a key id encodes the whole key.
 fn public_key(text: &str) -> Result<PublicKey, Problem> {
     let from_id = || text.parse::<KeyId>().ok()?.public_key().ok();
     let key = PublicKey::from_base64(text).ok().or_else(from_id);
@@ -279,7 +279,7 @@ fn public_key(text: &str) -> Result<PublicKey, Problem> {
 pub(super) async fn ban(State(shared): State<Arc<Shared>>, Path(peer): Path<String>) -> Answer<Decision> {
     let name = about(shared.nara.registry(), &peer)?;
     if &name == shared.nara.name() {
-        let problem = Problem::invalid(format!("{name} is this nara itself, which cannot ban itself"));
+        let problem = Problem::invalid(format!("{name} is this nara itself and cannot be banned"));
         return Err(problem.hint("name the peer to ban"));
     }
     let at = shared.nara.client().clock().now_millis();
@@ -295,7 +295,7 @@ pub(super) async fn ban(State(shared): State<Arc<Shared>>, Path(peer): Path<Stri
     responses((status = 200, body = Decision), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn forget(State(shared): State<Arc<Shared>>, Path(peer): Path<String>) -> Answer<Decision> {
-    // A name that looks like an id can be forgotten all the same.
+    // A name that looks like an id can also be forgotten.
     let namesake = shared.nara.registry().by_name(&peer);
     let name = match namesake.and_then(|peer| peer.info().name) {
         Some(name) => name,
@@ -335,7 +335,7 @@ async fn decide(shared: &Shared, name: NaraName, change: PeerChange) -> Answer<D
                 ..Problem::new("key_conflict", status, class, detail).hint(hint)
             }
         }
-        error => Problem::invalid(&error).hint("give its public key or key id"),
+        error => Problem::invalid(&error).hint("pass its public key or key id"),
     })?;
     let running = shared.reload().await?;
     shared.conflicts.decided(record.name.as_str());
@@ -345,7 +345,7 @@ async fn decide(shared: &Shared, name: NaraName, change: PeerChange) -> Answer<D
     }))
 }
 
-/// Forget the naras that only others have introduced
+/// Forget the naras that are known only by introduction
 #[utoipa::path(
     post,
     path = "/v1/peers/prune",

@@ -17,12 +17,13 @@ use crate::server::outbox::keep::{self, Addressee};
 use crate::server::state::{Answer, Shared};
 use crate::{Problem, ProblemClass};
 
-/// Events in which the passing of postcards is looked for.
+/// The number of events that are searched for reports of forwarded postcards.
 const PASSES: usize = 500;
 
 /// Send a postcard, which travels from nara to nara and back home
 ///
-/// With `later` and `to`, a postcard whose first peer cannot be reached now is kept, and sent once that peer is seen.
+/// With `later` and `to`, a postcard whose first peer is unreachable now is kept, and sent once that peer is
+/// seen.
 #[utoipa::path(
     post,
     path = "/v1/postcards",
@@ -70,7 +71,7 @@ pub(super) async fn send(
             reachable.map(handle).collect()
         }
     };
-    // Before it is sent: it may be home before the first peer answers.
+    // Recorded before it is sent: it may be home before the first peer answers.
     shared.journeys.begin(&message);
     match hand_over(&message, candidates, postcard.to.is_none()).await {
         Ok(receipt) => {
@@ -86,7 +87,7 @@ pub(super) async fn send(
     }
 }
 
-/// Hands a postcard to the first candidate that takes it. `any`: it need not be the first one.
+/// Sends a postcard to the first candidate that accepts it. `any`: later candidates may be tried.
 async fn hand_over(
     message: &WorldMessage,
     candidates: Vec<(String, PeerHandle)>,
@@ -125,7 +126,7 @@ async fn hand_over(
     ))
 }
 
-/// The postcards that this nara sent, and what became of them
+/// The postcards that this nara sent, and their state
 #[utoipa::path(
     get,
     path = "/v1/postcards",
@@ -137,7 +138,7 @@ pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Answer<JourneyLis
     Ok(Json(JourneyList { postcards }))
 }
 
-/// What became of a postcard
+/// The journey of a postcard
 #[utoipa::path(
     get,
     path = "/v1/postcards/{id}",
@@ -172,8 +173,8 @@ async fn journeys(shared: &Shared) -> Result<Vec<Journey>, Problem> {
     Ok(shared.journeys.list(last))
 }
 
-/// The events in which others say that they passed a postcard of ours on, newest first. Unverified ones are the word of
-/// whoever told them.
+/// Returns the events in which others report that they forwarded a postcard of ours, newest first. Unverified
+/// ones are claims of the peers that sent them.
 async fn passes(ledger: &dyn Ledger, own: &str) -> Result<Vec<SyncEvent>, Problem> {
     let filter = EventFilter {
         services: vec!["social".to_owned()],

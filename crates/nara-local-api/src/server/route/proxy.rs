@@ -1,4 +1,4 @@
-//! Requests of any kind to peers, signed, and their verified answers.
+//! Sends signed requests of any kind to peers, and returns their verified answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,24 +24,26 @@ use crate::server::rights::Caller;
 use crate::server::state::Shared;
 use crate::{Problem, ProblemClass};
 
-/// Asks for a body that is sent as it arrives, instead of one that is verified as a whole first.
+/// Requests a body that is streamed, instead of one that is first verified as a whole.
 const STREAM: &str = "x-nara-stream";
 
-/// How long a call may take, in milliseconds, 10 minutes at most.
+/// Time limit of the call, in milliseconds, 10 minutes at most.
 const TIMEOUT: &str = "x-nara-timeout-ms";
 
-/// Send a request of any kind to a peer, signed, and get its verified answer
+/// Send a signed request of any kind to a peer, and get its verified answer
 ///
-/// Method, the path behind `/http`, query, headers and body are passed on; so are status, headers and body of the answer.
-/// Headers about one connection, and those in which naras sign, are removed in both directions. An answer says what is proven:
-/// `X-Nara-Responder` (percent-encoded), `X-Nara-Responder-Key`, `X-Nara-Key-Source`, `X-Nara-Signed-At` (Unix milliseconds),
-/// `X-Nara-Bound` and `X-Nara-Channel` (`?1` or `?0`), `X-Nara-Body-Proof` (`none`, `head-only`, `at-end`, `channel`, `whole`)
-/// and `X-Nara-Coverage` (what of the request the peer could verify: `none`, `method-and-path`, `head`, `whole`, `channel`). A
-/// problem of this API has none of these headers.
+/// Forwards the method, the path behind `/http`, the query, the headers and the body, and returns status,
+/// headers and body of the answer. Connection headers and the headers of signatures are removed in both
+/// directions. The answer says what is proven: `X-Nara-Responder` (percent-encoded), `X-Nara-Responder-Key`,
+/// `X-Nara-Key-Source`, `X-Nara-Signed-At` (Unix milliseconds), `X-Nara-Bound` and `X-Nara-Channel` (`?1` or
+/// `?0`), `X-Nara-Body-Proof` (`none`, `head-only`, `at-end`, `channel`, `whole`) and `X-Nara-Coverage` (what
+/// of the request the peer could verify: `none`, `method-and-path`, `head`, `whole`, `channel`). A problem of
+/// this API has none of these headers.
 ///
-/// The answer is verified before any of it is passed on, unless a header `X-Nara-Stream: ?1` asks for a stream: then its body
-/// comes as it arrives, and breaks off if its end shows that it was changed. `X-Nara-Timeout-Ms` limits the call; where the body
-/// of the request is streamed, it begins anew with each piece, and the answer has to begin within 10 minutes.
+/// The answer is verified before any of it is returned, unless the header `X-Nara-Stream: ?1` requests a
+/// stream: then its body is streamed, and breaks off if its end shows that it was altered.
+/// `X-Nara-Timeout-Ms` limits the call; if the request body is streamed, each piece restarts the limit, and
+/// the answer has to begin within 10 minutes.
 #[utoipa::path(
     method(get, post, put, patch, delete, head, options),
     path = "/v1/peers/{peer}/http/{path}",
@@ -70,7 +72,7 @@ async fn try_proxy(shared: &Shared, caller: &Caller, request: Request) -> Result
     let (mut parts, body) = request.into_parts();
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
         return Err(Problem::invalid(format!(
-            "the method {} is not passed on",
+            "the method {} is not forwarded",
             parts.method
         )));
     }
@@ -84,7 +86,7 @@ async fn try_proxy(shared: &Shared, caller: &Caller, request: Request) -> Result
     *outgoing.uri_mut() = target;
     *outgoing.headers_mut() = parts.headers;
     let length = outgoing.body().size_hint().exact();
-    // A streamed body takes a place instead: how long it takes is up to its sender.
+    // A streamed body takes a permit instead: its sender determines how long it takes.
     let is_held = !is_stream || length.is_some_and(|length| length <= SMALL);
     let (_reserved, _place) = if is_held {
         (shared.bodies.reserve(length).await?, None)
@@ -103,15 +105,17 @@ fn too_many(shared: &Shared, caller: &Caller) -> Problem {
     let (status, class) = (StatusCode::SERVICE_UNAVAILABLE, ProblemClass::Failed);
     let detail = shared.uploads.full(caller, "bodies that are streamed to peers");
     let problem = Problem::new("too_many_uploads", status, class, detail);
-    problem.hint("send again once other programs are done, or without X-Nara-Stream")
+    problem.hint("try again once other programs are done, or without X-Nara-Stream")
 }
 
-/// Limits the way to the head of an answer. The time limit of the call begins anew with each piece of a body.
+/// Limits the time until the head of an answer. Each piece of a request body restarts the time limit of the
+/// call.
 async fn in_time(answer: impl Future<Output = Result<Response, Problem>>) -> Result<Response, Problem> {
     timeout(LONGEST_CALL, answer).await.unwrap_or_else(|_| {
         let (status, class) = (StatusCode::GATEWAY_TIMEOUT, ProblemClass::Failed);
         let minutes = LONGEST_CALL.as_secs() / 60;
-        let detail = format!("the peer had no whole request, or did not answer, within {minutes} minutes");
+        let detail =
+            format!("the request was not complete, or the peer did not answer, within {minutes} minutes");
         let problem = Problem::new("upload_timeout", status, class, detail);
         Err(problem.hint("send the body in several requests"))
     })
@@ -126,15 +130,15 @@ async fn streamed(handle: PeerHandle, request: http::Request<Body>) -> Result<Re
     Ok(proven(answer.map(Body::new), &verification))
 }
 
-/// The peer that a path names, and the target there.
+/// Returns the peer that a path names, and the target at the peer.
 fn target(uri: &Uri) -> Result<(String, Uri), Problem> {
-    // The raw path: what is percent-encoded stays so.
+    // The raw path: percent-encoding is preserved.
     let path = uri.path().strip_prefix("/v1/peers/").unwrap_or_default();
     let (peer, rest) = path.split_once('/').unwrap_or((path, ""));
     let rest = rest.strip_prefix("http").unwrap_or_default();
     if forwarding::is_ambiguous_path(rest) {
         let problem = Problem::invalid("the path has a segment `.` or `..`, or an encoded slash");
-        return Err(problem.hint("write the path as the peer has it"));
+        return Err(problem.hint("write the path without them"));
     }
     let slash = if rest.is_empty() { "/" } else { "" };
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
@@ -155,14 +159,14 @@ fn call_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
     Ok(Some(call_limit(millis)))
 }
 
-/// Removes headers about the connection of the caller, and those that only the channel writes.
+/// Removes headers about the caller's connection, and those that only the channel sets.
 fn clean(headers: &mut HeaderMap) {
     forwarding::remove_headers(headers, |name| {
         forwarding::is_channel_header(name) || matches!(*name, header::CONTENT_LENGTH | header::HOST)
     });
 }
 
-/// The answer of a peer, with what is proven of it.
+/// Adds to the answer of a peer what is proven about it.
 fn proven(mut answer: http::Response<Body>, verification: &Verification) -> Response {
     let headers = answer.headers_mut();
     clean_answer(headers);
@@ -199,7 +203,7 @@ fn proven(mut answer: http::Response<Body>, verification: &Verification) -> Resp
     answer
 }
 
-/// Keeps the length of the body, which a HEAD request asks for.
+/// Removes connection headers of an answer, but keeps the body length, which a HEAD request asks for.
 fn clean_answer(headers: &mut HeaderMap) {
     let length = headers.remove(header::CONTENT_LENGTH);
     clean(headers);

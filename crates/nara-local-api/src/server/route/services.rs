@@ -17,7 +17,8 @@ fn leases(shared: &Shared) -> Result<&Leases, Problem> {
         .ok_or_else(|| Problem::not_offered("services"))
 }
 
-/// Local programs that peers reach: for as long as their leases last, or as long as the nara runs (`serve --expose`)
+/// Local programs that peers can reach: until their leases end, or for as long as the nara runs (`serve
+/// --expose`)
 #[utoipa::path(
     get,
     path = "/v1/services",
@@ -28,10 +29,10 @@ pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Answer<ServiceLis
     Ok(Json(leases(&shared)?.list()))
 }
 
-/// Pass verified requests of peers below a prefix on to a local program, until its lease ends
+/// Forward verified requests of peers below a prefix to a local program, until its lease ends
 ///
-/// The program learns from the headers `X-Nara-Sender`, `X-Nara-Sender-Id`, `X-Nara-Sender-Key` and `X-Nara-Coverage` who
-/// sent a request, and what of it is proven. The same request again renews the lease.
+/// The headers `X-Nara-Sender`, `X-Nara-Sender-Id`, `X-Nara-Sender-Key` and `X-Nara-Coverage` tell the
+/// program who sent a request and what its signature proves. Repeating the request renews the lease.
 #[utoipa::path(
     put,
     path = "/v1/services/{prefix}",
@@ -48,7 +49,7 @@ pub(super) async fn put(
     leases(&shared)?.put(&format!("/{prefix}"), &lease).map(Json)
 }
 
-/// End the lease of a local program; one of the settings has none, and stays (`service_is_set`)
+/// End the lease of a local program; a program of the settings has no lease and stays (`service_is_set`)
 #[utoipa::path(
     delete,
     path = "/v1/services/{prefix}",

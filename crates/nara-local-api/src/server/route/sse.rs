@@ -11,26 +11,26 @@ use serde::Serialize;
 
 use crate::Problem;
 
-/// How often a silent stream says that it is alive.
+/// The keep-alive interval of a silent stream.
 const ALIVE: Duration = Duration::from_secs(15);
 
-/// One event with a body of JSON.
+/// Creates an event with a JSON body.
 pub(super) fn event(name: &str, body: &impl Serialize) -> Event {
     let json = serde_json::to_string(body).unwrap_or_default();
     Event::default().event(name).data(json)
 }
 
-/// The id of the last event that a caller had before it came back.
+/// Returns the id of the last event that a reconnecting caller received.
 pub(super) fn last_event_id(headers: &HeaderMap) -> Option<&str> {
     headers.get("last-event-id")?.to_str().ok()
 }
 
-/// The end of a stream that failed.
+/// Creates the last event of a failed stream.
 pub(super) fn failed(problem: &Problem) -> Event {
     event("problem", problem)
 }
 
-/// An answer of events.
+/// Creates an answer of events.
 pub(super) fn answer(events: impl Stream<Item = Event> + Send + 'static) -> Response {
     use futures_util::StreamExt as _;
     Sse::new(events.map(Ok::<_, Infallible>))

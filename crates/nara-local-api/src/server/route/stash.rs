@@ -13,10 +13,10 @@ use crate::server::extract::{CallParams, Octets, Path, Query};
 use crate::server::state::{Answer, Shared};
 use crate::{Problem, ProblemClass};
 
-/// The most bytes that a peer may be asked to keep: what fits into a message.
+/// The largest stash, in bytes: it must fit into a message.
 const MAX_STASH: usize = 512 << 10;
 
-/// Leave data with a peer, sealed, in place of what this nara left there before
+/// Store sealed data at a peer, replacing what this nara stored there before
 #[utoipa::path(
     put,
     path = "/v1/peers/{peer}/stash",
@@ -33,7 +33,7 @@ pub(super) async fn put(
 ) -> Answer<Stashed> {
     if data.len() > MAX_STASH {
         let detail = format!(
-            "the stash has {} bytes, and a message takes {MAX_STASH}",
+            "the stash has {} bytes, but the maximum is {MAX_STASH}",
             data.len()
         );
         let (status, class) = (StatusCode::PAYLOAD_TOO_LARGE, ProblemClass::Usage);
@@ -43,7 +43,7 @@ pub(super) async fn put(
     Ok(Json(Stashed { bytes: data.len() }))
 }
 
-/// Fetch what this nara left with a peer
+/// Fetch the data that this nara stored at a peer
 #[utoipa::path(
     get,
     path = "/v1/peers/{peer}/stash",
@@ -65,13 +65,13 @@ pub(super) async fn get(
         let detail = format!("{peer} has no stash of this nara");
         let (status, class) = (StatusCode::NOT_FOUND, ProblemClass::Failed);
         let problem = Problem::new("no_stash", status, class, detail);
-        return Err(problem.hint("it never had one, forgot it after its time, or lost it"));
+        return Err(problem.hint("it never had one, it has expired, or it was lost"));
     };
     let kind = [(header::CONTENT_TYPE, "application/octet-stream")];
     Ok((kind, Bytes::from(data)).into_response())
 }
 
-/// What peers left with this nara
+/// The stashes that peers store at this nara
 #[utoipa::path(
     get,
     path = "/v1/stashes",
@@ -95,7 +95,7 @@ pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Answer<StashList>
     Ok(Json(StashList { stashes }))
 }
 
-/// Forget what a peer left with this nara
+/// Delete the stash of a peer from this nara
 #[utoipa::path(
     delete,
     path = "/v1/stashes/{owner}",
@@ -109,7 +109,7 @@ pub(super) async fn forget(State(shared): State<Arc<Shared>>, Path(owner): Path<
         .map_err(|error| Problem::invalid(format!("{owner:?} is not a nara id: {error}")))?;
     let dropped = shared.nara.forget_stash(&owner).await.map_err(|error| {
         let (status, class) = (StatusCode::INTERNAL_SERVER_ERROR, ProblemClass::Failed);
-        Problem::new("stash", status, class, "the store of stashes failed").caused_by(&error)
+        Problem::new("stash", status, class, "the stash store failed").caused_by(&error)
     })?;
     Ok(Json(Dropped { dropped }))
 }

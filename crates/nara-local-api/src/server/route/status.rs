@@ -89,7 +89,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Metrics, in the text format of Prometheus
+/// Metrics in the Prometheus text format
 #[utoipa::path(
     get,
     path = "/v1/metrics",

@@ -1,4 +1,4 @@
-//! Events of peers: fetched into the ledger, compared with it, or as they arrive there.
+//! Fetches events of peers into the ledger, compares ledgers, and streams events of peers.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -36,10 +36,10 @@ use crate::server::state::{Answer, Shared};
 use crate::server::transfers::{LONGEST, Of, Running};
 use crate::{Problem, ProblemClass};
 
-/// Reports of a transfer that wait for the caller.
+/// Capacity of the queue of progress reports.
 const WAITING: usize = 4;
 
-/// Which events to fetch.
+/// Selects the events to fetch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum SyncMode {
@@ -50,7 +50,7 @@ enum SyncMode {
     Recent,
     /// A random sample that favours critical and young events, one answer.
     Sample,
-    /// What v1 peers ask for that know no modes, one answer.
+    /// What v1 peers request that support no modes, one answer.
     Legacy,
 }
 
@@ -62,16 +62,17 @@ pub(super) struct SyncParams {
     #[serde(default)]
     #[param(inline)]
     mode: SyncMode,
-    /// Events per page, or per answer: 1 to 5000, which is the default.
+    /// Events per page, or per answer: 1 to 5000, by default 5000.
     size: Option<usize>,
     /// Continue where the last sync of this peer ended (mode `page`).
     #[serde(default)]
     resume: bool,
 }
 
-/// Fetch events of a peer into the ledger, verified, with progress as server-sent events
+/// Fetch and verify events of a peer into the ledger, with progress as server-sent events
 ///
-/// `progress` (`Progress`) while it goes on, then `done` (`Synced`). A caller that leaves cancels it; what came is stored.
+/// `progress` (`Progress`) meanwhile, then `done` (`Synced`). A caller that disconnects cancels the sync;
+/// received events are stored.
 #[utoipa::path(
     post,
     path = "/v1/peers/{peer}/sync",
@@ -152,7 +153,7 @@ pub(super) async fn sync(
     })
 }
 
-/// What to compare.
+/// The scope of a comparison.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ScopeParams {
@@ -182,7 +183,7 @@ impl ScopeParams {
     }
 }
 
-/// How to reconcile.
+/// The mode of a reconciliation.
 #[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ReconcileParams {
@@ -191,9 +192,10 @@ pub(super) struct ReconcileParams {
     push: bool,
 }
 
-/// Compare the ledger with a peer, and fetch what is missing, with progress as server-sent events
+/// Compare the ledger with a peer and fetch missing events, with progress as server-sent events
 ///
-/// `progress` (`Progress`) while it goes on, then `done` (`Reconciled`) or `problem`. A caller that leaves cancels it.
+/// `progress` (`Progress`) meanwhile, then `done` (`Reconciled`) or `problem`. A caller that disconnects
+/// cancels it.
 #[utoipa::path(
     post,
     path = "/v1/peers/{peer}/reconcile",
@@ -231,7 +233,7 @@ pub(super) async fn reconcile(
 /// Whether the ledger and a peer have the same events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct InSync {
-    /// Whether they have.
+    /// Whether they are equal.
     in_sync: bool,
     /// Events of the ledger.
     events_here: usize,
@@ -284,7 +286,7 @@ pub(super) async fn check(
     }))
 }
 
-/// The checkpoints of a peer, what several naras agreed on, as server-sent events
+/// The checkpoints of a peer, which several naras agreed on, as server-sent events
 ///
 /// `event` (`LiveEvent`) for each, then `done` (`Checkpoints`) or `problem`. None of them is stored.
 #[utoipa::path(
@@ -316,23 +318,24 @@ pub(super) async fn checkpoints(
             counts: Counts::of_answer(&fetched.events),
             more: fetched.more,
         };
-        // A slow caller keeps its place, because the rest is held in memory.
+        // A slow caller keeps its permit, because the remaining events are in memory.
         for checked in fetched.events.accepted {
             let event = LiveEvent::told(&checked.event, trust_word(checked.trust));
-            // The caller may be gone.
+            // The caller may have disconnected.
             let _ = told.send(sse::event("event", &event)).await;
         }
         Ok(done)
     })
 }
 
-/// Lists a transfer until what this returns is dropped.
+/// Lists a transfer until the guard is dropped.
 fn begin(shared: &Shared, of: Of<'_>, progress: watch::Receiver<SyncProgress>) -> Result<Running, Problem> {
     let now = shared.nara.client().clock().now_millis();
     shared.transfers.begin(of, now, progress)
 }
 
-/// An answer that reports a transfer, which ends with the answer. `work` may tell of more than its end.
+/// Creates an answer that reports a transfer, which ends with the answer. `work` may send more than the final
+/// event.
 fn transfer<T: Serialize + Send + 'static, W>(
     shared: &Shared,
     of: Of<'_>,
@@ -350,7 +353,7 @@ where
         let report = async {
             while progress.changed().await.is_ok() {
                 let now = Progress::of(&progress.borrow_and_update());
-                // A caller that is slow misses some.
+                // A slow caller misses some reports.
                 let _ = reporting.try_send(sse::event("progress", &now));
             }
             std::future::pending::<()>().await;
@@ -365,7 +368,7 @@ where
             () = report => return,
         };
         drop(running);
-        // The caller may be gone.
+        // The caller may have disconnected.
         let _ = reports.send(end).await;
     });
     let events = Held {
@@ -376,20 +379,19 @@ where
 }
 
 fn cancelled() -> Problem {
-    let detail = "the transfer was cancelled; what came before is stored";
+    let detail = "the transfer was cancelled; events received before are stored";
     Problem::new("cancelled", StatusCode::CONFLICT, ProblemClass::Failed, detail)
 }
 
 fn too_long() -> Problem {
     let hours = LONGEST.as_secs() / 3600;
-    let detail =
-        format!("the transfer took more than {hours} hours, and was ended; what came before is stored");
+    let detail = format!("the transfer was cancelled after {hours} hours; events received before are stored");
     let (status, class) = (StatusCode::GATEWAY_TIMEOUT, ProblemClass::Failed);
     Problem::new("transfer_timeout", status, class, detail)
-        .hint("sync again with `resume`: it goes on where this one ended")
+        .hint("sync again with `resume` to continue where this one ended")
 }
 
-/// A stream that holds the task behind it.
+/// A stream that owns the task behind it.
 struct Held<S> {
     events: S,
     _task: AbortOnDropHandle<()>,
@@ -403,21 +405,22 @@ impl<S: Stream + Unpin> Stream for Held<S> {
     }
 }
 
-/// Where a stream of a peer begins.
+/// The start of a stream of a peer.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct SinceParams {
-    /// Begin behind this cursor, of an earlier stream of the peer. A header `Last-Event-ID` says the same.
+    /// Begin after this cursor of an earlier stream of the peer. The header `Last-Event-ID` is equivalent.
     after: Option<String>,
-    /// Begin with events that arrived at the peer from this Unix millisecond on, also if it has another ledger than the one of
-    /// the cursor. By default with those that arrive from now on.
+    /// Begin with events that arrived at the peer from this Unix millisecond on, also if its ledger is not
+    /// the one of the cursor. By default with those that arrive from now on.
     since_ms: Option<i64>,
 }
 
 /// Events of a peer as they arrive there, verified, as server-sent events
 ///
-/// `event` (`LiveEvent`; its id is its cursor), `fault` (`StreamFault`) and `state` (`StreamStatus`; before the first event its id is
-/// the cursor at which the stream begins). A connection to the peer that breaks is opened again; the stream ends with a final fault.
+/// `event` (`LiveEvent`; its id is its cursor), `fault` (`StreamFault`) and `state` (`StreamStatus`; before
+/// the first event its id is the cursor at which the stream begins). A broken connection to the peer is
+/// reopened; the stream ends with a final fault.
 #[utoipa::path(
     get,
     path = "/v1/peers/{peer}/events/live",
@@ -470,7 +473,7 @@ pub(super) async fn live(
         }
         Err(error) => sse::event("fault", &StreamFault::of(&error)),
     });
-    // The states go on for as long as the events do.
+    // The states are sent for as long as the events are.
     let (ended, end) = tokio::sync::oneshot::channel::<()>();
     let events = events.chain(stream::once(async move { drop(ended) }).filter_map(async |()| None::<Event>));
     let both = stream::select(events, states.take_until(end));

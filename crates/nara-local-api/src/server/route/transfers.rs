@@ -9,7 +9,7 @@ use crate::server::extract::Path;
 use crate::server::state::{Answer, Shared};
 use crate::{Problem, ProblemClass};
 
-/// The syncs and reconciliations that go on
+/// The transfers in progress
 #[utoipa::path(
     get,
     path = "/v1/transfers",
@@ -21,7 +21,7 @@ pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Json<TransferList
     Json(TransferList { transfers })
 }
 
-/// Cancel a sync or a reconciliation: what came is stored, and its caller is told
+/// Cancel a transfer: received events are stored, and its caller is notified
 #[utoipa::path(
     delete,
     path = "/v1/transfers/{id}",
@@ -32,9 +32,9 @@ pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Json<TransferList
 pub(super) async fn cancel(State(shared): State<Arc<Shared>>, Path(id): Path<u64>) -> Answer<Transfer> {
     let cancelled = shared.transfers.cancel(id);
     cancelled.map(Json).ok_or_else(|| {
-        let detail = format!("no transfer {id} goes on");
+        let detail = format!("there is no transfer {id} in progress");
         let (status, class) = (StatusCode::NOT_FOUND, ProblemClass::Usage);
         let problem = Problem::new("unknown_transfer", status, class, detail);
-        problem.hint("GET /v1/transfers lists those that go on")
+        problem.hint("GET /v1/transfers lists the transfers in progress")
     })
 }

@@ -10,7 +10,7 @@ use crate::server::state::{Answer, Shared};
 use crate::server::web::{TokenError, Web};
 use crate::{Problem, ProblemClass};
 
-/// The last hour in figures
+/// Samples of the last hour
 #[utoipa::path(
     get,
     path = "/v1/history",
@@ -21,7 +21,7 @@ pub(super) async fn history(State(shared): State<Arc<Shared>>) -> Json<History> 
     Json(shared.samples.history())
 }
 
-/// Conflicts of keys and other warnings about who peers are, since the nara started
+/// Key conflicts and other warnings about peers, since the start of the nara
 #[utoipa::path(
     get,
     path = "/v1/conflicts",
@@ -32,7 +32,7 @@ pub(super) async fn conflicts(State(shared): State<Arc<Shared>>) -> Json<Conflic
     Json(shared.conflicts.with_keys(shared.nara.registry()))
 }
 
-/// An address of the page, with a token that opens it once
+/// An address of the page, with a token that is valid once
 #[utoipa::path(
     post,
     path = "/v1/dashboard",
@@ -48,7 +48,7 @@ pub(super) async fn dashboard(State(shared): State<Arc<Shared>>) -> Answer<Dashb
     Ok(Json(link))
 }
 
-/// The tokens for loopback, without the tokens themselves
+/// The tokens for loopback, without their secrets
 #[utoipa::path(
     get,
     path = "/v1/tokens",
@@ -63,7 +63,7 @@ pub(super) async fn tokens(State(shared): State<Arc<Shared>>) -> Answer<TokenLis
     }))
 }
 
-/// Make a token for loopback
+/// Create a token for loopback
 #[utoipa::path(
     post,
     path = "/v1/tokens",
@@ -82,12 +82,12 @@ pub(super) async fn make_token(
         TokenError::Taken(_) => {
             conflict("token_exists", &error).hint("choose another name, or revoke it first")
         }
-        TokenError::TooMany => conflict("too_many_tokens", &error).hint("revoke what is not used any more"),
+        TokenError::TooMany => conflict("too_many_tokens", &error).hint("revoke unused tokens"),
     })?;
     Ok(Json(made))
 }
 
-/// End a token; the one in `api.token` is replaced
+/// Revoke a token; the one in `api.token` is replaced
 #[utoipa::path(
     delete,
     path = "/v1/tokens/{name}",
@@ -114,7 +114,7 @@ pub(super) async fn revoke_token(
 
 fn web(shared: &Shared) -> Result<&Web, Problem> {
     let web = shared.web.as_deref();
-    web.ok_or_else(|| Problem::not_offered("tokens: it has no folder for them, or cannot use it"))
+    web.ok_or_else(|| Problem::not_offered("tokens: their folder is missing or cannot be used"))
 }
 
 fn conflict(name: &str, error: &TokenError) -> Problem {

@@ -1,4 +1,4 @@
-//! Who gets in on loopback: no other user of the machine, and no web page but our own.
+//! Access control on loopback: excludes other users of the machine, and web pages of other origins.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use super::state::Web;
 use crate::server::rights::{Caller, Rights};
 use crate::{Problem, ProblemClass};
 
-/// The secret of a session of the page. No other page can send it: that would take CORS.
+/// The secret of a page session. Other origins cannot send it without CORS.
 pub(super) const PAGE_HEADER: HeaderName = HeaderName::from_static("x-nara-page");
 
-/// What a browser says about the page from which a request comes.
+/// The browser's statement about the origin of a request.
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Nothing but our own files, and nothing inline.
+/// Only our own files, and nothing inline.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
 img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
 require-trusted-types-for 'script'; trusted-types 'none'";
@@ -32,11 +32,12 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// Whether this is our own host: another name that leads here (DNS rebinding) is that of another site.
+    /// Returns whether this is our own host: any other name that resolves here (DNS rebinding) is of another
+    /// site.
     fn is_own_host(&self, host: &str) -> bool {
         let port = self.address.port();
         let named = |host: &str| host == self.address.to_string() || host == format!("localhost:{port}");
-        // The port of http is left out.
+        // The default port of http is omitted.
         named(host) || (port == 80 && named(&format!("{host}:80")))
     }
 
@@ -46,7 +47,7 @@ impl Gate {
             .is_some_and(|host| self.is_own_host(host))
     }
 
-    /// The name of our cookie: all ports of a host share cookies.
+    /// Returns the name of our cookie, with the port: all ports of a host share cookies.
     pub(super) fn cookie(&self) -> String {
         format!("nara-{}", self.address.port())
     }
@@ -64,7 +65,7 @@ impl Gate {
                 self.address
             );
             let problem = refusal("wrong_host", StatusCode::MISDIRECTED_REQUEST, detail);
-            return Err(problem.hint("call it by this address"));
+            return Err(problem.hint("use this address"));
         }
         if headers.contains_key(header::ORIGIN)
             && !only(headers, &header::ORIGIN).is_some_and(|origin| self.is_own_origin(origin))
@@ -76,7 +77,7 @@ impl Gate {
         Ok(())
     }
 
-    /// Who calls, and what it may do.
+    /// Returns the caller and its rights.
     fn caller(&self, request: &Request) -> Result<Caller, Problem> {
         let headers = request.headers();
         self.check_site(headers)?;
@@ -92,7 +93,7 @@ impl Gate {
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
         if !is_safe && !headers.contains_key(header::ORIGIN) {
             self.web.refused("no origin");
-            let detail = "a page that changes something says its origin";
+            let detail = "requests of a page that change something need an Origin header";
             return Err(refusal("foreign_origin", StatusCode::FORBIDDEN, detail));
         }
         let cookie = self.cookie_of(headers);
@@ -105,7 +106,8 @@ impl Gate {
         }
     }
 
-    /// Refuses what a browser says to come from another page: also from one of another port, which it calls the same site.
+    /// Refuses requests that the browser attributes to another page, including one of another port, which is
+    /// "same-site".
     pub(super) fn check_site(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let site = only(headers, &FETCH_SITE);
         if !headers.contains_key(&FETCH_SITE) || matches!(site, Some("same-origin" | "none")) {
@@ -127,13 +129,13 @@ impl Gate {
 
     fn unknown(&self, why: &'static str) -> Problem {
         self.web.refused(why);
-        let detail = "the local API on loopback needs a token that it knows";
+        let detail = "the local API on loopback needs a valid token";
         let problem = refusal("not_authenticated", StatusCode::UNAUTHORIZED, detail);
-        problem.hint("send `Authorization: Bearer TOKEN`; `nara-mesh token new --rights read` makes one, and `nara-mesh dashboard` opens the page")
+        problem.hint("send `Authorization: Bearer TOKEN`; `nara-mesh token new --rights read` creates one, and `nara-mesh dashboard` opens the page")
     }
 }
 
-/// Checks host and origin of every request, and tells browsers what no answer may be used for.
+/// Checks host and origin of every request, and sets the security headers of every answer.
 pub(super) async fn at_this_address(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
     let mut response = match gate.check(&request) {
         Ok(()) => next.run(request).await,
@@ -159,12 +161,12 @@ pub(super) async fn at_this_address(State(gate): State<Arc<Gate>>, request: Requ
     response
 }
 
-/// Lets callers in that prove who they are.
+/// Admits authenticated callers.
 pub(super) async fn admit(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
     match gate.caller(&request) {
         Ok(caller) => {
             let headers = request.headers_mut();
-            // What proves the caller to us is none of a peer's business.
+            // The credentials of the caller must not reach a peer.
             for name in [header::AUTHORIZATION, header::COOKIE, PAGE_HEADER] {
                 headers.remove(name);
             }
@@ -177,7 +179,7 @@ pub(super) async fn admit(State(gate): State<Arc<Gate>>, mut request: Request, n
                 let bearer = HeaderValue::from_static("Bearer");
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
             }
-            // Whoever guesses needs a connection for each guess.
+            // Close the connection, so that each guess needs a new one.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
             response
@@ -185,7 +187,7 @@ pub(super) async fn admit(State(gate): State<Arc<Gate>>, mut request: Request, n
     }
 }
 
-/// Removes what a peer's answer would say to a browser in our name: who may read it, cookies, and more.
+/// Removes headers of a peer's answer that would act on our origin in a browser: CORS, cookies and others.
 pub(super) async fn plain(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
@@ -213,7 +215,7 @@ pub(super) async fn plain(request: Request, next: Next) -> Response {
     response
 }
 
-/// The value of a header that is there once.
+/// Returns the value of a header that occurs exactly once.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;

@@ -1,4 +1,4 @@
-//! The page: its files, which are in the program, and its sessions.
+//! The page: its embedded files and its sessions.
 
 use std::sync::Arc;
 
@@ -14,12 +14,12 @@ use super::sessions::SESSION_LIFE;
 use super::storage::StorageError;
 use crate::{Problem, ProblemClass};
 
-/// The most bytes of a body here: a token, or an id and a nonce.
+/// The largest body here, in bytes: a token, or an id and a nonce.
 const MAX_BODY: usize = 1024;
 
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// Path, text and type of each file but the script.
+/// Path, text and content type of each file except the scripts.
 const FILES: &[(&str, &str, &str)] = &[
     (
         "/",
@@ -38,7 +38,7 @@ const FILES: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// The modules of the script.
+/// The script modules.
 const SCRIPTS: &[(&str, &str)] = &[
     ("/page/main.js", include_str!("../../../page/main.js")),
     ("/page/api.js", include_str!("../../../page/api.js")),
@@ -52,7 +52,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("/page/words.js", include_str!("../../../page/words.js")),
 ];
 
-/// The files, to everybody at this machine; sessions, to those with a token.
+/// Serves the files to every local caller, and sessions to callers with a token.
 pub(super) fn router(gate: Arc<Gate>) -> Router {
     let scripts = SCRIPTS.iter().map(|(path, text)| (*path, *text, SCRIPT));
     let files = FILES.iter().copied().chain(scripts);
@@ -75,13 +75,13 @@ struct Opening {
 
 #[derive(Serialize)]
 struct Opened {
-    /// The id of the session, which is no secret.
+    /// The id of the session, which is not secret.
     session: String,
     /// The secret that the page sends with each request.
     secret: String,
 }
 
-/// Uses the token that opens the page once.
+/// Redeems the token that opens the page once.
 async fn begin(
     State(gate): State<Arc<Gate>>,
     headers: HeaderMap,
@@ -91,7 +91,7 @@ async fn begin(
     let begun = gate.web.sessions.begin(&opening.token, gate.web.now())?;
     let Some(begun) = begun else {
         gate.web.refused("a wrong token of the page");
-        let detail = "this address was opened before, or it is too old";
+        let detail = "this address was already used or has expired";
         let problem = Problem::new(
             "token_used",
             StatusCode::UNAUTHORIZED,
@@ -113,7 +113,7 @@ async fn begin(
     Ok(([(header::SET_COOKIE, cookie)], Json(opened)).into_response())
 }
 
-/// Ends a session. Whoever has its secret may.
+/// Ends a session, authorized by its secret.
 async fn end(State(gate): State<Arc<Gate>>, headers: HeaderMap) -> Result<Response, Problem> {
     gate.check_site(&headers)?;
     if let Some(secret) = headers.get(&PAGE_HEADER).and_then(|secret| secret.to_str().ok()) {
@@ -135,8 +135,8 @@ struct Proof {
     proof: String,
 }
 
-/// Proves that this is the nara with which a session began, before the page sends its secret again: while the nara was
-/// away, another user may have taken the port.
+/// Proves that this is the nara with which a session began, before the page sends its secret again: while the
+/// nara was stopped, another user may have taken the port.
 async fn hello(
     State(gate): State<Arc<Gate>>,
     headers: HeaderMap,
@@ -174,6 +174,6 @@ impl From<StorageError> for Problem {
     fn from(error: StorageError) -> Self {
         let (status, class) = (StatusCode::INTERNAL_SERVER_ERROR, ProblemClass::Failed);
         let problem = Self::new("storage", status, class, &error).caused_by(&error);
-        problem.hint("check the data folder, and the space on its disk")
+        problem.hint("check the data folder and the free space on its disk")
     }
 }

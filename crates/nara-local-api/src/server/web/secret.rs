@@ -1,4 +1,4 @@
-//! Secrets of 256 bits, and what is kept of them.
+//! Secrets of 256 bits, and their stored hashes.
 
 use std::fmt;
 
@@ -9,14 +9,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-/// A new secret, as text.
+/// Creates a secret, as text.
 pub(super) fn new() -> String {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).expect("the operating system has random bytes");
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// The SHA-256 of a secret: all that is kept. A secret of 256 random bits cannot be guessed from it.
+/// The SHA-256 of a secret, which is all that is stored. 256 random bits cannot be recovered from it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Hashed([u8; 32]);
 
@@ -25,12 +25,13 @@ impl Hashed {
         Self(Sha256::digest(secret.as_bytes()).into())
     }
 
-    /// Whether both are of the same secret, in a time that tells nothing.
+    /// Compares two hashes in constant time.
     pub(super) fn is(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }
 
-    /// Proves, to whoever has the secret, that this is kept here: HMAC-SHA-256 with the hash as its key.
+    /// Proves to the holder of the secret that its hash is stored here: HMAC-SHA-256 with the hash as the
+    /// key.
     pub(super) fn prove(&self, about: &str) -> String {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
         mac.update(about.as_bytes());

@@ -1,4 +1,4 @@
-//! Sessions of the page: a token that opens it once, and what its browser has afterwards.
+//! Sessions of the page: a one-time token, and the credentials of the browser afterwards.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,16 +11,17 @@ use tokio::time::Instant;
 use super::secret::{self, Hashed};
 use super::storage::{self, StorageError};
 
-/// How long the token that opens the page can be used.
+/// How long the one-time token is valid.
 pub(crate) const TOKEN_LIFE: Duration = Duration::from_secs(120);
 
-/// How long a session lives.
+/// How long a session is valid.
 pub(super) const SESSION_LIFE: Duration = Duration::from_secs(12 * 60 * 60);
 
-/// The most tokens that wait to be used, and the most sessions: beyond it the oldest ends.
+/// The most unused tokens, and the most sessions: beyond it, the oldest is dropped.
 const MOST: usize = 16;
 
-/// What a browser has to show: a cookie that scripts cannot read, and a secret that other ports of this machine do not get.
+/// The credentials of a browser: a cookie that scripts cannot read, and a secret that other ports of this
+/// machine do not receive.
 pub(super) struct Begun {
     pub(super) id: String,
     pub(super) cookie: String,
@@ -35,7 +36,7 @@ struct Session {
     expires_at_ms: i64,
 }
 
-/// What outlives the process, so that a page comes back when the nara does.
+/// The persistent part, so that a page works again after a restart of the nara.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Kept {
     port: Option<u16>,
@@ -50,10 +51,10 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// Reads the file. One that cannot be read costs the sessions, and nothing else.
+    /// Reads the file. If it is unreadable, only the sessions are lost.
     pub(super) fn read(file: PathBuf) -> Self {
         let kept = storage::read_json(&file).unwrap_or_else(|error| {
-            tracing::warn!(%error, "open pages have to be opened again");
+            tracing::warn!(%error, "cannot read the page sessions: open pages must be opened again");
             None
         });
         Self {
@@ -63,7 +64,7 @@ impl Sessions {
         }
     }
 
-    /// A token that opens the page once.
+    /// Creates a one-time token.
     pub(super) fn invite(&self) -> String {
         let token = secret::new();
         let mut waiting = self.waiting();
@@ -74,7 +75,7 @@ impl Sessions {
         token
     }
 
-    /// Uses a token. `None`: it was used, it is too old, or it never was one.
+    /// Redeems a token. `None` if it was used, has expired, or never existed.
     pub(super) fn begin(&self, token: &str, now: UnixMillis) -> Result<Option<Begun>, StorageError> {
         let given = Hashed::of(token);
         let mut waiting = self.waiting();
@@ -106,7 +107,7 @@ impl Sessions {
         Ok(Some(begun))
     }
 
-    /// Whether both belong to one session that lives.
+    /// Returns whether both belong to the same valid session.
     pub(super) fn admits(&self, cookie: &str, secret: &str, now: UnixMillis) -> bool {
         let (cookie, secret) = (Hashed::of(cookie), Hashed::of(secret));
         let kept = self.kept();
@@ -124,7 +125,8 @@ impl Sessions {
         storage::write_json(&self.file, &*kept)
     }
 
-    /// Proves to the page of a session that this is the nara with which it began. `None`: there is no such session.
+    /// Proves to the page of a session that this is the nara with which it began. `None` if there is no such
+    /// session.
     pub(super) fn prove(&self, id: &str, nonce: &str, port: u16, now: UnixMillis) -> Option<String> {
         let kept = self.kept();
         let session = kept.sessions.iter().find(|session| session.id == id)?;
@@ -132,37 +134,37 @@ impl Sessions {
         session.is_alive(now).then(|| session.secret.prove(&about))
     }
 
-    /// Whether somebody may still come, or come back.
+    /// Returns whether there are valid tokens or sessions.
     pub(super) fn are_any(&self, now: UnixMillis) -> bool {
         let is_waiting = self.waiting().iter().any(|(_, until)| *until > Instant::now());
         is_waiting || self.kept().sessions.iter().any(|session| session.is_alive(now))
     }
 
-    /// The port on which the page was last, if it has sessions.
+    /// Returns the last port of the page, if it has sessions.
     pub(super) fn port(&self, now: UnixMillis) -> Option<u16> {
         let kept = self.kept();
         let is_used = kept.sessions.iter().any(|session| session.is_alive(now));
         kept.port.filter(|_| is_used)
     }
 
-    /// Notes the port on which the page is.
+    /// Records the port of the page.
     pub(super) fn at(&self, port: u16) {
         let mut kept = self.kept();
         if kept.port != Some(port) {
             kept.port = Some(port);
             if let Err(error) = storage::write_json(&self.file, &*kept) {
-                tracing::warn!(%error, "pages will not come back after a restart");
+                tracing::warn!(%error, "cannot store the port of the page: open pages must be opened again after a restart");
             }
         }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Vec<(Hashed, Instant)>> {
-        // Each change leaves it valid.
+        // Every update leaves it valid.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        // Each change leaves it valid.
+        // Every update leaves it valid.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -193,7 +195,7 @@ mod tests {
         assert!(sessions.admits(&begun.cookie, &begun.secret, NOW));
         assert!(!sessions.admits(&begun.secret, &begun.cookie, NOW));
         assert!(!sessions.admits(&begun.cookie, "", NOW));
-        // It outlives the process, not its time.
+        // It survives a restart, but still expires.
         let kept = std::fs::read_to_string(&file).unwrap();
         assert!(!kept.contains(&begun.cookie) && !kept.contains(&begun.secret));
         let sessions = Sessions::read(file);

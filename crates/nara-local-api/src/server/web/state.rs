@@ -18,18 +18,18 @@ use crate::model::DashboardLink;
 /// How often refused callers are reported.
 const REPORT: Duration = Duration::from_secs(60);
 
-/// What is asked of the task that listens.
+/// A request to the loopback task.
 #[derive(Debug)]
 pub(in crate::server) enum Ask {
-    /// Listen at an address, until the end.
+    /// Listen on an address until shutdown.
     Listen(SocketAddr, oneshot::Sender<io::Result<SocketAddr>>),
-    /// Listen anywhere, as long as there are sessions.
+    /// Listen on any port, as long as there are sessions.
     Page(oneshot::Sender<io::Result<SocketAddr>>),
-    /// Listen where the page was before a restart, if it has sessions.
+    /// Listen on the port of the page from before a restart, if it has sessions.
     Resume,
 }
 
-/// What listeners on loopback share.
+/// The state shared by loopback listeners.
 pub(in crate::server) struct Web {
     pub(in crate::server) tokens: Tokens,
     pub(super) sessions: Sessions,
@@ -68,7 +68,7 @@ impl Web {
         (self.now)()
     }
 
-    /// Listens at an address. Returns it, and the file with the token.
+    /// Listens on an address. Returns it, and the file with the token.
     pub(in crate::server) async fn listen(
         &self,
         address: SocketAddr,
@@ -81,9 +81,9 @@ impl Web {
         Ok(Ok((address, file)))
     }
 
-    /// Where the page is, with a token that opens it once.
+    /// Returns the address of the page, and a one-time token.
     pub(in crate::server) async fn invite(&self) -> io::Result<DashboardLink> {
-        // First, so that the listener has a reason to stay.
+        // Created first, so that the listener is needed.
         let token = self.sessions.invite();
         let address = self.ask(Ask::Page).await?;
         Ok(DashboardLink {
@@ -92,9 +92,9 @@ impl Web {
         })
     }
 
-    /// Serves the page where it was before a restart, if somebody may come back.
+    /// Serves the page on the port from before a restart, if there may be returning visitors.
     pub(in crate::server) async fn resume(&self) {
-        // It fails at the end only.
+        // It fails only at shutdown.
         let _ = self.asked.send(Ask::Resume).await;
     }
 
@@ -102,28 +102,28 @@ impl Web {
         &self,
         ask: impl FnOnce(oneshot::Sender<io::Result<SocketAddr>>) -> Ask,
     ) -> io::Result<SocketAddr> {
-        let ends = || io::Error::other("the nara ends");
+        let ends = || io::Error::other("the nara is shutting down");
         let (answer, answered) = oneshot::channel();
         self.asked.send(ask(answer)).await.map_err(|_| ends())?;
         answered.await.map_err(|_| ends())?
     }
 
-    /// Whether the listener of the page is needed.
+    /// Returns whether the listener of the page is needed.
     pub(in crate::server) fn has_visitors(&self) -> bool {
         self.sessions.are_any(self.now())
     }
 
-    /// The port on which the page was before a restart.
+    /// Returns the port of the page from before a restart.
     pub(in crate::server) fn last_port(&self) -> Option<u16> {
         self.sessions.port(self.now())
     }
 
-    /// Notes where the page is.
+    /// Records the address of the page.
     pub(in crate::server) fn page_at(&self, port: u16) {
         self.sessions.at(port);
     }
 
-    /// Where the API listens.
+    /// Returns the addresses of the API.
     pub(in crate::server) fn addresses(&self) -> Vec<SocketAddr> {
         self.addresses
             .lock()
@@ -135,7 +135,7 @@ impl Web {
         *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
-    /// Counts a caller that was refused, and reports them now and then. Never with what it sent.
+    /// Counts a refused caller, and reports the count at intervals, never with the data that was sent.
     pub(super) fn refused(&self, why: &'static str) {
         let refused = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The most bytes of such a file.
+/// The largest file, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StorageError {
-    /// The operating system refuses it.
+    /// The operating system reports an error.
     #[error("{} cannot be used", path.display())]
     Io {
         /// The file.
@@ -23,13 +23,13 @@ pub enum StorageError {
         /// The cause.
         source: io::Error,
     },
-    /// It is not what this program writes.
+    /// It was not written by this program.
     #[error("{} is malformed", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
     },
-    /// Others can read or change it.
+    /// Other users can read or change it.
     #[error("other users can use {} (mode {mode:04o}): run `chmod 600` on it", path.display())]
     Open {
         /// The file.
@@ -39,7 +39,7 @@ pub enum StorageError {
     },
 }
 
-/// Reads a file that only its owner can use; `None`: there is none.
+/// Reads a file that only its owner can access; `None` if it does not exist.
 pub(super) fn read(path: &Path) -> Result<Option<String>, StorageError> {
     use std::io::Read as _;
     let failed = |source| StorageError::Io {
@@ -63,7 +63,7 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, StorageError> {
     Ok(Some(text))
 }
 
-/// Reads JSON; `None`: there is no file.
+/// Reads JSON; `None` if the file does not exist.
 pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StorageError> {
     let text = read(path)?;
     let parse = |text: String| serde_json::from_str(&text);
@@ -72,7 +72,7 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, S
     })
 }
 
-/// Replaces a file at once, with mode 0600.
+/// Replaces a file atomically, with mode 0600.
 pub(super) fn write(path: &Path, text: &str) -> Result<(), StorageError> {
     let replace = || -> io::Result<()> {
         let folder = path.parent().unwrap_or_else(|| Path::new("."));

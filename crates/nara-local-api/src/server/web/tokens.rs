@@ -1,4 +1,4 @@
-//! Bearer tokens: one of all rights in a file, and others of which the hash is kept.
+//! Bearer tokens: one with all rights in a file, and others of which only the hash is stored.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use super::storage::{self, StorageError};
 use crate::model::{MadeToken, NewToken, Rights, Token};
 use crate::server::rights::Caller;
 
-/// The most tokens beside the one in the file.
+/// The most tokens besides the one in the file.
 const MOST: usize = 64;
 
 /// The most bytes of a name.
@@ -20,7 +20,7 @@ const LONGEST_NAME: usize = 64;
 /// The name of the token in the file.
 const OWN: &str = "api";
 
-/// A token that was made.
+/// A created token.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Made {
     name: String,
@@ -42,14 +42,14 @@ struct Known {
     made: Vec<Made>,
 }
 
-/// Why a token cannot be made.
+/// Why a token cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TokenError {
     #[error("name: 1 to {LONGEST_NAME} letters, digits, `-`, `_` and `.`")]
     Name,
-    #[error("there is a token {0}")]
+    #[error("the token {0} already exists")]
     Taken(String),
-    #[error("there are {MOST} tokens")]
+    #[error("there are already {MOST} tokens")]
     TooMany,
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -67,7 +67,7 @@ impl Tokens {
         })
     }
 
-    /// Makes the token of all rights, unless there is one. Returns its file.
+    /// Creates the token with all rights, unless it exists. Returns its file.
     pub(super) fn ensure_own(&self) -> Result<PathBuf, StorageError> {
         let mut known = self.known();
         if known.own.is_none() {
@@ -82,7 +82,7 @@ impl Tokens {
         Ok(Hashed::of(&token))
     }
 
-    /// The holder of a token. Compares with each of them, so that the time tells nothing.
+    /// Returns the holder of a token. Compares with every token, so that the time reveals nothing.
     pub(super) fn caller(&self, token: &str) -> Option<Caller> {
         let given = Hashed::of(token);
         let known = self.known();
@@ -152,7 +152,7 @@ impl Tokens {
         Ok(MadeToken { name, rights, token })
     }
 
-    /// Ends a token; the one in the file is replaced by another. Returns whether there was one.
+    /// Revokes a token; the one in the file is replaced. Returns whether it existed.
     pub(crate) fn revoke(&self, name: &str) -> Result<bool, StorageError> {
         let mut known = self.known();
         if name == OWN {
@@ -173,7 +173,7 @@ impl Tokens {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        // It changes as a whole.
+        // Every update is complete.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

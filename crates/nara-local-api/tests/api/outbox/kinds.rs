@@ -1,4 +1,4 @@
-//! Postcards and runtime messages that wait.
+//! Waiting postcards and runtime messages.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +25,7 @@ fn postcard(message: &str) -> Postcard {
     }
 }
 
-/// A message that nobody answers.
+/// Returns a message that needs no reply.
 fn outgoing(scene: &Scene) -> OutgoingMessage {
     let payload = json!({ "owner_id": scene.own.id().as_str(), "stored_at": 1, "success": true });
     serde_json::from_value(json!({ "kind": "stash:ack", "payload": payload })).unwrap()
@@ -69,7 +69,7 @@ async fn postcards_and_runtime_messages_wait_survive_a_restart_and_arrive_once_i
         assert!(entry.is_durable && !entry.may_have_arrived, "{entry:?}");
         assert_eq!(entry.expires_at_ms - entry.queued_at_ms, 3_600_000);
     }
-    // A postcard that nobody has is not on its way.
+    // A postcard that no peer has is not under way.
     assert!(scene.client.postcards().await.unwrap().is_empty());
     let back = waits(scene.client.postcard_later(postcard("no"), later).await.unwrap());
     scene.client.drop_message(back.id).await.unwrap();
@@ -93,7 +93,7 @@ async fn postcards_and_runtime_messages_wait_survive_a_restart_and_arrive_once_i
     let journey = scene.client.journey(&postcard_waits.event_id).await.unwrap();
     assert_eq!((journey.first.as_str(), journey.message.as_str()), ("bob", "hi"));
 
-    // Now they are delivered at once, and answered as ever.
+    // Now they are delivered at once, with the usual answers.
     let sent = scene.client.postcard_later(postcard("again"), later).await;
     let receipt = delivered(sent.unwrap());
     assert_eq!(receipt.first, "bob");
@@ -134,7 +134,7 @@ async fn what_cannot_wait_is_refused_with_the_reason() {
     scene.end().await;
 }
 
-/// Bob behind something that loses the answer to the next message that he takes.
+/// Puts bob behind a proxy that loses the answer to the next message.
 async fn lossy(mailbox: &Mailbox) -> (Scene, Nara, Arc<AtomicUsize>, JoinHandle<()>) {
     let between = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let scene = Scene::with(between.local_addr().unwrap(), Arc::new(SystemClock)).await;
@@ -165,7 +165,7 @@ async fn a_postcard_whose_answer_is_lost_is_not_sent_twice() {
     );
     assert_eq!(cuts.load(Ordering::SeqCst), 1);
     assert_eq!(mailbox.received(), std::slice::from_ref(&entry.event_id));
-    // It travels, and whoever sent it can follow it.
+    // It is under way, and its sender can track it.
     let journey = scene.client.journey(&entry.event_id).await.unwrap();
     assert_eq!(journey.state, JourneyState::UnderWay);
     passing.abort();

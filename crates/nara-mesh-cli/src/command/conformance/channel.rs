@@ -1,4 +1,4 @@
-//! TLS as a stranger speaks it: its own verifier, and every handshake that a server must take or refuse.
+//! An independent TLS client: its own verifier, and every handshake that a server must accept or refuse.
 
 use std::fmt;
 use std::io;
@@ -24,7 +24,7 @@ use tokio_rustls::TlsConnector;
 
 use super::wire::{Connection, dial};
 
-/// What precedes the 32 bytes of a key (docs/protocol/tls.md, section 3).
+/// The prefix of the 32 key bytes (docs/protocol/tls.md, section 3).
 const SPKI_PREFIX: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
 ];
@@ -32,23 +32,23 @@ const SPKI_PREFIX: [u8; 12] = [
 /// The label of the channel binding (docs/protocol/tls.md, section 4).
 const BINDING: &[u8] = b"EXPORTER-nara-mesh-v2";
 
-/// A connection over TLS.
+/// A TLS connection.
 #[derive(Debug)]
 pub(super) struct Channel {
     pub(super) connection: Connection,
     pub(super) binding: [u8; 32],
-    /// The key that the server has shown and proven.
+    /// The key that the server has proven.
     pub(super) key: PublicKey,
 }
 
-/// The form in which the server is to show its key.
+/// How the server presents its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     X509,
     RawPublicKey,
 }
 
-/// Opens a connection over TLS. Without a nara, no certificate is shown.
+/// Opens a TLS connection. Without a nara, no client certificate is sent.
 pub(super) async fn open(
     address: SocketAddr,
     nara: Option<&LocalNara>,
@@ -75,7 +75,7 @@ pub(super) async fn open(
     let stream = dial(address, limit).await?;
     let name = ServerName::from(address.ip());
     let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
-    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the handshake did not end in time");
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the handshake timed out");
     let stream = timeout(limit, connecting).await.map_err(late)??;
     let session = stream.get_ref().1;
     let certificate = session.peer_certificates().and_then(|chain| chain.first());
@@ -117,7 +117,7 @@ fn spki(key: &PublicKey) -> [u8; 44] {
     spki
 }
 
-/// Accepts any server that proves an Ed25519 key: the check looks at the key.
+/// Accepts any server that proves an Ed25519 key: the check examines the key itself.
 #[derive(Debug)]
 struct AnyNara(Form);
 
@@ -166,7 +166,7 @@ impl ServerCertVerifier for AnyNara {
     }
 }
 
-/// The keypair of a nara, as rustls asks for it.
+/// The keypair of a nara as a rustls signing key.
 #[derive(Clone)]
 struct Key(KeyPair);
 
@@ -201,7 +201,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A ClientHello that offers TLS 1.2 and nothing newer.
+/// Returns a ClientHello that offers TLS 1.2 only.
 pub(super) fn hello_of_tls12() -> Vec<u8> {
     #[rustfmt::skip]
     let extensions: &[u8] = &[

@@ -1,18 +1,18 @@
-//! What a check is.
+//! The definition of a check.
 
 use futures_util::future::BoxFuture;
 
 use super::peer::Peer;
 pub(super) use super::verdict::{Fault, Need, Verdict, differs, ensure};
 
-/// How binding a statement of the specification is.
+/// The requirement level of a statement of the specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Level {
-    /// Who does otherwise does not interoperate, or is not safe.
+    /// A violation breaks interoperability or security.
     Must,
-    /// Peers cope with another behaviour.
+    /// Peers tolerate another behaviour.
     Should,
-    /// The specification records what v1 peers do, and implementations are known to be stricter on purpose.
+    /// The specification records what v1 peers do; implementations are known to be stricter on purpose.
     DeviationKnown,
 }
 
@@ -26,24 +26,24 @@ impl Level {
     }
 }
 
-/// Carries a check out.
+/// Runs a check.
 pub(super) type Run = for<'a> fn(&'a Peer) -> BoxFuture<'a, Verdict>;
 
-/// One statement of the specification, and how to find out whether it holds.
+/// A statement of the specification, and how to test it.
 #[derive(Debug)]
 pub(super) struct Check {
-    /// `group/what`: stable, for scripts.
+    /// `group/name`: stable, for scripts.
     pub(super) id: &'static str,
     pub(super) level: Level,
     /// The section, as a link below `docs/protocol/`.
     pub(super) section: &'static str,
-    /// What the specification says.
+    /// The statement of the specification.
     pub(super) says: &'static str,
     pub(super) needs: &'static [Need],
     pub(super) run: Run,
 }
 
-/// A check of what an implementation must do.
+/// Creates a check of a MUST.
 pub(super) const fn must(id: &'static str, section: &'static str, says: &'static str, run: Run) -> Check {
     Check {
         id,
@@ -55,7 +55,7 @@ pub(super) const fn must(id: &'static str, section: &'static str, says: &'static
     }
 }
 
-/// A check of what an implementation should do.
+/// Creates a check of a SHOULD.
 pub(super) const fn should(id: &'static str, section: &'static str, says: &'static str, run: Run) -> Check {
     Check {
         level: Level::Should,
@@ -63,7 +63,7 @@ pub(super) const fn should(id: &'static str, section: &'static str, says: &'stat
     }
 }
 
-/// A check of what v1 peers do, and others do not on purpose.
+/// Creates a check of behaviour of v1 peers from which others deviate on purpose.
 pub(super) const fn known(id: &'static str, section: &'static str, says: &'static str, run: Run) -> Check {
     Check {
         level: Level::DeviationKnown,
@@ -72,14 +72,14 @@ pub(super) const fn known(id: &'static str, section: &'static str, says: &'stati
 }
 
 impl Check {
-    /// The same check, with what it needs beside what its group needs.
+    /// Adds requirements to those of the group.
     pub(super) const fn needs(mut self, needs: &'static [Need]) -> Self {
         self.needs = needs;
         self
     }
 }
 
-/// The function of a check: `run!(|peer| …)` with an asynchronous body that gives a [`Verdict`].
+/// Wraps an asynchronous body that returns a [`Verdict`] as the function of a check: `run!(|peer| …)`.
 macro_rules! run {
     (|$peer:ident| $body:block) => {
         |$peer| Box::pin(async move $body)
@@ -91,7 +91,7 @@ macro_rules! run {
 
 pub(super) use run;
 
-/// Checks with the same needs, in one file.
+/// Checks with the same requirements, in one file.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) needs: &'static [Need],

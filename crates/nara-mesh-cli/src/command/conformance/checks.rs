@@ -1,4 +1,4 @@
-//! All checks, one file for each group.
+//! All checks, one file per group.
 
 mod capability;
 mod dm;
@@ -19,8 +19,8 @@ mod zine;
 
 use super::check::Group;
 
-/// The groups in the order in which they run. The v1 nara never signs with v2, and the v2 nara has done so before its first
-/// group, so no group depends on another.
+/// The groups in the order in which they run. The v1 nara never signs with v2, and the v2 nara has done so
+/// before the first group runs, so no group depends on another.
 pub(super) static GROUPS: &[Group] = &[
     open::GROUP,
     v1_request::GROUP,
@@ -75,7 +75,7 @@ mod tests {
         }
     }
 
-    /// The anchor that GitHub makes of a heading.
+    /// Returns the anchor that GitHub generates for a heading.
     fn anchor_of(heading: &str) -> String {
         let kept = heading.chars().filter_map(|character| match character {
             ' ' => Some('-'),

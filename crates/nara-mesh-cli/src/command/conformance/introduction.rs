@@ -1,5 +1,6 @@
-//! How a peer that does not know the naras that check it can learn their keys: it asks `/ping` at the address that the
-//! requests come from (docs/protocol/v1.md, section 4.4), so that is answered for as long as the checks run.
+//! Lets a peer learn the keys of the checking naras: an unknown sender is asked at `/ping` of the address
+//! that its requests come from (docs/protocol/v1.md, section 4.4), so this endpoint is served while the
+//! checks run.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -22,7 +23,7 @@ use tokio::task::JoinSet;
 use super::peer::{Peer, recent};
 use super::signing;
 
-/// Answers `/ping` as one nara at a time, until it is dropped.
+/// Answers `/ping` as one nara at a time, until dropped.
 #[derive(Debug)]
 pub(super) struct Introduction {
     speaker: Arc<Mutex<Option<LocalNara>>>,
@@ -30,7 +31,7 @@ pub(super) struct Introduction {
 }
 
 impl Introduction {
-    /// Listens at the address from which the peer is called. A port that is taken is left to who has it.
+    /// Listens at the address from which the peer is called. If the port is taken, there is no introduction.
     pub(super) async fn begin(peer: SocketAddr) -> Self {
         let speaker = Arc::default();
         let mut servers = JoinSet::new();
@@ -47,18 +48,19 @@ impl Introduction {
         }
     }
 
-    /// Sends one request of each nara, which makes the peer ask for its key.
+    /// Sends one request as each nara, which makes the peer ask for its key.
     pub(super) async fn introduce(&self, peer: &Peer) {
         for nara in [&peer.v1, &peer.v2] {
             *self.speaker.lock().unwrap_or_else(PoisonError::into_inner) = Some(nara.clone());
-            // Whether it worked is found out by the requests that follow. v1 proves nothing that would be in their way.
+            // Later requests show whether it worked. v1 is used because it proves no capability that would
+            // affect the checks.
             let _ = peer.send(&signing::v1(recent(nara), nara, peer.now())).await;
         }
         peer.take_exchanges();
     }
 }
 
-/// The address from which packets to a peer are sent.
+/// Returns the source address of packets to a peer.
 fn source_of(peer: SocketAddr) -> Option<IpAddr> {
     let any: IpAddr = if peer.is_ipv4() {
         [0; 4].into()
@@ -66,7 +68,7 @@ fn source_of(peer: SocketAddr) -> Option<IpAddr> {
         [0; 16].into()
     };
     let socket = UdpSocket::bind((any, 0)).ok()?;
-    // No packet is sent.
+    // `connect` on a UDP socket sends no packet.
     socket.connect(peer).ok()?;
     socket.local_addr().ok().map(|address| address.ip())
 }
@@ -74,7 +76,7 @@ fn source_of(peer: SocketAddr) -> Option<IpAddr> {
 async fn serve(listener: TcpListener, speaker: Arc<Mutex<Option<LocalNara>>>, ip: IpAddr) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        // A peer asks once for each of two naras.
+        // A peer asks once for each of the two naras; more connections are dropped.
         if connections.len() >= 16 {
             connections.shutdown().await;
         }

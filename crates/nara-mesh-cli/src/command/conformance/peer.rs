@@ -1,5 +1,5 @@
-//! The peer that is checked, and the two naras that check it: one that signs with v1 only, and one with v2, because a
-//! peer must refuse v1 from whoever has proven v2.
+//! The checked peer and the two checking naras: one signs with v1 only and one with v2, because a peer must
+//! refuse v1 from a nara that has proven v2.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -22,23 +22,23 @@ use super::signing::{self, V2};
 use super::verdict::{Fault, Need, Verdict, differs, ensure};
 use super::wire::{Answer, Connection, Draft, Messages, get, post};
 
-/// A request and its answer, as the report shows them.
+/// A request and its answer, as shown in the report.
 #[derive(Clone, Debug)]
 pub(super) struct Exchange {
     pub(super) sent: String,
     pub(super) came: String,
 }
 
-/// The peer that is checked.
+/// The checked peer.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
     pub(super) limit: Duration,
     pub(super) name: NaraName,
     pub(super) key: PublicKey,
-    /// What it announces, if its key signed that.
+    /// Its announced capabilities, if signed by its key.
     pub(super) capability: Option<Capability>,
-    /// How far its clock is ahead of ours, in milliseconds, as `/ping` says.
+    /// How far its clock is ahead of ours, in milliseconds, according to `/ping`.
     pub(super) ahead: i64,
     /// The nara that signs with v1 only.
     pub(super) v1: LocalNara,
@@ -49,19 +49,19 @@ pub(super) struct Peer {
     exchanges: Mutex<Vec<Exchange>>,
 }
 
-/// Why the peer cannot be checked at all.
+/// Why the peer cannot be checked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unfit {
     /// It does not answer.
     #[error("no nara answers at {address}: {reason}")]
     Silent { address: SocketAddr, reason: String },
-    /// `/ping` does not say who it is.
-    #[error("{address} answers /ping without a name or a key: {came}")]
+    /// `/ping` does not identify it.
+    #[error("{address} answers /ping without a name and a key: {came}")]
     Nameless { address: SocketAddr, came: String },
 }
 
 impl Peer {
-    /// Asks a peer who it is, and what it announces.
+    /// Asks a peer for its identity and capabilities.
     pub(super) async fn meet(
         address: SocketAddr,
         limit: Duration,
@@ -84,7 +84,7 @@ impl Peer {
             let came = answer.describe();
             return Err(Unfit::Nameless { address, came });
         };
-        // Another unit than nanoseconds is found by a check; until then, its clock counts as ours.
+        // A check reports a wrong unit; here such a clock is assumed equal to ours.
         let told = ping["t"]
             .as_i64()
             .map_or_else(|| now.get(), |nanos| nanos / 1_000_000);
@@ -109,7 +109,7 @@ impl Peer {
         })
     }
 
-    /// Finds out what can be checked. Returns why the peer refuses the naras that check it, if it does.
+    /// Determines what can be checked. Returns the peer's reason if it refuses the checking naras.
     pub(super) async fn explore(&mut self, write: bool) -> Result<(), String> {
         if write {
             self.has.push(Need::Write);
@@ -161,7 +161,7 @@ impl Peer {
         self.has.contains(&need)
     }
 
-    /// Whether the peer answers a request with 200; else what it says.
+    /// Returns whether the peer answers a request with 200, else its answer.
     async fn answers(&self, draft: &Draft) -> Result<(), String> {
         match self.send(draft).await {
             Ok(answer) if answer.status == 200 => Ok(()),
@@ -171,14 +171,14 @@ impl Peer {
         }
     }
 
-    /// The status with which the answer to a request begins.
+    /// Returns the status of the answer to a request, without reading the body.
     async fn begins(&self, draft: &Draft) -> Option<u16> {
         let mut connection = Connection::open(self.address, self.limit).await.ok()?;
         let response = connection.begin(draft).await.ok()?;
         Some(response.status().as_u16())
     }
 
-    /// The time of the peer. No time comes twice, so that no signature does.
+    /// Returns the time of the peer. Times are unique, so that signatures are too.
     pub(super) fn now(&self) -> UnixMillis {
         let now = SystemClock.now_millis().get() + self.ahead;
         let newer = |last| Some(now.max(last + 1));
@@ -186,7 +186,7 @@ impl Peer {
         UnixMillis::new(now.max(last.unwrap_or_default() + 1))
     }
 
-    /// The same, some seconds later or earlier.
+    /// Returns the time of the peer with an offset in seconds.
     pub(super) fn now_and(&self, seconds: i64) -> UnixMillis {
         UnixMillis::new(self.now().get() + seconds * 1_000)
     }
@@ -201,21 +201,21 @@ impl Peer {
         self.v2_changed(draft, |_| ())
     }
 
-    /// The same, with parts of the signature changed before it is made.
+    /// Signs as the v2 nara, with parts of the signature changed before signing.
     pub(super) fn v2_changed(&self, draft: Draft, change: impl FnOnce(&mut V2)) -> Draft {
         let mut parts = self.v2_parts(&draft, &self.v2);
         change(&mut parts);
         parts.sign(draft)
     }
 
-    /// The parts of a signature of a nara for this peer.
+    /// Returns the parts of a signature by a nara for this peer.
     pub(super) fn v2_parts(&self, draft: &Draft, nara: &LocalNara) -> V2 {
         let mut random = [0; 10];
         getrandom::fill(&mut random).expect("the operating system provides random bytes");
         V2::of(draft, nara, &self.recipient(), self.now(), random)
     }
 
-    /// How `X-Nara-To` names this peer.
+    /// Returns the `X-Nara-To` value of this peer.
     pub(super) fn recipient(&self) -> String {
         match &self.capability {
             Some(capability) => capability.id.to_string(),
@@ -223,13 +223,14 @@ impl Peer {
         }
     }
 
-    /// A sync request of the v1 nara, signed. `from` is added.
+    /// Returns a signed sync request of the v1 nara. Adds `from`.
     pub(super) fn sync(&self, mut request: Value) -> Draft {
         request["from"] = json!(self.v1.name().as_str());
         self.v1_signed(post("/events/sync", request.to_string()))
     }
 
-    /// Sends a request on a connection of its own. Boxed, as the other ways to send: each check would have all of it in its future.
+    /// Sends a request on a new connection. Boxed, like the other senders: otherwise each check would embed
+    /// the whole future.
     pub(super) fn send<'a>(&'a self, draft: &'a Draft) -> BoxFuture<'a, Verdict<Answer>> {
         Box::pin(async move {
             let came = async {
@@ -240,7 +241,7 @@ impl Peer {
         })
     }
 
-    /// Sends a request on a connection that is open.
+    /// Sends a request on an open connection.
     pub(super) async fn send_on(&self, connection: &mut Connection, draft: &Draft) -> Verdict<Answer> {
         self.record(draft, connection.send(draft).await)
     }
@@ -256,14 +257,14 @@ impl Peer {
         Ok(came?)
     }
 
-    /// Adds what was sent and what came to the report of the running check.
+    /// Records a request and its answer for the report of the running check.
     pub(super) fn note(&self, sent: impl Into<String>, came: impl Into<String>) {
         let (sent, came) = (sent.into(), came.into());
         let mut exchanges = self.exchanges.lock().unwrap_or_else(PoisonError::into_inner);
         exchanges.push(Exchange { sent, came });
     }
 
-    /// What was exchanged since the last time.
+    /// Returns the exchanges recorded since the last call.
     pub(super) fn take_exchanges(&self) -> Vec<Exchange> {
         std::mem::take(&mut *self.exchanges.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -282,12 +283,12 @@ impl Peer {
         Ok(answer)
     }
 
-    /// Sends a request that the peer must refuse with a status and this text.
+    /// Sends a request that the peer must refuse with this status and text.
     pub(super) async fn refuses_with(&self, draft: Draft, status: u16, text: &str) -> Verdict {
         self.refuses(draft, status).await?.is_text(text)
     }
 
-    /// Opens a stream, and returns the head of the answer with the messages that follow.
+    /// Opens a stream, and returns the head of the answer and the messages.
     pub(super) fn stream<'a>(&'a self, draft: &'a Draft) -> BoxFuture<'a, Verdict<(Answer, Messages)>> {
         Box::pin(async move {
             let mut connection = Connection::open(self.address, self.limit).await?;
@@ -312,7 +313,7 @@ impl Peer {
         Box::pin(channel::open(self.address, nara, form, self.limit))
     }
 
-    /// Checks the v1 signature of an answer.
+    /// Verifies the v1 signature of an answer.
     pub(super) fn signed_v1(&self, answer: &Answer) -> Verdict {
         let auth = ResponseAuth::from_headers(&answer.headers)
             .map_err(|error| differs(format!("the answer is not signed: {error}")))?;
@@ -323,7 +324,7 @@ impl Peer {
             .map_err(|error| differs(error.to_string()))
     }
 
-    /// Checks the v2 signature of an answer, and that it answers this request.
+    /// Verifies the v2 signature of an answer and its binding to the request.
     pub(super) fn bound(&self, request: &Draft, answer: &Answer) -> Verdict {
         let unsigned = |error: nara_proto::v2::SignatureError| {
             differs(format!("the v2 signature of the answer: {error}"))
@@ -346,7 +347,7 @@ impl Peer {
     }
 }
 
-/// A sync request for the newest event, unsigned.
+/// Returns an unsigned sync request for the newest event.
 pub(super) fn recent(nara: &LocalNara) -> Draft {
     let body = json!({ "from": nara.name().as_str(), "mode": "recent", "limit": 1 });
     post("/events/sync", body.to_string())
@@ -357,12 +358,12 @@ fn is_unserved(status: u16) -> bool {
 }
 
 impl Answer {
-    /// The status must be this one.
+    /// Requires this status.
     pub(super) fn is(&self, status: u16) -> Verdict {
         self.is_one_of(&[status])
     }
 
-    /// The status must be one of these.
+    /// Requires one of these statuses.
     pub(super) fn is_one_of(&self, statuses: &[u16]) -> Verdict {
         ensure(statuses.contains(&self.status), || {
             let expected: Vec<String> = statuses.iter().map(u16::to_string).collect();
@@ -370,7 +371,7 @@ impl Answer {
         })
     }
 
-    /// The body must be this text and a line break, as `text/plain`.
+    /// Requires `text/plain` with this text and a line break.
     pub(super) fn is_text(&self, text: &str) -> Verdict {
         let body = self.text();
         ensure(body == format!("{text}\n"), || {
@@ -379,7 +380,7 @@ impl Answer {
         self.has_kind("text/plain; charset=utf-8")
     }
 
-    /// The body must begin with this text.
+    /// Requires a body that begins with this text.
     pub(super) fn begins_with(&self, text: &str) -> Verdict {
         let body = self.text();
         ensure(body.starts_with(text), || {
@@ -387,7 +388,7 @@ impl Answer {
         })
     }
 
-    /// The content type must be this one.
+    /// Requires this content type.
     pub(super) fn has_kind(&self, kind: &str) -> Verdict {
         let got = self.header("content-type").unwrap_or_default();
         ensure(got.eq_ignore_ascii_case(kind), || {
@@ -395,7 +396,7 @@ impl Answer {
         })
     }
 
-    /// The answer must have none of the headers of a signature.
+    /// Requires an answer without signature headers.
     pub(super) fn is_unsigned(&self) -> Verdict {
         let signed = |headers: &HeaderMap| {
             headers.contains_key("x-nara-signature") || headers.contains_key("signature")
@@ -403,12 +404,12 @@ impl Answer {
         ensure(!signed(&self.headers), || "the answer is signed".to_owned())
     }
 
-    /// The body as JSON.
+    /// Returns the body as JSON.
     pub(super) fn json(&self) -> Verdict<Value> {
         serde_json::from_slice(&self.body).map_err(|error| differs(format!("the body is not JSON: {error}")))
     }
 
-    /// The JSON object of the body must have these keys, in this order.
+    /// Requires a JSON object with these keys, in this order.
     pub(super) fn has_keys(&self, keys: &[&str]) -> Verdict {
         let text = self.text();
         let mut rest = text.as_str();
@@ -416,13 +417,13 @@ impl Answer {
             let quoted = format!("\"{key}\":");
             let place = rest
                 .find(&quoted)
-                .ok_or_else(|| differs(format!("the key {key:?} is missing, or not in its place")))?;
+                .ok_or_else(|| differs(format!("the key {key:?} is missing or out of order")))?;
             rest = &rest[place + quoted.len()..];
         }
         Ok(())
     }
 
-    /// The events of a sync answer or a zine; `null` is an empty list.
+    /// Returns the events of a sync answer or a zine; `null` is an empty list.
     pub(super) fn events(&self) -> Verdict<Vec<Value>> {
         match &self.json()?["events"] {
             Value::Null => Ok(Vec::new()),
@@ -431,13 +432,13 @@ impl Answer {
         }
     }
 
-    /// The body as text.
+    /// Returns the body as text.
     pub(super) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
-/// The times of events, in nanoseconds.
+/// Returns the times of events, in nanoseconds.
 pub(super) fn times(events: &[Value]) -> Vec<i64> {
     events
         .iter()

@@ -1,4 +1,4 @@
-//! What the checks found: for people, and as JSON (docs/schemas/conformance.json).
+//! The report of the checks: for people, and as JSON (docs/schemas/conformance.json).
 
 use std::net::SocketAddr;
 
@@ -14,13 +14,13 @@ use crate::exit::Exit;
 use crate::failure::Outcome;
 use crate::printer::{Printer, count, harmless, render, table};
 
-/// What came out of a check.
+/// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Finding {
     Pass,
-    /// What the peer does instead.
+    /// The actual behaviour of the peer.
     Fail(String),
-    /// What the check needs.
+    /// The missing requirement.
     Skipped(String),
 }
 
@@ -41,7 +41,7 @@ impl Finding {
     }
 }
 
-/// A check and what came out of it.
+/// A check and its result.
 #[derive(Debug)]
 pub(super) struct Result {
     pub(super) check: &'static Check,
@@ -49,14 +49,14 @@ pub(super) struct Result {
     pub(super) exchanges: Vec<Exchange>,
 }
 
-/// What was found about a peer.
+/// The results for a peer.
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) name: NaraName,
     pub(super) address: SocketAddr,
     pub(super) key: PublicKey,
     pub(super) capability: Option<Capability>,
-    /// What the peer said when it refused the nara that signs with v1.
+    /// The peer's answer when it refused the v1 nara.
     pub(super) refusal: Option<String>,
     pub(super) results: Vec<Result>,
 }
@@ -67,7 +67,7 @@ impl Report {
         self.results.iter().filter(counted).count()
     }
 
-    /// Partial if a `must` failed; not authenticated if the peer refuses the naras that check it.
+    /// Returns `Partial` if a MUST failed, and `Unauthenticated` if the peer refuses the checking naras.
     pub(super) fn exit(&self) -> Exit {
         if self.number(Level::Must, "fail") > 0 {
             Exit::Partial
@@ -129,7 +129,7 @@ impl Result {
     }
 }
 
-/// Prints what was found: failures with what was sent and what came, and everything else if that is wanted.
+/// Prints the results: failures with the requests and answers, and all others if wanted.
 pub(super) fn print(report: &Report, all: bool, printer: Printer) -> Outcome<()> {
     printer.json(report.to_json())?;
     for result in &report.results {
@@ -174,13 +174,13 @@ pub(super) fn print(report: &Report, all: bool, printer: Printer) -> Outcome<()>
         harmless(report.name.as_str()),
         report.address,
         match report.number(Level::Must, "fail") {
-            0 => "no check of what it must do failed".to_owned(),
-            failed => format!("{} of what it must do failed", count(failed, "check")),
+            0 => "no MUST check failed".to_owned(),
+            failed => format!("{} failed", count(failed, "MUST check")),
         }
     ))
 }
 
-/// Prints all checks without carrying them out.
+/// Prints all checks without running them.
 pub(super) fn list(printer: Printer) -> Outcome {
     let checks: Vec<&Check> = GROUPS.iter().flat_map(|group| group.checks).collect();
     let mut rows = table(["CHECK", "LEVEL", "WHERE", "SAYS"]);

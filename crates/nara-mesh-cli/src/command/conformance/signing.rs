@@ -1,4 +1,4 @@
-//! Signatures made from their parts, so that each part can be wrong.
+//! Builds signatures from their parts, so that each part can be made invalid.
 
 use nara_mesh::identity::LocalNara;
 use nara_proto::encoding::base64_encode;
@@ -23,24 +23,24 @@ pub(super) fn v1(draft: Draft, nara: &LocalNara, at: UnixMillis) -> Draft {
         .with("x-nara-signature", nara.keypair().sign(&base).to_base64())
 }
 
-/// Signs zeros with a key: a valid signature, but of nothing that anybody verifies.
+/// Signs zeros: a valid signature over irrelevant bytes.
 pub(super) fn of_nothing(keypair: &KeyPair) -> String {
     keypair.sign(&[0; 32]).to_base64()
 }
 
-/// The parts of a v2 signature (docs/protocol/v2.md, section 1). What is not changed is right.
+/// The parts of a v2 signature (docs/protocol/v2.md, section 1), valid unless changed.
 #[derive(Clone, Debug)]
 pub(super) struct V2 {
-    /// The covered components in their order. Those that do not begin with `@` become headers.
+    /// The covered components in order. Names without a leading `@` become headers.
     pub(super) components: Vec<(&'static str, String)>,
-    /// The parameters in their order, as they are spelled.
+    /// The parameters in order, as serialized.
     pub(super) parameters: Vec<(&'static str, String)>,
-    /// The key that signs.
+    /// The signing key.
     pub(super) keypair: KeyPair,
 }
 
 impl V2 {
-    /// The right signature of a request.
+    /// Returns the parts of a valid signature for a request.
     pub(super) fn of(draft: &Draft, nara: &LocalNara, to: &str, at: UnixMillis, random: [u8; 10]) -> Self {
         let created = at.to_seconds().get();
         let mut nonce = [0; 16];
@@ -75,7 +75,7 @@ impl V2 {
         part.expect("checks set parts that exist").1 = value.into();
     }
 
-    /// Sets both times, in seconds from the time that they have.
+    /// Shifts both times by this many seconds.
     pub(super) fn shift(&mut self, seconds: i64) {
         for (name, value) in &mut self.parameters {
             if let ("created" | "expires", Ok(time)) = (*name, value.parse::<i64>()) {
@@ -84,13 +84,13 @@ impl V2 {
         }
     }
 
-    /// Covers the binding of a connection.
+    /// Covers the channel binding of a connection.
     pub(super) fn bind(&mut self, binding: &[u8; 32]) {
         self.components
             .push(("x-nara-channel", format!(":{}:", base64_encode(binding))));
     }
 
-    /// Signs, and writes the headers.
+    /// Signs, and adds the headers.
     pub(super) fn sign(&self, mut draft: Draft) -> Draft {
         let mut base = String::new();
         for (name, value) in &self.components {

@@ -1,9 +1,9 @@
-//! What a check needs and what it finds.
+//! The requirements and results of a check.
 
 use std::fmt;
 use std::io;
 
-/// Without which a check is skipped.
+/// A requirement of a check; if unmet, the check is skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
     /// The peer announces that it signs with v2.
@@ -20,7 +20,7 @@ pub(super) enum Need {
     KnowsV1,
     /// The peer accepts the key of the nara that signs with v2.
     KnowsV2,
-    /// The user allows it to store something at the peer.
+    /// The user allows storing data at the peer.
     Write,
 }
 
@@ -34,7 +34,7 @@ impl fmt::Display for Need {
             Self::Reconcile => "the peer does not serve /events/reconcile",
             Self::KnowsV1 => "the peer does not accept the key of the nara that signs with v1",
             Self::KnowsV2 => "the peer does not accept the key of the nara that signs with v2",
-            Self::Write => "it would store something at the peer (--write)",
+            Self::Write => "it would store data at the peer (--write)",
         })
     }
 }
@@ -42,9 +42,9 @@ impl fmt::Display for Need {
 /// Why a check did not pass.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// The peer does something else.
+    /// The peer behaves differently.
     Differs(String),
-    /// The check needs what the peer does not have.
+    /// A requirement is unmet.
     Skip(&'static str),
 }
 
@@ -54,7 +54,7 @@ impl From<io::Error> for Fault {
     }
 }
 
-/// A fault with a text.
+/// Creates a fault with a text.
 pub(super) fn differs(text: impl Into<String>) -> Fault {
     Fault::Differs(text.into())
 }
@@ -68,5 +68,5 @@ pub(super) fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Verdict
     }
 }
 
-/// What a check finds.
+/// The result of a check.
 pub(super) type Verdict<T = ()> = Result<T, Fault>;

@@ -1,4 +1,4 @@
-//! Requests of any form, and what comes back: no layer between a check and HTTP/1.1.
+//! Sends arbitrary requests directly over HTTP/1.1, without our client in between.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,13 +14,13 @@ use nara_mesh::transport::BoxMeshStream;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// The most bytes of an answer that are read: more than the largest answer of an endpoint.
+/// The most bytes of an answer that are read: above the largest answer of any endpoint.
 const MAX_ANSWER: usize = 17 << 20;
 
 /// The most bytes of a body that the report shows.
 const SHOWN: usize = 160;
 
-/// A request as it goes over the wire.
+/// A request as sent.
 #[derive(Clone, Debug)]
 pub(super) struct Draft {
     pub(super) method: Method,
@@ -30,7 +30,7 @@ pub(super) struct Draft {
     pub(super) body: Bytes,
 }
 
-/// A `GET` without headers.
+/// Creates a `GET` without headers.
 pub(super) fn get(target: &str) -> Draft {
     Draft {
         method: Method::GET,
@@ -40,7 +40,7 @@ pub(super) fn get(target: &str) -> Draft {
     }
 }
 
-/// A `POST` of JSON.
+/// Creates a `POST` with a JSON body.
 pub(super) fn post(target: &str, body: impl Into<Bytes>) -> Draft {
     let draft = get(target).method(Method::POST).body(body);
     draft.with("content-type", "application/json")
@@ -52,13 +52,13 @@ impl Draft {
         self
     }
 
-    /// Another path and query. A signature that is there stays as it is.
+    /// Replaces path and query. An existing signature stays.
     pub(super) fn target(mut self, target: &str) -> Self {
         target.clone_into(&mut self.target);
         self
     }
 
-    /// Another body. A signature that is there stays as it is.
+    /// Replaces the body. An existing signature stays.
     pub(super) fn body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = body.into();
         self
@@ -71,7 +71,7 @@ impl Draft {
         self
     }
 
-    /// Adds a header beside those of the same name.
+    /// Adds a header in addition to those with the same name.
     pub(super) fn again(mut self, name: &'static str, value: impl AsRef<[u8]>) -> Self {
         self.headers
             .append(HeaderName::from_static(name), field(value.as_ref()));
@@ -84,22 +84,22 @@ impl Draft {
         self
     }
 
-    /// The value of a header, as text.
+    /// Returns the value of a header as text.
     pub(super) fn header(&self, name: &str) -> String {
         self.headers.get(name).map(text_of).unwrap_or_default()
     }
 
-    /// The path on the request line.
+    /// Returns the path of the request line.
     pub(super) fn path(&self) -> &str {
         self.target.split('?').next().unwrap_or_default()
     }
 
-    /// The query on the request line.
+    /// Returns the query of the request line.
     pub(super) fn query(&self) -> Option<&str> {
         self.target.split_once('?').map(|(_, query)| query)
     }
 
-    /// What the report says about it.
+    /// Describes the request for the report.
     pub(super) fn describe(&self) -> String {
         let profile = match (
             self.headers.contains_key("x-nara-signature"),
@@ -122,7 +122,7 @@ fn text_of(value: &HeaderValue) -> String {
     String::from_utf8_lossy(value.as_bytes()).into_owned()
 }
 
-/// An answer, read to its end.
+/// A complete answer.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -131,12 +131,12 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The value of a header, as text.
+    /// Returns the value of a header as text.
     pub(super) fn header(&self, name: &str) -> Option<String> {
         self.headers.get(name).map(text_of)
     }
 
-    /// What the report says about it.
+    /// Describes the answer for the report.
     pub(super) fn describe(&self) -> String {
         let kind = self
             .header("content-type")
@@ -155,7 +155,7 @@ fn shown(body: &[u8]) -> String {
     format!(", {} bytes: {}{more}", body.len(), text.replace("\\\"", "\""))
 }
 
-/// A connection on which requests go out one after the other.
+/// A connection for sequential requests.
 #[derive(Debug)]
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
@@ -170,7 +170,7 @@ impl Connection {
         Self::over(Box::new(stream), address, limit).await
     }
 
-    /// Speaks HTTP over a stream.
+    /// Starts HTTP over an established stream.
     pub(super) async fn over(
         stream: BoxMeshStream,
         address: SocketAddr,
@@ -179,7 +179,7 @@ impl Connection {
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
-        // It ends with the sender, or with the peer.
+        // The task ends when the sender is dropped or the peer closes.
         tokio::spawn(connection);
         Ok(Self {
             sender,
@@ -235,7 +235,7 @@ fn late() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
 }
 
-/// One message of a stream of server-sent events.
+/// One server-sent event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Message {
     pub(super) event: String,
@@ -243,7 +243,7 @@ pub(super) struct Message {
     pub(super) data: String,
 }
 
-/// The messages of a stream, as they come.
+/// The messages of a stream.
 #[derive(Debug)]
 pub(super) struct Messages {
     body: Incoming,
@@ -271,7 +271,7 @@ impl Messages {
                 }
             }
             if self.read.len() > MAX_ANSWER {
-                return Err(io::Error::other("a message does not end"));
+                return Err(io::Error::other("a message is too long"));
             }
             let frame = timeout(self.limit, self.body.frame()).await.map_err(|_| late())?;
             let frame = frame.ok_or_else(|| io::Error::other("the stream ended"))?;

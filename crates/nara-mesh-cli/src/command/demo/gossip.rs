@@ -11,13 +11,13 @@ use crate::printer::{human, micros};
 
 pub(super) const STEP: Step = Step {
     name: "gossip",
-    title: "alice has news; it crosses the mesh, each nara telling only a few",
+    title: "alice publishes an event; it spreads over the mesh, though each nara subscribes to a few peers only",
 };
 
-/// Peers that each nara listens to.
+/// Peers that each nara subscribes to.
 const DEGREE: usize = 2;
 
-/// How often a ledger is looked at for the event.
+/// How often a ledger is checked for the event.
 const LOOK: Duration = Duration::from_millis(1);
 
 pub(super) async fn run(mesh: &Mesh) -> Report {

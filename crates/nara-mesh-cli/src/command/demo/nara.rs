@@ -22,14 +22,13 @@ use crate::connect::new_soul;
 use crate::failure::{Failure, Outcome};
 use crate::ledger_file;
 
-/// The names; the demo takes as many as it needs.
+/// The names of the naras, in order.
 pub(super) const NAMES: [&str; 16] = [
     "alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy", "mike", "niaj",
     "olivia", "peggy", "rupert", "sybil",
 ];
 
-/// How long a call of the demo may take: longer than the default, since a machine that is busy with something
-/// else must not make it fail.
+/// Timeout of a call: longer than the default, so that a busy machine does not fail the demo.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A complete nara.
@@ -44,7 +43,7 @@ pub(super) struct DemoNara {
     server: RunningServer,
 }
 
-/// All naras of the demo, who know each other.
+/// All naras of the demo, which know each other.
 #[derive(Debug)]
 pub(super) struct Mesh(Vec<DemoNara>);
 
@@ -60,7 +59,7 @@ impl MeshHandler for Handler {
 }
 
 impl Mesh {
-    /// Starts naras with these names, at least three, with their ledgers in a folder.
+    /// Starts at least three naras with these names, with their ledgers in a folder.
     pub(super) async fn start(names: &[&str], folder: &Path) -> Outcome<Self> {
         let mut naras = Vec::with_capacity(names.len());
         for name in names {
@@ -83,15 +82,15 @@ impl Mesh {
         &self.0
     }
 
-    /// The first three, who do most of the talking.
+    /// Returns the first three naras, which take part in most steps.
     pub(super) fn trio(&self) -> [&DemoNara; 3] {
         [&self.0[0], &self.0[1], &self.0[2]]
     }
 
-    /// Ends all of them. Returns whether all ended gracefully.
+    /// Shuts all naras down. Returns whether all of them did so gracefully.
     pub(super) async fn shutdown(self, grace: Duration) -> bool {
         let ending = self.0.into_iter().map(|nara| async move {
-            // The idle connections of the client would keep other servers waiting.
+            // The client's idle connections would delay the shutdown of other servers.
             drop(nara.client);
             nara.server.shutdown(grace).await == Shutdown::Graceful
         });
@@ -137,7 +136,7 @@ impl DemoNara {
         self.local.name().as_str()
     }
 
-    /// An event of this nara, as of now.
+    /// Creates an event of this nara with the current time.
     pub(super) fn event(&self, payload: Payload) -> SyncEvent {
         SyncEvent::signed(
             SystemClock.now_nanos(),

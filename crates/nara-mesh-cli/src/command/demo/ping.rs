@@ -18,7 +18,7 @@ pub(super) async fn run(mesh: &Mesh) -> Report {
     let mut failed = 0;
     let mut pairs: Vec<Value> = Vec::new();
     for nara in naras {
-        // The first ping dials; the second measures a connection that is open.
+        // The first ping dials; the second measures an open connection.
         nara.client.ping_all().await;
         let mut row = vec![nara.name().to_owned()];
         let outcomes = nara.client.ping_all().await;

@@ -36,7 +36,7 @@ async fn try_run(mesh: &Mesh) -> StepResult {
         .iter()
         .map(|hop| format!("{} {}", hop.stamp, hop.nara))
         .collect();
-    // Three or so to a line, so that sixteen naras fit as well.
+    // A few stamps per line, so that sixteen naras fit too.
     let lines: Vec<String> = stamps.chunks(6).map(|some| some.join("  →  ")).collect();
     Ok(Report::new(
         ok,

@@ -20,13 +20,13 @@ use crate::printer::harmless;
 
 pub(super) const STEP: Step = Step {
     name: "refuse",
-    title: "bob refuses what alice did not sign for him, now, once, and as well as she can",
+    title: "bob refuses requests that are altered, stale, replayed, downgraded or signed for another nara",
 };
 
-/// How old the stale request is: well past the window of 30 s.
+/// Age of the stale request: well beyond the window of 30 s.
 const STALE: Duration = Duration::from_secs(90);
 
-/// How wide the texts of answers are shown, in columns.
+/// Width of the shown answer texts, in columns.
 const TOLD_COLUMNS: usize = 64;
 
 /// The most bytes of an answer that are read.
@@ -36,7 +36,7 @@ pub(super) async fn run(mesh: &Mesh) -> Report {
     or_failed(try_run(mesh).await)
 }
 
-/// A request as somebody sends it who captured it.
+/// A captured request, to be sent by an attacker.
 struct Captured {
     name: &'static str,
     what: &'static str,
@@ -57,7 +57,7 @@ async fn try_run(mesh: &Mesh) -> StepResult {
             ..SocialPayload::default()
         })))
     };
-    let body = gossip("captured on its way");
+    let body = gossip("captured in transit");
     let now = SystemClock.now_millis();
     let signed = |to: &DemoNara, at| {
         let mut headers = HeaderMap::new();
@@ -81,11 +81,11 @@ async fn try_run(mesh: &Mesh) -> StepResult {
     let cases = [
         Captured {
             body: gossip("swapped"),
-            ..case("tampered_body", "another body", signed(bob, now)?, 400)
+            ..case("tampered_body", "altered body", signed(bob, now)?, 400)
         },
         Captured {
             target: "/dm?mode=page",
-            ..case("tampered_query", "another query", signed(bob, now)?, 401)
+            ..case("tampered_query", "altered query", signed(bob, now)?, 401)
         },
         case("tampered_name", "X-Nara-Name: carol", tampered_name, 401),
         case("sent_on", "signed for carol", signed(carol, now)?, 401),
@@ -95,9 +95,9 @@ async fn try_run(mesh: &Mesh) -> StepResult {
             signed(bob, now.saturating_sub(STALE))?,
             401,
         ),
-        case("genuine", "as alice signed it", genuine.clone(), 200),
-        case("replayed", "the same once more", genuine, 401),
-        case("downgraded", "the inherited signature", downgraded, 401),
+        case("genuine", "the genuine request", genuine.clone(), 200),
+        case("replayed", "the same again", genuine, 401),
+        case("downgraded", "the v1 signature", downgraded, 401),
     ];
     let mut lines = Vec::new();
     let mut answers: Vec<Value> = Vec::new();
@@ -128,7 +128,7 @@ async fn try_run(mesh: &Mesh) -> StepResult {
             count - 1
         )
     } else {
-        format!("{as_expected} of {count} requests were answered as they should be")
+        format!("{as_expected} of {count} requests were answered as expected")
     };
     Ok(Report::new(ok, summary)
         .lines(lines)
@@ -137,7 +137,7 @@ async fn try_run(mesh: &Mesh) -> StepResult {
         .figure("answers", answers))
 }
 
-/// What alice signs for another nara, as her client does.
+/// Signs a request for another nara as the client of alice does.
 fn sign(
     alice: &DemoNara,
     to: &DemoNara,
@@ -160,7 +160,7 @@ fn sign(
     }))
 }
 
-/// Sends the bytes of a request, as somebody would who captured them, and reads status and text of the answer.
+/// Sends the bytes of a captured request, and reads status and text of the answer.
 async fn post(to: &DemoNara, case: &Captured) -> io::Result<(u16, String)> {
     let Captured {
         target,

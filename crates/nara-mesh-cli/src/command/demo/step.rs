@@ -1,30 +1,30 @@
-//! One step of the demo, and how it went.
+//! A step of the demo and its outcome.
 
 use std::fmt::Display;
 
 use serde_json::{Map, Value};
 
-/// A step: its name in JSON, and what it shows.
+/// A step: its name in JSON, and its title.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Step {
     pub(super) name: &'static str,
     pub(super) title: &'static str,
 }
 
-/// How a step went.
+/// The outcome of a step.
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) ok: bool,
     /// One line for the summary.
     pub(super) summary: String,
-    /// What it showed.
+    /// Detail lines.
     pub(super) lines: Vec<String>,
-    /// Numbers, with their units in the names.
+    /// Numbers, with units in the names.
     pub(super) figures: Map<String, Value>,
 }
 
 impl Report {
-    /// A step that did not do what it should.
+    /// Creates the outcome of a failed step.
     pub(super) fn failed(why: impl Display) -> Self {
         Self {
             ok: false,
@@ -34,7 +34,7 @@ impl Report {
         }
     }
 
-    /// A step whose outcome is known now.
+    /// Creates an outcome.
     pub(super) fn new(ok: bool, summary: impl Display) -> Self {
         Self {
             ok,
@@ -55,7 +55,7 @@ impl Report {
     }
 }
 
-/// A step either reports, or one of its calls failed where it should not.
+/// Converts an unexpected error of a call to a failed outcome.
 pub(super) fn or_failed(outcome: Result<Report, Box<dyn std::error::Error + Send + Sync>>) -> Report {
     outcome.unwrap_or_else(|error| {
         let mut text = error.to_string();
@@ -68,5 +68,5 @@ pub(super) fn or_failed(outcome: Result<Report, Box<dyn std::error::Error + Send
     })
 }
 
-/// What a step may fail with.
+/// The result of a step, with the errors of its calls.
 pub(super) type StepResult = Result<Report, Box<dyn std::error::Error + Send + Sync>>;

@@ -17,13 +17,13 @@ use crate::printer::{human, micros};
 
 pub(super) const STEP: Step = Step {
     name: "sync",
-    title: "bob fetches all that alice remembers, page by page, and verifies every signature",
+    title: "bob fetches all events of alice, page by page, and verifies every signature",
 };
 
 /// Events per page.
 const PAGE: usize = 500;
 
-/// How many events share one timestamp: the inherited cursor would lose some at the end of each page.
+/// How many events share one timestamp: the v1 cursor would lose some at the end of each page.
 const SAME_TIME: usize = 7;
 
 pub(super) async fn run(mesh: &Mesh, events: u32) -> Report {
@@ -64,7 +64,7 @@ async fn try_run(mesh: &Mesh, events: usize) -> StepResult {
     let elapsed = start.elapsed();
     let stored = bob.ledger.count().await?;
     let per_second = (counts.received as f64 / elapsed.as_secs_f64()).round();
-    // A page line each would only scroll by.
+    // Print the first pages only.
     if lines.len() > 3 {
         let last = lines.pop();
         lines.truncate(2);
@@ -92,7 +92,7 @@ async fn try_run(mesh: &Mesh, events: usize) -> StepResult {
         .figure("events_per_s", per_second))
 }
 
-/// Events of several services and of every nara, from old to new.
+/// Returns events of several services and of every nara, oldest first.
 fn history(naras: &[DemoNara], count: usize) -> Vec<SyncEvent> {
     let start = SystemClock
         .now_nanos()
@@ -109,7 +109,7 @@ fn history(naras: &[DemoNara], count: usize) -> Vec<SyncEvent> {
 }
 
 fn payload(number: usize, emitter: &DemoNara, other: &DemoNara, ts: UnixNanos) -> Payload {
-    // A nara keeps so many observations of a pair, so only the first few are some.
+    // A nara keeps a limited number of observations per pair, so only the first events are observations.
     let early = number < 4 * 5;
     match number % 4 {
         0 if early => Payload::HeyThere(HeyTherePayload {

@@ -28,27 +28,27 @@ use crate::printer::{human, micros};
 
 pub(super) const STEP: Step = Step {
     name: "v1",
-    title: "greta speaks protocol v1 only: nina catches up from her, and alice keeps her stash",
+    title: "greta supports only protocol v1: nina catches up from her, and alice keeps her stash",
 };
 
-/// Events that greta remembers of the last week.
+/// Events in greta's ledger, from the last week.
 const REMEMBERED: usize = 3000;
 
-/// Direct messages that are sent at once, all signed in one millisecond.
+/// Direct messages sent at once, all signed in one millisecond.
 const BURST: usize = 20;
 
-/// How often a ledger is looked into.
+/// How often a ledger is checked.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// What greta wants to have back.
+/// The content of greta's stash.
 const SECRET: &[u8] = b"greta's memory";
 
-/// The nara that speaks v1 only.
+/// The v1-only nara.
 struct Greta {
     local: LocalNara,
     client: MeshClient,
     address: SocketAddr,
-    /// The last stash that came back.
+    /// The last stash that was returned.
     stash: watch::Receiver<Option<StashResponse>>,
     server: RunningServer,
 }
@@ -65,7 +65,7 @@ impl MeshHandler for Handler {
 }
 
 impl Greta {
-    /// Begins with these events, and with nothing else.
+    /// Starts with these events and nothing else.
     async fn start(
         local: &LocalNara,
         listen: SocketAddr,
@@ -138,7 +138,7 @@ async fn try_run(mesh: &Mesh) -> StepResult {
     let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let week = history(&local);
     let greta = Greta::start(&local, anywhere, &peers, week).await?;
-    // A v1 peer tells its id nowhere but in its messages.
+    // A v1 peer reveals its id only in its messages.
     let known = PeerInfo::configured(local.name().clone(), local.public_key()).at(greta.address);
     alice.client.registry().register(known.clone())?;
 
@@ -149,16 +149,16 @@ async fn try_run(mesh: &Mesh) -> StepResult {
 
     let lines = [
         format!(
-            "nina begins, and has {REMEMBERED} events of greta after {}",
+            "nina starts, and has {REMEMBERED} events of greta after {}",
             human(caught_up)
         ),
-        format!("{arrived} of {BURST} direct messages arrive that greta signed in one millisecond"),
+        format!("{arrived} of {BURST} direct messages that greta signed in one millisecond are accepted"),
         format!(
-            "greta loses her stash, says hey-there, and has it back after {}",
+            "greta loses her stash, sends hey-there, and has it back after {}",
             human(regained)
         ),
     ];
-    let summary = format!("caught up, {arrived} of {BURST} messages at once, and the stash came back");
+    let summary = format!("caught up, {arrived} of {BURST} messages at once, and the stash was returned");
     Ok(Report::new(arrived == BURST, summary)
         .lines(lines)
         .figure("caught_up", REMEMBERED)
@@ -167,7 +167,7 @@ async fn try_run(mesh: &Mesh) -> StepResult {
         .figure("regained_us", micros(regained)))
 }
 
-/// A week, until an hour ago: no zine goes so far back.
+/// Returns a week of events that ends an hour ago: beyond the reach of zines.
 fn history(local: &LocalNara) -> Vec<SyncEvent> {
     let end = SystemClock.now_nanos().saturating_sub(Duration::from_secs(3600));
     (1..=REMEMBERED as u32)
@@ -181,7 +181,7 @@ fn history(local: &LocalNara) -> Vec<SyncEvent> {
         .collect()
 }
 
-/// Starts a nara that knows greta, and waits until it has all that greta has. Nobody asks it to.
+/// Starts a nara that knows greta, and waits until gossip has fetched all of greta's events.
 async fn catch_up(
     nina: LocalNara,
     greta: PeerInfo,
@@ -205,7 +205,7 @@ async fn catch_up(
     Ok(took)
 }
 
-/// Sends direct messages at once, signed in the same millisecond: with v1 they all carry the same signature.
+/// Sends direct messages at once, signed in the same millisecond: with v1 they all have the same signature.
 async fn burst(greta: &Greta, alice: &DemoNara) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
     let now = SystemClock.now_nanos();
     let sending = (0..BURST as u32).map(|number| {
@@ -220,7 +220,7 @@ async fn burst(greta: &Greta, alice: &DemoNara) -> Result<usize, Box<dyn std::er
     Ok(sent.into_iter().filter(|accepted| *accepted).count())
 }
 
-/// One direct message on a connection of its own. Returns whether it was accepted.
+/// Sends one direct message on a new connection. Returns whether it was accepted.
 async fn post_dm(
     address: SocketAddr,
     sender: &LocalNara,
@@ -249,7 +249,7 @@ async fn post_dm(
     Ok(answer.starts_with("HTTP/1.1 200") && answer.contains("\"success\":true"))
 }
 
-/// Leaves a stash with alice, restarts without any memory, and waits until alice gives it back.
+/// Stores a stash at alice, restarts without any state, and waits until alice returns it.
 async fn lose_and_regain(
     greta: Greta,
     alice: &DemoNara,
@@ -291,13 +291,13 @@ async fn lose_and_regain(
         .await?;
     let regained = {
         let stash = timeout(PATIENCE, greta.stash.wait_for(Option::is_some)).await??;
-        let stash = stash.as_ref().ok_or("no stash came")?;
+        let stash = stash.as_ref().ok_or("no stash was returned")?;
         local
             .seal_key()
             .open(stash.nonce.as_slice(), stash.ciphertext.as_slice())
     };
     if regained.map_err(|error| error.to_string())? != SECRET {
-        return Err("another stash came back".into());
+        return Err("a different stash was returned".into());
     }
     Ok((greta, begun.elapsed()))
 }

@@ -1,4 +1,4 @@
-//! Checks of what is on this machine.
+//! Checks of this machine.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -22,10 +22,10 @@ use crate::permissions::{self, TooWide};
 use crate::printer::{count, first_of};
 use crate::settings::{Settings, SoulSource};
 
-/// For how long `doctor` warns of a clock that was set.
+/// How long `doctor` warns about a clock that was set.
 const RECENT: Duration = Duration::from_secs(24 * 3_600);
 
-/// The first moment of 2026, in milliseconds: no release is older.
+/// The start of 2026, in milliseconds: no release is older.
 const OLDEST_MS: i64 = 1_767_225_600_000;
 
 pub(super) fn version(report: &mut Report) -> Outcome<()> {
@@ -36,7 +36,7 @@ pub(super) fn version(report: &mut Report) -> Outcome<()> {
 
 pub(super) fn clock(report: &mut Report) -> Outcome<()> {
     let now = SystemClock.now_millis();
-    let why = "peers refuse requests whose time is more than 30 s from theirs";
+    let why = "peers refuse requests whose time is off by more than 30 s";
     let check = Check::ok("clock", explain::date(now), why);
     report.add(if now.get() < OLDEST_MS {
         check.failed("set the clock of the machine, or let NTP do it (`timedatectl set-ntp true`)")
@@ -45,14 +45,14 @@ pub(super) fn clock(report: &mut Report) -> Outcome<()> {
     })
 }
 
-/// How many of those that refuse the own key are shown.
+/// The most peers that refuse our key to list.
 const OWN_KEY_SHOWN: usize = 5;
 
 /// Why a soul matters.
 const SOUL: &str = "a nara signs everything with its soul; without one it can only ping";
 
 /// Why a ledger matters.
-const LEDGER: &str = "the ledger holds the memory of a nara and the keys of its peers";
+const LEDGER: &str = "the ledger holds the events of a nara and the keys of its peers";
 
 pub(super) fn identity(nara: &LocalNara, report: &mut Report) -> Outcome<()> {
     let key_id = KeyId::from(&nara.public_key());
@@ -60,9 +60,10 @@ pub(super) fn identity(nara: &LocalNara, report: &mut Report) -> Outcome<()> {
     report.add(Check::ok("soul", found, SOUL))
 }
 
-/// Whether the key of this nara still counts. `against`: what a nara that runs was told since its start.
+/// Checks that the key of this nara is still accepted. `against`: evidence that a running nara collected
+/// since its start.
 pub(super) fn own_key(against: Option<&[PeerEvent]>, report: &mut Report) -> Outcome<()> {
-    let why = "peers refuse what is signed with a key that was replaced";
+    let why = "peers refuse signatures of a replaced key";
     let check = |found: String| Check::ok("own key", found, why);
     let Some(against) = against else {
         return report.add(check("not known: no nara runs on this data folder".to_owned()).skipped());
@@ -85,11 +86,11 @@ pub(super) fn own_key(against: Option<&[PeerEvent]>, report: &mut Report) -> Out
     report.add(check(first_of(&found, OWN_KEY_SHOWN, "; ")).failed(next))
 }
 
-/// The ledger of a nara that runs.
+/// Checks the ledger of a running nara.
 pub(super) async fn running_ledger(ledger: &dyn Ledger, file: &InUse, report: &mut Report) -> Outcome<()> {
     if let Some(problem) = file.problem() {
         return report.add(Check::ok("ledger", problem, LEDGER).failed(
-            "put the old file back if you moved it; else restart the nara, which begins with what is there now",
+            "restore the old file if you moved it; else restart the nara, which then uses the current file",
         ));
     }
     let check = match ledger.count().await {
@@ -100,7 +101,7 @@ pub(super) async fn running_ledger(ledger: &dyn Ledger, file: &InUse, report: &m
         Err(error) => {
             let next = match error {
                 LedgerError::Corrupt { .. } | LedgerError::Damaged { .. } => {
-                    "end the nara, look at the damage with `nara-mesh ledger check`, and put a backup back with `nara-mesh \
+                    "stop the nara, examine the damage with `nara-mesh ledger check`, and restore a backup with `nara-mesh \
                      restore FILE --replace`"
                 }
                 _ => "check the disk of the data folder",
@@ -111,40 +112,38 @@ pub(super) async fn running_ledger(ledger: &dyn Ledger, file: &InUse, report: &m
     report.add(check)
 }
 
-/// From which free space on there is a warning, as in the alerts.
+/// Free space below this causes a warning, as in the alerts.
 const ALMOST_FULL: u64 = 256 << 20;
 
-/// A check of a ledger, with a look at the room that is left for it.
+/// Adds the free disk space to a check of a ledger.
 async fn with_room(check: Check, file: &Path) -> Check {
     let folder = file.parent().unwrap_or_else(|| Path::new(".")).to_owned();
     let shown = folder.display().to_string();
     let room = tokio::task::spawn_blocking(move || ledger_file::room_in(&folder)).await;
     if let Ok(Err(error)) = room {
-        let found = format!(
-            "{}; but nothing more can be stored in {shown}: {error}",
-            check.found
-        );
+        let found = format!("{}; but nothing can be written to {shown}: {error}", check.found);
         return Check { found, ..check }.failed(format!(
-            "make room on the disk of {shown}, or make it writable: what was stored is safe, and no restart is needed"
+            "free space on the disk of {shown}, or make it writable; stored data is safe, and no restart is needed"
         ));
     }
     match ledger_file::disk_free(file).filter(|free| *free < ALMOST_FULL) {
         Some(free) => {
             let found = format!("{}; {} MiB are free on its disk", check.found, free >> 20);
-            Check { found, ..check }.warning("make room there before nothing can be stored")
+            Check { found, ..check }.warning("free space there before the disk is full")
         }
         None => check,
     }
 }
 
-/// Where a nara that runs is reached. `of_machine`: by an address of this machine, and not by one of a node in the process.
+/// Checks the address of a running nara. `of_machine`: the address is one of this machine, not of a node in
+/// the process.
 pub(super) fn serving(address: Option<SocketAddr>, of_machine: bool, report: &mut Report) -> Outcome<()> {
     let why = "peers find a nara on this port of its address";
     report.add(match address {
         Some(address) if of_machine && hosts::is_missing(address.ip()) => {
-            let found = format!("this nara serves on {address}, but no interface of this machine has that address any more");
+            let found = format!("this nara serves on {address}, but no interface of this machine has that address now");
             Check::ok("port", found, why).failed(
-                "give the interface an address again: with `--listen INTERFACE`, `serve` follows it by itself; else start \
+                "assign an address to the interface: with `--listen INTERFACE`, `serve` follows it; else start \
                  the nara again with another --listen",
             )
         }
@@ -153,23 +152,23 @@ pub(super) fn serving(address: Option<SocketAddr>, of_machine: bool, report: &mu
     })
 }
 
-/// Whether somebody set the clock while the nara ran. `step`: the last time, if a nara runs that can tell.
+/// Checks whether the clock was set while the nara ran. `step`: the last step that a running nara detected.
 pub(super) fn clock_steps(step: Option<Option<ClockStep>>, report: &mut Report) -> Outcome<()> {
     let why =
-        "what was signed by the old time is refused by peers whose clock is right, and so is what they sign";
+        "peers with correct clocks refuse signatures made with a wrong time, and theirs are refused here";
     let check = |found: String| Check::ok("clock steps", found, why);
     let Some(step) = step else {
         return report.add(check("not known: no nara runs on this data folder".to_owned()).skipped());
     };
     let Some(step) = step else {
-        return report.add(check("the clock has not been set while the nara ran".to_owned()));
+        return report.add(check("the clock was not set while the nara ran".to_owned()));
     };
     let at = UnixMillis::new(step.at_ms);
     let check = check(format!("the clock was {} on {}", step.text, explain::date(at)));
     let age = SystemClock.now_millis().abs_diff(at);
     report.add(if age < RECENT {
         check.warning(
-            "let NTP set the clock before the nara starts (`systemctl enable systemd-time-wait-sync`), and find out what set it",
+            "let NTP set the clock before the nara starts (`systemctl enable systemd-time-wait-sync`), and find the program that set it",
         )
     } else {
         check
@@ -189,16 +188,16 @@ pub(super) fn soul(settings: &Settings, report: &mut Report) -> Outcome<Option<L
     }
 }
 
-/// What to do about a file that this user cannot read.
-const UNREADABLE: &str = "check --soul-file and --name, and run this as the user who owns the file";
+/// The hint for a file that this user cannot read.
+const UNREADABLE: &str = "check --soul-file and --name, and run this command as the owner of the file";
 
 pub(super) fn soul_file(settings: &Settings, report: &mut Report) -> Outcome<()> {
-    let why = "every user who can read the soul can impersonate this nara";
+    let why = "a user who can read the soul can impersonate this nara";
     let check = |found: String| Check::ok("soul file", found, why);
     report.add(match settings.soul_source() {
         None => check("no soul was given".to_owned()).skipped(),
         Some(SoulSource::Environment) => check("the soul is in the environment".to_owned())
-            .warning("other processes of this user can read it: a file of mode 0600 (--soul-file) is safer"),
+            .warning("other processes of this user can read it; use a file with mode 0600 (--soul-file)"),
         Some(SoulSource::File(path) | SoulSource::Credential(path)) => match settings.soul_and_nara() {
             Ok(_) => check(path.display().to_string()),
             Err(failure) => Check::not_usable("soul file", failure, why, UNREADABLE),
@@ -206,9 +205,9 @@ pub(super) fn soul_file(settings: &Settings, report: &mut Report) -> Outcome<()>
     })
 }
 
-/// Whether other users can read or change files that nobody else should.
+/// Checks that other users can neither read nor change protected files.
 pub(super) fn permissions(settings: &Settings, report: &mut Report) -> Outcome<()> {
-    let why = "who can read an auth key can add a node, who can change the peers file or the ledger decides whom to trust";
+    let why = "read access to an auth key allows adding nodes; write access to the peers file or the ledger allows changing whom to trust";
     let problems = permissions::problems(settings);
     let check = |found: String| Check::ok("permissions", found, why);
     if problems.is_empty() {
@@ -221,11 +220,11 @@ pub(super) fn permissions(settings: &Settings, report: &mut Report) -> Outcome<(
 
 /// Returns whether the file can be used.
 pub(super) fn peers_file(settings: &Settings, report: &mut Report) -> Outcome<bool> {
-    let why = "it pins the keys of peers, and gives the addresses of peers that no network reports";
+    let why = "it pins the keys of peers, and has the addresses of peers that no network reports";
     let Some(path) = settings.peers_path() else {
         let check = Check::ok(
             "peers file",
-            "no peers file: peers are found on the network only",
+            "no peers file: peers are found only on the network",
             why,
         );
         report.add(check)?;
@@ -255,7 +254,7 @@ pub(super) async fn ledger(
         (Some(folder), _) => Ok(folder.to_owned()),
         (None, Some(nara)) => settings.data_dir(nara),
         (None, None) => {
-            return report.add(check("the ledger cannot be found without a soul".to_owned()).skipped());
+            return report.add(check("without a soul, the ledger is unknown".to_owned()).skipped());
         }
     };
     let path = match folder {
@@ -270,7 +269,7 @@ pub(super) async fn ledger(
         }
     };
     let shown = path.display();
-    // One that cannot be looked at is told below.
+    // Other errors are reported below.
     if matches!(path.try_exists(), Ok(false)) {
         return report.add(check(format!("{shown} does not exist yet: `serve` creates it")));
     }
@@ -281,7 +280,7 @@ pub(super) async fn ledger(
     report.add(match opened {
         Ok(events) => with_room(check(format!("{shown}, {}", count(events, "event"))), &path).await,
         Err(failure) => {
-            let next = "check its owner and the disk space; move a damaged ledger away and sync again";
+            let next = "check its owner and the disk space; move a damaged ledger aside and sync again";
             Check::not_usable("ledger", failure, LEDGER, next)
         }
     })

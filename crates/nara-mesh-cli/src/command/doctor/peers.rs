@@ -1,4 +1,4 @@
-//! Checks of the peers.
+//! Checks of peers.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -26,13 +26,13 @@ use crate::found::describe;
 use crate::printer::{count, first_of, harmless};
 use crate::remedy;
 
-/// How many peers are named in a check.
+/// The most peers to list in a check.
 const SHOWN: usize = 10;
 
-/// How far it may be off before requests are refused, less what a request may take.
+/// The largest acceptable clock offset: the freshness window less the duration of a request.
 const OFFSET_FAILURE: Duration = Duration::from_secs(25);
 
-/// How many conflicts are shown.
+/// The most conflicts to list.
 const CONFLICTS_SHOWN: usize = 5;
 
 pub(super) async fn all(
@@ -71,16 +71,16 @@ pub(super) async fn all(
     known(client, args.port, known_before, has_soul, report).await
 }
 
-/// What is known of the keys of peers before they are asked.
+/// What is known about the keys of peers before pinging them.
 #[derive(Clone, Copy)]
 pub(super) struct Known<'a> {
-    /// What discovery found now.
+    /// The results of discovery.
     pub(super) found: &'a [Found],
-    /// What a nara that runs found since its start.
+    /// Findings of a running nara since its start.
     pub(super) open: Option<&'a ConflictList>,
 }
 
-/// Whether the known naras answer, with which keys, and how far their clocks are from ours.
+/// Checks that the known naras answer, their keys, and their clock offsets.
 pub(super) async fn known(
     client: &MeshClient,
     own_port: u16,
@@ -93,7 +93,7 @@ pub(super) async fn known(
         .registry()
         .peers()
         .into_iter()
-        // A peers file that several naras share has this one, too.
+        // A peers file shared by several naras also lists this one.
         .filter(|peer| peer.info().id.as_ref() != Some(own))
         .partition(|peer| peer.is_untrusted());
     bans(&banned, report)?;
@@ -121,7 +121,7 @@ pub(super) async fn known(
 pub(super) async fn seen(node: Option<&Arc<dyn MeshNode>>, report: &mut Report) -> Outcome<()> {
     let why = "only nodes of the same tailnet can be reached";
     let Some(node) = node else {
-        return report.add(Check::ok("nodes", "no node reports them", why).skipped());
+        return report.add(Check::ok("nodes", "not reported without a node", why).skipped());
     };
     report.add(match node.candidates().await {
         Ok(nodes) => {
@@ -138,15 +138,15 @@ pub(super) async fn seen(node: Option<&Arc<dyn MeshNode>>, report: &mut Report) 
             );
             match nodes.is_empty() {
                 true => check
-                    .warning("join another nara to the same control server, under the same user or policy"),
+                    .warning("join another nara through the same control server, as the same user or under the same policy"),
                 false => check,
             }
         }
-        Err(error) => Check::ok("nodes", error.to_string(), why).failed("see the node"),
+        Err(error) => Check::ok("nodes", error.to_string(), why).failed("see the check `node`"),
     })
 }
 
-/// Whom the operator banned.
+/// Lists the banned naras.
 fn bans(banned: &[Arc<Peer>], report: &mut Report) -> Outcome<()> {
     let why = "a banned nara is not called, and its requests are refused";
     let infos: Vec<PeerInfo> = banned.iter().map(|peer| peer.info()).collect();
@@ -158,28 +158,23 @@ fn bans(banned: &[Arc<Peer>], report: &mut Report) -> Outcome<()> {
     let found: Vec<String> = infos.iter().map(named).collect();
     let commands: Vec<String> = infos.iter().filter_map(lift).collect();
     report.add(if infos.is_empty() {
-        Check::ok("bans", "the operator of this nara banned nobody", why)
+        Check::ok("bans", "no nara is banned", why)
     } else {
-        let found = format!(
-            "banned by the operator of this nara: {}",
-            first_of(&found, SHOWN, ", ")
-        );
-        let next = format!(
-            "if that is no longer meant, lift the ban: {}",
-            first_of(&commands, SHOWN, ", ")
-        );
+        let found = format!("banned here: {}", first_of(&found, SHOWN, ", "));
+        let next = format!("to lift a ban, run {}", first_of(&commands, SHOWN, ", "));
         Check::ok("bans", found, why).warning(next)
     })
 }
 
-/// Whether peers accept what this nara signs. `runs`: it can be called back, so nobody has a reason not to know its key.
+/// Checks that peers accept the signatures of this nara. `runs`: the nara can be called back, so peers can
+/// learn its key.
 async fn acceptance(
     client: &MeshClient,
     pings: &[(PeerRef, PeerResult)],
     runs: bool,
     report: &mut Report,
 ) -> Outcome<()> {
-    let why = "peers that refuse the requests of this nara tell it nothing, and take nothing from it";
+    let why = "peers that refuse the requests of this nara exchange no events with it";
     let answering = pings.iter().filter(|(_, ping)| ping.last.is_some());
     let asking = answering.map(|(peer, ping)| async move {
         let answer = client.peer(peer).fetch_sync_events(SyncRequest::recent(1)).await;
@@ -251,7 +246,7 @@ fn answering(pings: &[(PeerRef, PeerResult)], banned: usize, report: &mut Report
     );
     let check = Check::ok("naras", found, why);
     report.add(if pings.is_empty() && banned > 0 {
-        let found = format!("no nara is known beside {}", count(banned, "banned one"));
+        let found = format!("no nara is known except {}", count(banned, "banned one"));
         Check { found, ..check }.warning("see the check `bans`, or run another nara")
     } else if pings.is_empty() {
         check.warning("run another nara: `nara-mesh up` on a machine of the same tailnet")
@@ -260,15 +255,15 @@ fn answering(pings: &[(PeerRef, PeerResult)], banned: usize, report: &mut Report
             "check that they run, and that the policy of the tailnet allows TCP 9632 and 7433 between them",
         )
     } else if answering < pings.len() {
-        check.warning("ping them one by one: `nara-mesh ping NAME -v`")
+        check.warning("ping each of them: `nara-mesh ping NAME -v`")
     } else {
         check
     })
 }
 
-/// Ports at which a peer is asked whether it answers there.
+/// Checks on which ports each peer answers.
 async fn ports(client: &MeshClient, peers: &[Arc<Peer>], own: u16, report: &mut Report) -> Outcome<()> {
-    let why = "naras listen on 9632, v1 peers on 7433 only";
+    let why = "naras listen on 9632, v1 peers only on 7433";
     let asked = peers.iter().filter_map(|peer| {
         let info = peer.info();
         Some((info.name?, info.address?))
@@ -309,7 +304,7 @@ async fn ports(client: &MeshClient, peers: &[Arc<Peer>], own: u16, report: &mut 
 }
 
 fn conflicts(known: Known<'_>, pings: &[(PeerRef, PeerResult)], report: &mut Report) -> Outcome<()> {
-    let why = "another key means an impersonator or a new soul";
+    let why = "a different key means an impersonator or a new soul";
     let open = known.open.map(|open| &*open.conflicts).unwrap_or_default();
     let warnings = known.open.map(|open| &*open.warnings).unwrap_or_default();
     let is_told = |label: &str| open.iter().any(|open| open.conflict.name == label);
@@ -331,10 +326,10 @@ fn conflicts(known: Known<'_>, pings: &[(PeerRef, PeerResult)], report: &mut Rep
             .filter(|(_, ping)| ping.key_state() == "DIFFERS" && !is_told(&ping.label))
             .map(|(_, ping)| {
                 let label = harmless(&ping.label);
-                format!("{label} answers with another key than the pinned one")
+                format!("{label} answers with a key other than the pinned one")
             }),
     );
-    let next = "ask its operator which key is right before you change the pinned one";
+    let next = "ask its operator for the correct key before you change the pinned one";
     let remedy = open.first().and_then(|open| remedy::of_told(&open.conflict));
     let is_conflict = !conflicts.is_empty();
     conflicts.extend(warnings.iter().map(|warning| harmless(&warning.text)));
@@ -349,7 +344,7 @@ fn conflicts(known: Known<'_>, pings: &[(PeerRef, PeerResult)], report: &mut Rep
 }
 
 fn clocks(pings: &[(PeerRef, PeerResult)], report: &mut Report) -> Outcome<()> {
-    let why = "a nara refuses requests whose time is more than 30 s off";
+    let why = "naras refuse requests whose time is off by more than 30 s";
     let offsets = pings
         .iter()
         .filter_map(|(_, ping)| Some((harmless(&ping.label), ping.clock?)));

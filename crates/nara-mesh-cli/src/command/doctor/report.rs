@@ -1,4 +1,4 @@
-//! What the checks found.
+//! The report of the checks.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use crate::failure::{Failure, Outcome};
 use crate::printer::{Printer, count};
 use crate::{output, remedy};
 
-/// What `doctor` prints.
+/// The output of `doctor`.
 #[derive(Serialize, ToSchema)]
 pub(in crate::command) struct Printed {
     checks: Vec<model::Check>,
@@ -20,16 +20,16 @@ pub(in crate::command) struct Printed {
     warnings: usize,
 }
 
-/// What a check came to.
+/// The verdict of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// All is well.
+    /// No problem.
     Ok,
-    /// It may be meant to be like that.
+    /// Possibly intended.
     Warning,
-    /// It keeps this nara from talking to others.
+    /// Prevents this nara from talking to others.
     Failed,
-    /// It could not be looked at, because of something else.
+    /// Not run, because a precondition is missing.
     Skipped,
 }
 
@@ -76,10 +76,10 @@ impl Verdict {
 /// One check.
 #[derive(Clone, Debug)]
 pub(super) struct Check {
-    /// What is looked at.
+    /// The subject of the check.
     pub(super) what: Cow<'static, str>,
     pub(super) verdict: Verdict,
-    /// What was found.
+    /// The finding.
     pub(super) found: String,
     /// Why it matters.
     pub(super) why: Cow<'static, str>,
@@ -98,7 +98,7 @@ impl Check {
         }
     }
 
-    /// With what to do next, it is no longer all right.
+    /// Marks the check as failed, with what to do next.
     pub(super) fn failed(self, next: impl Into<String>) -> Self {
         Self {
             verdict: Verdict::Failed,
@@ -107,7 +107,7 @@ impl Check {
         }
     }
 
-    /// Something cannot be used, for this reason. `next`: what to do unless the failure says it.
+    /// Creates a failed check for something unusable. `next` applies if the failure has no hint.
     pub(super) fn not_usable(what: &'static str, failure: Failure, why: &'static str, next: &str) -> Self {
         let mut found = failure.causes();
         found.insert(0, failure.message);
@@ -115,7 +115,7 @@ impl Check {
         Self::ok(what, found.join(": "), why).failed(failure.hint.unwrap_or_else(|| next.to_owned()))
     }
 
-    /// As [`Check::failed`], but it may be meant to be like that.
+    /// Marks the check as possibly intended, with what to do next.
     pub(super) fn warning(self, next: impl Into<String>) -> Self {
         Self {
             verdict: Verdict::Warning,
@@ -123,7 +123,7 @@ impl Check {
         }
     }
 
-    /// It could not be looked at.
+    /// Marks the check as not run.
     pub(super) fn skipped(self) -> Self {
         Self {
             verdict: Verdict::Skipped,
@@ -135,7 +135,7 @@ impl Check {
 /// The checks so far.
 #[derive(Debug)]
 pub(super) struct Report {
-    /// `None`: somebody else prints it.
+    /// `None` if the caller prints the checks.
     printer: Option<Printer>,
     checks: Vec<Check>,
 }
@@ -159,12 +159,12 @@ impl Report {
         Ok(())
     }
 
-    /// The checks, for somebody else to print.
+    /// Returns the checks, for the caller to print.
     pub(super) fn into_checks(self) -> Vec<model::Check> {
         self.checks.into_iter().map(Into::into).collect()
     }
 
-    /// Sums up.
+    /// Prints the summary, and returns the exit code.
     pub(super) fn finish(self) -> Outcome {
         let number = |verdict| {
             self.checks
@@ -215,7 +215,7 @@ fn print(check: &Check, printer: Printer) -> Outcome<()> {
     if matches!(check.verdict, Verdict::Warning | Verdict::Failed) {
         printer.line(format_args!("{:<24}why:  {}", "", check.why))?;
         if let Some(next) = &check.next {
-            // Whole, on one line: it has commands that are copied.
+            // On one line, because it contains commands to copy.
             printer.line(format_args!("{:<24}next: {}", "", output::printable(next)))?;
         }
     }

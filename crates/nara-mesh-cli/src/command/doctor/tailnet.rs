@@ -1,4 +1,4 @@
-//! Checks of the node and of its network.
+//! Checks of the node and its network.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -21,10 +21,10 @@ use crate::network::node_hint;
 use crate::network_choice::choose;
 use crate::settings::Settings;
 
-/// How long a node may take to become ready: it should be.
+/// How long to wait for a node that should already be ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Which network is looked at; `None`: there is none.
+/// Returns the network to check; `None` if there is none.
 pub(super) fn choice(args: &DoctorArgs, report: &mut Report) -> Outcome<Option<NetworkKind>> {
     let why = "naras reach each other over a tailnet";
     match choose(&args.on, Path::new("tailscaled")) {
@@ -41,7 +41,7 @@ pub(super) fn choice(args: &DoctorArgs, report: &mut Report) -> Outcome<Option<N
     }
 }
 
-/// The node, if it runs; with checks of its daemon, state, control server, relay and address.
+/// Returns the node, if it runs; checks its daemon, state, control server, relay and address.
 pub(super) async fn node(
     kind: Option<NetworkKind>,
     args: &DoctorArgs,
@@ -56,9 +56,9 @@ pub(super) async fn node(
     };
     let Some(socket) = socket else {
         let reason = match kind {
-            Some(NetworkKind::Loopback) => "not needed on this machine alone",
+            Some(NetworkKind::Loopback) => "not needed for loopback",
             Some(NetworkKind::Embedded) => "only the process of an embedded node can inspect it",
-            Some(NetworkKind::Managed) => "the daemon cannot be found without a soul",
+            Some(NetworkKind::Managed) => "without a soul, the daemon is unknown",
             _ => "no network is configured",
         };
         skip(
@@ -69,12 +69,12 @@ pub(super) async fn node(
         return Ok(None);
     };
     if let Err(failure) = check_length(&socket).map_err(Failure::from) {
-        let why = "the operating system refuses sockets with longer paths";
+        let why = "the operating system limits the length of socket paths";
         let next = failure.hint.unwrap_or_default();
         report.add(Check::ok("daemon", failure.message, why).failed(next))?;
         skip(
             &["node", "control", "relay", "endpoints", "address"],
-            "the daemon cannot have a socket",
+            "the socket path of the daemon is too long",
             report,
         )?;
         return Ok(None);
@@ -101,7 +101,7 @@ pub(super) async fn node(
     Ok(ready.is_ok().then(|| Arc::new(node) as Arc<dyn MeshNode>))
 }
 
-/// The node of a nara that runs.
+/// Checks the node of a running nara.
 pub(super) async fn running(
     kind: &str,
     node: Option<&Arc<dyn MeshNode>>,
@@ -116,7 +116,7 @@ pub(super) async fn running(
     let Some(node) = node else {
         return skip(
             &["node", "control", "relay", "endpoints", "address"],
-            "not needed on this machine alone",
+            "not needed for loopback",
             report,
         );
     };
@@ -129,7 +129,7 @@ pub(super) async fn running(
     network(&**node, &status, report).await
 }
 
-/// What the node has of its network.
+/// Checks the connections of the node to its network.
 async fn network(node: &dyn MeshNode, status: &NodeStatus, report: &mut Report) -> Outcome<()> {
     let health = node.health().await;
     control(status, health.control_connected, &health.problems, report)?;
@@ -139,7 +139,7 @@ async fn network(node: &dyn MeshNode, status: &NodeStatus, report: &mut Report) 
     let addresses: Vec<String> = status.addresses.iter().map(ToString::to_string).collect();
     let name = status.granted_name.as_deref().unwrap_or("without a name");
     report.add(match addresses.is_empty() {
-        true => Check::ok("address", "none", why).failed("see the node"),
+        true => Check::ok("address", "none", why).failed("see the check `node`"),
         false => Check::ok("address", format!("{}, as {name}", addresses.join(", ")), why),
     })
 }
@@ -156,7 +156,7 @@ fn daemon(
     reason: Option<&NotReadyReason>,
     report: &mut Report,
 ) -> Outcome<()> {
-    let why = "tailscaled carries the packets; its socket reports its state";
+    let why = "tailscaled carries the packets; its socket reports the state of the node";
     let is_about_the_daemon = |reason: &&NotReadyReason| {
         matches!(
             reason,
@@ -177,7 +177,7 @@ fn daemon(
 fn state(reason: Option<&NotReadyReason>, report: &mut Report) -> Outcome<()> {
     let why = "only a running node can reach peers";
     report.add(match reason {
-        None => Check::ok("node", "it runs", why),
+        None => Check::ok("node", "running", why),
         Some(reason) => failed("node", reason, why),
     })
 }
@@ -188,22 +188,22 @@ fn control(
     problems: &[String],
     report: &mut Report,
 ) -> Outcome<()> {
-    let why = "the control server reports the nodes of the tailnet; without it, no new peer is found";
+    let why = "the control server reports the nodes of the tailnet; without it, no new peers are found";
     let url = status
         .control_url
         .as_deref()
         .unwrap_or("the control server of Tailscale");
     let said: String = problems.iter().map(|problem| format!("; {problem}")).collect();
     report.add(match connected {
-        Some(true) => Check::ok("control", format!("in touch with {url}"), why),
-        Some(false) => Check::ok("control", format!("not in touch with {url}{said}"), why)
-            .failed("check the network of this machine, and that the control server runs"),
+        Some(true) => Check::ok("control", format!("connected to {url}"), why),
+        Some(false) => Check::ok("control", format!("not connected to {url}{said}"), why)
+            .failed("check the network of this machine and the control server"),
         None => Check::ok("control", "not known", why).skipped(),
     })
 }
 
 fn relay(home: Option<&str>, problems: &[String], report: &mut Report) -> Outcome<()> {
-    let why = "a relay carries packets where no direct path is possible, and helps to find one";
+    let why = "a relay carries packets if no direct path exists, and helps to find one";
     let complaint = problems
         .iter()
         .find(|problem| problem.to_ascii_lowercase().contains("relay"));
@@ -219,9 +219,9 @@ fn relay(home: Option<&str>, problems: &[String], report: &mut Report) -> Outcom
     })
 }
 
-/// Where peers may reach the node without a relay.
+/// Lists the addresses at which peers may reach the node directly.
 fn endpoints(health: &NodeHealth, report: &mut Report) -> Outcome<()> {
-    let why = "peers try these addresses for a path without a relay";
+    let why = "peers try these addresses for a direct path";
     if health.endpoints.is_empty() && health.port_mapping == PortMapping::Off {
         return report.add(Check::ok("endpoints", "not reported by this kind of node", why).skipped());
     }
@@ -240,13 +240,13 @@ fn endpoints(health: &NodeHealth, report: &mut Report) -> Outcome<()> {
     ))
 }
 
-/// A failed check with what a reason says.
+/// Creates a failed check from a reason.
 fn failed(what: &'static str, reason: &NotReadyReason, why: &'static str) -> Check {
     let next = node_hint(reason).unwrap_or_else(|| "see the log of the daemon".into());
     Check::ok(what, reason.to_string(), why).failed(next)
 }
 
-/// Who answers on the port of this nara, on its own address.
+/// Checks what answers on the port of this nara at its own address.
 pub(super) async fn port(
     port: u16,
     kind: Option<NetworkKind>,
@@ -279,8 +279,8 @@ pub(super) async fn port(
         && in_use.is_some()
     {
         return report.add(check(format!(
-            "{port} is in use here, as it is when this nara runs (a node in userspace does not lead to itself: its peers \
-             can tell)"
+            "{port} is in use here, which is expected while this nara runs (a userspace node cannot reach itself; peers \
+             can check)"
         )));
     }
     let answer = client.discover_key(address, None).await;
@@ -288,9 +288,8 @@ pub(super) async fn port(
         (Ok(found), Some(nara)) if found.key == nara.public_key() => {
             check(format!("{} answers on {address}", found.name))
         }
-        (Ok(found), _) => check(format!("another nara, {}, answers on {address}", found.name)).failed(
-            "end it, or run this one on another --port or with a network of its own (--network managed)",
-        ),
+        (Ok(found), _) => check(format!("another nara, {}, answers on {address}", found.name))
+            .failed("stop it, or run this one on another --port or on its own node (--network managed)"),
         (Err(_), _) => match in_use {
             None => check(format!("{address} is free: no nara runs there"))
                 .warning("run `nara-mesh up`, or `nara-mesh serve --listen ADDRESS`"),
@@ -298,7 +297,7 @@ pub(super) async fn port(
                 "no nara answers on {address}, and port {port} cannot be used: {error}"
             ))
             .failed(format!(
-                "find what uses it (`ss -ltnp sport = :{port}`) and end it"
+                "find the process that uses it (`ss -ltnp sport = :{port}`) and stop it"
             )),
         },
     })

@@ -1,4 +1,4 @@
-//! `events export`, `events import`: a memory over the wire, as JSON lines.
+//! `events export`, `events import`: transfer events as JSON lines.
 
 use futures_util::StreamExt as _;
 use nara_local_api::model::{Counts, Event};
@@ -21,12 +21,12 @@ use crate::listing;
 use crate::printer::{Printer, count, harmless};
 use crate::settings::Settings;
 
-/// Events of one import: far below what a request may have.
+/// Events per import request: well below the limit.
 const PART: usize = 1000;
 
 const PAGE: usize = 1000;
 
-/// What `events import` prints.
+/// The output of `events import`.
 #[derive(Serialize, ToSchema)]
 pub(in crate::command) struct Imported {
     events: usize,
@@ -36,7 +36,7 @@ pub(in crate::command) struct Imported {
     warnings: i64,
 }
 
-/// Prints the events of a peer that are not refused, oldest first, one bare event a line.
+/// Prints the accepted events of a peer, oldest first, one bare event per line.
 pub(in crate::command) fn export(args: &EventsExportArgs, settings: &Settings, printer: Printer) -> Outcome {
     let client = connect::client(settings.local_nara()?, settings)?;
     connect::block_on_keeping(&client, settings, async {
@@ -66,7 +66,7 @@ pub(in crate::command) fn export(args: &EventsExportArgs, settings: &Settings, p
     })
 }
 
-/// Hands events to the nara that runs with this soul: it takes imports of its owner alone.
+/// Imports events into the running nara with this soul; a nara accepts imports only from its owner.
 pub(in crate::command) fn import(args: &EventsImportArgs, settings: &Settings, printer: Printer) -> Outcome {
     let nara = settings.local_nara()?;
     let text = read_input(&args.file, "events")?;

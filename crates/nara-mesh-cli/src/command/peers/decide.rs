@@ -1,4 +1,4 @@
-//! `peers trust`, `untrust`, `reset`: decisions, in the ledger of the data folder.
+//! `peers trust`, `untrust`, `reset`: store trust decisions in the ledger of the data folder.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,15 +26,15 @@ use crate::remedy;
 use crate::running;
 use crate::settings::Settings;
 
-/// What a decision means when a nara runs on the data folder.
-const RUNNING: &str = "in force in the nara that runs";
+/// The effect of a decision while a nara runs on the data folder.
+const RUNNING: &str = "in force in the running nara";
 
-/// What it means when that nara does not answer.
-const NOT_ANSWERING: &str = "in force for commands now, but not in the nara that runs: once it answers, run `nara-mesh \
-                             reload`, or start it again";
+/// The effect if the running nara does not answer.
+const NOT_ANSWERING: &str = "in force for commands, but not in the running nara: once it answers, run `nara-mesh \
+                             reload`, or restart it";
 
-/// What it means when none runs.
-const NOT_RUNNING: &str = "in force for commands now, and for `serve` and `up` at their next start: none runs on this \
+/// The effect if no nara runs.
+const NOT_RUNNING: &str = "in force for commands, and for `serve` and `up` from their next start: no nara runs on this \
                            data folder";
 
 pub(super) fn trust(args: &PeersTrustArgs, settings: &Settings, printer: Printer) -> Outcome {
@@ -60,7 +60,7 @@ pub(super) fn trust(args: &PeersTrustArgs, settings: &Settings, printer: Printer
         (Some(configured), Some(given)) if configured != given => {
             return Err(in_peers_file(&name, configured, given, settings));
         }
-        // The peers file counts more than what was learned.
+        // The peers file takes precedence over learned keys.
         (Some(configured), None) => Some(configured),
         (_, given) => given,
     };
@@ -103,10 +103,10 @@ pub(super) fn untrust(args: &PeersUntrustArgs, settings: &Settings, printer: Pri
         return done;
     }
     let name = block_on(about(&args.peer, settings))?;
-    // A soul that cannot be read is no reason to wait with a ban.
+    // An unreadable soul must not delay a ban.
     if settings.has_soul() && settings.local_nara().is_ok_and(|nara| nara.name() == &name) {
         return Err(
-            Failure::usage(format!("{name} is this nara itself, which cannot ban itself"))
+            Failure::usage(format!("{name} is this nara itself and cannot be banned"))
                 .hint("name the peer to ban"),
         );
     }
@@ -125,11 +125,11 @@ pub(super) fn untrust(args: &PeersUntrustArgs, settings: &Settings, printer: Pri
     done
 }
 
-/// A ban may come before its nara; more often the name is misspelt.
+/// Warns if the banned name is unknown: banning in advance is valid, but a misspelt name is more likely.
 fn say_if_unknown(name: &NaraName, is_known: bool, printer: Printer) {
     if !is_known {
         printer.warn(format_args!(
-            "no peer of the name {} is known; it is banned all the same. If you meant another one, take the ban back with `{}`",
+            "no peer with the name {} is known; the name is banned anyway; if it is misspelt, undo the ban with `{}`",
             harmless(name.as_str()),
             remedy::forget(name)
         ));
@@ -149,7 +149,7 @@ pub(super) fn reset(args: &PeersResetArgs, settings: &Settings, printer: Printer
         let known = ledger.peers().await.map_err(ledger_file::failed)?;
         let mut names: Vec<_> = known.into_iter().map(|record| record.name).collect();
         let only = match only {
-            // A name that looks like an id can be forgotten all the same.
+            // A name that looks like an id can also be forgotten.
             Some(only) if !names.contains(&only) => Some(about_in(&ledger, &only, settings).await?),
             only => only,
         };
@@ -189,7 +189,8 @@ async fn reset_through(
     Ok((records, running))
 }
 
-/// The running nara that decides by itself; `None`: the decision goes into the ledger of the data folder.
+/// Returns the running nara that stores decisions itself; `None` if the decision goes into the ledger of the
+/// data folder.
 fn elsewhere(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient>> {
     let runs_here = || {
         settings
@@ -206,9 +207,9 @@ fn said_trusted(record: &Record) -> String {
     let name = harmless(&record.name);
     match record.key_id.as_deref() {
         Some(key) => format!("{name} is trusted with key {key}"),
-        None => format!(
-            "the ban of {name} is lifted: the key of the peers file counts, or the one that is learned next"
-        ),
+        None => {
+            format!("the ban of {name} is lifted: the key of the peers file is used, or the next one learned")
+        }
     }
 }
 
@@ -226,17 +227,17 @@ fn said_forgotten(record: &Record) -> String {
     )
 }
 
-/// What `peers trust`, `untrust` and `reset` print.
+/// The output of `peers trust`, `untrust` and `reset`.
 #[derive(Serialize, ToSchema)]
 pub(in crate::command) struct Printed {
     peers: Vec<Record>,
-    /// Whether it is in force, in words.
+    /// The effect, in words.
     effect: String,
-    /// What is in force in the nara that runs, if one runs.
+    /// The effective state of the running nara, if one runs.
     running: Option<Reloaded>,
 }
 
-/// Lets the nara that runs take a decision over, and says what is in force.
+/// Makes the running nara apply a decision, and reports the effect.
 fn finish(
     records: &[PeerRecord],
     settings: &Settings,
@@ -278,10 +279,10 @@ fn tell(
     Ok(Exit::Ok)
 }
 
-/// The nara that is meant: see [`decide::about`].
+/// Returns the nara that the argument means: see [`decide::about`].
 async fn about(given: &NaraName, settings: &Settings) -> Outcome<NaraName> {
     if matches!(given.as_str().parse(), Ok(PeerRef::Name(_))) {
-        // Known or not: a ban waits for no fault of the ledger or the peers file.
+        // Known or not: faults of the ledger or the peers file must not delay a ban.
         return Ok(given.clone());
     }
     about_in(&open(settings).await?, given, settings).await
@@ -290,14 +291,15 @@ async fn about(given: &NaraName, settings: &Settings) -> Outcome<NaraName> {
 async fn about_in(ledger: &Arc<dyn Ledger>, given: &NaraName, settings: &Settings) -> Outcome<NaraName> {
     let registry = PeerRegistry::default();
     for entry in settings.peers()? {
-        // What contradicts itself is told where it is used.
+        // Contradictory entries are reported where they are used.
         let _ = registry.register(entry.to_info());
     }
     ledger_file::load_peers(ledger, &registry).await?;
     Ok(decide::about(&registry, given.as_str())?)
 }
 
-/// The key of a nara that followed another one by a statement of succession. What is stored is the one before it.
+/// Returns the key of a nara that took over by a succession statement, if the stored key is the one before
+/// it.
 async fn succeeded(ledger: &Arc<dyn Ledger>, name: &NaraName) -> Outcome<Option<PublicKey>> {
     let registry = PeerRegistry::default();
     ledger_file::load_peers(ledger, &registry).await?;
@@ -309,7 +311,7 @@ async fn succeeded(ledger: &Arc<dyn Ledger>, name: &NaraName) -> Outcome<Option<
 
 async fn open(settings: &Settings) -> Outcome<Arc<dyn Ledger>> {
     let path = settings.ledger_path()?.ok_or_else(|| {
-        Failure::usage("no nara is given to decide for")
+        Failure::usage("no nara is selected to decide for")
             .hint("pass --soul-file FILE or --data-dir DIR, as for its `serve`")
     })?;
     make_folder_of(&path)?;
@@ -322,7 +324,7 @@ async fn changed(ledger: &dyn Ledger, name: NaraName, change: PeerChange) -> Out
     changed.map_err(|error| Failure::failed(error.to_string()))
 }
 
-/// The failure for a peer whose key is in the peers file: that is the place where it is decided.
+/// The failure for a peer whose key is configured: it can be changed only in the peers file.
 fn in_peers_file(name: &NaraName, configured: PublicKey, given: PublicKey, settings: &Settings) -> Failure {
     let path = settings
         .peers_path()
@@ -330,15 +332,15 @@ fn in_peers_file(name: &NaraName, configured: PublicKey, given: PublicKey, setti
     let configured = KeyId::from(&configured);
     Failure::new(
         Exit::Unauthenticated,
-        format!("{} has key {configured} for {name}, and the peers file decides", path.display()),
+        format!("{} has key {configured} for {name} and takes precedence", path.display()),
     )
     .hint(format!(
-        "write key = \"{given}\" there, and remove the id of {name}, which changes with its key; then run `nara-mesh \
+        "write key = \"{given}\" there, remove the id of {name}, which depends on its key, and run `nara-mesh \
          reload`"
     ))
 }
 
-/// The failure for a key that contradicts a known one.
+/// The failure for a key that conflicts with the known one.
 fn refused(conflict: &KeyConflict) -> Failure {
     let (name, pinned) = (&conflict.name, KeyId::from(&conflict.pinned.key));
     let source = &conflict.pinned.source;

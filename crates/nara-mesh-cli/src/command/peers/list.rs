@@ -1,4 +1,4 @@
-//! `peers list`: the peers of the peers file and of the ledger, and what a ping of each says.
+//! `peers list`: lists the peers of the peers file and of the ledger, with the result of a ping.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,11 +24,11 @@ use crate::printer::{Printer, harmless, human, micros, render, table};
 use crate::running;
 use crate::settings::Settings;
 
-/// What is known of a peer.
+/// The known data of a peer.
 struct Row {
     info: Peer,
     result: Option<PeerResult>,
-    /// The round trip from the running nara, by network coordinates.
+    /// The round trip from the running nara, estimated from network coordinates.
     estimated: Option<Duration>,
 }
 
@@ -81,7 +81,7 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
     Ok(Exit::Ok)
 }
 
-/// With the knowledge and the connections of a nara that runs.
+/// Lists peers with the knowledge and connections of a running nara.
 async fn through(nara: &LocalClient, args: &PeersListArgs) -> Outcome<Vec<Row>> {
     let peers = nara.peers().await?;
     if peers.is_empty() {
@@ -159,7 +159,7 @@ fn directly(
     })
 }
 
-/// Where the nara that runs is in the network; `None`: none runs.
+/// Returns the network coordinates of the running nara; `None` if none runs.
 async fn own_coordinates(settings: &Settings) -> Option<Coordinates> {
     let nara = running::on(&settings.running_folder().ok()?, settings)
         .await
@@ -178,7 +178,7 @@ async fn estimated_rtt(client: &MeshClient, peer: &PeerRef, own: &Coordinates) -
     estimate(own, &told)
 }
 
-/// Says what changes, until it is told to end.
+/// Prints changes until interrupted.
 fn watch_network(
     network: &Network,
     client: &MeshClient,
@@ -195,7 +195,7 @@ fn watch_network(
     })
 }
 
-/// Whether it is there, and why not.
+/// Describes the presence of a peer, and the reason if it is absent.
 fn presence(info: &Peer, result: Option<&PeerResult>) -> String {
     let state = harmless(&info.presence);
     match result.and_then(|result| result.error.as_ref()) {
@@ -212,7 +212,7 @@ fn rtt(result: Option<&PeerResult>) -> Option<Duration> {
     Some(Duration::from_micros(result?.last.as_ref()?.rtt_us))
 }
 
-/// The round trip by network coordinates, as a running nara estimates it.
+/// Returns the round trip estimated by a running nara from network coordinates.
 fn estimated(result: Option<&PeerResult>) -> Option<Duration> {
     Some(Duration::from_micros(result?.last.as_ref()?.estimated_rtt_us?))
 }
@@ -222,7 +222,7 @@ fn key_id(info: &Peer, result: Option<&PeerResult>) -> Option<String> {
     info.key_id.clone().or_else(told)
 }
 
-/// How the key was learned, and whether the peer tells the same one.
+/// Describes how the key was learned, and whether the peer reports the same one.
 fn key_source(info: &Peer, result: Option<&PeerResult>) -> String {
     match (&info.key_source, result.map(PeerResult::key_state)) {
         (Some(source), Some(state @ ("matches" | "DIFFERS"))) => format!("{source}, {state}"),
@@ -232,7 +232,7 @@ fn key_source(info: &Peer, result: Option<&PeerResult>) -> String {
     }
 }
 
-/// What the peer has proven that it can do.
+/// Describes the protocols that the peer has proven to support.
 fn proven(info: &Peer) -> Option<String> {
     let words = [
         (info.v2, "v2"),
@@ -246,7 +246,7 @@ fn proven(info: &Peer) -> Option<String> {
     (!words.is_empty()).then(|| words.join(" "))
 }
 
-/// What it has stated about its own keys.
+/// Describes what the peer has stated about its own keys.
 fn stated(info: &Peer) -> Option<String> {
     Some(info.keyless.as_ref()?.replace('-', " "))
 }
@@ -260,7 +260,7 @@ fn abbreviate(id: &str) -> String {
     }
 }
 
-/// What `peers` prints.
+/// The output of `peers`.
 #[derive(Serialize, ToSchema)]
 pub(in crate::command) struct Printed {
     peers: Vec<ListedPeer>,
@@ -273,7 +273,7 @@ struct ListedPeer {
     id: Option<String>,
     address: Option<String>,
     presence: String,
-    /// Whether it answered; `null`: it was not asked.
+    /// Whether it answered; `null` if it was not asked.
     online: Option<bool>,
     error: Option<String>,
     rtt_us: Option<u64>,
@@ -294,9 +294,9 @@ struct ListedPeer {
     key_matches: Option<bool>,
     /// Whether it refuses the key of the running nara.
     refuses_own_key: bool,
-    /// The key that it knows as the key of the running nara instead, if it said so.
+    /// The key that it has for the running nara instead, if it reported one.
     known_own_key_id: Option<String>,
-    /// Why no key of it holds, if none does: `retired` or `two-successors`.
+    /// Why none of its keys is valid, if so: `retired` or `two-successors`.
     keyless: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! `peers --watch`: what changes among the naras of a network.
+//! `peers --watch`: prints changes among the naras of a network.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ use crate::printer::{Printer, harmless, human, micros};
 use crate::running;
 use crate::settings::Settings;
 
-/// Changes that wait to be said.
+/// Changes that may be queued for printing.
 const BACKLOG: usize = 4096;
 
 /// A line of `peers --watch`.
@@ -40,20 +40,20 @@ pub(in crate::command) enum WatchedLine {
     Peer(WatchedPeer),
 }
 
-/// What became of a peer.
+/// A change of a peer.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(in crate::command) enum WatchedPeer {
     /// What a running nara learned.
     Change(Box<PeerChanged>),
-    /// A nara on a network, or what changed about it.
+    /// A nara on a network, or a change of it.
     Nara {
         name: Option<String>,
         id: Option<String>,
         address: String,
         online: bool,
         presence: String,
-        /// The way that packets take.
+        /// The path of its packets.
         path: String,
         host_name: Option<String>,
         rtt_us: Option<u64>,
@@ -62,7 +62,7 @@ pub(in crate::command) enum WatchedPeer {
         /// How its key was learned.
         key_source: Option<String>,
     },
-    /// Whether a known peer is there.
+    /// The presence of a known peer.
     Presence {
         name: Option<String>,
         address: Option<String>,
@@ -70,7 +70,7 @@ pub(in crate::command) enum WatchedPeer {
     },
 }
 
-/// Watches until it is told to end.
+/// Prints changes until interrupted.
 pub(super) async fn watch(
     client: &MeshClient,
     node: &Arc<dyn MeshNode>,
@@ -92,7 +92,7 @@ pub(super) async fn watch(
                 Found::Nara { peer, .. } => tell_nara(client, node, peer, &mut known, printer).await?,
                 other => {
                     if let Found::Offline(candidate) | Found::Left(candidate) = other {
-                        // When it is back, that is news.
+                        // Its return is reported.
                         known.retain(|_, row: &mut Row| !candidate.addresses.contains(&row.address.ip()));
                     }
                     if let Some((text, json)) = describe(other) {
@@ -111,7 +111,7 @@ pub(super) async fn watch(
     }
 }
 
-/// Says what a running nara learns about its peers, until it is told to end.
+/// Prints what a running nara learns about its peers until interrupted.
 pub(super) async fn watch_running(nara: &LocalClient, printer: Printer) -> Outcome {
     let open = || nara.events(Method::GET, "/v1/peer-changes");
     let mut changes = open().await?;
@@ -121,7 +121,7 @@ pub(super) async fn watch_running(nara: &LocalClient, printer: Printer) -> Outco
                 Some(Ok(change)) => change,
                 Some(Err(error)) if !error.is_gone() => return Err(error.into()),
                 Some(Err(_)) | None => {
-                    printer.warn("the running nara went away: what changes until it is back is not shown");
+                    printer.warn("the running nara stopped: changes are not shown until it runs again");
                     changes = running::until_back(nara, open).await?;
                     continue;
                 }
@@ -151,10 +151,11 @@ pub(super) async fn watch_running(nara: &LocalClient, printer: Printer) -> Outco
     }
 }
 
-/// How often the presence of known peers is looked at where no network tells.
+/// How often the presence of known peers is checked if no network reports it.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Watches the known peers where there is no network: pings them, and reads in the ledger who came and went.
+/// Watches the known peers without a network: pings them, and reads from the ledger which of them came and
+/// went.
 pub(super) async fn watch_presence(client: &MeshClient, settings: &Settings, printer: Printer) -> Outcome {
     if client.registry().is_empty() {
         return Err(Failure::usage("--watch needs a network or peers to watch").hint(
@@ -197,7 +198,7 @@ pub(super) async fn watch_presence(client: &MeshClient, settings: &Settings, pri
     }
 }
 
-/// What was said about a nara last.
+/// What was last printed about a nara.
 #[derive(Debug, PartialEq, Eq)]
 struct Row {
     address: SocketAddr,
@@ -209,7 +210,7 @@ struct Row {
     presence: PresenceState,
 }
 
-/// How a peer at an address is called, whatever its name looks like.
+/// Returns a reference to the peer at an address, whatever its name looks like.
 fn reference(peer: &PeerInfo, address: SocketAddr) -> PeerRef {
     match (&peer.name, &peer.id) {
         (Some(name), _) => name.into(),
@@ -237,7 +238,7 @@ async fn tell_nara(
     let ping = ping_peer(pinger, &reference, 1, Duration::ZERO).await?;
     let rtt = ping.last.as_ref().map(|pong| Duration::from_micros(pong.rtt_us));
     let way = Way::to(&**node, address.ip()).await;
-    // The ping may have taught something.
+    // The ping may have updated the registry.
     let known_peer = client.peer(reference).known();
     let presence = known_peer
         .as_ref()

@@ -1,4 +1,4 @@
-//! What a running nara says is proven of an answer.
+//! Reads what a running nara reports about the proof of an answer.
 
 use std::str::FromStr;
 
@@ -9,7 +9,7 @@ use nara_proto::identity::PublicKey;
 use nara_proto::time::UnixMillis;
 use percent_encoding::percent_decode_str;
 
-/// Takes the headers `X-Nara-*` out of an answer: see docs/local-api.md.
+/// Removes the headers `X-Nara-*` from an answer and interprets them: see docs/local-api.md.
 pub(super) fn told(headers: &mut HeaderMap) -> Verification {
     let mut take = |name: &str| -> Option<String> {
         let value = headers.remove(name)?;

@@ -1,4 +1,4 @@
-//! `request --stream`: bodies of any size, as they come.
+//! `request --stream`: streams bodies of any size.
 
 use std::error::Error;
 use std::io;
@@ -21,7 +21,7 @@ use crate::printer::Printer;
 use crate::running;
 use crate::settings::Settings;
 
-/// Bytes that are read of a body at once.
+/// Bytes per read of a body.
 const PIECE: usize = 64 << 10;
 
 /// Pieces that are read ahead.
@@ -29,10 +29,7 @@ const AHEAD: usize = 4;
 
 pub(super) fn run(args: &RequestArgs, settings: &Settings, printer: Printer) -> Outcome {
     if printer.is_json() {
-        return Err(
-            Failure::usage("--json prints a body as a whole, and --stream does not")
-                .hint("leave out one of them"),
-        );
+        return Err(Failure::usage("--json and --stream exclude each other").hint("omit one of them"));
     }
     match running::find(&args.running, settings)? {
         Some(nara) => connect::block_on(async {
@@ -53,7 +50,7 @@ pub(super) fn run(args: &RequestArgs, settings: &Settings, printer: Printer) -> 
     }
 }
 
-/// The body of the request, which is read while it is sent.
+/// Returns the request body, which is read while it is sent.
 fn body(args: &RequestArgs) -> Outcome<impl Body<Data = Bytes, Error = io::Error> + Send + Unpin + use<>> {
     let mut reader = reader(args.data.as_deref().unwrap_or_default())?;
     let (pieces, read) = mpsc::channel(AHEAD);
@@ -70,7 +67,7 @@ fn body(args: &RequestArgs) -> Outcome<impl Body<Data = Bytes, Error = io::Error
                 Err(error) => Err(error),
             };
             let is_end = piece.is_err();
-            // Who sends it may have given up.
+            // The receiver is dropped if the request has failed.
             if pieces.blocking_send(piece).is_err() || is_end {
                 return;
             }
@@ -99,10 +96,8 @@ where
     show_head(args, &head, verification, trace, printer)?;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
-            Failure::failed(
-                "the answer broke off, or its end shows that it was changed: do not use what was printed",
-            )
-            .caused_by(error)
+            Failure::failed("the answer broke off, or its signature does not match: do not use the output")
+                .caused_by(error)
         })?;
         if let Some(data) = frame.data_ref() {
             write_out(data)?;

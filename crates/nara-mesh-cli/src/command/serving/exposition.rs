@@ -1,4 +1,4 @@
-//! The metrics of a running nara, for Prometheus and whatever reads its format.
+//! The metrics of a running nara in the Prometheus text format.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,19 +21,18 @@ use tokio::time::sleep;
 use crate::failure::{Failure, Outcome};
 use crate::ledger_file;
 
-/// The bounds of the ranges into which durations are counted, in seconds: from a call on one machine to the longest
-/// that a call may take by default, and beyond.
+/// Histogram bounds in seconds: from a call on one machine to beyond the longest default timeout.
 const BUCKETS: [f64; 12] = [
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0,
 ];
 
-/// How often an address that no interface has yet is tried again.
+/// How often binding an address that no interface has yet is retried.
 const ADDRESS_PERIOD: Duration = Duration::from_secs(1);
 
-/// Those who read metrics are few. What is beyond must not take files that connections of peers need.
+/// Scrapers are few. More connections must not use up file descriptors of peer connections.
 const MAX_CONNECTIONS: usize = 64;
 
-/// How often the recorder tidies up what it has not been asked for.
+/// How often the recorder does maintenance between scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 const BUILD_INFO: &str = "nara_mesh_build_info";
@@ -43,15 +42,14 @@ const LEDGER_WAL: &str = "nara_mesh_ledger_wal_bytes";
 const LEDGER_DISK_FREE: &str = "nara_mesh_ledger_disk_free_bytes";
 const OWN_KEY_DISPUTES: &str = "nara_mesh_own_key_disputes";
 
-/// The gauges of the program, beside those of the library and of the process.
+/// The gauges of the program, in addition to those of the library and the process.
 const GAUGES: [(&str, &str); 6] = [
     (BUILD_INFO, "1, with the `version` of the program."),
     (LEDGER_EVENTS, "Events stored in the ledger."),
     (LEDGER_FILE, "Size of the database file of the ledger."),
     (
         LEDGER_WAL,
-        "Size of the write-ahead log beside the database file. It is moved into the file from 16 MB on, while thousands of events \
-         come at once from 64 MB on.",
+        "Size of the write-ahead log. It is checkpointed from 16 MB on, during bulk insertions from 64 MB on.",
     ),
     (
         LEDGER_DISK_FREE,
@@ -63,7 +61,7 @@ const GAUGES: [(&str, &str); 6] = [
     ),
 ];
 
-/// The metrics that are recorded.
+/// The recorded metrics.
 #[derive(Clone)]
 pub(super) struct Exposition {
     recorder: PrometheusHandle,
@@ -71,7 +69,7 @@ pub(super) struct Exposition {
     measured: Arc<OnceLock<Measured>>,
 }
 
-/// A ledger and its file, and a registry.
+/// The sources of the gauges: a ledger with its file, and a registry.
 #[derive(Debug)]
 struct Measured {
     ledger: Arc<dyn Ledger>,
@@ -80,7 +78,7 @@ struct Measured {
 }
 
 impl Exposition {
-    /// Records metrics from now on.
+    /// Starts recording metrics.
     pub(super) fn start() -> Outcome<Self> {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), &BUCKETS)
@@ -102,8 +100,8 @@ impl Exposition {
         })
     }
 
-    /// Serves the metrics under `/metrics` until the program ends: at once, or as soon as an interface has the address.
-    /// Returns the address.
+    /// Serves the metrics under `/metrics` until the program exits: at once, or as soon as an interface has
+    /// the address. Returns the address.
     pub(super) async fn serve(self, address: SocketAddr) -> Outcome<SocketAddr> {
         match TcpListener::bind(address).await {
             Ok(listener) => {
@@ -113,10 +111,11 @@ impl Exposition {
                 tokio::spawn(self.answer(listener));
                 Ok(address)
             }
-            // Such as the address of a tailnet that is not up yet, perhaps because this nara brings it up.
+            // For example the address of a tailnet that is not up yet, perhaps because this nara joins it
+            // later.
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
                 tracing::warn!(
-                    "metrics are served on {address} as soon as an interface of this machine has the address {}",
+                    "metrics will be served on {address} once an interface of this machine has the address {}",
                     address.ip()
                 );
                 tokio::spawn(self.serve_later(address));
@@ -133,7 +132,7 @@ impl Exposition {
             sleep(ADDRESS_PERIOD).await;
             match TcpListener::bind(address).await {
                 Ok(listener) => {
-                    tracing::warn!("metrics are served on {address} now");
+                    tracing::warn!("metrics are now served on {address}");
                     return self.answer(listener).await;
                 }
                 Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
@@ -151,7 +150,7 @@ impl Exposition {
         serve_bounded(listener, router, MAX_CONNECTIONS).await;
     }
 
-    /// The metrics in the text format of Prometheus.
+    /// Renders the metrics in the Prometheus text format.
     pub(super) async fn render(&self) -> String {
         self.process.collect();
         if let Some(measured) = self.measured.get() {
@@ -160,7 +159,7 @@ impl Exposition {
         self.recorder.render()
     }
 
-    /// Measures a nara, the database of whose ledger is `file`, from now on.
+    /// Measures a nara, whose ledger database is `file`, from now on.
     pub(super) fn measure(&self, nara: &Nara, file: PathBuf) {
         self.measured.get_or_init(|| Measured {
             ledger: nara.ledger().clone(),
@@ -174,7 +173,7 @@ impl Measured {
     #[expect(clippy::cast_precision_loss, reason = "a metric")]
     async fn measure(&self) {
         gauge!(OWN_KEY_DISPUTES).set(self.registry.against_own_key().len() as f64);
-        // What cannot be measured keeps its value: the ledger counts its errors.
+        // On an error the gauge keeps its value: the ledger counts its errors.
         if let Ok(events) = self.ledger.count().await {
             gauge!(LEDGER_EVENTS).set(events as f64);
         }
@@ -195,7 +194,7 @@ impl Measured {
     }
 }
 
-/// The size of a file; 0 if it is missing.
+/// Returns the size of a file; 0 if it is missing.
 fn size(file: &Path) -> u64 {
     std::fs::metadata(file).map_or(0, |metadata| metadata.len())
 }
@@ -216,7 +215,7 @@ mod tests {
 
     const MANUAL: &str = include_str!("../../../../../docs/operate.md");
 
-    /// The names of the metrics of the process, as Prometheus' client libraries spell them.
+    /// The names of the process metrics, as in Prometheus client libraries.
     const PROCESS: [&str; 7] = [
         "process_cpu_seconds_total",
         "process_max_fds",
@@ -227,7 +226,7 @@ mod tests {
         "process_virtual_memory_bytes",
     ];
 
-    /// The names of all series that the program exports.
+    /// The names of all exported series.
     fn exported() -> BTreeSet<String> {
         let mut names: BTreeSet<String> = PROCESS.map(str::to_owned).into();
         names.extend(GAUGES.map(|(name, _)| name.to_owned()));
@@ -240,7 +239,7 @@ mod tests {
         names
     }
 
-    /// The names of metrics in a text: ours, and those of processes.
+    /// The metric names in a text: ours, and those of processes.
     fn named(text: &str) -> BTreeSet<&str> {
         let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
         words

@@ -1,4 +1,4 @@
-//! What comes in, as lines on stdout.
+//! Prints incoming messages as lines on stdout.
 
 use std::time::Instant;
 
@@ -18,17 +18,17 @@ use crate::listing::event_line;
 use crate::log::Repetitions;
 use crate::printer::{Printer, count, harmless, harmless_text};
 
-/// Lines that wait to be printed; more are dropped, with a word in the log, because a slow reader of our
-/// output must not hold up requests.
+/// Capacity of the queue of lines. Beyond it lines are dropped and logged, because a slow reader of our
+/// output must not delay requests.
 const BACKLOG: usize = 1024;
 
 struct Line {
-    /// `None`: nothing for people.
+    /// `None`: no text for people.
     text: Option<String>,
     json: DaemonLine,
 }
 
-/// Hands lines to the task that prints them.
+/// Sends lines to the printing task.
 #[derive(Clone, Debug)]
 pub(in crate::command) struct Feed(mpsc::Sender<Line>);
 
@@ -39,10 +39,10 @@ pub(super) struct Lines(mpsc::Receiver<Line>);
 pub(super) struct Printing(JoinHandle<()>);
 
 impl Lines {
-    /// Prints what was sent until now, and then what comes.
+    /// Prints the queued lines, and then new ones.
     pub(super) fn print(self, printer: Printer) -> Printing {
         let Self(mut lines) = self;
-        // Writing may block as long as the reader likes.
+        // A write may block as long as the reader likes.
         Printing(tokio::task::spawn_blocking(move || {
             while let Some(line) = lines.blocking_recv() {
                 let text = line.text.map_or(Ok(()), |text| printer.line(text));
@@ -56,13 +56,13 @@ impl Lines {
 }
 
 impl Feed {
-    /// A feed whose lines wait until they are [printed](Lines::print).
+    /// Creates a feed whose lines wait until they are [printed](Lines::print).
     pub(super) fn new() -> (Self, Lines) {
         let (sender, lines) = mpsc::channel(BACKLOG);
         (Self(sender), Lines(lines))
     }
 
-    /// Prints a line, as soon as the reader of our output lets us.
+    /// Queues a line for printing; drops it if the queue is full.
     pub(in crate::command) fn send(&self, text: String, line: impl Into<DaemonLine>) {
         self.hand_over(Some(text), line.into());
     }
@@ -75,20 +75,20 @@ impl Feed {
 }
 
 impl Printing {
-    /// Waits until all lines are printed; the feeds must be gone.
+    /// Waits until all lines are printed; the feeds must be dropped before.
     pub(super) async fn finish(self) {
-        // The handler of a server that was cut off may hold a feed a moment longer.
+        // The handler of an aborted server may hold a feed a moment longer.
         let _ = tokio::time::timeout(std::time::Duration::from_secs(1), self.0).await;
     }
 }
 
-/// Prints what comes in, and notices postcards that come home.
+/// Prints incoming messages, and detects postcards that come home.
 #[derive(Debug)]
 pub(super) struct FeedHandler {
     feed: Feed,
     journeys: Journeys,
     inbox: Inbox,
-    /// The lines for people of each peer, by what they begin with: a peer sends as many as it likes.
+    /// Rate limits of the text lines per peer and kind: a peer sends as many messages as it likes.
     repetitions: Repetitions<(&'static str, String)>,
 }
 
@@ -102,7 +102,8 @@ impl FeedHandler {
         }
     }
 
-    /// Prints a line that a peer caused. Of many alike, people see some, and how many they do not; JSON has each.
+    /// Prints a line that a peer caused. Repetitive text lines are suppressed and counted; JSON contains
+    /// every line.
     fn tell(&self, kind: &'static str, peer: &str, text: String, line: NaraLine) {
         let text = self.counted(kind, peer, text, Instant::now());
         self.feed.hand_over(text, line.into());
@@ -112,7 +113,7 @@ impl FeedHandler {
         match self.repetitions.admit((kind, peer.to_owned()), now) {
             (false, _) => None,
             (true, 0) => Some(text),
-            (true, left_out) => Some(format!("{text}  (after {left_out} that are not shown)")),
+            (true, left_out) => Some(format!("{text}  ({left_out} before it not shown)")),
         }
     }
 }
@@ -177,7 +178,7 @@ impl MeshHandler for FeedHandler {
             hops: hops.collect(),
             complete,
         };
-        // Of whoever handed it over: a peer can name any originator.
+        // Attributed to the peer that handed it over: any originator can be forged.
         let peer = message.relayed_by().unwrap_or(&message.originator);
         self.tell("world", peer, text, line);
     }
@@ -220,7 +221,7 @@ mod tests {
         );
         let later = shown("mallory", 10).unwrap();
         assert!(later.contains("290"), "{later}");
-        // JSON has every line.
+        // JSON contains every line.
         for n in 0..300 {
             let line = NaraLine::Zine {
                 sender: "mallory".to_owned(),

@@ -1,4 +1,5 @@
-//! Where `serve` listens: an address that may come later, or that of a network interface or a host name, which may change.
+//! The listening address of `serve`: it may appear later, and may change if it belongs to an interface or a
+//! host name.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,16 +17,16 @@ use crate::lines::NaraLine;
 use crate::printer::Printer;
 use crate::service_manager;
 
-/// How often it is looked whether the address is there.
+/// How often a missing address is checked.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether the address is still the one on which the nara listens.
+/// How often the current address is checked.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// When the operator is told again what this waits for, at first; the pause doubles up to an hour.
+/// When the operator is first reminded of what the start waits for; the interval doubles up to an hour.
 const FIRST_REMINDER: Duration = Duration::from_secs(60);
 
-/// Waits until the address is one of this machine. `None`: a signal ended the wait.
+/// Waits until the address is one of this machine. `None` if a signal ended the wait.
 pub(super) async fn wait(
     listen: &Listen,
     signals: &mut Signals,
@@ -38,7 +39,7 @@ pub(super) async fn wait(
             Ok(address) => return Ok(Some(address)),
             Err(reason) => reason,
         };
-        // However long it takes: the service manager must not end the start.
+        // Extends the start timeout of the service manager for as long as the wait takes.
         service_manager::starting(PERIOD);
         let is_news = reason != told;
         if is_news || Instant::now() >= next {
@@ -61,7 +62,7 @@ pub(super) async fn wait(
     }
 }
 
-/// The address, if it is one of this machine; else why not.
+/// Returns the address if it is one of this machine, else the reason.
 async fn look(listen: &Listen) -> Result<SocketAddr, String> {
     let found = hosts::address_of(listen).await;
     let address = found.map_err(|error| error.to_string())?;
@@ -71,8 +72,8 @@ async fn look(listen: &Listen) -> Result<SocketAddr, String> {
     }
 }
 
-/// Moves the nara when the interface or the host of `--listen` no longer has the address on which it listens, and tells when
-/// that fails, or when no interface has the address. `again`: it is looked at now.
+/// Moves the nara when the interface or the host of `--listen` no longer has the current address; reports
+/// when that fails, or when no interface has the address. `again` triggers a check.
 pub(super) async fn follow<L, M>(
     listen: &Listen,
     mut bound: IpAddr,
@@ -91,7 +92,7 @@ pub(super) async fn follow<L, M>(
             () = again.notified() => {}
         }
         let found = look().await.unwrap_or_default();
-        // Without an answer nothing is known of another one.
+        // If nothing was resolved, keep the current address.
         let is_there = found.is_empty() || found.iter().any(|address| address.ip() == bound);
         let mut failed = None;
         for now in found.into_iter().filter(|_| !is_there) {
@@ -100,7 +101,7 @@ pub(super) async fn follow<L, M>(
                     (bound, failed) = (now.ip(), None);
                     break;
                 }
-                // Of several addresses one may be another machine's.
+                // Some of the addresses may belong to another machine.
                 Err(error) => failed = failed.or_else(|| Some((now, error.to_string()))),
             }
         }
@@ -115,7 +116,7 @@ pub(super) async fn follow<L, M>(
         told = failed;
         let is_missing = hosts::is_missing(bound);
         if is_missing && !is_gone {
-            tracing::warn!(%bound, %listen, "no interface has the address any more on which this nara listens: peers do not reach it");
+            tracing::warn!(%bound, %listen, "no interface has the listening address now: peers cannot reach this nara");
         }
         is_gone = is_missing;
     }
@@ -147,8 +148,8 @@ mod tests {
         let interface = look(&listen("lo:7")).await.unwrap();
         assert_eq!(interface, ([127, 0, 0, 1], 7).into());
         let reason = look(&listen("nobody.invalid:7")).await.unwrap_err();
-        assert!(reason.contains("no network interface and no host"), "{reason}");
-        // Of the documentation range: nobody has it.
+        assert!(reason.contains("no network interface or host"), "{reason}");
+        // An address of the documentation range, which no machine has.
         let reason = look(&listen("192.0.2.7")).await.unwrap_err();
         assert!(
             reason.contains("192.0.2.7 yet") && reason.contains("`nara-mesh up`"),
@@ -162,11 +163,11 @@ mod tests {
         let [here, there, elsewhere]: [SocketAddr; 3] =
             ["10.0.0.1:9632", "10.0.0.2:9632", "10.0.0.3:9632"].map(|text| text.parse().unwrap());
         let answers = RefCell::new(VecDeque::from([
-            // It still has it.
+            // The current address is still present.
             Ok(vec![there, here]),
             Err(io::ErrorKind::TimedOut.into()),
             Ok(Vec::new()),
-            // Another machine's.
+            // An address of another machine.
             Ok(vec![elsewhere]),
             Ok(vec![elsewhere]),
             Ok(vec![elsewhere, there]),
@@ -202,7 +203,7 @@ mod tests {
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(told.iter().all(|line| line["now"] == "10.0.0.3:9632"), "{told:?}");
         assert!(told.iter().all(|line| line["bound"] == "10.0.0.1"), "{told:?}");
-        // A plain address does not move, and is looked at all the same.
+        // A fixed address does not move, but is checked as well.
         let fixed = Listen::Address(here);
         let looks = RefCell::new(0);
         let look = || {

@@ -1,4 +1,4 @@
-//! The local API of a nara that runs: its sockets, and what the program around the nara answers.
+//! The local API of a running nara: its sockets, and the answers of the program.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -24,10 +24,10 @@ use crate::network::{self, OnNetwork};
 use crate::running::{runtime_folder, socket_in};
 use crate::settings::Settings;
 
-/// Questions that wait for the program.
+/// Capacity of the queue of questions to the program.
 const WAITING: usize = 16;
 
-/// What the API asks of the program.
+/// A question of the API to the program.
 #[derive(Debug)]
 pub(super) enum Question {
     Doctor(oneshot::Sender<Vec<Check>>),
@@ -63,14 +63,14 @@ impl Opening {
         self.is_on
     }
 
-    /// The programs that peers reach, if there are any, or any may come.
+    /// Returns the programs that peers reach, if there are any or there may be later.
     pub(super) fn services(&self) -> Option<Services> {
         let is_used = self.is_on || !self.services.programs().is_empty();
         is_used.then(|| self.services.clone())
     }
 
-    /// Opens the sockets. One that cannot be opened is reported; the nara serves its peers without it. An address that was
-    /// asked for must be had.
+    /// Opens the sockets. A socket that cannot be opened is reported, and the nara serves its peers without
+    /// it. A requested loopback address is mandatory.
     pub(super) async fn open(
         self,
         nara: &Arc<Nara>,
@@ -125,11 +125,11 @@ impl Opening {
     }
 }
 
-/// The socket at which other programs of the user find this nara by its name.
+/// Returns the socket path by which other programs of the user find this nara by name.
 fn socket_for_user(nara: &Nara) -> Option<PathBuf> {
     let folder = runtime_folder()?;
     if let Err(error) = make_private(&folder) {
-        tracing::warn!(%error, "the folder {} cannot be made", folder.display());
+        tracing::warn!(%error, "the folder {} cannot be created", folder.display());
         return None;
     }
     Some(folder.join(socket_file(nara.name().as_str())))
@@ -143,20 +143,20 @@ fn make_private(folder: &Path) -> io::Result<()> {
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))
 }
 
-/// A group and its rights, as `GROUP` or `GROUP:RIGHTS`.
+/// Parses a group and its rights, as `GROUP` or `GROUP:RIGHTS`.
 fn group(text: &str) -> Outcome<(u32, Rights)> {
     let Some((group, word)) = text.split_once(':') else {
         return Ok((group_id(text)?, Rights::Messages));
     };
     let mut known = [Rights::Read, Rights::Messages, Rights::All].into_iter();
     let rights = known.find(|rights| rights.as_str() == word).ok_or_else(|| {
-        Failure::usage(format!("api_group: {word:?} is no right"))
+        Failure::usage(format!("api_group: {word:?} is not a right"))
             .hint("write GROUP, or GROUP:read, GROUP:messages or GROUP:all")
     })?;
     Ok((group_id(group)?, rights))
 }
 
-/// The number of a group, or of a name in `/etc/group`.
+/// Returns the id of a group, given by id or by name in `/etc/group`.
 fn group_id(text: &str) -> Outcome<u32> {
     if let Ok(id) = text.parse() {
         return Ok(id);
@@ -169,22 +169,22 @@ fn group_id(text: &str) -> Outcome<u32> {
     });
     id.ok_or_else(|| {
         Failure::usage(format!("api_group: this machine has no group {text}"))
-            .hint("`getent group` lists the groups; a number is taken as it is")
+            .hint("`getent group` lists the groups; a group id works too")
     })
 }
 
-/// The open API, and what it asks.
+/// The open API and its questions.
 #[derive(Debug)]
 pub(super) struct Api {
     api: LocalApi,
     questions: mpsc::Receiver<Question>,
     pub(super) sockets: Vec<PathBuf>,
-    /// Where it also listens, and the file with the token.
+    /// The loopback address, and the file with the token.
     pub(super) loopback: Option<(SocketAddr, PathBuf)>,
 }
 
 impl Api {
-    /// The next question; never, if nobody can ask any more.
+    /// Returns the next question; pends forever if the API has ended.
     pub(super) async fn next(&mut self) -> Question {
         match self.questions.recv().await {
             Some(question) => question,
@@ -192,7 +192,7 @@ impl Api {
         }
     }
 
-    /// What the operator has to decide.
+    /// Returns the conflicts that the operator has to decide.
     pub(super) fn conflicts(&self) -> ConflictList {
         self.api.conflicts()
     }
@@ -202,7 +202,7 @@ impl Api {
     }
 }
 
-/// This program, as the API sees it.
+/// The program as seen by the API.
 struct Program {
     asked: mpsc::Sender<Question>,
     network: Option<OnNetwork>,
@@ -266,7 +266,7 @@ impl From<OutboxError> for Failure {
     }
 }
 
-/// Why the inbox cannot be opened.
+/// The failure of opening the inbox.
 pub(super) fn inbox_unusable(error: DatabaseError) -> Failure {
     let hint = unusable_hint(&error);
     Failure::failed("inbox.db in the data folder cannot be used")
@@ -276,13 +276,14 @@ pub(super) fn inbox_unusable(error: DatabaseError) -> Failure {
 
 const CHECK_THE_FOLDER: &str = "check the permissions and the free space of the data folder";
 
-const MAKE_ROOM: &str = "the disk of the data folder is full: make room there, and start the nara again; what is in its files is safe";
+const MAKE_ROOM: &str =
+    "the disk of the data folder is full: free space there, and start the nara again; stored data is safe";
 
 fn unusable_hint(error: &DatabaseError) -> &'static str {
     match error {
         DatabaseError::Damaged(_) => {
-            "the file is damaged: move it away, and the nara starts with an empty one; messages that only it kept (those that \
-             wait, or that nobody has acknowledged) are lost; the ledger is not touched"
+            "the file is damaged: move it aside, and the nara starts with an empty one; messages stored only there (those that \
+             wait or are not acknowledged) are lost; the ledger is not affected"
         }
         DatabaseError::Full(_) => MAKE_ROOM,
         DatabaseError::File(error) if error.kind() == io::ErrorKind::StorageFull => MAKE_ROOM,
@@ -306,7 +307,7 @@ impl From<LoopbackError> for Failure {
     fn from(error: LoopbackError) -> Self {
         let hint = match &error {
             LoopbackError::Io { .. } => {
-                "choose another port (--api-listen), or end the program that has this one"
+                "choose another port (--api-listen), or stop the program that uses this one"
             }
             LoopbackError::NotLoopback { .. } => "use an address such as 127.0.0.1:9635 (--api-listen)",
             _ => "check the data folder (--data-dir), and the space on its disk",

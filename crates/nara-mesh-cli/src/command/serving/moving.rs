@@ -1,4 +1,4 @@
-//! TCP whose listeners can be moved to another address of this machine while the nara runs.
+//! TCP listeners that can be moved to another address of this machine while the nara runs.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use nara_mesh::transport::{BoxMeshStream, MeshListener, TcpTransport, Transport}
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::WatchStream;
 
-/// See the module. Clones share their listeners.
+/// A transport with movable listeners. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MovingTcp {
     listeners: Arc<Mutex<Vec<Place>>>,
@@ -18,7 +18,7 @@ pub(super) struct MovingTcp {
     address: watch::Sender<Option<IpAddr>>,
 }
 
-/// Where a listener is told to go on.
+/// The channel that hands a listener its successor.
 #[derive(Clone, Debug)]
 struct Place {
     port: u16,
@@ -26,10 +26,10 @@ struct Place {
 }
 
 impl MovingTcp {
-    /// Listens on this address, with the ports as before, and no longer on the one before.
+    /// Moves the listeners to this address, with the same ports.
     ///
     /// # Errors
-    /// If the listener that was opened first cannot move; then none does. The others are optional.
+    /// Fails if the first listener cannot move; then none moves. Failures of the others are logged.
     pub(super) async fn move_to(&self, ip: IpAddr) -> io::Result<()> {
         let places = self.listeners().clone();
         let mut opened = Vec::new();
@@ -39,12 +39,12 @@ impl MovingTcp {
                 Ok(listener) => opened.push((place, listener)),
                 Err(error) if opened.is_empty() => return Err(error),
                 Err(error) => {
-                    tracing::warn!(%to, %error, "not listening there: v1 peers do not reach this nara")
+                    tracing::warn!(%to, %error, "cannot listen there: v1 peers cannot reach this nara")
                 }
             }
         }
         for (place, listener) in opened {
-            // Nobody takes it once the server ends.
+            // The receiver is dropped once the server has shut down.
             let _ = place.next.send(listener);
         }
         self.address.send_replace(Some(ip));
@@ -52,7 +52,7 @@ impl MovingTcp {
     }
 
     fn listeners(&self) -> MutexGuard<'_, Vec<Place>> {
-        // Each change of it is one insertion.
+        // Every update is a single insertion, so a poisoned map is still consistent.
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -137,7 +137,7 @@ mod tests {
             bob.client().ping(there).await.unwrap().response.mesh_ip,
             "127.0.0.2"
         );
-        // Once its connections are gone, nobody reaches it there.
+        // The old listener stays open until its task has run.
         let refused = loop {
             match TcpTransport.dial(here).await {
                 Ok(_) => tokio::task::yield_now().await,
@@ -146,7 +146,7 @@ mod tests {
         };
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
 
-        // Of the documentation range: this machine does not have it.
+        // An address of the documentation range, which this machine does not have.
         moving.move_to("192.0.2.7".parse().unwrap()).await.unwrap_err();
         assert_eq!(alice.address(), Some(there));
         bob.client().ping(there).await.unwrap();

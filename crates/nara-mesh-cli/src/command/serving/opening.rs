@@ -1,4 +1,4 @@
-//! What is told while the ledger is opened: an older one is converted before the nara serves.
+//! Reports progress while the ledger is opened: a ledger of an older version is converted first.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use crate::lines::NaraLine;
 use crate::printer::Printer;
 use crate::service_manager;
 
-/// How often the service manager hears of it.
+/// How often the service manager is notified.
 const REPORT: Duration = Duration::from_secs(1);
 
-/// How often people do.
+/// How often a line is printed.
 const LINE: Duration = Duration::from_secs(10);
 
-/// Tells how far the opening has come, and stops it once `ended` is set.
+/// Reports the progress of opening, and stops it once `ended` is set.
 pub(super) fn watch(
     ended: Arc<AtomicBool>,
     printer: Printer,
@@ -26,7 +26,7 @@ pub(super) fn watch(
             return ControlFlow::Break(());
         }
         if is_due(&mut extended, REPORT) {
-            // However long it takes: the service manager must not end the start.
+            // Extends the start timeout of the service manager for as long as the conversion takes.
             service_manager::starting(REPORT);
         }
         if all > 0 && is_due(&mut reported, REPORT) {
@@ -34,7 +34,7 @@ pub(super) fn watch(
         }
         if all > 0 && is_due(&mut told, LINE) {
             printer.note(text(done, all));
-            // Lines of a daemon wait in a queue.
+            // The lines of a daemon are queued.
             let _ = printer.json_line(NaraLine::Converting { done, all });
         }
         ControlFlow::Continue(())
@@ -42,7 +42,7 @@ pub(super) fn watch(
 }
 
 fn text(done: u64, all: u64) -> String {
-    format!("converting the ledger of an older program: {done} of {all} events")
+    format!("converting the ledger of an older version: {done} of {all} events")
 }
 
 fn is_due(last: &mut Option<Instant>, pause: Duration) -> bool {

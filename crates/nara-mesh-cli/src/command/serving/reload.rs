@@ -1,4 +1,4 @@
-//! A reload: the files count as they are now, and so do the decisions in the ledger.
+//! Reloads the configuration, the peers and the trust decisions.
 
 use std::ffi::OsString;
 
@@ -16,22 +16,22 @@ use crate::printer::Printer;
 use crate::service_manager;
 use crate::settings::Settings;
 
-/// What a reload reads again, and whom it tells.
+/// The sources of a reload, and the tasks to notify.
 #[derive(Clone, Copy)]
 pub(super) struct Files<'a> {
-    /// The settings with which the nara was started.
+    /// The settings at the start.
     pub(super) started: &'a Settings,
-    /// The peers whose host names are looked up.
+    /// The peers whose host names are resolved.
     pub(super) hosts: &'a watch::Sender<Vec<PeerEntry>>,
     pub(super) printer: Printer,
 }
 
-/// Reads the configuration and the peers again and applies them. What is wrong in one place does not keep the rest
-/// from being applied: a ban waits for nothing. Returns what is in force.
+/// Reads the configuration and the peers again and applies them. An error in one part does not prevent the
+/// others, so that a ban always takes effect. Returns the effective state.
 pub(super) async fn reload(nara: &Nara, files: &Files<'_>, work: &Work<'_>) -> Outcome<Reloaded> {
     service_manager::reloading();
     let in_force = apply(nara, files).await;
-    // Also if something could not be applied: the rest is in force, and the nara serves.
+    // Also after an error: the rest is in force, and the nara serves.
     service_manager::ready(work.status());
     in_force
 }
@@ -93,7 +93,7 @@ async fn apply(nara: &Nara, files: &Files<'_>) -> Outcome<Reloaded> {
         problems,
         restart: restart.into_iter().map(str::to_owned).collect(),
     };
-    printer.note(said([
+    printer.note(summary([
         ("configuration", is_configuration),
         ("peers", in_force.configured.is_some()),
         ("decisions", decisions_hold),
@@ -102,8 +102,8 @@ async fn apply(nara: &Nara, files: &Files<'_>) -> Outcome<Reloaded> {
     Ok(in_force)
 }
 
-/// What was reloaded, and what was not.
-fn said(parts: [(&str, bool); 3]) -> String {
+/// Describes which parts were reloaded.
+fn summary(parts: [(&str, bool); 3]) -> String {
     let named = |is: bool| {
         let parts: Vec<&str> = parts
             .iter()
@@ -115,13 +115,13 @@ fn said(parts: [(&str, bool); 3]) -> String {
     match (named(true), named(false)) {
         (done, left) if left.is_empty() => format!("reloaded: {}", done.replacen(" and ", ", ", 1)),
         (done, left) if done.is_empty() => {
-            format!("nothing is reloaded: what was in force of {left} stays so")
+            format!("nothing reloaded: {left} unchanged")
         }
-        (done, left) => format!("reloaded: {done}; what was in force of {left} stays so"),
+        (done, left) => format!("reloaded: {done}; {left} unchanged"),
     }
 }
 
-/// The settings as the files say now.
+/// Reads the settings from the files again.
 pub(super) fn read_again() -> Outcome<Settings> {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     match arguments::parse(&arguments) {
@@ -131,7 +131,7 @@ pub(super) fn read_again() -> Outcome<Settings> {
     }
 }
 
-/// The settings that changed and that only a restart applies.
+/// Returns the changed settings that need a restart.
 fn changed(started: &Settings, fresh: &Settings) -> Vec<&'static str> {
     let before = started.sources.in_force();
     let fresh = fresh.sources.in_force();
@@ -145,19 +145,19 @@ fn changed(started: &Settings, fresh: &Settings) -> Vec<&'static str> {
 mod tests {
     #[test]
     fn what_was_reloaded_is_said_and_what_was_not() {
-        let said = |parts: [bool; 3]| {
+        let summary = |parts: [bool; 3]| {
             let names = ["configuration", "peers", "decisions"];
-            super::said(std::array::from_fn(|at| (names[at], parts[at])))
+            super::summary(std::array::from_fn(|at| (names[at], parts[at])))
         };
-        assert_eq!(said([true; 3]), "reloaded: configuration, peers and decisions");
+        assert_eq!(summary([true; 3]), "reloaded: configuration, peers and decisions");
         assert_eq!(
-            said([true, false, true]),
-            "reloaded: configuration and decisions; what was in force of peers stays so"
+            summary([true, false, true]),
+            "reloaded: configuration and decisions; peers unchanged"
         );
         assert_eq!(
-            said([false, true, false]),
-            "reloaded: peers; what was in force of configuration and decisions stays so"
+            summary([false, true, false]),
+            "reloaded: peers; configuration and decisions unchanged"
         );
-        assert!(said([false; 3]).starts_with("nothing is reloaded"));
+        assert!(summary([false; 3]).starts_with("nothing reloaded"));
     }
 }

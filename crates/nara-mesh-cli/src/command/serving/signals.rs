@@ -1,10 +1,10 @@
-//! What the operating system tells the program.
+//! The signals of the program.
 
 use crate::failure::Outcome;
 #[cfg(unix)]
 use crate::{output, panics};
 
-/// One of them.
+/// A signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::command) enum Signal {
     End,
@@ -16,7 +16,7 @@ pub(super) struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
-    /// What a hangup means: a terminal that closes ends what runs on it; a daemon has none and reloads.
+    /// Whether a hangup reloads: closing a terminal ends its programs, but a daemon has none.
     hung_up: Signal,
 }
 
@@ -56,7 +56,7 @@ impl Signals {
     }
 
     pub(super) async fn next(&mut self) -> Signal {
-        // If ctrl-C cannot be watched, ending is the safe answer.
+        // If ctrl-C cannot be watched, stopping is the safe choice.
         let _ = tokio::signal::ctrl_c().await;
         Signal::End
     }

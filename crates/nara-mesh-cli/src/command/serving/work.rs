@@ -1,4 +1,4 @@
-//! What a nara is doing, in one line for the service manager.
+//! The status of a nara as one line for the service manager.
 
 use nara_mesh::Nara;
 use nara_mesh::client::StreamState;
@@ -10,15 +10,15 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use crate::printer::count;
 use crate::service_manager;
 
-/// Follows what a nara does, and reports it.
+/// Tracks the activity of a nara and reports it.
 pub(super) struct Work<'a> {
     nara: &'a Nara,
     gossip: Option<watch::Receiver<GossipStatus>>,
-    /// `None`: nobody wants reports.
+    /// `None`: reports are not wanted.
     due: Option<Interval>,
     reporting: Option<JoinHandle<()>>,
     synced: Option<Instant>,
-    /// Answers of peers until then: zines, and events over streams.
+    /// Answers of peers so far: zines, and events over streams.
     answers: u64,
 }
 
@@ -40,7 +40,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Such as `3 peers, 2 streams, last sync 4 s ago`.
+    /// Returns a status such as `3 peers, 2 streams, last sync 4 s ago`.
     pub(super) fn status(&self) -> String {
         let streams = self.gossip.as_ref().map_or(0, |status| {
             let live = |link: &GossipLink| matches!(link, GossipLink::Stream(StreamState::Live));
@@ -64,7 +64,7 @@ impl<'a> Work<'a> {
         format!("{peers}, {streams}, {synced}{own_key}")
     }
 
-    /// Waits until there is something to report, and reports it. Cancel safe.
+    /// Waits until a report is due, and sends it. Cancel safe.
     pub(super) async fn report(&mut self) {
         let Some(due) = &mut self.due else {
             return std::future::pending().await;
@@ -75,7 +75,7 @@ impl<'a> Work<'a> {
                     return;
                 }
                 let status = self.status();
-                // On a thread of the runtime: a nara whose threads are stuck is not alive.
+                // On a runtime thread: a nara whose threads are stuck must not look alive.
                 self.reporting = Some(tokio::spawn(async move {
                     tokio::task::block_in_place(|| service_manager::alive(status));
                 }));
@@ -96,7 +96,7 @@ impl<'a> Work<'a> {
     }
 }
 
-/// Waits for a change, for ever if there is none to come.
+/// Waits for a change; pends forever if there is no source.
 async fn changed(status: &mut Option<watch::Receiver<GossipStatus>>) {
     if let Some(receiver) = status
         && receiver.changed().await.is_ok()

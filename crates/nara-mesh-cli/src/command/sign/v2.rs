@@ -54,7 +54,7 @@ pub(super) fn sign(
             printer.line(format_args!("  {}", explain::escape(line.as_bytes())))?;
         }
         printer.line(format_args!(
-            "Good until {} s ({}). Not covered: host, other headers.",
+            "Valid until {} s ({}). Not covered: host, other headers.",
             signed.expires(),
             explain::date(signed.expires().to_millis())
         ))?;
@@ -90,12 +90,12 @@ pub(super) fn sign(
 #[derive(Serialize, ToSchema)]
 pub(in crate::command) struct SignedV2 {
     name: String,
-    /// For whom.
+    /// The receiver.
     to: String,
     method: String,
     /// Path and query.
     target: String,
-    /// The headers that prove it.
+    /// The headers of the signature.
     headers: BTreeMap<String, String>,
     signature_base: String,
     signature_base_hex: String,
@@ -103,12 +103,12 @@ pub(in crate::command) struct SignedV2 {
     public_key: String,
 }
 
-/// A path with or without a query.
+/// Splits a path with an optional query.
 pub(in crate::command) fn request_line<'a>(method: &'a str, target: &'a str) -> Outcome<RequestLine<'a>> {
     if !target.starts_with('/') || target.contains('#') {
         return Err(
             Failure::usage(format!("{target:?} is not a path as on a request line"))
-                .hint("it begins with / and may have a query"),
+                .hint("it must begin with /, and may have a query"),
         );
     }
     let (path, query) = match target.split_once('?') {
@@ -118,7 +118,7 @@ pub(in crate::command) fn request_line<'a>(method: &'a str, target: &'a str) -> 
     Ok(RequestLine { method, path, query })
 }
 
-/// An id, or else a name.
+/// Parses an id, else a name.
 pub(in crate::command) fn recipient(text: &str) -> Outcome<Recipient> {
     if let Ok(id) = text.parse() {
         return Ok(Recipient::Id(id));
@@ -128,7 +128,7 @@ pub(in crate::command) fn recipient(text: &str) -> Outcome<Recipient> {
         .map_err(|error| Failure::usage(format!("--to: {error}")))
 }
 
-/// `x-nara-to` as `X-Nara-To`.
+/// Converts `x-nara-to` to `X-Nara-To`.
 fn title_case(name: &str) -> String {
     let parts = name.split('-').map(|part| {
         let (first, rest) = part.split_at(1);

@@ -13,7 +13,7 @@ fn set_style(bar: &ProgressBar, template: &str) {
     }
 }
 
-/// The progress bar on stderr; hidden if nobody would see it.
+/// The progress bar on stderr; hidden if stderr is not a terminal.
 pub(super) struct Bar(ProgressBar);
 
 impl Bar {
@@ -27,7 +27,7 @@ impl Bar {
         Self(bar)
     }
 
-    /// Shows how many events came, and of how many if that is known.
+    /// Shows the number of received events, and the total if known.
     pub(super) fn show(&self, received: usize, total: Option<u64>) {
         if let Some(total) = total.filter(|&total| self.0.length() != Some(total)) {
             set_style(&self.0, KNOWN_TOTAL);
@@ -43,7 +43,7 @@ impl Bar {
         transfer: impl Future<Output = T>,
     ) -> T {
         let show = async {
-            // Ends when the transfer, which holds the sender, does.
+            // The transfer owns the sender, so this loop ends with it.
             while progress.changed().await.is_ok() {
                 let now = progress.borrow_and_update().clone();
                 let total = now.remaining.map(|remaining| remaining + now.received as u64);

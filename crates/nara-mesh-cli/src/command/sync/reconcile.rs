@@ -24,13 +24,13 @@ use crate::printer::{Printer, count, human, micros};
 
 const NANOSECOND: Duration = Duration::from_nanos(1);
 
-/// What `--services`, `--from` and `--until` say.
+/// Returns the scope given by `--services`, `--from` and `--until`.
 pub(super) fn scope(args: &SyncArgs) -> Outcome<Scope> {
     let mut scope = Scope::all();
     if !args.reconcile && !args.check {
         if args.from.is_some() || args.until.is_some() {
             return Err(Failure::usage(
-                "--from and --until go with --reconcile or --check",
+                "--from and --until require --reconcile or --check",
             ));
         }
         return Ok(scope);
@@ -65,7 +65,7 @@ pub(super) async fn check(
             bytes_received: check.bytes_received,
             pages: None,
         },
-        // 405 is what a v1 peer may answer, whose router knows the path with another method.
+        // A v1 peer may answer 405: its router has the path with another method.
         Err(SyncError::Peer(error))
             if error
                 .status()
@@ -78,7 +78,7 @@ pub(super) async fn check(
     tell_check(&compared, start.elapsed(), args, printer)
 }
 
-/// Says what a comparison found.
+/// Prints the result of a comparison.
 pub(super) fn tell_check(
     compared: &Compared,
     elapsed: Duration,
@@ -100,7 +100,7 @@ pub(super) fn tell_check(
     };
     printer.line(match (compared.in_sync, &compared.pages) {
         (true, _) => format!("in sync: {events} here and there; {cost}"),
-        (false, None) => format!("not in sync: {events} here, others there; {cost}"),
+        (false, None) => format!("not in sync: {events} here, different ones there; {cost}"),
         (false, Some(pages)) => format!(
             "not in sync: {events} here, {} missing here, {} missing there; {cost}",
             pages.missing_here, pages.missing_there
@@ -123,7 +123,7 @@ pub(super) fn tell_check(
     Ok(if compared.in_sync { Exit::Ok } else { Exit::Partial })
 }
 
-/// What `sync --check` prints.
+/// The output of `sync --check`.
 #[derive(Serialize, ToSchema)]
 pub(in crate::command) struct InSync {
     peer: String,
@@ -131,12 +131,12 @@ pub(in crate::command) struct InSync {
     events_here: usize,
     bytes_sent: u64,
     bytes_received: u64,
-    /// If the peer does not support reconciliation.
+    /// `true` if the peer does not support reconciliation.
     by_pages: Option<ByPages>,
     elapsed_us: u64,
 }
 
-/// A comparison by pages.
+/// A comparison page by page.
 #[derive(Serialize, ToSchema)]
 struct ByPages {
     pages: usize,
@@ -145,7 +145,7 @@ struct ByPages {
     missing_there: usize,
 }
 
-/// What `sync --reconcile` prints.
+/// The output of `sync --reconcile`.
 #[derive(Serialize, ToSchema)]
 pub(in crate::command) struct Told {
     #[serde(flatten)]
@@ -155,15 +155,15 @@ pub(in crate::command) struct Told {
     comparison: Comparison,
 }
 
-/// What a comparison found, and what it cost.
+/// The result and the cost of a comparison.
 #[derive(Deserialize)]
 pub(super) struct Compared {
     in_sync: bool,
     events_here: usize,
-    /// Bytes of frames that were sent: 0 for a comparison by pages.
+    /// Bytes of frames sent: 0 for a comparison page by page.
     bytes_sent: u64,
     bytes_received: u64,
-    /// If the peer does not support reconciliation.
+    /// `true` if the peer does not support reconciliation.
     #[serde(skip)]
     pages: Option<Pages>,
 }
@@ -177,14 +177,14 @@ struct Pages {
     missing_there: usize,
 }
 
-/// Compares with a peer that does not support reconciliation: fetches all its events, and stores none.
+/// Compares with a peer that does not support reconciliation: fetches all its events without storing them.
 async fn compare_pages(
     peer: &PeerHandle,
     ledger: &dyn Ledger,
     scope: &Scope,
     printer: Printer,
 ) -> Outcome<Compared> {
-    printer.note("the peer does not support reconciliation: all its events are fetched, and none is stored");
+    printer.note("the peer does not support reconciliation: fetching all its events without storing them");
     let items = ledger
         .items(scope.clone())
         .await
@@ -199,7 +199,7 @@ async fn compare_pages(
             .collect(),
         subjects: Vec::new(),
     };
-    // Behind the last nanosecond before the scope.
+    // The last nanosecond before the scope, because the cursor is exclusive.
     let begin = scope
         .from
         .map(|from| Cursor::after_time(from.to_nanos().saturating_sub(NANOSECOND)));
@@ -274,7 +274,7 @@ pub(super) fn tell(report: Reconciled, args: &SyncArgs, printer: Printer) -> Out
     })?;
     if comparison.rejected_before > 0 {
         printer.line(format_args!(
-            "{} of them not fetched, because they were rejected before",
+            "{} of them not fetched, because they were rejected earlier",
             comparison.rejected_before
         ))?;
     }
@@ -293,7 +293,7 @@ pub(super) fn tell(report: Reconciled, args: &SyncArgs, printer: Printer) -> Out
         human(Duration::from_micros(comparison.elapsed_us))
     ))?;
     if !comparison.complete {
-        printer.warn("the ledgers differ too much to find everything at once: run it again, or sync without --reconcile");
+        printer.warn("the ledgers differ too much for one run: run it again, or sync without --reconcile");
     }
     listing::warn_refused(&counts, printer);
     let exit = if comparison.complete {

@@ -1,4 +1,4 @@
-//! `sync` through a nara that runs: into its ledger.
+//! `sync` through a running nara, into its ledger.
 
 use std::time::{Duration, Instant};
 
@@ -75,15 +75,17 @@ async fn follow<T: DeserializeOwned>(nara: &LocalClient, path: &str, printer: Pr
     }
     Err(Failure::new(
         Exit::Unreachable,
-        "the running nara ended before the transfer did",
+        "the running nara stopped before the transfer was complete",
     )
-    .hint("what came is stored; once the nara is back, `nara-mesh sync NAME --resume` goes on"))
+    .hint(
+        "received events are stored; once the nara runs again, continue with `nara-mesh sync NAME --resume`",
+    ))
 }
 
 fn tell(synced: Synced, args: &SyncArgs, printer: Printer) -> Outcome {
     let counts = synced.counts;
     if let Some(cursor) = &synced.resumed {
-        printer.note(format_args!("resumed behind {cursor}"));
+        printer.note(format_args!("resumed after {cursor}"));
     }
     printer.line(format_args!(
         "{} in {} from {} {}",

@@ -1,4 +1,4 @@
-//! What is found on a network, as lines.
+//! Prints what is found on a network.
 
 use nara_mesh::discovery::Found;
 use nara_tailnet::status::{NodeState, NodeStatus};
@@ -9,10 +9,10 @@ use crate::found::describe;
 use crate::lines::FoundLine;
 use crate::printer::harmless;
 
-/// Says what was found, unless nobody needs to know.
+/// Prints a finding, unless it is of no interest.
 pub(super) fn tell(found: &Found, feed: &Feed) {
     if let Found::NoAnswer { candidate, error } = found {
-        // Most nodes of a tailnet may be no naras.
+        // Most nodes of a tailnet may not run a nara.
         tracing::info!(host_name = %harmless(&candidate.host_name), %error, "no nara answers");
     }
     if let Some((text, json)) = describe(found) {
@@ -20,7 +20,7 @@ pub(super) fn tell(found: &Found, feed: &Feed) {
     }
 }
 
-/// Says when the node is no longer in touch with its network, and when it is again.
+/// Prints when the node loses its network, and when it is connected again.
 pub(super) async fn tell_status(mut status: watch::Receiver<NodeStatus>, feed: Feed) {
     let mut was_running = status.borrow_and_update().is_running();
     while status.changed().await.is_ok() {
@@ -31,7 +31,7 @@ pub(super) async fn tell_status(mut status: watch::Receiver<NodeStatus>, feed: F
         was_running = now.is_running();
         match &now.state {
             NodeState::Waiting(reason) => {
-                tracing::warn!("the node is not in touch with its network: {reason}");
+                tracing::warn!("the node is not connected to its network: {reason}");
                 let reason = reason.to_string();
                 let text = format!("network  {}", harmless(&reason));
                 feed.send(text, FoundLine::NetworkLost { reason });

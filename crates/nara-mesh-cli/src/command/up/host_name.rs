@@ -7,14 +7,14 @@ use nara_mesh::identity::LocalNara;
 use crate::failure::{Failure, Outcome};
 use crate::keeping;
 
-/// The most characters of a label of a host name (RFC 1035), less those that are added.
+/// The longest label of a host name (RFC 1035), less the added characters.
 const MAX_NAME: usize = 63 - 5;
 
 /// The characters that v1 peers add.
 const RANDOM: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 
-/// The host name of a nara, made the first time and kept in its folder: `NAME-xxxx` with four random characters. V1
-/// peers cut the last five off (docs/protocol/v1.md, section 3.1).
+/// Returns the host name of a nara, which is generated once and stored in its folder: `NAME-xxxx` with four
+/// random characters. V1 peers cut off the last five (docs/protocol/v1.md, section 3.1).
 pub(super) fn kept(folder: &Path, nara: &LocalNara) -> Outcome<String> {
     let path = folder.join("host-name");
     let name = label(nara.name().as_str());
@@ -33,18 +33,18 @@ pub(super) fn kept(folder: &Path, nara: &LocalNara) -> Outcome<String> {
     }
     let host_name = format!("{name}-{}", suffix()?);
     keeping::make_folder_of(&path)?;
-    // Beside it first: on a full disk, no half of it stays.
+    // Written to a temporary file first: a full disk must not leave half of it.
     let written = tempfile::NamedTempFile::new_in(folder).and_then(|mut file| {
         writeln!(file, "{host_name}")?;
         file.persist(&path).map(drop).map_err(|error| error.error)
     });
     written.map_err(|error| {
-        Failure::failed(format!("the host name cannot be kept in {}", path.display())).caused_by(error)
+        Failure::failed(format!("the host name cannot be stored in {}", path.display())).caused_by(error)
     })?;
     Ok(host_name)
 }
 
-/// A name as a label of a host name: what may not be in one becomes a hyphen.
+/// Converts a name to a label of a host name: invalid characters become hyphens.
 fn label(name: &str) -> String {
     let allowed = |character: char| match character.to_ascii_lowercase() {
         character @ ('a'..='z' | '0'..='9') => character,
@@ -87,7 +87,7 @@ mod tests {
         );
         assert_ne!(first, "alice");
         assert_eq!(kept(folder.path(), &nara).unwrap(), first);
-        // What somebody else wrote there is not used.
+        // Foreign content is not used.
         fs::write(folder.path().join("host-name"), "bob-x7q2\n").unwrap();
         assert!(kept(folder.path(), &nara).unwrap().starts_with("alice-"));
     }

@@ -30,7 +30,7 @@ use crate::service_manager;
 #[derive(Debug)]
 pub(super) struct Join {
     pub(super) kind: NetworkKind,
-    /// Why this network.
+    /// The reason for this network.
     pub(super) why: &'static str,
     pub(super) socket: PathBuf,
     pub(super) folder: PathBuf,
@@ -45,7 +45,7 @@ pub(super) struct Join {
         expect(dead_code, reason = "it is about embedded nodes")
     )]
     pub(super) plain_control: bool,
-    /// For direct paths of an embedded node; 0: any.
+    /// UDP port for direct paths of an embedded node; 0: any.
     #[cfg_attr(
         not(feature = "embedded"),
         expect(dead_code, reason = "it is about embedded nodes")
@@ -66,20 +66,20 @@ pub(super) struct Join {
     pub(super) skip: Vec<String>,
 }
 
-/// A network that was joined.
+/// A joined network.
 #[derive(Clone, Debug)]
 pub(super) struct Joined {
     kind: NetworkKind,
-    /// `None`: this machine alone.
+    /// `None`: this machine only.
     node: Option<Arc<dyn MeshNode>>,
-    /// Where to serve.
+    /// The address to serve on.
     pub(super) address: SocketAddr,
     skip: Vec<String>,
     port: u16,
 }
 
 impl Join {
-    /// Joins, and says step by step how it goes.
+    /// Joins, and reports each step.
     pub(super) async fn run(self, nara: &LocalNara, printer: Printer) -> Outcome<Joined> {
         let key_id = KeyId::from(&nara.public_key());
         let identity = format!("{}, id {}, key {key_id}", nara.name(), nara.id());
@@ -101,7 +101,7 @@ impl Join {
         };
         let node: Arc<dyn MeshNode> = match self.kind {
             NetworkKind::Loopback => {
-                step(printer, "this machine alone", Step::on("loopback", None, None))?;
+                step(printer, "this machine only", Step::on("loopback", None, None))?;
                 return Ok(joined(None, SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))));
             }
             NetworkKind::Tailscaled => {
@@ -122,7 +122,7 @@ impl Join {
             }
         };
         let Some(&ip) = status.addresses.first() else {
-            return Err(Failure::failed("the node runs, but has no address"));
+            return Err(Failure::failed("the node runs but has no address"));
         };
         tell_joined(&status, begun.elapsed(), printer)?;
         Ok(joined(Some(node), SocketAddr::new(ip, self.port)))
@@ -139,7 +139,7 @@ impl Join {
             Failure::failed(format!("the folder {folder} cannot be used")).caused_by(error)
         })?;
         let text = format!(
-            "a tailscaled of our own ({}), socket {}, host name {}",
+            "a managed tailscaled ({}), socket {}, host name {}",
             self.why,
             node.socket().display(),
             self.host_name
@@ -160,7 +160,7 @@ impl Join {
         let mut settings = EmbeddedSettings::new(&self.host_name, url);
         settings.auth_key.clone_from(&self.auth_key);
         settings.ephemeral = self.ephemeral;
-        // An ephemeral node is another one each time.
+        // An ephemeral node has a new key each time.
         settings.key_file = (!self.ephemeral).then(|| self.folder.with_file_name("node.key"));
         settings.direct = !self.relay_only;
         settings.udp_port = self.udp_port;
@@ -184,7 +184,7 @@ impl Join {
             .hint("build the program with its feature `embedded`, or use --network managed"))
     }
 
-    /// The daemon of the machine was configured by whoever runs the machine.
+    /// Warns about options that the daemon of the machine ignores: its operator has configured it.
     fn ignore_what_the_daemon_decides(&self, printer: Printer) {
         let ignored = [
             (self.auth_key.is_some(), "the auth key"),
@@ -194,14 +194,14 @@ impl Join {
         for (given, what) in ignored {
             if given {
                 printer.warn(format_args!(
-                    "{what} is not used: the tailscaled of this machine joins by `tailscale up`; --network managed runs \
-                     one of our own"
+                    "{what} is not used: the tailscaled of this machine joins with `tailscale up`; --network managed runs \
+                     a separate one"
                 ));
             }
         }
     }
 
-    /// Waits until the node is ready, and says what it waits for.
+    /// Waits until the node is ready, and reports what it waits for.
     async fn wait_for(&self, node: &dyn MeshNode, printer: Printer) -> Result<NodeStatus, NotReady> {
         service_manager::starting(self.wait);
         let mut status = node.watch_status();
@@ -221,7 +221,7 @@ impl Join {
 }
 
 impl Joined {
-    /// Serves and finds naras there.
+    /// Makes the nara serve on the network and find naras there.
     pub(super) fn network(&self, builder: NaraBuilder, feed: &Feed) -> NaraBuilder {
         let builder = builder.listen(self.address).mesh_port(self.port);
         let Some(node) = self.node.clone() else {
@@ -240,7 +240,7 @@ impl Joined {
             .on_found(move |found| finding::tell(&found, &feed))
     }
 
-    /// The network, as the local API tells it.
+    /// Describes the network for the local API.
     pub(super) fn on_network(&self) -> OnNetwork {
         OnNetwork {
             kind: match self.kind {
@@ -253,7 +253,7 @@ impl Joined {
         }
     }
 
-    /// Says where this nara is served, and whether it looks for others.
+    /// Prints where this nara serves, and that discovery has started.
     pub(super) fn tell_serving(&self, nara: &Nara, printer: Printer) -> Outcome<()> {
         let address = nara.address();
         let text = address.map_or_else(String::new, |address| address.to_string());
@@ -269,7 +269,7 @@ impl Joined {
         )
     }
 
-    /// Says when the node loses its network, until the task is dropped.
+    /// Reports when the node loses its network, until the task is dropped.
     pub(super) fn tell_status(&self, feed: Feed) -> Option<AbortOnDropHandle<()>> {
         let status = self.node.as_ref()?.watch_status();
         Some(AbortOnDropHandle::new(tokio::spawn(finding::tell_status(
@@ -288,7 +288,7 @@ impl Joined {
 async fn leave(node: &dyn MeshNode, printer: Printer) {
     if let Err(error) = node.leave().await {
         printer.warn(format_args!(
-            "the control server could not be told that the node leaves: {error}"
+            "cannot log the node out of the control server: {error}"
         ));
     }
 }
@@ -316,7 +316,7 @@ fn tell_joined(status: &NodeStatus, after: Duration, printer: Printer) -> Outcom
     )
 }
 
-/// Says that a step is done.
+/// Prints a completed step.
 fn step(printer: Printer, text: &str, step: Step) -> Outcome<()> {
     printer.note(format_args!("  {:<10} {text}", step.word()));
     printer.json_line(DaemonLine::from(step))

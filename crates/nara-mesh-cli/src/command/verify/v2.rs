@@ -26,10 +26,10 @@ use crate::printer::Printer;
 #[derive(Serialize, ToSchema)]
 pub(in crate::command) struct VerifiedV2 {
     valid: bool,
-    /// What is wrong with it.
+    /// The problems.
     findings: Vec<String>,
     components: Vec<Component>,
-    /// What the signature must cover.
+    /// The signature base.
     signature_base: Option<String>,
     signature_base_hex: Option<String>,
     created_s: Option<i64>,
@@ -42,13 +42,13 @@ pub(in crate::command) struct VerifiedV2 {
 #[derive(Serialize, ToSchema)]
 struct Component {
     component: String,
-    /// As the request has it.
+    /// The value in the request.
     value: String,
-    /// As it was signed, if that is another value.
+    /// The value that was signed, if different.
     signed_as: Option<String>,
 }
 
-/// What was given to compare with.
+/// The values given for comparison.
 #[derive(Serialize, ToSchema)]
 struct Compared {
     body: bool,
@@ -57,7 +57,7 @@ struct Compared {
 
 pub(super) fn verify(headers: &Path, args: &VerifyArgs, peers: &[PeerEntry], printer: Printer) -> Outcome {
     let headers = read_headers(headers)?;
-    // The command line has both, or it was refused.
+    // clap has enforced that both are set.
     let method = args.method.as_deref().unwrap_or_default();
     let line = request_line(method, args.path.as_deref().unwrap_or_default())?;
     let body = args
@@ -117,7 +117,7 @@ pub(super) fn verify(headers: &Path, args: &VerifyArgs, peers: &[PeerEntry], pri
     })
 }
 
-/// How `X-Nara-To` may name a nara.
+/// Returns the accepted `X-Nara-To` values of a nara.
 fn recipients(to: &str, peers: &[PeerEntry]) -> Outcome<Vec<Recipient>> {
     let given = recipient(to)?;
     let known = peers.iter().find(|peer| match &given {
@@ -132,8 +132,7 @@ fn recipients(to: &str, peers: &[PeerEntry]) -> Outcome<Vec<Recipient>> {
     Ok(all)
 }
 
-/// Reads `Name: value` lines, as a recorder of requests writes them. What is not one, such as the request line, is
-/// skipped.
+/// Reads `Name: value` lines, as recorded by HTTP tools. Other lines, such as the request line, are skipped.
 fn read_headers(path: &Path) -> Outcome<HeaderMap> {
     let bytes = read_input(path, "headers")?;
     let mut headers = HeaderMap::new();
@@ -152,7 +151,7 @@ fn read_headers(path: &Path) -> Outcome<HeaderMap> {
     Ok(headers)
 }
 
-/// What is wrong, one sentence each, and what explains it.
+/// Lists the problems and the likely causes.
 fn findings(report: &V2Report) -> Vec<String> {
     let problems = report.problems.iter().map(ToString::to_string);
     problems.chain(report.causes.iter().cloned()).collect()

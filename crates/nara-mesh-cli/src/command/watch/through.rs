@@ -1,4 +1,4 @@
-//! `watch` through a nara that runs.
+//! `watch` through a running nara.
 
 use futures_util::stream::{self, BoxStream, SelectAll, StreamExt as _};
 use http::Method;
@@ -56,7 +56,7 @@ pub(super) async fn run(
                 Err(failure) => watching.lost(&peer, failure)?,
             }
         }
-        Err(watching.nobody_left())
+        Err(watching.no_peer_left())
     };
     tokio::select! {
         outcome = watch => outcome,
@@ -64,19 +64,19 @@ pub(super) async fn run(
     }
 }
 
-/// The events of one peer, through a nara that may go away and come back.
+/// The events of one peer, through a nara that may restart.
 struct Source {
     nara: LocalClient,
     peer: String,
     filter: [(&'static str, String); 2],
     since: Option<String>,
-    /// The place behind the last event, or where the stream begins.
+    /// The cursor after the last event, or the start of the stream.
     cursor: Option<String>,
     printer: Printer,
 }
 
 impl Source {
-    /// Begins, and begins again where it was once the nara is back. Ends with a fault that the nara calls final.
+    /// Subscribes, and resumes once the nara runs again. Ends with a fault that the nara marks as final.
     async fn follow(self) -> Outcome<BoxStream<'static, Outcome<ServerEvent>>> {
         let events = self.nara.events(Method::GET, &self.path()).await?;
         let following = stream::unfold(Some((self, events)), |state| async {
@@ -102,15 +102,15 @@ impl Source {
                     return Ok(event);
                 }
                 Some(Err(error)) if !error.is_gone() => return Err(error.into()),
-                // It ended, with or without a word.
+                // The stream ended or broke.
                 Some(Err(_)) | None => {}
             }
             let peer = harmless(&self.peer);
-            let away = "the running nara went away, and is waited for".yellow();
+            let away = "the running nara stopped, waiting for it".yellow();
             self.printer.note(format_args!("{peer}: {away}"));
             if self.cursor.is_none() && self.since.is_none() {
                 self.printer.warn(format_args!(
-                    "{peer} gave no place to go on from: what arrives there until the running nara is back is not shown"
+                    "{peer} gave no cursor to resume from: events that arrive there until the nara runs again are not shown"
                 ));
             }
             let path = self.path();
@@ -121,7 +121,7 @@ impl Source {
     fn remember(&mut self, event: &ServerEvent) {
         match &event.id {
             Some(id) => self.cursor = Some(id.clone()),
-            // From the same time on, everything would come again.
+            // With the same start time, all events would be sent again.
             None if event.name == "event" => self.since = None,
             None => {}
         }
@@ -136,13 +136,13 @@ impl Source {
     }
 }
 
-/// Whether a stream ends with what came.
+/// Returns whether a stream ends with this event.
 fn is_final(event: &ServerEvent) -> bool {
     event.name == "fault" && event.decode::<StreamFault>().is_ok_and(|fault| fault.is_final)
 }
 
 impl Watching {
-    /// Ends the watch of one peer: with several, the others go on.
+    /// Ends the watch of one peer; the others continue.
     fn lost(&mut self, peer: &str, failure: Failure) -> Outcome<()> {
         if !self.several {
             return Err(failure);
@@ -158,7 +158,7 @@ impl Watching {
         Ok(())
     }
 
-    /// Shows what came; returns whether it was the last event that was asked for.
+    /// Prints an event; returns whether it was the last one requested.
     fn take(&mut self, peer: &str, event: &ServerEvent) -> Outcome<bool> {
         match &*event.name {
             "event" => {

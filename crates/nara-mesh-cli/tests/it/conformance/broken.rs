@@ -1,4 +1,4 @@
-//! Servers that are broken on purpose: a proxy before a server that conforms, with one defect each.
+//! Broken servers: a proxy in front of a conforming server, with one defect each.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -12,19 +12,19 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 
-/// A request, as far as a defect depends on it.
+/// The parts of a request that a defect depends on.
 pub(super) struct Asked {
     path: String,
     headers: HeaderMap,
     body: Bytes,
 }
 
-/// Something that a server does wrong.
+/// A defect of a server.
 pub(super) struct Defect {
     pub(super) what: &'static str,
-    /// The check that finds it.
+    /// The check that detects it.
     pub(super) found_by: &'static str,
-    /// Makes a right answer a wrong one.
+    /// Makes a correct answer incorrect.
     change: fn(&Asked, &mut Response<Bytes>),
 }
 
@@ -36,7 +36,7 @@ impl Defect {
     };
 }
 
-/// A peer without the extension, as v1 peers are.
+/// A peer without the extension, like v1 peers.
 pub(super) const NO_RECONCILIATION: Defect = defect("no reconciliation", "", |asked, answer| {
     if asked.path == "/events/reconcile" {
         *answer = Response::new(Bytes::from_static(b"404 page not found\n"));
@@ -277,7 +277,7 @@ fn replace(answer: &mut Response<Bytes>, old: &str, new: &str) {
     }
 }
 
-/// Starts a proxy before a server. Returns its address.
+/// Starts a proxy in front of a server. Returns its address.
 pub(super) async fn proxy(target: SocketAddr, defect: &Defect) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,9 +1,9 @@
-//! Validates JSON with the part of JSON Schema that docs/schemas uses. Another keyword is an error, so that nothing is
-//! left unchecked.
+//! Validates JSON against the subset of JSON Schema that docs/schemas uses. Any other keyword is an error, so
+//! that nothing is left unchecked.
 
 use serde_json::Value;
 
-/// Validates a report with docs/schemas/conformance.json.
+/// Validates a report against docs/schemas/conformance.json.
 pub(super) fn validate(report: &Value) {
     let schema: Value =
         serde_json::from_str(include_str!("../../../../../docs/schemas/conformance.json")).unwrap();

@@ -21,7 +21,7 @@ const CHECKS: &[Check] = &[
         run!(|peer| {
             let answer = announcement(peer).await?;
             let count = answer.headers.get_all("x-nara-capability").iter().count();
-            ensure(count == 1, || format!("it comes {count} times"))?;
+            ensure(count == 1, || format!("it occurs {count} times"))?;
             signed(&answer).map(drop)
         }),
     ),
@@ -69,7 +69,7 @@ const CHECKS: &[Check] = &[
             let answer = announcement(peer).await?;
             let id = signed(&answer)?.unverified().id.clone();
             let known = peer.capability.as_ref().map(|capability| &capability.id);
-            ensure(known == Some(&id), || format!("the id is {id} now"))
+            ensure(known == Some(&id), || format!("the id is now {id}"))
         }),
     )
     .needs(&[Need::V2]),
@@ -78,7 +78,7 @@ const CHECKS: &[Check] = &[
 async fn announcement(peer: &Peer) -> Verdict<Answer> {
     let answer = peer.accepts(get("/ping")).await?;
     if answer.header("x-nara-capability").is_none() {
-        return Err(Fault::Skip("the peer announces nothing beside v1"));
+        return Err(Fault::Skip("the peer announces only v1"));
     }
     Ok(answer)
 }

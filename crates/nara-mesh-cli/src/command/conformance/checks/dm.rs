@@ -115,7 +115,7 @@ const CHECKS: &[Check] = &[
     .needs(&[Need::Write]),
 ];
 
-/// A tease of the peer, to nearly everybody's taste.
+/// Returns a signed tease of the peer. Its reason, `comeback`, passes the taste filter of nearly every nara.
 fn tease(peer: &Peer, nara: &LocalNara) -> SyncEvent {
     let payload = SocialPayload {
         kind: "tease".to_owned(),

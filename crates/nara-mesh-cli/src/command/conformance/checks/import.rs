@@ -1,4 +1,5 @@
-//! `POST /api/events/import` (docs/protocol/v1.md, section 7.10): only the owner of the soul may, so everything is refused.
+//! `POST /api/events/import` (docs/protocol/v1.md, section 7.10): only the owner of the soul may import, so
+//! everything here is refused.
 
 use nara_proto::go_json;
 use nara_proto::import::ImportRequest;
@@ -57,7 +58,7 @@ const CHECKS: &[Check] = &[
     must(
         "import/no-base64",
         IMPORT,
-        "a signature that is no base64: 403",
+        "a signature that is not base64: 403",
         run!(|peer| {
             let body = json!({ "events": [], "ts": peer.now().to_seconds().get(), "sig": "!" });
             refused(
@@ -104,7 +105,7 @@ fn refused(answer: &Answer) -> Verdict {
     body["error"]
         .as_str()
         .map(drop)
-        .ok_or_else(|| differs("error is no text"))
+        .ok_or_else(|| differs("error is not a string"))
 }
 
 async fn unsigned(peer: &Peer) -> Verdict {

@@ -1,4 +1,5 @@
-//! The limits that nara-mesh grants by default (docs/protocol/README.md). Others may grant more, but not everything.
+//! The limits that nara-mesh grants by default (docs/protocol/README.md). Others may grant more, but not
+//! unlimited amounts.
 
 use serde_json::json;
 
@@ -29,7 +30,7 @@ const CHECKS: &[Check] = &[
         LIMITS,
         "a larger body is refused with 413",
         run!(|peer| {
-            // A peer may answer and close before it has read everything.
+            // A peer may answer and close the connection before it has read the whole body.
             match peer.send(&peer.v1_signed(post("/dm", vec![b' '; 4 << 20]))).await {
                 Ok(answer) => answer.is(413),
                 Err(Fault::Differs(_)) => Ok(()),

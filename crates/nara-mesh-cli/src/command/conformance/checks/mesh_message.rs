@@ -53,7 +53,7 @@ const CHECKS: &[Check] = &[
     must(
         "message/not-found",
         "v1.md#124-replies",
-        "a stash that nobody stored: 200 with an empty body, the reply comes as a request",
+        "a stash that does not exist: 200 with an empty body, the reply comes as a request",
         run!(|peer| { taken(peer, stash_request(peer).to_json()).await }),
     ),
 ];

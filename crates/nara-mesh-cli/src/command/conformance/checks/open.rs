@@ -1,4 +1,5 @@
-//! What anybody may ask: `/ping`, `/coordinates`, `/peer/query`, `/api/checkpoints/all`, and paths that do not exist.
+//! The open endpoints: `/ping`, `/coordinates`, `/peer/query`, `/api/checkpoints/all`, and paths that do not
+//! exist.
 
 use std::net::IpAddr;
 
@@ -55,9 +56,9 @@ const CHECKS: &[Check] = &[
                 .as_i64()
                 .unwrap_or_default();
             let now = SystemClock.now_nanos().get();
-            // Any unit but this one is off by a factor of a thousand at least.
+            // Any other unit is off by a factor of at least a thousand.
             ensure(told > now / 100 && told / 100 < now, || {
-                format!("t is {told}, and the time is about {now}")
+                format!("t is {told}, but the time is about {now}")
             })
         }),
     ),
@@ -81,7 +82,7 @@ const CHECKS: &[Check] = &[
             let told = peer.accepts(get("/ping")).await?.json()?;
             let key = peer.key.to_base64();
             ensure(told["public_key"] == key.as_str(), || {
-                format!("it is {} now, and was {key}", told["public_key"])
+                format!("it is now {}, and was {key}", told["public_key"])
             })
         }),
     ),
@@ -255,7 +256,7 @@ const CHECKS: &[Check] = &[
     must(
         "checkpoints/default",
         CHECKPOINTS,
-        "a limit of 0, or one that is no number, means 1000",
+        "a limit of 0, or one that is not a number, means 1000",
         run!(|peer| {
             for query in ["", "?limit=0", "?limit=-5", "?limit=many"] {
                 checkpoint_value(peer, query, "limit", 1000).await?;

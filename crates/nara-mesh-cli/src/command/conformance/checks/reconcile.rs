@@ -10,9 +10,9 @@ use super::super::wire::{Draft, post};
 const RECONCILE: &str = "reconciliation.md#2-post-eventsreconcile";
 const FRAME: &str = "reconciliation.md#21-frame";
 const FETCH: &str = "reconciliation.md#3-post-eventsfetch";
-/// The version of frames, and a frame that says nothing.
+/// The frame version, which alone is an empty frame.
 const VERSION: u8 = 0x61;
-/// A scope that has no events.
+/// A scope without events.
 const NOTHING: &str = "/events/reconcile?from=1&to=1";
 
 pub(super) const GROUP: Group = Group {
@@ -33,7 +33,7 @@ const CHECKS: &[Check] = &[
                 .take(&answer.body)
                 .map_err(|error| differs(error.to_string()))?;
             ensure(next.is_none() && reconciler.is_in_sync(), || {
-                "the peer sees a difference".to_owned()
+                "the peer reports a difference".to_owned()
             })
         }),
     ),
@@ -56,7 +56,7 @@ const CHECKS: &[Check] = &[
         run!(|peer| {
             let answer = peer.accepts(frames(peer, NOTHING, vec![0x62])).await?;
             ensure(*answer.body == [VERSION], || {
-                format!("{} bytes came", answer.body.len())
+                format!("{} bytes received", answer.body.len())
             })
         }),
     ),
@@ -75,7 +75,7 @@ const CHECKS: &[Check] = &[
     must(
         "reconcile/unknown-service",
         RECONCILE,
-        "an unknown service or parameter, or a time that is no number: 400",
+        "an unknown service or parameter, or a time that is not a number: 400",
         run!(|peer| {
             for query in ["services=no-such-service", "what=ever", "from=yesterday", "to="] {
                 let (_, frame) = begin()?;
@@ -124,7 +124,7 @@ const CHECKS: &[Check] = &[
                 .await?
                 .events()?;
             ensure(events.len() == 1 && events[0]["id"] == id, || {
-                format!("{} events came", events.len())
+                format!("{} events received", events.len())
             })
         }),
     ),

@@ -80,7 +80,7 @@ const CHECKS: &[Check] = &[
     must(
         "stream/resumes",
         REQUEST,
-        "a cursor of this ledger resumes behind it",
+        "a cursor of this ledger resumes after it",
         run!(|peer| {
             let (first, _) = open(peer, signed_v1, "", "").await?;
             let cursor = format!("{}:{}", first.epoch, first.start);
@@ -109,7 +109,7 @@ const CHECKS: &[Check] = &[
     must(
         "stream/since",
         REQUEST,
-        "since that is no number: 400",
+        "since that is not a number: 400",
         run!(|peer| {
             peer.refuses(peer.v1_signed(get("/events/stream?since=yesterday")), 400)
                 .await
@@ -154,7 +154,7 @@ const CHECKS: &[Check] = &[
     ),
 ];
 
-/// Signs a request. Returns its signature, base64, too.
+/// Signs a request. Also returns its signature in base64.
 type Sign = fn(&Peer, Draft) -> (Draft, String);
 
 fn signed_v1(peer: &Peer, draft: Draft) -> (Draft, String) {
@@ -173,7 +173,7 @@ fn signed_v2(peer: &Peer, draft: Draft) -> (Draft, String) {
 
 /// Opens a stream and verifies its `hello`.
 async fn open(peer: &Peer, sign: Sign, query: &str, cursor: &str) -> Verdict<(Hello, Messages)> {
-    // The peer may not yet have noticed the end of those before.
+    // The peer may not have noticed yet that earlier streams are closed.
     const TRIES: usize = 20;
     let mut tries = 0;
     let (draft, signature, head, mut messages) = loop {
@@ -196,7 +196,7 @@ async fn open(peer: &Peer, sign: Sign, query: &str, cursor: &str) -> Verdict<(He
         format!("the first message is {:?}", message.event)
     })?;
     let hello: Hello = go_json::from_slice(message.data.as_bytes())
-        .map_err(|error| differs(format!("the hello cannot be read: {error}")))?;
+        .map_err(|error| differs(format!("the hello is malformed: {error}")))?;
     let opening = StreamOpening {
         request_signature: &signature,
         query: draft.query().unwrap_or_default(),
@@ -210,7 +210,7 @@ async fn open(peer: &Peer, sign: Sign, query: &str, cursor: &str) -> Verdict<(He
     })?;
     let start = format!("{}:{}", hello.epoch, hello.start);
     ensure(message.id == start, || {
-        format!("id is {:?}, and the stream begins at {start}", message.id)
+        format!("id is {:?}, but the stream begins at {start}", message.id)
     })?;
     ensure(hello.keep_alive_ms > 0, || {
         format!("keep_alive_ms is {}", hello.keep_alive_ms)

@@ -1,4 +1,4 @@
-//! `POST /events/sync` (docs/protocol/v1.md, section 7.3), and how JSON is read (section 2).
+//! `POST /events/sync` (docs/protocol/v1.md, section 7.3), and the JSON parsing rules (section 2).
 
 use std::collections::HashSet;
 
@@ -116,13 +116,13 @@ const CHECKS: &[Check] = &[
     must(
         "sync/next-cursor",
         SYNC,
-        "page: a full page says next_cursor, the time of its last event",
+        "page: a full page has next_cursor, the time of its last event",
         run!(|peer| {
             let answer = first_page(peer).await?;
             let last = times(&answer.events()?).last().copied().unwrap_or_default();
             let next = answer.json()?["next_cursor"].clone();
             ensure(next == last.to_string().as_str(), || {
-                format!("next_cursor is {next}, and the last event is from {last}")
+                format!("next_cursor is {next}, but the last event is from {last}")
             })
         }),
     ),
@@ -148,7 +148,7 @@ const CHECKS: &[Check] = &[
     must(
         "sync/bad-cursor",
         SYNC,
-        "page: a cursor that is no number counts as 0",
+        "page: a cursor that is not a number counts as 0",
         run!(|peer| {
             let first = fetch(peer, json!({ "mode": "page", "page_size": 1 })).await?;
             let same = fetch(
@@ -157,7 +157,7 @@ const CHECKS: &[Check] = &[
             )
             .await?;
             ensure(ids(&first) == ids(&same), || {
-                "it is another page than that without a cursor".to_owned()
+                "the page differs from the one without a cursor".to_owned()
             })
         }),
     ),
@@ -179,7 +179,7 @@ const CHECKS: &[Check] = &[
     must(
         "sync/sample",
         SYNC,
-        "sample: at most sample_size events, oldest first, none twice",
+        "sample: at most sample_size events, oldest first, without duplicates",
         run!(|peer| {
             let events = fetch(peer, json!({ "mode": "sample", "sample_size": 3 })).await?;
             ensure(events.len() <= 3, || format!("{} events", events.len()))?;
@@ -251,7 +251,7 @@ const CHECKS: &[Check] = &[
             )
             .await?;
             ensure(events.is_empty(), || {
-                format!("{} events about a name that nobody has", events.len())
+                format!("{} events about an unused name", events.len())
             })
         }),
     ),
@@ -297,7 +297,7 @@ const CHECKS: &[Check] = &[
     must(
         "sync/repeated-keys",
         JSON,
-        "of repeated keys the last one wins",
+        "the last of repeated keys wins",
         run!(|peer| {
             let body = format!(
                 "{{\"from\":{},\"mode\":\"recent\",\"limit\":50,\"limit\":1}}",
@@ -312,7 +312,7 @@ const CHECKS: &[Check] = &[
     must(
         "sync/trailing-bytes",
         JSON,
-        "bytes behind the first JSON value are ignored",
+        "bytes after the first JSON value are ignored",
         run!(|peer| {
             let body = format!("{{\"from\":{}}} and more", json!(peer.v1.name().as_str()));
             peer.accepts(peer.v1_signed(post("/events/sync", body)))
@@ -345,7 +345,7 @@ const CHECKS: &[Check] = &[
     must(
         "sync/strict-integers",
         JSON,
-        "\"5\", 5.0 and 5e3 are no integers",
+        "\"5\", 5.0 and 5e3 are not integers",
         run!(|peer| {
             for limit in ["\"5\"", "5.0", "5e3"] {
                 let body = format!(
@@ -370,7 +370,9 @@ const CHECKS: &[Check] = &[
                 json!({ "mode": "page", "page_size": 1, "cursor": last["ts"].to_string(), "after": after });
             let next = peer.accepts(peer.sync(request)).await?;
             let repeated = ids(&next.events()?) == ids(std::slice::from_ref(&last));
-            ensure(!repeated, || "the event before the place came again".to_owned())?;
+            ensure(!repeated, || {
+                "the event before the cursor was repeated".to_owned()
+            })?;
             let full = next.events()?.len() == 1;
             ensure(!full || next.json()?["next_after"].is_string(), || {
                 "next_after is missing".to_owned()
@@ -380,12 +382,12 @@ const CHECKS: &[Check] = &[
     .needs(&[Need::V2]),
 ];
 
-/// The events of an answer.
+/// Returns the events of an answer.
 async fn fetch(peer: &Peer, request: Value) -> Verdict<Vec<Value>> {
     peer.accepts(peer.sync(request)).await?.events()
 }
 
-/// A full page of one event.
+/// Returns a full page of one event.
 async fn first_page(peer: &Peer) -> Verdict<super::super::wire::Answer> {
     let answer = peer
         .accepts(peer.sync(json!({ "mode": "page", "page_size": 1 })))

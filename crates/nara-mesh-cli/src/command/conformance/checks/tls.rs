@@ -40,7 +40,8 @@ const CHECKS: &[Check] = &[
             stream.write_all(&hello_of_tls12()).await?;
             let mut answer = [0; 6];
             let read = timeout(peer.limit, stream.read_exact(&mut answer)).await;
-            // A handshake record with a ServerHello; anything else, an alert above all, is a refusal.
+            // Accepted means a handshake record with a ServerHello; anything else, such as an alert, is a
+            // refusal.
             let accepted = matches!(read, Ok(Ok(_))) && answer[0] == 0x16 && answer[5] == 2;
             let came = if accepted {
                 "a ServerHello"
@@ -57,7 +58,7 @@ const CHECKS: &[Check] = &[
         "a client without a certificate is refused",
         run!(|peer| {
             let opened = peer.channel(None, Form::X509).await;
-            // In TLS 1.3 the client is done before the server looks at its certificate.
+            // In TLS 1.3 the client finishes the handshake before the server has checked its certificate.
             let answered = match opened {
                 Ok(mut channel) => channel.connection.send(&get("/ping")).await.is_ok(),
                 Err(_) => false,
@@ -107,14 +108,14 @@ const CHECKS: &[Check] = &[
             let (first, second) = (open(peer).await?, open(peer).await?);
             peer.note("two handshakes", "two bindings");
             ensure(first.binding != second.binding, || {
-                "they have the same".to_owned()
+                "both have the same binding".to_owned()
             })
         }),
     ),
     must(
         "tls/other-sender",
         HANDSHAKE,
-        "a request in the name of another nara than that of the connection: 401",
+        "a request in the name of a nara other than the one of the connection: 401",
         run!(|peer| {
             let mut channel = peer.channel(Some(&peer.v1), Form::X509).await?;
             let draft = bound(peer, &channel);
@@ -143,7 +144,7 @@ const CHECKS: &[Check] = &[
             let draft = bound(peer, &channel);
             let answer = peer.send_on(&mut channel.connection, &draft).await?;
             if answer.header("signature").is_some() {
-                return Err(Fault::Skip("the peer signs every answer"));
+                return Err(Fault::Skip("the peer signs all answers"));
             }
             let name = answer.header("x-nara-name").unwrap_or_default();
             ensure(name == peer.name.as_str(), || format!("X-Nara-Name is {name:?}"))?;
@@ -151,7 +152,7 @@ const CHECKS: &[Check] = &[
                 .header("x-nara-timestamp")
                 .and_then(|time| time.parse::<i64>().ok());
             time.map(drop)
-                .ok_or_else(|| differs("X-Nara-Timestamp is missing or no number"))
+                .ok_or_else(|| differs("X-Nara-Timestamp is missing or not a number"))
         }),
     ),
 ];
@@ -167,7 +168,10 @@ fn bound(peer: &Peer, channel: &Channel) -> Draft {
 async fn shows_its_key(peer: &Peer, form: Form) -> Verdict {
     let mut channel = peer.channel(Some(&peer.v2), form).await?;
     ensure(channel.key == peer.key, || {
-        format!("the connection has key {}, and /ping {}", channel.key, peer.key)
+        format!(
+            "the connection has key {}, but /ping has {}",
+            channel.key, peer.key
+        )
     })?;
     peer.send_on(&mut channel.connection, &get("/ping"))
         .await?

@@ -98,7 +98,7 @@ const CHECKS: &[Check] = &[
     must(
         "v1-request/no-number",
         ORDER,
-        "a timestamp that is no number: 401 `invalid timestamp`",
+        "a timestamp that is not a number: 401 `invalid timestamp`",
         run!(|peer| {
             let draft = peer.v1_signed(recent(&peer.v1)).with("x-nara-timestamp", "soon");
             peer.refuses_with(draft, 401, "Authentication failed: invalid timestamp")
@@ -174,7 +174,7 @@ const CHECKS: &[Check] = &[
     must(
         "v1-request/no-base64",
         ORDER,
-        "a signature that is no base64: 401 `invalid signature encoding`",
+        "a signature that is not base64: 401 `invalid signature encoding`",
         run!(|peer| {
             let draft = peer
                 .v1_signed(recent(&peer.v1))
@@ -199,7 +199,7 @@ const CHECKS: &[Check] = &[
     must(
         "v1-request/wrong-signature",
         ORDER,
-        "a signature of something else: 401",
+        "a signature over other data: 401",
         run!(|peer| {
             let draft = peer.v1_signed(recent(&peer.v1));
             peer.refuses_with(
@@ -224,7 +224,7 @@ const CHECKS: &[Check] = &[
     must(
         "v1-request/its-own-name",
         ORDER,
-        "the name of the peer itself stands for its own key: 401 for any other",
+        "the name of the peer itself is bound to its own key: 401 for any other",
         run!(|peer| {
             let thief =
                 LocalNara::generate(peer.name.as_str()).map_err(|error| differs(error.to_string()))?;
@@ -330,7 +330,7 @@ const CHECKS: &[Check] = &[
     known(
         "v1-request/repeated-header",
         ORDER,
-        "of a repeated header the first value counts",
+        "the first value of a repeated header counts",
         run!(|peer| {
             let draft = peer
                 .v1_signed(recent(&peer.v1))
@@ -361,14 +361,14 @@ const CHECKS: &[Check] = &[
     must(
         "v1-request/time-of-refusal",
         "v2.md#32-clocks",
-        "a refusal for the time says X-Nara-Time",
+        "a refusal for the timestamp has X-Nara-Time",
         run!(|peer| {
             let draft = v1(recent(&peer.v1), &peer.v1, peer.now_and(-300));
             let answer = peer.refuses(draft, 401).await?;
             let told = answer
                 .header("x-nara-time")
                 .and_then(|time| time.parse::<i64>().ok());
-            let told = told.ok_or_else(|| differs("X-Nara-Time is missing or no number"))?;
+            let told = told.ok_or_else(|| differs("X-Nara-Time is missing or not a number"))?;
             let off = (told - peer.now().get()).abs();
             ensure(off < 30_000, || {
                 format!("X-Nara-Time is {off} ms from the time of its /ping")

@@ -90,7 +90,7 @@ const CHECKS: &[Check] = &[
     must(
         "v2-request/no-fall-back",
         BESIDE,
-        "a broken v2 signature beside a valid one of v1: 401",
+        "an invalid v2 signature with a valid v1 signature: 401",
         run!(|peer| {
             let draft = v1(recent(&peer.v2), &peer.v2, peer.now());
             refused(peer, peer.v2_signed(draft).with("signature", "nara=:AAAA:")).await
@@ -182,7 +182,7 @@ const CHECKS: &[Check] = &[
     must(
         "v2-request/other-signature",
         VERIFYING,
-        "a signature of something else: 401",
+        "a signature over other data: 401",
         run!(|peer| {
             let other = format!("nara=:{}:", of_nothing(peer.v2.keypair()));
             refused(peer, request(peer).with("signature", other)).await
@@ -231,7 +231,7 @@ const CHECKS: &[Check] = &[
     must(
         "v2-request/expired",
         VERIFYING,
-        "behind expires: 401",
+        "after expires: 401",
         run!(|peer| {
             let created = peer.now_and(-20).to_seconds().get();
             refused(
@@ -247,7 +247,7 @@ const CHECKS: &[Check] = &[
     must(
         "v2-request/long-life",
         INPUT,
-        "expires more than 30 s behind created: 401",
+        "expires more than 30 s after created: 401",
         run!(|peer| {
             let created = peer.now().to_seconds().get();
             refused(
@@ -310,7 +310,7 @@ const CHECKS: &[Check] = &[
             let nonce = format!("\"{}\"", nara_proto::encoding::base64_encode(&random));
             let draft = changed(peer, |v2| v2.set("nonce", nonce));
             let answer = peer.send(&draft).await?;
-            // It counts as signed at the beginning of its second, which may be before the start of the peer.
+            // A v2 time is truncated to seconds, so it may precede the start of the peer.
             ensure(answer.status == 200 || answer.text().contains("start"), || {
                 format!("status {}", answer.status)
             })
@@ -444,7 +444,7 @@ const CHECKS: &[Check] = &[
     must(
         "v2-request/stream-not-taken",
         STREAMED,
-        "a streamed body where none is taken: 401",
+        "a streamed body where none is accepted: 401",
         run!(|peer| {
             let draft = recent(&peer.v2);
             let mut v2 = peer.v2_parts(&draft, &peer.v2);
@@ -501,12 +501,12 @@ const CHECKS: &[Check] = &[
     ),
 ];
 
-/// A request that is as it should be.
+/// Returns a valid request.
 fn request(peer: &Peer) -> Draft {
     peer.v2_signed(recent(&peer.v2))
 }
 
-/// The same, with parts of the signature changed before it is made.
+/// Returns a valid request, with parts of the signature changed before signing.
 fn changed(peer: &Peer, change: impl FnOnce(&mut V2)) -> Draft {
     peer.v2_changed(recent(&peer.v2), change)
 }

@@ -46,7 +46,7 @@ const CHECKS: &[Check] = &[
     must(
         "world/no-base64",
         RELAY,
-        "a hop whose signature is no base64: 400 `chain verification failed: …`",
+        "a hop whose signature is not base64: 400 `chain verification failed: …`",
         run!(|peer| {
             let mut message = postcard(peer);
             stamp(&mut message, peer.v1.name().as_str(), peer.v1.keypair(), peer)?;

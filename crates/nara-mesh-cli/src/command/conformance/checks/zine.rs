@@ -45,7 +45,7 @@ const CHECKS: &[Check] = &[
     must(
         "zine/wrong-signature",
         ZINE,
-        "with a signature of something else: 403 `Invalid signature`",
+        "with a signature over other data: 403 `Invalid signature`",
         run!(|peer| {
             let mut zine = empty(peer, &peer.v1);
             zine.created_at = nara_proto::time::UnixSeconds::new(zine.created_at.get() - 1);
@@ -62,8 +62,8 @@ const CHECKS: &[Check] = &[
                 .accepts(peer.v1_signed(draft(&empty(peer, &peer.v1))))
                 .await?;
             peer.signed_v1(&answer)?;
-            let zine: Zine =
-                go_json::from_slice(&answer.body).map_err(|error| differs(format!("no zine: {error}")))?;
+            let zine: Zine = go_json::from_slice(&answer.body)
+                .map_err(|error| differs(format!("the answer is not a zine: {error}")))?;
             ensure(zine.from == peer.name.as_str(), || {
                 format!("from is {:?}", zine.from)
             })?;
@@ -79,10 +79,10 @@ const CHECKS: &[Check] = &[
             let answer = peer
                 .accepts(peer.v1_signed(draft(&empty(peer, &peer.v1))))
                 .await?;
-            // A minute more than five: the clocks may differ.
+            // One minute more than five, because the clocks may differ.
             let oldest = (peer.now().get() - 360_000) * 1_000_000;
             ensure(times(&answer.events()?).iter().all(|ts| *ts >= oldest), || {
-                "an event is older".to_owned()
+                "an event is too old".to_owned()
             })
         }),
     ),
