@@ -106,7 +106,7 @@ fn peers_follow_a_new_soul_and_refuse_the_old_one_after_a_restart_too() {
     place.greets(0, "old");
     place.greets(4, "new");
     let said = place.alice(0, "old", &["id", "succeed", "--to", "new.soul"]);
-    assert!(said.contains("told 1 peer"), "{said}");
+    assert!(said.contains("notified 1 peer"), "{said}");
     let line = told(&mut bob);
     assert_eq!(line["effect"], "followed", "{line}");
     assert_eq!(line["new_key_id"], place.new["key_id"]);
@@ -170,7 +170,7 @@ fn a_statement_on_paper_is_published_without_the_old_machine() {
     )
     .unwrap();
     let said = place.alice(0, "new", &from_words);
-    assert!(said.contains("told 1 peer"), "{said}");
+    assert!(said.contains("notified 1 peer"), "{said}");
     assert_eq!(told(&mut bob)["effect"], "followed");
     place.greets(0, "new");
 
@@ -290,7 +290,7 @@ fn a_peer_that_knows_the_first_of_three_keys_follows_to_the_third() {
         ];
         let said = run(path, 0, &[&["id", "succeed", "--to", to][..], &by].concat());
         assert!(
-            text(&said.stderr).contains("told 0 peers"),
+            text(&said.stderr).contains("notified 0 peers"),
             "{}",
             text(&said.stderr)
         );

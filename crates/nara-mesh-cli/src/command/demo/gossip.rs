@@ -11,7 +11,7 @@ use crate::printer::{human, micros};
 
 pub(super) const STEP: Step = Step {
     name: "gossip",
-    title: "alice publishes an event; it spreads over the mesh, though each nara subscribes to a few peers only",
+    title: "alice publishes an event; gossip spreads it over the mesh, with few links for each nara",
 };
 
 /// Peers that each nara subscribes to.

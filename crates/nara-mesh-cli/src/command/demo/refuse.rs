@@ -20,7 +20,7 @@ use crate::printer::harmless;
 
 pub(super) const STEP: Step = Step {
     name: "refuse",
-    title: "bob refuses requests that are altered, stale, replayed, downgraded or signed for another nara",
+    title: "bob refuses altered, stale, replayed and downgraded requests, and one signed for carol",
 };
 
 /// Age of the stale request: well beyond the window of 30 s.
