@@ -76,17 +76,13 @@ impl SystemClock {
     pub fn can_be_dated() -> bool {
         is_http_date(SystemTime::now())
     }
-
-    /// How long this machine has slept (suspend to memory or disk) since this was first called, in whole **seconds**.
-    ///
-    /// Neither [`Instant`] nor a timer of tokio moves meanwhile, but to peers, relays and NATs the time passes. Setting the
-    /// time of day does not change it. Zero where [`Instant`] counts sleep itself, and where the system does not tell.
-    pub fn slept() -> Duration {
-        slept_by(Instant::now())
-    }
 }
 
-/// [`SystemClock::slept`], where the time is known: a reading of a clock is not free, and calls ask often. So it looks every 10 ms.
+/// How long this machine has slept (suspend to memory or disk) since this was first called, in whole **seconds**.
+///
+/// Neither [`Instant`] nor a timer of tokio moves meanwhile, but to peers, relays and NATs the time passes. Setting the time of day
+/// does not change it. Zero where [`Instant`] counts sleep itself, and where the system does not tell. A reading of a clock is not
+/// free, and calls ask often, so it looks every 10 ms.
 pub(crate) fn slept_by(now: Instant) -> Duration {
     static BEGIN: OnceLock<Option<(Duration, Instant)>> = OnceLock::new();
     static LOOKED: AtomicU64 = AtomicU64::new(u64::MAX);

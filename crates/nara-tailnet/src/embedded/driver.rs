@@ -73,8 +73,8 @@ impl Driver {
         }
     }
 
-    /// The node runs now, on a clock that counts sleep.
-    pub(super) fn beat(&self, now: Instant) {
+    /// The node runs now, by [`sleep::now`].
+    pub(super) fn beat(&self, now: Duration) {
         // Held until all is done: whoever comes next finds nothing of before.
         let mut pulse = self.pulse.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(slept) = pulse.beat(now) else { return };
