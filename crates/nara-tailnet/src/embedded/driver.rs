@@ -109,7 +109,7 @@ impl Driver {
 
     /// See [`Plane::heard_since`].
     pub(super) fn heard_since(&self, peer: &NodePublicKey, since: Instant) -> bool {
-        self.state().plane.heard_since(peer, since)
+        self.state().plane.heard_since(peer, since, Instant::now())
     }
 
     /// See [`Plane::greet_again`].
