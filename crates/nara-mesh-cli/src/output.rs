@@ -18,7 +18,10 @@ static STDOUT: OnceLock<Arc<Queue>> = OnceLock::new();
 static STDERR: OnceLock<Arc<Queue>> = OnceLock::new();
 static JOURNAL: OnceLock<Arc<Queue>> = OnceLock::new();
 
-/// From now on, no line waits for the reader of its stream: for programs that serve others.
+/// From now on, no line waits for the reader of its stream: for programs that serve others, which call it once.
+///
+/// # Errors
+/// If the system gives no more descriptors or threads. Then lines are written as before.
 pub(crate) fn detach() -> io::Result<()> {
     // Descriptors of our own: the streams of the standard library hold a lock while they write.
     #[cfg(unix)]
@@ -33,14 +36,20 @@ pub(crate) fn detach() -> io::Result<()> {
     };
     #[cfg(not(unix))]
     let (stdout, stderr) = (anstream::stdout(), anstream::stderr());
-    STDOUT.get_or_init(|| Queue::start("stdout", stdout));
-    STDERR.get_or_init(|| Queue::start("stderr", stderr));
+    let (stdout, stderr) = (Queue::start("stdout", stdout)?, Queue::start("stderr", stderr)?);
+    STDOUT.get_or_init(|| stdout);
+    STDERR.get_or_init(|| stderr);
     Ok(())
 }
 
 /// From now on, [`journal`] sends records there: each write is one.
-pub(crate) fn open_journal(journal: impl Write + Send + 'static) {
-    JOURNAL.get_or_init(|| Queue::start("the journal", journal));
+///
+/// # Errors
+/// If the system gives no more threads.
+pub(crate) fn open_journal(journal: impl Write + Send + 'static) -> io::Result<()> {
+    let journal = Queue::start("the journal", journal)?;
+    JOURNAL.get_or_init(|| journal);
+    Ok(())
 }
 
 /// Sends a record to the journal, if it is open. It never waits.
@@ -225,20 +234,16 @@ struct State {
 }
 
 impl Queue {
-    fn start(name: &'static str, stream: impl Write + Send + 'static) -> Arc<Self> {
+    fn start(name: &'static str, stream: impl Write + Send + 'static) -> io::Result<Arc<Self>> {
         let queue = Arc::new(Self {
             state: Mutex::default(),
             changed: Condvar::new(),
         });
         let writing = queue.clone();
-        let spawned = std::thread::Builder::new()
+        std::thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || writing.run(name, stream));
-        if let Err(error) = spawned {
-            // The queue fills, and the program goes on.
-            tracing::error!(%error, "no thread writes {name}");
-        }
-        queue
+            .spawn(move || writing.run(name, stream))?;
+        Ok(queue)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -379,7 +384,7 @@ mod tests {
     fn a_reader_that_stops_costs_lines_and_nothing_else() {
         let (taken, lines) = mpsc::channel();
         let (turn, turns) = mpsc::channel();
-        let queue = Queue::start("test", Reader { taken, turns });
+        let queue = Queue::start("test", Reader { taken, turns }).unwrap();
         // Nobody reads, and nothing waits.
         for number in 0..2 * MOST_LINES {
             queue.push(number.to_string().into_bytes());
