@@ -47,7 +47,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
             "--soak" => task = if task == "links" { SOAK_OF_LINKS } else { "soak" },
             "--headscale" => headscale = true,
             "--record" => record = true,
-            "--grade" | "--kinds" | "--only" | "--rounds" | "--seconds" | "--sleep" => {
+            "--grade" | "--kinds" | "--only" | "--rounds" | "--seconds" | "--sleep" | "--sleeps" => {
                 rest.push(arg.clone());
                 rest.push(
                     args.next()

@@ -1,6 +1,8 @@
 //! Builds the client of a command: registers peers, sets limits, and converts errors to failures.
 
 use std::future::Future;
+use std::io;
+use std::num::NonZero;
 use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
@@ -25,7 +27,19 @@ pub(crate) fn block_on<'a, T: 'a>(future: impl Future<Output = Outcome<T>> + 'a)
 
 /// As [`block_on`], on all cores, for commands that serve or verify.
 pub(crate) fn block_on_all_cores<'a, T: 'a>(future: impl Future<Output = Outcome<T>> + 'a) -> Outcome<T> {
+    let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
+    // One for work that blocks, and one more: those that have ended are not gone at once.
+    spare_threads(workers + 2).map_err(panics::refused)?;
     run_on(tokio::runtime::Builder::new_multi_thread(), Box::pin(future))
+}
+
+/// Checks that the system grants this many threads at once. If tokio gets only some of its threads, it waits for the rest forever.
+fn spare_threads(threads: usize) -> io::Result<()> {
+    let Some(others) = threads.checked_sub(1) else {
+        return Ok(());
+    };
+    let first = std::thread::Builder::new().spawn(move || spare_threads(others))?;
+    first.join().unwrap_or(Ok(()))
 }
 
 /// Boxed, because otherwise the runtime would be compiled twice for each type of future.

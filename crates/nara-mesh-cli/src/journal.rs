@@ -164,7 +164,7 @@ mod tests {
         let path = folder.path().join("socket");
         assert!(Journal::at(&path).is_err());
         let socket = UnixDatagram::bind(&path).unwrap();
-        output::open_journal(Journal::at(&path).unwrap());
+        output::open_journal(Journal::at(&path).unwrap()).unwrap();
         let subscriber = tracing_subscriber::registry().with(Records);
         tracing::subscriber::with_default(subscriber, || {
             let span = tracing::info_span!("call", peer = "alice\nPRIORITY=0");

@@ -22,6 +22,7 @@ use crate::cli::LogFormat;
 use crate::failure::{Failure, Outcome};
 use crate::journal::{self, Journal, Record};
 use crate::output::{self, LogWriter};
+use crate::panics;
 use crate::settings::Settings;
 
 /// The most lines of one kind that are written within [`WINDOW`].
@@ -62,11 +63,12 @@ pub(crate) fn start(settings: &Settings) -> Outcome<()> {
             .with_writer(|| LogWriter::Json)
             .boxed(),
         LogFormat::Journald => {
-            output::open_journal(Journal::at(Path::new(journal::SOCKET)).map_err(|error| {
+            let journal = Journal::at(Path::new(journal::SOCKET)).map_err(|error| {
                 Failure::usage(format!("the journal does not listen on {}", journal::SOCKET))
                     .caused_by(error)
                     .hint("--log-format text and --log-format json write the log to stderr")
-            })?);
+            })?;
+            output::open_journal(journal).map_err(panics::refused)?;
             journal::Records.boxed()
         }
     };

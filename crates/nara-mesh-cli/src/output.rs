@@ -19,7 +19,10 @@ static STDOUT: OnceLock<Arc<Queue>> = OnceLock::new();
 static STDERR: OnceLock<Arc<Queue>> = OnceLock::new();
 static JOURNAL: OnceLock<Arc<Queue>> = OnceLock::new();
 
-/// From now on, writing a line does not block: for programs that serve others.
+/// From now on, writing a line does not block: for programs that serve others, which call this once.
+///
+/// # Errors
+/// If the system grants no more descriptors or threads. Lines are then written as before.
 pub(crate) fn detach() -> io::Result<()> {
     // Duplicated descriptors: the standard library's streams hold a lock while they write.
     #[cfg(unix)]
@@ -34,14 +37,20 @@ pub(crate) fn detach() -> io::Result<()> {
     };
     #[cfg(not(unix))]
     let (stdout, stderr) = (anstream::stdout(), anstream::stderr());
-    STDOUT.get_or_init(|| Queue::start("stdout", stdout));
-    STDERR.get_or_init(|| Queue::start("stderr", stderr));
+    let (stdout, stderr) = (Queue::start("stdout", stdout)?, Queue::start("stderr", stderr)?);
+    STDOUT.get_or_init(|| stdout);
+    STDERR.get_or_init(|| stderr);
     Ok(())
 }
 
 /// From now on, [`journal`] sends records to this writer: each write is one.
-pub(crate) fn open_journal(journal: impl Write + Send + 'static) {
-    JOURNAL.get_or_init(|| Queue::start("the journal", journal));
+///
+/// # Errors
+/// If the system grants no more threads.
+pub(crate) fn open_journal(journal: impl Write + Send + 'static) -> io::Result<()> {
+    let journal = Queue::start("the journal", journal)?;
+    JOURNAL.get_or_init(|| journal);
+    Ok(())
 }
 
 /// Sends a record to the journal, if it is open. Never blocks.
@@ -228,20 +237,16 @@ struct State {
 }
 
 impl Queue {
-    fn start(name: &'static str, stream: impl Write + Send + 'static) -> Arc<Self> {
+    fn start(name: &'static str, stream: impl Write + Send + 'static) -> io::Result<Arc<Self>> {
         let queue = Arc::new(Self {
             state: Mutex::default(),
             changed: Condvar::new(),
         });
         let writing = queue.clone();
-        let spawned = std::thread::Builder::new()
+        std::thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || writing.run(name, stream));
-        if let Err(error) = spawned {
-            // Without the thread the queue fills up, and the program goes on.
-            tracing::error!(%error, "cannot start the thread that writes {name}");
-        }
-        queue
+            .spawn(move || writing.run(name, stream))?;
+        Ok(queue)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -382,7 +387,7 @@ mod tests {
     fn a_reader_that_stops_costs_lines_and_nothing_else() {
         let (taken, lines) = mpsc::channel();
         let (turn, turns) = mpsc::channel();
-        let queue = Queue::start("test", Reader { taken, turns });
+        let queue = Queue::start("test", Reader { taken, turns }).unwrap();
         // Nothing is read, and nothing blocks.
         for number in 0..2 * MOST_LINES {
             queue.push(number.to_string().into_bytes());

@@ -76,19 +76,13 @@ impl SystemClock {
     pub fn can_be_dated() -> bool {
         is_http_date(SystemTime::now())
     }
-
-    /// Returns how long this machine was suspended (to memory or disk) since the first call, in whole **seconds**.
-    ///
-    /// Neither [`Instant`] nor tokio's timers advance meanwhile, but for peers, relays and NATs the time passes.
-    /// Setting the wall clock does not change it. Zero where [`Instant`] includes suspend itself, and where the system
-    /// does not report it.
-    pub fn slept() -> Duration {
-        slept_by(Instant::now())
-    }
 }
 
-/// Returns [`SystemClock::slept`] at a known time. Reading a clock is not free and calls are frequent, so it reads
-/// every 10 ms.
+/// Returns how long this machine was suspended (to memory or disk) since the first call, in whole **seconds**.
+///
+/// Neither [`Instant`] nor tokio's timers advance meanwhile, but for peers, relays and NATs the time passes. Setting the wall clock does
+/// not change it. Zero where [`Instant`] includes suspend itself, and where the system does not report it. Reading a clock is not free
+/// and calls are frequent, so it reads every 10 ms.
 pub(crate) fn slept_by(now: Instant) -> Duration {
     static BEGIN: OnceLock<Option<(Duration, Instant)>> = OnceLock::new();
     static LOOKED: AtomicU64 = AtomicU64::new(u64::MAX);

@@ -1,4 +1,4 @@
-//! A process that has run out of file descriptors.
+//! A process that has run out of file descriptors or threads.
 
 use std::fs;
 use std::path::Path;
@@ -51,4 +51,44 @@ fn a_process_without_descriptors_says_so_whatever_it_begins() {
         }
     }
     assert!(refused >= 10, "{refused}");
+}
+
+/// The limit of threads counts those of all processes of a user, and not for root: the program runs as a user that has no others.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_process_without_threads_says_so_and_does_not_wait_for_them() {
+    use std::os::unix::fs::chown;
+
+    const USER: u32 = 61_234;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    // It may lie where this user may not look.
+    fs::copy(env!("CARGO_BIN_EXE_nara-mesh"), path.join("nara-mesh")).unwrap();
+    let is_root = [path, &path.join("alice.soul")]
+        .iter()
+        .all(|path| chown(path, Some(USER), Some(USER)).is_ok());
+    if !is_root {
+        return;
+    }
+    // It ends at once, since it cannot listen there.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let mut refused = 0;
+    for threads in 1..9 {
+        let output = Command::new("setpriv")
+            .args(["--reuid", &USER.to_string(), "--regid", &USER.to_string()])
+            .args(["--clear-groups", "prlimit", &format!("--nproc={threads}")])
+            .args(["./nara-mesh", "serve", "--listen", &taken])
+            .args(["--soul-file", "alice.soul", "--data-dir", "alice"])
+            .env_clear()
+            .current_dir(path)
+            .output()
+            .unwrap();
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{threads}: {told}");
+        assert!(!told.contains("panicked"), "{threads}: {told}");
+        refused += usize::from(told.contains("no more threads") && told.contains("TasksMax"));
+    }
+    assert!(refused >= 5, "{refused}");
 }

@@ -73,8 +73,8 @@ impl Driver {
         }
     }
 
-    /// The node runs now, on a clock that counts sleep.
-    pub(super) fn beat(&self, now: Instant) {
+    /// The node runs now, by [`sleep::now`].
+    pub(super) fn beat(&self, now: Duration) {
         // Held until all is done: whoever comes next finds nothing of before.
         let mut pulse = self.pulse.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(slept) = pulse.beat(now) else { return };
@@ -109,7 +109,7 @@ impl Driver {
 
     /// See [`Plane::heard_since`].
     pub(super) fn heard_since(&self, peer: &NodePublicKey, since: Instant) -> bool {
-        self.state().plane.heard_since(peer, since)
+        self.state().plane.heard_since(peer, since, Instant::now())
     }
 
     /// See [`Plane::greet_again`].

@@ -22,8 +22,7 @@ const MAX_KNOWN: usize = 4096;
 const ACTIVE: Duration = Duration::from_secs(45);
 /// How often inactive peers are looked for.
 const TIDY: Duration = Duration::from_secs(10);
-/// Handshakes of both ends cross if each begins one before that of the other arrives. So long the one that goes on has to be
-/// answered; then the other one counts, because ours was lost.
+/// A handshake of ours that was not answered for this long was lost. Until then, one of the peer that crosses it has to wait.
 const CROSSING: Duration = Duration::from_secs(1);
 /// The types of WireGuard's messages (its specification, section 5.4).
 const INITIATION: u8 = 1;
@@ -98,13 +97,20 @@ struct Peer {
     path: Option<SocketAddr>,
     /// When a packet from it last arrived.
     heard: Option<Instant>,
+    /// When a packet of a session with it last arrived.
+    opened: Option<Instant>,
     /// When a packet was last sent to it. `None`: it is not active.
     sent: Option<Instant>,
-    /// When we last began a handshake that it has not answered.
-    initiated: Option<Instant>,
+    /// When we last began a handshake that it has not answered, and the session that is to come of it.
+    initiated: Option<(Instant, Session)>,
     /// Its own, which crossed ours.
     crossed: Option<PacketMut>,
+    /// Where it last began one, if that came over UDP: there it is answered, whether a path is known or not.
+    greeted_from: Option<SocketAddr>,
 }
+
+/// The number that an end gave to a session, as it stands in messages.
+type Session = [u8; 4];
 
 impl Peer {
     /// Begins a new session with the next packet.
@@ -115,7 +121,7 @@ impl Peer {
 
     /// Until when our own handshake comes before one of the peer, if we have begun one.
     fn crossing_ends(&self) -> Option<Instant> {
-        self.initiated.map(|at| at + CROSSING)
+        self.initiated.map(|(at, _)| at + CROSSING)
     }
 }
 
@@ -160,7 +166,7 @@ impl Plane {
         self.wireguard = Endpoint::new(keys.clone());
         self.key = keys.public;
         for (key, peer) in &mut self.peers {
-            peer.heard = None;
+            (peer.heard, peer.initiated, peer.crossed) = (None, None, None);
             self.wireguard
                 .upsert_peer(PeerConfig::new(peer.id, *key, [0; 32]));
         }
@@ -193,9 +199,11 @@ impl Plane {
                     region: None,
                     path: None,
                     heard: None,
+                    opened: None,
                     sent: None,
                     initiated: None,
                     crossed: None,
+                    greeted_from: None,
                 }
             });
             peer.region = route.region.or(home);
@@ -237,10 +245,15 @@ impl Plane {
         direct.map(|(address, _)| *address).collect()
     }
 
-    /// Whether a packet from this peer has arrived since then.
-    pub(super) fn heard_since(&self, peer: &NodePublicKey, since: Instant) -> bool {
-        let heard = self.peers.get(peer).and_then(|peer| peer.heard);
-        heard.is_some_and(|heard| heard >= since)
+    /// Whether a packet from this peer has arrived since then, unless a handshake of ours was lost: what arrives may be the answer to
+    /// an earlier one, which we have given up.
+    pub(super) fn heard_since(&self, peer: &NodePublicKey, since: Instant, now: Instant) -> bool {
+        self.peers.get(peer).is_some_and(|peer| {
+            let is_lost = |(at, _): &(Instant, Session)| {
+                *at + CROSSING <= now && peer.opened.is_none_or(|opened| opened < *at)
+            };
+            !peer.initiated.as_ref().is_some_and(is_lost) && peer.heard.is_some_and(|heard| heard >= since)
+        })
     }
 
     /// The peers to which packets go now.
@@ -352,7 +365,7 @@ impl Plane {
             match kind(packet.as_ref()) {
                 Kind::Disco => outputs.disco.push((from, packet)),
                 Kind::WireGuard => {
-                    self.set_heard(&from, now);
+                    self.set_heard(&from, &packet, None, now);
                     sealed.extend(self.uncrossed(&from, packet, now));
                 }
                 Kind::Stun | Kind::Unknown => self.dropped.unknown += 1,
@@ -363,9 +376,9 @@ impl Plane {
 
     fn take_udp(&mut self, packets: Vec<(SocketAddr, PacketMut)>, now: Instant, outputs: &mut Outputs) {
         let mut sealed = Vec::with_capacity(packets.len());
-        for (from, packet) in packets {
-            if let Some(from) = self.known.get(&from).copied() {
-                self.set_heard(&from, now);
+        for (address, packet) in packets {
+            if let Some(from) = self.known.get(&address).copied() {
+                self.set_heard(&from, &packet, Some(address), now);
                 sealed.extend(self.uncrossed(&from, packet, now));
             } else {
                 sealed.push(packet);
@@ -381,6 +394,9 @@ impl Plane {
         }
         let opened = self.wireguard.recv(now, sealed);
         for (from, packets) in opened.to_local {
+            if let Some(peer) = self.by_id.get(&from).and_then(|key| self.peers.get_mut(key)) {
+                peer.opened = Some(now);
+            }
             for mut packet in packets {
                 if self.is_addressed(from, &packet)
                     && let Some(len) = packet.get_ip_len()
@@ -430,7 +446,7 @@ impl Plane {
         for (key, peer) in &mut self.peers {
             peer.forget_session(key, &mut self.wireguard);
             (peer.path, peer.heard) = (None, None);
-            (peer.initiated, peer.crossed) = (None, None);
+            (peer.initiated, peer.crossed, peer.greeted_from) = (None, None, None);
             if peer.sent.is_some() {
                 greeted.push((peer.id, Vec::new()));
             }
@@ -455,16 +471,18 @@ impl Plane {
                 continue;
             };
             self.set_active(&to, now, outputs);
-            if packets.iter().any(|packet| is(packet, INITIATION))
-                && let Some(peer) = self.peers.get_mut(&to)
-            {
-                peer.initiated = Some(now);
+            let Some(peer) = self.peers.get_mut(&to) else {
+                continue;
+            };
+            if let Some(session) = packets.iter().find_map(|packet| initiated(packet)) {
+                peer.initiated = Some((now, session));
             }
-            let way = self.peers.get(&to).map(|peer| (peer.path, peer.region));
-            match way {
-                Some((Some(path), _)) => outputs.udp.push((path, packets)),
-                Some((None, Some(region))) => outputs.relay.push((region, RelayBatch { to, packets })),
-                _ => self.dropped.no_way += packets.len() as u64,
+            let is_response = packets.iter().all(|packet| is(packet, RESPONSE));
+            let path = peer.path.or(peer.greeted_from.filter(|_| is_response));
+            match (path, peer.region) {
+                (Some(path), _) => outputs.udp.push((path, packets)),
+                (None, Some(region)) => outputs.relay.push((region, RelayBatch { to, packets })),
+                (None, None) => self.dropped.no_way += packets.len() as u64,
             }
         }
     }
@@ -486,7 +504,7 @@ impl Plane {
         let Some(peer) = self.peers.get_mut(from) else {
             return Some(packet);
         };
-        if is(&packet, RESPONSE) {
+        if answered(&packet).is_some_and(|session| peer.initiated.is_some_and(|(_, ours)| ours == session)) {
             (peer.initiated, peer.crossed) = (None, None);
         }
         match peer
@@ -502,10 +520,19 @@ impl Plane {
         }
     }
 
-    /// Notes that a packet came. Only for peers that control lists: a relay can name anybody.
-    fn set_heard(&mut self, peer: &NodePublicKey, now: Instant) {
+    /// Notes that a packet came, from this address or through a relay. Only for peers that control lists: a relay can name anybody.
+    fn set_heard(
+        &mut self,
+        peer: &NodePublicKey,
+        packet: &PacketMut,
+        from: Option<SocketAddr>,
+        now: Instant,
+    ) {
         if let Some(peer) = self.peers.get_mut(peer) {
             peer.heard = Some(now);
+            if is(packet, INITIATION) {
+                peer.greeted_from = from;
+            }
         }
     }
 }
@@ -513,6 +540,18 @@ impl Plane {
 /// Whether a packet of WireGuard is of this type.
 fn is(packet: &PacketMut, kind: u8) -> bool {
     packet.as_ref().first() == Some(&kind)
+}
+
+/// The session for which a message begins a handshake, if it does.
+fn initiated(packet: &PacketMut) -> Option<Session> {
+    let number = packet.as_ref().get(4..8).filter(|_| is(packet, INITIATION));
+    number?.try_into().ok()
+}
+
+/// The session whose handshake a message answers, if it does.
+fn answered(packet: &PacketMut) -> Option<Session> {
+    let number = packet.as_ref().get(8..12).filter(|_| is(packet, RESPONSE));
+    number?.try_into().ok()
 }
 
 #[cfg(test)]

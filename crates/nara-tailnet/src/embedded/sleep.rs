@@ -3,9 +3,9 @@
 //! Peers have given up on the node then, NATs have forgotten its ports, and servers have closed its connections. But its
 //! timers say that nothing happened: while a machine sleeps, they stand still.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nara_mesh::clock::SystemClock;
+use nara_mesh::clock::{Clock as _, SystemClock};
 use tokio::sync::watch;
 
 /// A node that runs is seen this often at least.
@@ -17,28 +17,28 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How often the node has slept. What it holds open must be made anew when this changes.
 pub(super) type Sleeps = watch::Receiver<u32>;
 
-/// When the node was last seen running.
+/// When the node was last seen running, by [`now`].
 #[derive(Debug)]
 pub(super) struct Pulse {
-    last: Instant,
+    last: Duration,
 }
 
 impl Pulse {
-    pub(super) const fn new(now: Instant) -> Self {
+    pub(super) const fn new(now: Duration) -> Self {
         Self { last: now }
     }
 
-    /// The node runs now. Returns how long it has slept, if it did. `now` counts sleep.
-    pub(super) fn beat(&mut self, now: Instant) -> Option<Duration> {
-        let pause = now.saturating_duration_since(self.last);
+    /// The node runs now. Returns how long it has slept, if it did.
+    pub(super) fn beat(&mut self, now: Duration) -> Option<Duration> {
+        let pause = now.saturating_sub(self.last);
         self.last = self.last.max(now);
         (pause >= LONGEST_PAUSE).then_some(pause)
     }
 }
 
-/// Now, on a clock that counts sleep.
-pub(super) fn now() -> Instant {
-    Instant::now() + SystemClock::slept()
+/// Now, on a clock that counts sleep, and that nobody sets.
+pub(super) fn now() -> Duration {
+    SystemClock.monotonic()
 }
 
 /// Waits for the next sleep to be over.
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn a_pause_is_a_sleep_once_and_only_if_it_was_long() {
-        let begin = Instant::now();
+        let begin = Duration::from_secs(1);
         let mut pulse = Pulse::new(begin);
         let mut beat = |millis| pulse.beat(begin + Duration::from_millis(millis));
         for millis in [0, 1000, 2000, 3500, 3500, 3000, 13_499] {

@@ -1,6 +1,6 @@
-//! Watches the TCP connections of the network stack from outside, because the stack cannot do five things: give up on
-//! a peer that is dead, abandon a connection attempt, limit what peers may open, limit what is on the way, and send again
-//! in good time and no more than was lost.
+//! Watches the TCP connections of the network stack from outside, because the stack cannot do six things: give up on
+//! a peer that is dead, abandon a connection attempt, limit what peers may open, see that a SYN belongs to a connection
+//! that it has, limit what is on the way, and send again in good time and no more than was lost.
 //!
 //! It is also where the packet filter of the control server is asked: about new connections only, so that answers to
 //! our own come through, whatever peers may open.
@@ -40,6 +40,9 @@ const IN_ALL: usize = 2048;
 /// Connections that peers are opening. When there are more, all are forgotten: the windows of their peers
 /// then count as not shifted.
 const OPENING: usize = 256;
+/// A SYN that comes again within this time is not sent again, but doubled on the way. Nobody repeats one earlier than after a second
+/// (RFC 6298, section 2).
+const DOUBLED: Duration = Duration::from_millis(500);
 /// A connection that we have closed, and on which nothing was heard for this long, is forgotten by the stack too.
 const HALF_CLOSED: Duration = Duration::from_secs(60);
 /// What was silent for this long, with nothing outstanding, is no longer watched.
@@ -54,6 +57,8 @@ pub(super) type Flow = (SocketAddr, SocketAddr);
 
 #[derive(Debug)]
 struct Track {
+    /// What our first segment acknowledged: where the peer opened the connection, the number behind its SYN.
+    opened: Option<TcpSeqNumber>,
     /// The number behind the last byte that we sent.
     sent: TcpSeqNumber,
     /// The number behind the last byte that we acknowledged.
@@ -70,13 +75,23 @@ struct Track {
     they_closed: bool,
 }
 
+/// A SYN on its way to the stack.
+#[derive(Debug)]
+struct Opening {
+    /// The number behind it.
+    end: TcpSeqNumber,
+    /// By how many bits the windows of the peer are shifted.
+    scale: Option<u8>,
+    at: Instant,
+}
+
 /// See the module.
 pub(super) struct Tap {
     flows: Mutex<HashMap<Flow, Track>>,
     /// The ways to the peers of these connections.
     paths: Mutex<HashMap<IpAddr, Path>>,
-    /// By how many bits the windows of a peer are shifted that is opening a connection.
-    opening: Mutex<HashMap<Flow, Option<u8>>>,
+    /// Connections that peers are opening.
+    opening: Mutex<HashMap<Flow, Opening>>,
     /// The addresses to which a direct path leads.
     direct: Mutex<HashSet<IpAddr>>,
     /// What control lets in.
@@ -159,7 +174,7 @@ impl Tap {
             .contains(&peer)
     }
 
-    fn opening(&self) -> MutexGuard<'_, HashMap<Flow, Option<u8>>> {
+    fn opening(&self) -> MutexGuard<'_, HashMap<Flow, Opening>> {
         self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -182,7 +197,12 @@ impl Tap {
         let begin = segment.tcp.seq_number;
         let (is_direct, is_full) = self.with_path(flow.1.ip(), |path| (path.is_direct(), path.is_full(now)));
         let track = flows.entry(flow).or_insert_with(|| Track {
-            window: Window::new(is_direct, is_full, self.opening().remove(&flow).flatten()),
+            opened: segment.tcp.ack_number,
+            window: Window::new(
+                is_direct,
+                is_full,
+                self.opening().remove(&flow).and_then(|opening| opening.scale),
+            ),
             timer: Timer::default(),
             sent: begin,
             acknowledged: TcpSeqNumber(0),
@@ -224,6 +244,10 @@ impl Tap {
             return is_allowed_ping(packet, filter);
         };
         let flow = (segment.destination, segment.source);
+        let opens = segment.tcp.control == TcpControl::Syn && segment.tcp.ack_number.is_none();
+        if opens && !self.may_open(&flow, segment.end(), now) {
+            return false;
+        }
         let mut flows = self.flows();
         if let Some(track) = flows.get_mut(&flow) {
             if segment.tcp.control == TcpControl::Rst {
@@ -263,7 +287,6 @@ impl Tap {
             ip_proto: IpProto::new(i64::from(u8::from(IpProtocol::Tcp))),
             port: segment.destination.port(),
         };
-        let opens = segment.tcp.control == TcpControl::Syn;
         if !filter.can_access(&info, []) || (opens && !has_room(&flows, segment.source.ip())) {
             return false;
         }
@@ -272,8 +295,31 @@ impl Tap {
             if opening.len() >= OPENING {
                 opening.clear();
             }
-            opening.insert(flow, segment.tcp.window_scale);
+            let (end, scale) = (segment.end(), segment.tcp.window_scale);
+            opening.insert(flow, Opening { end, scale, at: now });
         }
+        true
+    }
+
+    /// Whether the stack may see a SYN with this number behind it. The stack hands it to the first socket that takes it, and one
+    /// that listens may come before the one that has the connection: then there are two, and each resets what is meant for the other.
+    fn may_open(&self, flow: &Flow, end: TcpSeqNumber, now: Instant) -> bool {
+        match self.flows().get(flow).map(|track| track.opened) {
+            // The answer was lost; it is sent again.
+            Some(Some(opened)) if opened == end => return false,
+            // The peer begins anew, and knows nothing of the old connection.
+            Some(Some(_)) => {}
+            // Our own SYN crossed it, or the stack has not seen it.
+            Some(None) => return true,
+            None => {
+                let opening = self.opening();
+                let is_doubled = |opening: &Opening| {
+                    opening.end == end && now.saturating_duration_since(opening.at) < DOUBLED
+                };
+                return !opening.get(flow).is_some_and(is_doubled);
+            }
+        }
+        self.abort(flow);
         true
     }
 

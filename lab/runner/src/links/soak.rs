@@ -29,6 +29,8 @@ use crate::space::shell;
 const SECONDS: u64 = 600;
 /// Without `--sleep`: longer than a session of WireGuard (180 s).
 const SLEEP: u64 = 200;
+/// Without `--sleeps`.
+const SLEEPS: u64 = 2;
 /// Without `--grade`.
 const GRADE: &str = "mobile";
 /// After this time all that is kept once has been made.
@@ -67,7 +69,7 @@ struct Round {
 
 /// Runs it and prints what was found. Failed calls are counted: a line may lose what it likes. A missed target is an error.
 pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> {
-    let (mut seconds, mut sleep, mut name) = (SECONDS, SLEEP, GRADE);
+    let (mut seconds, mut sleep, mut sleeps, mut name) = (SECONDS, SLEEP, SLEEPS, GRADE);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let value = args.next().ok_or_else(|| format!("{arg} takes a value"))?;
@@ -75,6 +77,7 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
         match arg.as_str() {
             "--seconds" => seconds = number()?,
             "--sleep" => sleep = number()?,
+            "--sleeps" => sleeps = number()?,
             "--grade" => name = value,
             _ => return Err(format!("there is no option {arg}")),
         }
@@ -89,12 +92,25 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
     let grade = grade.ok_or_else(|| format!("there is no line {name}"))?;
     usable()?;
     let world = World::start(grade, [Nat::Easy, Nat::Easy], 1).await?;
-    let outcome = soak(programs, &world, grade, seconds, sleep).await;
+    let outcome = soak(
+        programs,
+        &world,
+        grade,
+        seconds,
+        Sleeps::new(seconds, sleep, sleeps),
+    )
+    .await;
     world.end().await;
     outcome
 }
 
-async fn soak(programs: &Path, world: &World, grade: &Grade, seconds: u64, sleep: u64) -> Result<(), String> {
+async fn soak(
+    programs: &Path,
+    world: &World,
+    grade: &Grade,
+    seconds: u64,
+    mut sleeps: Sleeps,
+) -> Result<(), String> {
     let network = Network::start_at(programs, ControlKind::Test, SERVERS).await?;
     let [near, far] = ["soak-a", "soak-b"];
     let ourselves = std::env::current_exe().map_err(|error| error.to_string())?;
@@ -128,12 +144,6 @@ async fn soak(programs: &Path, world: &World, grade: &Grade, seconds: u64, sleep
     );
 
     let begin = Instant::now();
-    // The nara that slept calls first after one sleep, and the other one after the other.
-    let sleeps = [
-        (seconds / 3, sleep, true),
-        (seconds * 3 / 4, sleep.min(SLEEP), false),
-    ];
-    let mut sleeps = sleeps.into_iter().filter(|(_, sleep, _)| *sleep > 0).peekable();
     let (mut woken, mut missed) = (Vec::new(), Vec::new());
     let (mut memories, mut next_report) = (Vec::new(), REPORT);
     let mut ticks = interval(Duration::from_secs(1));
@@ -142,22 +152,29 @@ async fn soak(programs: &Path, world: &World, grade: &Grade, seconds: u64, sleep
         ticks.tick().await;
         both(&mut sides, Some(begin)).await?;
         let now = begin.elapsed().as_secs();
-        memories.push((now, memory(&sides)));
+        memories.push((now, sleeps.slept, memory(&sides)));
         if now >= next_report {
             next_report = now + REPORT;
             println!("after {now} s: MB {:.2?}, {}", memory(&sides), progress(&sides));
         }
-        if let Some((_, sleep, sleeper_first)) = sleeps.next_if(|(at, ..)| now >= *at) {
+        if let Some((sleep, sleeper_first)) = sleeps.next(now) {
             let woke = slept(&mut sides, sleep, sleeper_first).await?;
             println!("after {now} s: {woke}");
+            sleeps.awake_since = begin.elapsed().as_secs();
             missed.extend(woke.missed());
             woken.push(woke);
         }
     }
     let window = WINDOW.min(seconds / 3);
     let between = |n: usize, from: u64, to: u64| {
-        let looks = memories.iter().filter(|(at, _)| (from..to).contains(at));
-        median(looks.map(|(_, memory)| memory[n]))
+        let looks = memories.iter().filter(|(at, ..)| (from..to).contains(at));
+        median(looks.map(|(.., memory)| memory[n]))
+    };
+    let between_sleeps = |n: usize, slept: u64| {
+        let looks = memories
+            .iter()
+            .filter(|(at, after, _)| *after == slept && *at >= SETTLED);
+        median(looks.map(|(.., memory)| memory[n]))
     };
     println!("\n{} s, line {}:", begin.elapsed().as_secs(), grade.name);
     for (n, side) in sides.iter().enumerate() {
@@ -168,6 +185,13 @@ async fn soak(programs: &Path, world: &World, grade: &Grade, seconds: u64, sleep
             "{} memory in {window} s after {SETTLED} s and at the end {settled:.2} MB, {end:.2} MB: {ratio:.3}",
             side.summary()
         );
+        if sleeps.slept > 0 {
+            let memories: Vec<_> = (0..=sleeps.slept).map(|slept| between_sleeps(n, slept)).collect();
+            println!(
+                "{}: MB before, between and after the sleeps: {memories:.2?}",
+                side.name
+            );
+        }
         if ratio > GROWTH {
             missed.push(format!("the memory of {} grew to {ratio:.3}", side.name));
         }
@@ -216,6 +240,44 @@ fn progress(sides: &[Side; 2]) -> String {
         a.relayed,
         b.relayed
     )
+}
+
+/// When the first nara sleeps: as long awake before, between and after the sleeps. The first one is the longest.
+struct Sleeps {
+    left: u64,
+    slept: u64,
+    longest: u64,
+    awake: u64,
+    awake_since: u64,
+}
+
+impl Sleeps {
+    fn new(seconds: u64, longest: u64, sleeps: u64) -> Self {
+        let left = if longest == 0 { 0 } else { sleeps };
+        let asleep: u64 = (0..left).map(|n| Self::nth(n, longest)).sum();
+        Self {
+            left,
+            slept: 0,
+            longest,
+            awake: seconds.saturating_sub(asleep) / (left + 1),
+            awake_since: 0,
+        }
+    }
+
+    fn nth(n: u64, longest: u64) -> u64 {
+        if n == 0 { longest } else { longest.min(SLEEP) }
+    }
+
+    /// How long it sleeps now, and whether it calls first then, which it does every other time; `None`: it is not time yet.
+    fn next(&mut self, now: u64) -> Option<(u64, bool)> {
+        if self.left == 0 || now < self.awake_since + self.awake {
+            return None;
+        }
+        let next = (Self::nth(self.slept, self.longest), self.slept.is_multiple_of(2));
+        self.left -= 1;
+        self.slept += 1;
+        Some(next)
+    }
 }
 
 /// What came of a sleep.

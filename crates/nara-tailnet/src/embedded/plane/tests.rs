@@ -181,7 +181,7 @@ fn nothing_of_a_peer_that_control_no_longer_lists_gets_through() {
     b.plane.set_routes(&[b.address], &[], None);
     let packet = a.packet_to(&b, 10);
     assert!(talk(&mut a, &mut b, packet, now).is_empty());
-    assert!(!b.plane.heard_since(&a.key, now));
+    assert!(!b.plane.heard_since(&a.key, now, now));
     assert!(b.plane.active().is_empty());
 }
 
@@ -287,7 +287,7 @@ fn a_peer_is_active_until_nothing_was_sent_to_it_for_a_while() {
 fn a_peer_is_heard_through_the_relay_and_from_a_known_address() {
     let now = Instant::now();
     let (mut a, mut b) = in_session(now);
-    assert!(b.plane.heard_since(&a.key, now));
+    assert!(b.plane.heard_since(&a.key, now, now));
     let later = now + SECOND;
     let address: SocketAddr = "192.0.2.7:1".parse().unwrap();
     a.plane.set_path(&b.key, Some("192.0.2.1:1".parse().unwrap()));
@@ -298,10 +298,13 @@ fn a_peer_is_heard_through_the_relay_and_from_a_known_address() {
         b.plane.handle(input, later).stack.len()
     };
     assert_eq!(send(&mut a, &mut b), 1);
-    assert!(!b.plane.heard_since(&a.key, later), "anybody could be there");
+    assert!(
+        !b.plane.heard_since(&a.key, later, later),
+        "anybody could be there"
+    );
     b.plane.set_known(address, a.key);
     assert_eq!(send(&mut a, &mut b), 1);
-    assert!(b.plane.heard_since(&a.key, later));
+    assert!(b.plane.heard_since(&a.key, later, later));
 }
 
 #[test]
@@ -556,4 +559,38 @@ fn a_handshake_that_crosses_a_lost_one_is_taken_up() {
         let data = b.plane.handle(a.relayed(answer), later);
         assert_eq!(a.plane.handle(b.relayed(data), later).stack, [packet]);
     }
+}
+
+#[test]
+fn a_handshake_over_udp_is_answered_there_before_a_path_is_known() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair();
+    let (at_a, at_b) = ("192.0.2.1:1".parse().unwrap(), "192.0.2.2:1".parse().unwrap());
+    a.plane.set_path(&b.key, Some(at_b));
+    b.plane.set_known(at_a, a.key);
+    let mut greeting = a.plane.handle(Input::Stack(vec![a.packet_to(&b, 10)]), now).udp;
+    let greeting = greeting.remove(0).1.remove(0);
+    let answer = b.plane.handle(Input::Udp(vec![(at_a, greeting)]), now);
+    assert!(matches!(&*answer.udp, [(to, packets)] if *to == at_a && packets.len() == 1));
+}
+
+#[test]
+fn the_answer_to_a_handshake_of_before_is_no_sign_that_the_last_one_arrived() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair();
+    let packet = a.packet_to(&b, 10);
+    let first = a.plane.handle(Input::Stack(vec![packet.clone()]), now);
+    a.plane.greet_again(&b.key);
+    let lost = a.plane.handle(Input::Stack(vec![packet.clone()]), now);
+    assert_eq!(lost.relay.len(), 1);
+    let answer = b.plane.handle(a.relayed(first), now);
+    a.plane.handle(b.relayed(answer), now);
+    assert!(
+        a.plane.heard_since(&b.key, now, now),
+        "that of the last one may come yet"
+    );
+    assert!(!a.plane.heard_since(&b.key, now, now + CROSSING));
+    a.plane.greet_again(&b.key);
+    assert_eq!(talk(&mut a, &mut b, packet.clone(), now), [packet]);
+    assert!(a.plane.heard_since(&b.key, now, now + CROSSING));
 }

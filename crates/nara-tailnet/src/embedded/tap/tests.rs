@@ -1,6 +1,10 @@
 use TcpControl::{Fin, Syn};
+use tokio::task::JoinSet;
+use ts_netstack_smoltcp::netcore::{self, HasChannel as _, NetstackControl as _};
+use ts_netstack_smoltcp::{CreateSocket as _, Netstack};
 
 use super::*;
+use crate::embedded::device::StackEnd;
 
 /// A filter of a control server that lets everything in.
 pub(super) struct Anything;
@@ -107,7 +111,7 @@ async fn an_aborted_connection_gets_a_reset_that_the_stack_believes() {
     let now = Instant::now();
     tap.outgoing_at(&packet(ours(), theirs(), 99, Syn, 0), now);
     tap.abort(&(ours(), theirs()));
-    let mut end = super::super::device::StackEnd::new(Arc::clone(&device));
+    let mut end = StackEnd::new(Arc::clone(&device));
     let (received, _) = end.receive(smoltcp::time::Instant::ZERO).unwrap();
     received.consume(|bytes| {
         let reset = Segment::parse(bytes).unwrap();
@@ -208,4 +212,75 @@ fn what_is_neither_tcp_nor_a_ping_does_not_come_in() {
     assert!(!tap.incoming(&mut []));
     packet[9] = IpProtocol::Udp.into();
     assert!(!tap.incoming(&mut packet));
+}
+
+#[test]
+fn a_syn_that_comes_twice_reaches_the_stack_once() {
+    let (tap, device) = tap();
+    let start = Instant::now();
+    let at = |millis| start + Duration::from_millis(millis);
+    let comes = |sequence, millis| {
+        tap.incoming_at(
+            &mut packet(theirs(), ours(), sequence, Syn, 0),
+            &Anything,
+            at(millis),
+        )
+    };
+    assert!(comes(6, 0));
+    assert!(!comes(6, 100), "doubled on the way, and not answered yet");
+    assert!(comes(6, 1000), "the stack may have lost the first one");
+    let acknowledged = Some(TcpSeqNumber(7));
+    tap.outgoing_at(&segment(ours(), theirs(), 70, Syn, acknowledged, 0), at(1000));
+    assert!(!comes(6, 2000), "the answer was lost");
+    assert!(tap.is_used(&(ours(), theirs())));
+    assert_eq!(device.clear(), 0);
+
+    assert!(comes(-9, 2000), "the peer has begun anew");
+    assert!(!tap.is_used(&(ours(), theirs())));
+    assert_eq!(device.clear(), 1, "the stack hears of it first");
+}
+
+/// The library looks through its sockets from the first place on, and gives the place of a connection that has ended to the next
+/// socket that listens.
+#[tokio::test]
+async fn a_syn_that_comes_twice_does_not_reset_the_connection() {
+    let (tap, device) = tap();
+    let mut stack = Netstack::new(StackEnd::new(Arc::clone(&device)), netcore::Config::default());
+    let channel = stack.command_channel();
+    let mut running = JoinSet::new();
+    running.spawn(async move { stack.run_tokio().await });
+    channel.set_ips([ours().ip()]).await.unwrap();
+    let listener = channel.tcp_listen(ours()).await.unwrap();
+    let put = |mut packet: Vec<u8>| {
+        if tap.incoming_at(&mut packet, &Anything, Instant::now()) {
+            device.put(packet.as_slice().into());
+        }
+    };
+    let answer = async || {
+        let packets = device.take().await;
+        let packet = packets.first().unwrap().as_ref();
+        tap.outgoing(packet);
+        let answer = Segment::parse(packet).unwrap();
+        (answer.tcp.control, answer.end())
+    };
+
+    let first = SocketAddr::new(theirs().ip(), 1);
+    put(packet(first, ours(), 0, Syn, 0));
+    let (_, number) = answer().await;
+    put(segment(first, ours(), 1, TcpControl::None, Some(number), 0));
+    drop(listener.accept().await.unwrap());
+    let (control, number) = answer().await;
+    assert_eq!(control, Fin);
+    put(segment(first, ours(), 1, TcpControl::Rst, Some(number), 0));
+    // Answered by a stack that has removed it.
+    channel.set_ips([ours().ip()]).await.unwrap();
+
+    put(packet(theirs(), ours(), 0, Syn, 0));
+    let (_, number) = answer().await;
+    put(packet(theirs(), ours(), 0, Syn, 0));
+    put(segment(theirs(), ours(), 1, TcpControl::None, Some(number), 3));
+    let (control, _) = answer().await;
+    assert_eq!(control, TcpControl::None, "neither a second answer nor a reset");
+    let stream = listener.accept().await.unwrap();
+    assert_eq!(stream.recv_bytes().await.unwrap(), vec![0; 3]);
 }
