@@ -142,7 +142,14 @@ impl World {
                 .await?;
         }
         if place.is_together() {
-            router.shell("ip link add lan type bridge").await?;
+            // What the switch carries is not for the rules of the router.
+            let filtered = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+            router
+                .shell(&format!(
+                    "ip link add lan type bridge
+                    if [ -e {filtered} ]; then echo 0 > {filtered}; fi"
+                ))
+                .await?;
         }
         self.routers.push(router);
         Ok(())

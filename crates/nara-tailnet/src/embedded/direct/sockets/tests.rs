@@ -132,6 +132,15 @@ async fn an_address_without_a_way_refuses_several_as_it_refuses_one() {
     assert_eq!(sockets.send(nowhere, &no_packets), SendOutcome::Sent);
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn routers_may_fragment_what_is_sent() {
+    let sockets = Sockets::bind(0).unwrap();
+    let four = sockets.like(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let found = rustix::net::sockopt::ip_mtu_discover(&four.socket).unwrap();
+    assert_eq!(found, Ipv4PathMtuDiscovery::DONT);
+}
+
 #[test]
 fn a_batch_is_of_one_length_but_for_a_shorter_last_one() {
     for (lens, most, expected) in [
