@@ -29,11 +29,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
 /// What a story takes on the wire, in bytes.
 const STORY_BYTES: usize = 400;
+/// A page must come within the time of a call, on a line that loses packets too.
+const PAGES: usize = 32;
 /// How often a sync is cut, and for how long.
 const CUTS: usize = 3;
 const CUT: Duration = Duration::from_secs(3);
 /// How long a sync may take.
-const SYNC: Duration = Duration::from_secs(180);
+const SYNC: Duration = Duration::from_secs(300);
 
 /// Measures each line: see [`Options`].
 pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> {
@@ -203,7 +205,7 @@ impl Pair<'_> {
     async fn syncs(&mut self, grade: &Grade, mut figures: TroubleFigures) -> Result<TroubleFigures, String> {
         let count = 2 * grade.blob / STORY_BYTES;
         let all: usize = tell(&mut self.b, &format!("fill {count}")).await?;
-        let page = (count / 16).min(MAX_EVENTS);
+        let page = (count / PAGES).min(MAX_EVENTS);
         (figures.sync, _) = self.sync(page, all, 0).await?;
         (figures.cut, figures.tries) = self.sync(page, all, CUTS).await?;
         Ok(figures)

@@ -40,6 +40,9 @@ const SILENT: &str = "table ip silent {
 }
 ";
 
+/// Until a device has made sure that its IPv6 address is its own, it finds no neighbours.
+const UNTIL_USABLE: &str = "while ip addr show tentative | grep -q inet6; do sleep 0.1; done";
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct World {
@@ -92,6 +95,11 @@ impl World {
             }
             if nat == Nat::Mapping {
                 world.mappers.push(Mapper::start(router).await?);
+            }
+        }
+        if world.host6.is_some() {
+            for space in world.routers.iter().chain(&world.machines) {
+                space.shell(UNTIL_USABLE).await?;
             }
         }
         if let Way::Narrow(_) = place.way {
