@@ -12,15 +12,22 @@ use std::time::{Duration, Instant};
 use crate::{process, results};
 
 /// Time limit of a run; a soak takes its `--seconds` in addition. A row of `--links` takes half a minute for
-/// each kind, a slow one two minutes.
+/// each kind, a slow one two minutes, and one of `--trouble` three.
 const LIMIT: Duration = Duration::from_secs(25 * 60);
-const LIMIT_OF_LINKS: Duration = Duration::from_secs(60 * 60);
+const LIMIT_OF_LINKS: Duration = Duration::from_secs(4 * 60 * 60);
 
-/// The soak on one of the links of `--links`.
-const SOAK_OF_LINKS: &str = "links-soak";
-
-/// The number of cells that identify a row of `--links`: the link, the NATs and the kind.
-const LINK_CELLS: usize = 3;
+/// The tasks by their option, and the number of cells that identify a row of its table, if rows can be measured individually.
+const TASKS: [(&str, usize); 7] = [
+    ("scenarios", 0),
+    ("bench", 0),
+    ("soak", 0),
+    // The line, the NATs and the kind.
+    ("links", 3),
+    ("links-ways", 3),
+    // The line and the kind.
+    ("links-trouble", 2),
+    ("links-soak", 0),
+];
 
 /// Setup of the namespaces. Go nodes ignore a network that has only the loopback device, so there is a second
 /// device without a route.
@@ -35,16 +42,16 @@ exec \"$@\"
 ";
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
-    let mut task = "scenarios";
+    let mut tasks = Vec::new();
     let mut headscale = false;
     let mut record = false;
     let mut rest = Vec::new();
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
-            "--bench" => task = "bench",
-            "--links" => task = if task == "soak" { SOAK_OF_LINKS } else { "links" },
-            "--soak" => task = if task == "links" { SOAK_OF_LINKS } else { "soak" },
+            "--bench" | "--links" | "--soak" | "--trouble" | "--ways" => {
+                tasks.push(arg.trim_start_matches('-'))
+            }
             "--headscale" => headscale = true,
             "--record" => record = true,
             "--grade" | "--kinds" | "--only" | "--rounds" | "--seconds" | "--sleep" | "--sleeps" => {
@@ -58,9 +65,17 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
             other => return Err(format!("the lab has no option {other:?}; see `cargo xtask help`")),
         }
     }
+    tasks.sort_unstable();
+    let wanted = if tasks.is_empty() {
+        "scenarios".to_owned()
+    } else {
+        tasks.join("-")
+    };
+    let task = TASKS.into_iter().find(|(task, _)| *task == wanted);
+    let (task, cells) = task.ok_or("these options of the lab do not go together; see `cargo xtask help`")?;
     if headscale && task != "scenarios" {
         return Err(format!(
-            "--{task} runs on the test control server, not with --headscale"
+            "{task} runs on the test control server, not with --headscale"
         ));
     }
     check_tools(task)?;
@@ -77,8 +92,12 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     }
     let lab = build_lab(task)?;
     let name = if headscale { "headscale" } else { task };
-    let file = folder.join(format!("{name}.md"));
-    let has_table = !["soak", SOAK_OF_LINKS].contains(&task);
+    // Lines are measured side by side.
+    let file = match cells {
+        0 => folder.join(format!("{name}.md")),
+        _ => folder.join(format!("{name}-{}.md", std::process::id())),
+    };
+    let has_table = !task.ends_with("soak");
     if has_table {
         rest.extend(["--file".to_owned(), file.display().to_string()]);
     }
@@ -87,14 +106,13 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let outcome = in_namespaces(&lab, &programs, task, &rest);
     // A failed run is recorded only for tables with independent rows: otherwise it would replace a whole
     // table.
-    let is_recorded = outcome.is_ok() || (task == "links" && file.exists());
+    let is_recorded = outcome.is_ok() || (cells > 0 && file.exists());
     if record && has_table && is_recorded {
         let table = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-        match task {
-            "bench" => results::record("speed", &table)?,
-            // Rows can be measured individually.
-            "links" => results::record_rows(name, &table, LINK_CELLS)?,
-            _ => results::record(name, &table)?,
+        match (task, cells) {
+            ("bench", _) => results::record("speed", &table)?,
+            (_, 0) => results::record(name, &table)?,
+            (_, cells) => results::record_rows(name, &table, cells)?,
         }
     }
     outcome
@@ -201,7 +219,7 @@ fn build_headscale(programs: &Path) -> Result<(), String> {
 /// Builds the program that runs the scenarios, and the programs that it runs. Measurements need optimised
 /// builds.
 fn build_lab(task: &str) -> Result<PathBuf, String> {
-    let profile = if ["bench", "links", SOAK_OF_LINKS].contains(&task) {
+    let profile = if task == "bench" || task.starts_with("links") {
         process::run(process::cargo().args(["build", "--bin", "nara-lab", "--locked", "--release"]))?;
         "release"
     } else {
@@ -215,7 +233,11 @@ fn build_lab(task: &str) -> Result<PathBuf, String> {
 /// its child processes end with it.
 fn in_namespaces(lab: &Path, programs: &Path, task: &str, rest: &[String]) -> Result<(), String> {
     let begin = Instant::now();
-    let limit = if task == "links" { LIMIT_OF_LINKS } else { LIMIT };
+    let limit = if task.starts_with("links") {
+        LIMIT_OF_LINKS
+    } else {
+        LIMIT
+    };
     let seconds = rest.iter().skip_while(|arg| *arg != "--seconds").nth(1);
     let seconds = seconds
         .and_then(|seconds| seconds.parse().ok())

@@ -36,7 +36,8 @@ usage: cargo xtask TASK
   lab       run naras of every kind on a private tailnet: a control server and a relay in namespaces without
             internet access; needs Go, no root (options: --headscale for a Headscale as control server, --bench for figures,
             --links for lines with delay, jitter and loss and for NATs, beside tsnet, --grade lan,home,mobile,bad,satellite,
-            --only hard-easy,no-udp-easy for pairs of NATs,
+            --only hard-easy,no-udp-easy for pairs of NATs, --ways for two machines in one network, IPv6 and narrow paths (--only
+            one-lan,isolated,ipv6,mtu-1400,mtu-1280), --trouble for changes of the path and cuts,
             --soak for minutes of traffic with changes of keys, --seconds N, with --links on a line (--grade mobile) and with
             a nara that sleeps (--sleep SECONDS, 0: none), --kinds embedded,managed,tsnet,
             --rounds N, --record to write the tables into docs/results.md)

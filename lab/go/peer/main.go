@@ -182,6 +182,8 @@ func reportStatus(server *tsnet.Server, to io.Writer) {
 	type peer struct {
 		Name      string   `json:"name"`
 		Addresses []string `json:"addresses"`
+		// Endpoint is where packets go that take no relay.
+		Endpoint string `json:"endpoint"`
 	}
 	answer := struct {
 		State     string   `json:"state"`
@@ -196,7 +198,7 @@ func reportStatus(server *tsnet.Server, to io.Writer) {
 		}
 	}
 	for _, p := range status.Peer {
-		found := peer{Name: hostName(p)}
+		found := peer{Name: hostName(p), Endpoint: p.CurAddr}
 		for _, ip := range p.TailscaleIPs {
 			found.Addresses = append(found.Addresses, ip.String())
 		}

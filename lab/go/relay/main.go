@@ -38,6 +38,7 @@ import (
 func main() {
 	region := flag.Int("region", 900, "number of the region")
 	host := flag.String("host", "127.0.0.1", "IPv4 address to listen on")
+	host6 := flag.String("host6", "", "IPv6 address to listen on too")
 	port := flag.Int("port", 0, "TCP port of the relay")
 	stunPort := flag.Int("stun-port", 0, "UDP port of the STUN server")
 	folder := flag.String("folder", "", "where the certificate is kept")
@@ -72,15 +73,31 @@ func main() {
 	}
 	go web.ServeTLS(listener, "", "")
 
+	stunAt, relayAt := packets.LocalAddr().(*net.UDPAddr).Port, listener.Addr().(*net.TCPAddr).Port
+	ipv6 := "none"
+	if *host6 != "" {
+		ipv6 = *host6
+		packets, err := net.ListenUDP("udp6", &net.UDPAddr{IP: net.ParseIP(ipv6), Port: stunAt})
+		if err != nil {
+			log.Fatal(err)
+		}
+		go serveSTUN(packets)
+		listener, err := net.Listen("tcp", fmt.Sprintf("[%s]:%d", ipv6, relayAt))
+		if err != nil {
+			log.Fatal(err)
+		}
+		go web.ServeTLS(listener, "", "")
+	}
+
 	json.NewEncoder(os.Stdout).Encode(&tailcfg.DERPNode{
 		Name:     fmt.Sprintf("%da", *region),
 		RegionID: *region,
 		HostName: *host,
 		CertName: fmt.Sprintf("sha256-raw:%02x", sha256.Sum256(certificate.Certificate[0])),
 		IPv4:     *host,
-		IPv6:     "none",
-		STUNPort: packets.LocalAddr().(*net.UDPAddr).Port,
-		DERPPort: listener.Addr().(*net.TCPAddr).Port,
+		IPv6:     ipv6,
+		STUNPort: stunAt,
+		DERPPort: relayAt,
 	})
 	io.Copy(io.Discard, os.Stdin)
 }

@@ -7,14 +7,12 @@ mod signed;
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nara_tailnet::MeshNode;
 use serde::{Deserialize, Serialize};
 
 use self::figures::Figures;
-use crate::kind::{Kind, Settings, embedded, managed};
+use crate::kind::{Kind, Settings};
 use crate::network::{AUTH_KEY, Network};
 use crate::process::{Process, memory_mb};
 use crate::space::Space;
@@ -171,11 +169,10 @@ pub(crate) async fn child(args: &[String]) -> Result<(), String> {
     };
     let begin = Instant::now();
     let settings = Settings::ephemeral(name, control_url);
-    let node: Arc<dyn MeshNode> = if *kind == Kind::Managed.to_string() {
-        managed(Path::new(programs), folder.into(), settings)?
-    } else {
-        Arc::new(embedded(settings)?)
-    };
+    let kind = Kind::named(kind)?;
+    let node = kind
+        .start_in(Path::new(programs), folder.into(), settings)
+        .await?;
     let status = node.ready(ROUND).await.map_err(|error| error.to_string())?;
     let ready = begin.elapsed();
     let Some(server) = load.first() else {

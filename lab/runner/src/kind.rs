@@ -30,26 +30,39 @@ impl Kind {
 
     /// Starts a node of this kind. It may not be ready yet.
     pub(crate) async fn start(self, network: &Network, name: &str) -> Result<Arc<dyn MeshNode>, String> {
-        match self {
-            Self::Tsnet => Ok(Arc::new(Tsnet::start(network, name).await?)),
-            _ => self.start_with(network, Settings::new(network, name)),
-        }
+        self.start_with(network, Settings::new(network, name)).await
     }
 
-    /// The same with settings of its own, for all kinds but tsnet.
-    pub(crate) fn start_with(
+    /// The same with settings of its own.
+    pub(crate) async fn start_with(
         self,
         network: &Network,
         settings: Settings,
     ) -> Result<Arc<dyn MeshNode>, String> {
+        let folder = network.folder_of(&settings.name);
+        self.start_in(&network.programs, folder, settings).await
+    }
+
+    /// The same where nothing is known of the network; the node keeps its things in the folder.
+    pub(crate) async fn start_in(
+        self,
+        programs: &Path,
+        folder: PathBuf,
+        settings: Settings,
+    ) -> Result<Arc<dyn MeshNode>, String> {
         match self {
             Self::Embedded => Ok(Arc::new(embedded(settings)?)),
-            Self::Managed => {
-                let folder = network.folder_of(&settings.name);
-                managed(&network.programs, folder, settings)
-            }
-            Self::Tsnet | Self::Tailscaled => Err(format!("a {self} node is not started like this")),
+            Self::Managed => managed(programs, folder, settings),
+            Self::Tsnet => Ok(Arc::new(Tsnet::start(programs, &folder, &settings).await?)),
+            Self::Tailscaled => Err(format!("a {self} node is not started like this")),
         }
+    }
+
+    /// The kind of this name.
+    pub(crate) fn named(name: &str) -> Result<Self, String> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|kind| kind.to_string() == name)
+            .ok_or_else(|| format!("there is no kind {name}"))
     }
 }
 
@@ -116,12 +129,8 @@ pub(crate) fn embedded(wanted: Settings) -> Result<EmbeddedNode, String> {
     EmbeddedNode::start(settings).map_err(|error| error.to_string())
 }
 
-/// Starts a `tailscaled` of our own, which keeps its things in the folder.
-pub(crate) fn managed(
-    programs: &Path,
-    folder: PathBuf,
-    settings: Settings,
-) -> Result<Arc<dyn MeshNode>, String> {
+/// Starts a `tailscaled` of our own.
+fn managed(programs: &Path, folder: PathBuf, settings: Settings) -> Result<Arc<dyn MeshNode>, String> {
     let mut config = ManagedConfig::new(folder, settings.name);
     config.program = programs.join("tailscaled");
     config.control_url = Some(settings.control_url);

@@ -7,24 +7,31 @@
 //! | `grade` | which lines, and which NATs |
 //! | `mapper` | what maps ports on a router |
 //! | `world` | the machines: network namespaces |
+//! | `rounds` | rounds of measurements, and their table |
+//! | `side` | a nara on one of the machines |
+//! | `trouble` | changes of the path and of the line below two naras |
 //! | `soak` | minutes of traffic on one of the lines |
 //!
-//! What is measured is in `bench/line.rs`.
+//! What is measured here is in `bench/line.rs`.
 
 mod emulator;
 mod grade;
 mod line;
 mod mapper;
+mod rounds;
+pub(crate) mod side;
 pub(crate) mod soak;
+pub(crate) mod trouble;
 mod world;
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::time::timeout;
 
-pub(crate) use self::grade::{GRADES, Grade, Nat};
+pub(crate) use self::grade::{GRADES, Grade, Nat, Place};
+use self::grade::{WAYS, pairs};
+use self::rounds::{Figures, Options, ratio};
 use self::world::{SERVERS, World};
 use crate::bench::line::LineFigures;
 use crate::bench::{median, serving, start};
@@ -34,104 +41,42 @@ use crate::space::tun_usable;
 
 /// How long one pair may take.
 const ROUND: Duration = Duration::from_secs(180);
-/// What rows are compared with.
-const STANDARD: Kind = Kind::Tsnet;
+/// The line on which ways are measured.
+const HOME: &str = "home";
 
-/// Measures all lines and prints the table. `--grade a,b`, `--only NEAR-FAR,…` for pairs of NATs (`hard-easy`, `no-udp-easy`),
-/// `--kinds a,b`, `--rounds N`, `--file PATH`. The file is written after each measurement.
+/// Measures each line with each pair of NATs: see [`Options`]. `--only` takes pairs (`hard-easy`, `no-udp-easy`).
 pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> {
-    let mut kinds = Kind::ALL.to_vec();
-    let mut pairs: Option<Vec<&str>> = None;
-    let mut grades = GRADES.to_vec();
-    let mut rounds = 1;
-    let mut file = None;
-    let mut args = args.iter();
-    while let Some(arg) = args.next() {
-        let value = args.next().ok_or_else(|| format!("{arg} takes a value"))?;
-        let is_wanted = |name: &str| value.split(',').any(|wanted| wanted == name);
-        match arg.as_str() {
-            "--grade" => grades.retain(|grade| is_wanted(grade.name)),
-            "--only" => pairs = Some(value.split(',').collect()),
-            "--kinds" => kinds.retain(|kind| is_wanted(&kind.to_string())),
-            "--rounds" => rounds = value.parse().map_err(|_| "--rounds takes a number".to_owned())?,
-            "--file" => file = Some(value),
-            _ => return Err(format!("there is no option {arg}")),
-        }
-    }
+    let options = Options::parse(args)?;
+    let rows = options.grades.iter();
+    let rows = rows.flat_map(|grade| pairs(grade).iter().map(move |place| (grade, *place)));
+    let named = |(grade, place): &(&Grade, Place)| vec![grade.name.to_owned(), place.nats_text()];
+    run_rows(programs, &options, "line", rows.collect(), named).await
+}
+
+/// Measures the ways that are no pair of NATs. `--only` takes some of them (`one-lan`, `mtu-1280`).
+pub(crate) async fn run_ways(programs: &Path, args: &[String]) -> Result<(), String> {
+    let options = Options::parse(args)?;
+    let grades = options.grades.iter().filter(|grade| grade.name == HOME);
+    let rows = grades.flat_map(|grade| WAYS.iter().map(move |place| (grade, *place)));
+    let named = |(_, place): &(&Grade, Place)| vec![place.way.to_string(), place.nats_text()];
+    run_rows(programs, &options, "way", rows.collect(), named).await
+}
+
+async fn run_rows(
+    programs: &Path,
+    options: &Options<'_>,
+    first: &str,
+    mut rows: Vec<(&Grade, Place)>,
+    named: impl Fn(&(&Grade, Place)) -> Vec<String>,
+) -> Result<(), String> {
+    rows.retain(|row| named(row).iter().any(|name| options.wants(name)));
     usable()?;
-    kinds.sort_by_key(|kind| *kind != STANDARD);
-    let rows: Vec<_> = grades
-        .iter()
-        .flat_map(|grade| grade::nats(grade).iter().map(move |nats| (grade, *nats)))
-        .filter(|(_, nats)| {
-            pairs
-                .as_ref()
-                .is_none_or(|pairs| pairs.contains(&&*pair_name(*nats)))
-        })
-        .collect();
-    if rows.is_empty() || kinds.is_empty() {
-        return Err("no line is left to be measured: see the options".to_owned());
-    }
-    let mut found: Found = BTreeMap::new();
-    let mut failures = 0;
-    for round in 0..rounds {
-        for (n, (grade, nats)) in rows.iter().enumerate() {
-            // Kinds alternate, so that a change of the machine's pace hits all of them.
-            for kind in &kinds {
-                let seed = round * 1000 + n as u64;
-                let begin = Instant::now();
-                let measured = measure(programs, grade, *nats, *kind, seed).await;
-                let (near, far) = nats;
-                let took = begin.elapsed();
-                println!(
-                    "{:<10} {near:<6} {far:<6} {kind:<9} {took:.0?} {measured:?}",
-                    grade.name
-                );
-                failures += usize::from(measured.is_err());
-                let all = found.entry((n, *kind)).or_default();
-                all.extend(measured);
-                if let Some(file) = file {
-                    std::fs::write(file, table(&rows, &kinds, &found))
-                        .map_err(|error| format!("{file}: {error}"))?;
-                }
-            }
-        }
-    }
-    println!("\n{}", table(&rows, &kinds, &found));
-    match failures {
-        0 => Ok(()),
-        failures => Err(format!("{failures} measurements failed")),
-    }
-}
-
-/// What was measured, by row and kind; empty if all measurements failed.
-type Found = BTreeMap<(usize, Kind), Vec<LineFigures>>;
-
-/// How `--only` names a pair of NATs.
-fn pair_name((near, far): (Nat, Nat)) -> String {
-    format!("{near}-{far}").to_lowercase().replace(' ', "-")
-}
-
-/// The rows that were measured so far.
-fn table(rows: &[(&Grade, (Nat, Nat))], kinds: &[Kind], found: &Found) -> String {
-    let mut text =
-        "| line | NATs | nodes | direct after s | first request ms | p50 ms | p99 ms | down MB/s | up MB/s \
-                    | to tsnet: p50, p99, down, up | eight at once MB/s | beside them p50, p99 ms |\n\
-                    |---|---|---|---|---|---|---|---|---|---|---|---|\n"
-            .to_owned();
-    for (n, (grade, (near, far))) in rows.iter().enumerate() {
-        let standard = found.get(&(n, STANDARD)).filter(|all| !all.is_empty());
-        let standard = standard.map(|all| Summary::of(all));
-        for kind in kinds {
-            let row = match found.get(&(n, *kind)) {
-                Some(all) if all.is_empty() => "**failed** | | | | | | | | |".to_owned(),
-                Some(all) => Summary::of(all).row(standard.as_ref().filter(|_| *kind != STANDARD)),
-                None => continue,
-            };
-            text.push_str(&format!("| {} | {near} – {far} | {kind} | {row}\n", grade.name));
-        }
-    }
-    text
+    let names: Vec<_> = rows.iter().map(named).collect();
+    rounds::run(options, &[first, "NATs"], &names, async |n, kind, seed| {
+        let (grade, place) = rows[n];
+        measure(programs, grade, place, kind, seed).await
+    })
+    .await
 }
 
 /// Why no router can map ports here, if none can.
@@ -153,13 +98,13 @@ pub(crate) fn usable() -> Result<(), String> {
 pub(crate) async fn measure(
     programs: &Path,
     grade: &Grade,
-    (near, far): (Nat, Nat),
+    place: Place,
     kind: Kind,
     seed: u64,
 ) -> Result<LineFigures, String> {
-    let world = World::start(grade, [near, far], seed).await?;
+    let world = World::start(grade, place, seed).await?;
     let measured = timeout(ROUND, async {
-        let network = Network::start_at(programs, ControlKind::Test, SERVERS).await?;
+        let network = Network::start_at(programs, ControlKind::Test, SERVERS, world.host6).await?;
         let [a, b] = &world.machines;
         let (_serving, address) = serving(&network, kind, Some(b)).await?;
         let blob = grade.blob.to_string();
@@ -169,6 +114,25 @@ pub(crate) async fn measure(
     .await;
     world.end().await;
     measured.map_err(|_| format!("it did not end within {ROUND:?}"))?
+}
+
+impl Figures for LineFigures {
+    const COLUMNS: &[&str] = &[
+        "direct after s",
+        "first request ms",
+        "p50 ms",
+        "p99 ms",
+        "down MB/s",
+        "up MB/s",
+        "to tsnet: p50, p99, down, up",
+        "eight at once MB/s",
+        "beside them p50, p99 ms",
+    ];
+
+    fn cells(all: &[Self], standard: Option<&[Self]>) -> Vec<String> {
+        let standard = standard.map(Summary::of);
+        Summary::of(all).row(standard.as_ref())
+    }
 }
 
 /// Medians of some rounds. `None`: in one of them it did not come about in time.
@@ -204,15 +168,10 @@ impl Summary {
         }
     }
 
-    /// The cells of a row. Above 1 we are better than the standard.
-    fn row(&self, standard: Option<&Self>) -> String {
+    fn row(&self, standard: Option<&Self>) -> Vec<String> {
         let rate =
             |rate: Option<f64>| rate.map_or_else(|| "too slow".to_owned(), |rate| format!("{rate:.3}"));
-        let ratio = |above: Option<f64>, below: Option<f64>| match (above, below) {
-            (Some(above), Some(below)) if below > 0.0 => format!("{:.2}", above / below),
-            _ => "–".to_owned(),
-        };
-        let ratios = standard.map_or_else(String::new, |other| {
+        let ratios = standard.map(|other| {
             [
                 ratio(Some(other.p50_ms), Some(self.p50_ms)),
                 ratio(Some(other.p99_ms), Some(self.p99_ms)),
@@ -221,18 +180,17 @@ impl Summary {
             ]
             .join(", ")
         });
-        format!(
-            "{} | {:.0} | {:.1} | {:.1} | {} | {} | {ratios} | {} | {:.0}, {:.0} |",
-            self.direct_s
-                .map_or_else(|| "relay".to_owned(), |seconds| format!("{seconds:.1}")),
-            self.first_ms,
-            self.p50_ms,
-            self.p99_ms,
+        let direct = self.direct_s.map(|seconds| format!("{seconds:.1}"));
+        vec![
+            direct.unwrap_or_else(|| "relay".to_owned()),
+            format!("{:.0}", self.first_ms),
+            format!("{:.1}", self.p50_ms),
+            format!("{:.1}", self.p99_ms),
             rate(self.down_mb_s),
             rate(self.up_mb_s),
+            ratios.unwrap_or_default(),
             rate(self.together_mb_s),
-            self.beside_p50_ms,
-            self.beside_p99_ms,
-        )
+            format!("{:.0}, {:.0}", self.beside_p50_ms, self.beside_p99_ms),
+        ]
     }
 }

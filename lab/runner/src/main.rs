@@ -34,7 +34,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 struct Args {
     /// Where the Go programs are.
     programs: PathBuf,
-    /// What to do: `scenarios`, `bench`, `links`, `links-soak`, `soak`, or a child of ours.
+    /// What to do: `scenarios`, `bench`, `soak`, `links`, `links-…` for more on lines, or a child of ours.
     task: String,
     rest: Vec<String>,
 }
@@ -58,7 +58,7 @@ async fn main() -> ExitCode {
         .init();
     let Some(args) = args() else {
         eprintln!(
-            "usage: nara-lab FOLDER-OF-PROGRAMS scenarios|bench|links|links-soak|soak; run it with `cargo xtask lab`"
+            "usage: nara-lab FOLDER-OF-PROGRAMS scenarios|bench|soak|links|links-ways|links-trouble|links-soak; run it with `cargo xtask lab`"
         );
         return ExitCode::from(2);
     };
@@ -67,10 +67,12 @@ async fn main() -> ExitCode {
         "bench" => bench::run(&args.programs, &args.rest).await,
         "links" => links::run(&args.programs, &args.rest).await,
         "soak" => scenario::soak(&args.programs, &args.rest).await,
+        "links-ways" => links::run_ways(&args.programs, &args.rest).await,
+        "links-trouble" => links::trouble::run(&args.programs, &args.rest).await,
         "links-soak" => links::soak::run(&args.programs, &args.rest).await,
         "nara" => nara::child(&args.rest).await,
         "bench-nara" => bench::child(&args.rest).await,
-        "soak-nara" => links::soak::child(&args.rest).await,
+        "side" => links::side::child(&args.rest).await,
         other => Err(format!("there is no task {other:?}")),
     };
     match outcome {

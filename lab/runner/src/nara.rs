@@ -12,7 +12,7 @@ use nara_mesh::ledger::{EventStore as _, MemoryLedger};
 use nara_mesh::registry::PeerRegistry;
 use nara_mesh::server::MeshHandler;
 use nara_mesh::server::{MeshServer, RunningServer};
-use nara_proto::event::{Payload, SyncEvent};
+use nara_proto::event::{Payload, SocialPayload, SyncEvent};
 use nara_proto::identity::{NaraName, Soul};
 use nara_proto::world::WorldMessage;
 use nara_tailnet::MeshNode;
@@ -24,6 +24,8 @@ use crate::tsnet::MESH_PORT;
 
 /// How long a node may take to join.
 const JOIN: Duration = Duration::from_secs(60);
+/// How a story begins.
+const STORY: &str = "story number ";
 
 /// See the module.
 #[derive(Debug)]
@@ -165,6 +167,22 @@ impl Nara {
             .map(|_| ())
             .map_err(|error| error.to_string())
     }
+}
+
+/// What the events say that are told by number.
+pub(crate) fn story(teller: &NaraName, n: u32) -> Payload {
+    Payload::Social(SocialPayload {
+        kind: "gossip".to_owned(),
+        actor: teller.to_string(),
+        target: "everybody".to_owned(),
+        reason: format!("{STORY}{n}"),
+        ..SocialPayload::default()
+    })
+}
+
+/// The number of a [`story`].
+pub(crate) fn story_number(event: &SyncEvent) -> Option<u32> {
+    event.social.as_ref()?.reason.strip_prefix(STORY)?.parse().ok()
 }
 
 /// The soul of a nara of the lab: no secret.

@@ -49,6 +49,7 @@ pub(crate) struct Network {
     control: Mutex<Control>,
     relay: Mutex<Option<Process>>,
     relay_port: String,
+    host6: Option<IpAddr>,
 }
 
 impl Network {
@@ -58,15 +59,20 @@ impl Network {
     }
 
     pub(crate) async fn start_on(programs: &Path, kind: ControlKind) -> Result<Self, String> {
-        Self::start_at(programs, kind, HERE).await
+        Self::start_at(programs, kind, HERE, None).await
     }
 
-    /// With its servers on this address of ours.
-    pub(crate) async fn start_at(programs: &Path, kind: ControlKind, host: IpAddr) -> Result<Self, String> {
+    /// With its servers on this address of ours, and the relay on another one too.
+    pub(crate) async fn start_at(
+        programs: &Path,
+        kind: ControlKind,
+        host: IpAddr,
+        host6: Option<IpAddr>,
+    ) -> Result<Self, String> {
         let address = SocketAddr::new(host, CONTROL_PORT);
         until_free(address).await?;
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-        let (relay, node) = start_relay(programs, folder.path(), host, "0").await?;
+        let (relay, node) = start_relay(programs, folder.path(), (host, host6), "0").await?;
         let relay_port = node["DERPPort"].to_string();
         let region = REGIONS[0];
         let (control, auth_key) = match kind {
@@ -94,6 +100,7 @@ impl Network {
             control: Mutex::new(control),
             relay: Mutex::new(Some(relay)),
             relay_port,
+            host6,
         })
     }
 
@@ -167,7 +174,8 @@ impl Network {
     /// Starts the relay again, at the same place and with the same certificate.
     pub(crate) async fn start_relay(&self) -> Result<(), String> {
         let folder = self.folder.path();
-        let (relay, _) = start_relay(&self.programs, folder, self.address.ip(), &self.relay_port).await?;
+        let hosts = (self.address.ip(), self.host6);
+        let (relay, _) = start_relay(&self.programs, folder, hosts, &self.relay_port).await?;
         *self.relay.lock().await = Some(relay);
         Ok(())
     }
@@ -196,12 +204,17 @@ async fn start_control(programs: &Path, address: SocketAddr, map_file: &Path) ->
 async fn start_relay(
     programs: &Path,
     folder: &Path,
-    host: IpAddr,
+    (host, host6): (IpAddr, Option<IpAddr>),
     port: &str,
 ) -> Result<(Process, Value), String> {
     let (host, folder) = (host.to_string(), folder.join("relay"));
-    let folder = folder.to_string_lossy();
-    let args = ["-folder", &folder, "-host", &host, "-port", port];
+    let (host6, folder) = (
+        host6.map(|host| host.to_string()).unwrap_or_default(),
+        folder.to_string_lossy(),
+    );
+    let args = [
+        "-folder", &folder, "-host", &host, "-host6", &host6, "-port", port,
+    ];
     let mut relay = Process::start(&programs.join("relay"), &args)?;
     let node = relay.ready_json().await?;
     Ok((relay, node))

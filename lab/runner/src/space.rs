@@ -87,6 +87,13 @@ pub(crate) async fn shell(script: &str) -> Result<(), String> {
     run(command, script).await
 }
 
+/// Sets rules of nftables in our own namespace.
+pub(crate) async fn set_rules(rules: &str) -> Result<(), String> {
+    let mut command = Command::new("nft");
+    command.args(["-f", "-"]);
+    run(command, rules).await
+}
+
 async fn run(mut command: Command, input: &str) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("the machines cannot be set up: {error}");
     let mut child = command

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -15,7 +16,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, watch};
 
-use crate::network::Network;
+use crate::kind::Settings;
 use crate::process::Process;
 
 /// The mesh port in the tailnet.
@@ -47,11 +48,13 @@ struct PeerStatus {
     name: String,
     #[serde(default)]
     addresses: Option<Vec<IpAddr>>,
+    /// Where packets go that take no relay; empty if all take one.
+    endpoint: String,
 }
 
 impl Tsnet {
     /// Starts the program and waits until its node is up.
-    pub(crate) async fn start(network: &Network, name: &str) -> Result<Self, String> {
+    pub(crate) async fn start(programs: &Path, folder: &Path, settings: &Settings) -> Result<Self, String> {
         let forwarded = TcpListener::bind("127.0.0.1:0")
             .await
             .map_err(|error| error.to_string())?;
@@ -59,16 +62,15 @@ impl Tsnet {
             .local_addr()
             .map_err(|error| error.to_string())?
             .to_string();
-        let folder = network.folder_of(name);
         let mut process = Process::start(
-            &network.programs.join("peer"),
+            &programs.join("peer"),
             &[
                 "-name",
-                name,
+                &settings.name,
                 "-control",
-                &network.control_url(),
+                &settings.control_url,
                 "-auth-key",
-                network.auth_key(),
+                &settings.auth_key,
                 "-folder",
                 &folder.to_string_lossy(),
                 "-forward",
@@ -103,13 +105,10 @@ impl Tsnet {
         }
     }
 
-    async fn peers(&self) -> io::Result<Vec<Candidate>> {
+    async fn peers(&self) -> io::Result<Vec<PeerStatus>> {
         let (_, answer) = self.ask("STATUS").await?;
         let status: Status = serde_json::from_str(&answer)?;
-        let peers = status.peers.into_iter();
-        Ok(peers
-            .map(|peer| Candidate::new(peer.name, peer.addresses.unwrap_or_default()))
-            .collect())
+        Ok(status.peers)
     }
 }
 
@@ -170,7 +169,12 @@ impl MeshListener for Forwarded {
 
 impl PeerSource for Tsnet {
     fn candidates(&self) -> BoxFuture<'_, io::Result<Vec<Candidate>>> {
-        Box::pin(self.peers())
+        Box::pin(async {
+            let peers = self.peers().await?.into_iter();
+            Ok(peers
+                .map(|peer| Candidate::new(peer.name, peer.addresses.unwrap_or_default()))
+                .collect())
+        })
     }
 
     fn watch(&self) -> BoxStream<'static, Vec<Candidate>> {
@@ -197,8 +201,17 @@ impl MeshNode for Tsnet {
         Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
     }
 
-    fn path_to(&self, _peer: IpAddr) -> BoxFuture<'_, PathKind> {
-        Box::pin(std::future::ready(PathKind::Unknown))
+    fn path_to(&self, peer: IpAddr) -> BoxFuture<'_, PathKind> {
+        Box::pin(async move {
+            let peers = self.peers().await.unwrap_or_default();
+            let is_meant = |known: &PeerStatus| known.addresses.iter().flatten().any(|ip| *ip == peer);
+            match peers.into_iter().find(is_meant) {
+                Some(known) if !known.endpoint.is_empty() => PathKind::Direct {
+                    endpoint: known.endpoint.parse().ok(),
+                },
+                _ => PathKind::Unknown,
+            }
+        })
     }
 
     fn leave(&self) -> BoxFuture<'_, io::Result<()>> {

@@ -79,19 +79,43 @@ pub(crate) enum Nat {
     NoUdp,
     /// A hard NAT whose router maps a port when it is asked.
     Mapping,
+    /// An easy NAT that sends packets for its own address on to the socket that has the port, from inside only.
+    Turning,
 }
 
 impl Nat {
-    /// The rules of the router for nftables, whose device to the internet is `wan`.
-    pub(super) fn rules(self) -> String {
+    /// The rules of the router for nftables, whose device to the internet is `wan` and has this address.
+    pub(super) fn rules(self, address: &str) -> String {
         let (masquerade, udp) = match self {
             Self::Open => return String::new(),
-            Self::Easy => ("masquerade", ""),
+            Self::Easy | Self::Turning => ("masquerade", ""),
             Self::Hard | Self::Mapping => ("masquerade fully-random", ""),
             Self::NoUdp => ("masquerade", "ip protocol udp drop"),
         };
         // The program that maps ports fills chains of its own, in a table for both families.
+        let turned = format!("iifname lan oifname lan ct status dnat snat to {address}");
         let [family, mapped, leaving, passing] = match self {
+            // Which socket a port belongs to is seen when a packet leaves.
+            Self::Turning => [
+                "ip",
+                "  map sockets {
+    type inet_service : ipv4_addr . inet_service
+    flags dynamic,timeout
+    timeout 10m
+  }
+  chain left {
+    type filter hook postrouting priority srcnat + 10
+    oifname wan ip protocol udp ct direction original \
+      update @sockets { udp sport : ct original ip saddr . ct original proto-src }
+  }
+  chain turning {
+    type nat hook prerouting priority dstnat
+    iifname lan fib daddr type local ip protocol udp dnat ip to udp dport map @sockets
+  }
+",
+                &turned,
+                "",
+            ],
             Self::Mapping => [
                 "inet",
                 "  chain leaving_mapped {
@@ -143,24 +167,97 @@ impl fmt::Display for Nat {
             Self::Hard => "hard",
             Self::NoUdp => "no UDP",
             Self::Mapping => "mapping",
+            Self::Turning => "turning",
         })
     }
 }
 
-/// The NATs of both machines that are measured on a line.
-pub(super) fn nats(grade: &Grade) -> &'static [(Nat, Nat)] {
-    match grade.name {
-        "home" => &[
-            (Nat::Open, Nat::Open),
-            (Nat::Easy, Nat::Open),
-            (Nat::Easy, Nat::Easy),
-            (Nat::Hard, Nat::Open),
-            (Nat::Hard, Nat::Easy),
-            (Nat::Hard, Nat::Hard),
-            (Nat::Hard, Nat::Mapping),
-            (Nat::NoUdp, Nat::Easy),
-        ],
-        "lan" => &[(Nat::Open, Nat::Open)],
-        _ => &[(Nat::Easy, Nat::Easy)],
+/// Where the machines are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Each behind a router of its own.
+    Apart,
+    /// Both behind the first router.
+    Together,
+    /// The same, and the switch lets nothing pass from one to the other.
+    Isolated,
+    /// Apart, and there is IPv6 without NAT and firewall too.
+    Six,
+    /// Apart, and the line takes no larger packets, and no router says so.
+    Narrow(usize),
+}
+
+/// What is between two machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The second counts only if they are apart.
+    pub(crate) nats: [Nat; 2],
+    pub(crate) way: Way,
+}
+
+impl Place {
+    pub(crate) const fn apart(near: Nat, far: Nat) -> Self {
+        Self {
+            nats: [near, far],
+            way: Way::Apart,
+        }
     }
+
+    const fn of(way: Way, near: Nat, far: Nat) -> Self {
+        Self {
+            nats: [near, far],
+            way,
+        }
+    }
+
+    pub(super) const fn is_together(self) -> bool {
+        matches!(self.way, Way::Together | Way::Isolated)
+    }
+
+    /// Its NATs.
+    pub(super) fn nats_text(self) -> String {
+        let [near, far] = self.nats;
+        match self.is_together() {
+            true => near.to_string(),
+            false => format!("{near} – {far}"),
+        }
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Apart => f.pad("apart"),
+            Self::Together => f.pad("one LAN"),
+            Self::Isolated => f.pad("isolated"),
+            Self::Six => f.pad("IPv6"),
+            Self::Narrow(mtu) => f.pad(&format!("MTU {mtu}")),
+        }
+    }
+}
+
+const PAIRS: [Place; 8] = [
+    Place::apart(Nat::Open, Nat::Open),
+    Place::apart(Nat::Easy, Nat::Open),
+    Place::apart(Nat::Easy, Nat::Easy),
+    Place::apart(Nat::Hard, Nat::Open),
+    Place::apart(Nat::Hard, Nat::Easy),
+    Place::apart(Nat::Hard, Nat::Hard),
+    Place::apart(Nat::Hard, Nat::Mapping),
+    Place::apart(Nat::NoUdp, Nat::Easy),
+];
+
+/// Ways that are no pair of NATs, each measured on a line as at home.
+pub(super) const WAYS: [Place; 5] = [
+    Place::of(Way::Together, Nat::Easy, Nat::Easy),
+    Place::of(Way::Isolated, Nat::Turning, Nat::Turning),
+    Place::of(Way::Six, Nat::Hard, Nat::Hard),
+    Place::of(Way::Narrow(1400), Nat::Easy, Nat::Easy),
+    Place::of(Way::Narrow(1280), Nat::Easy, Nat::Easy),
+];
+
+/// The NATs that are measured on a line.
+pub(super) fn pairs(grade: &Grade) -> &'static [Place] {
+    // Within a local network there is no NAT.
+    if grade.name == "lan" { &PAIRS[..1] } else { &PAIRS }
 }

@@ -1,26 +1,19 @@
 //! Minutes of traffic on a direct path over a line that loses packets, past changes of WireGuard's keys, and through sleeps.
 //!
-//! Each machine has a nara in a process of its own, which does what it is told: see [`child`]. A machine cannot be suspended
+//! Each machine has a nara in a process of its own, which does what it is told: see `side`. A machine cannot be suspended
 //! here; its nara is stopped instead (SIGSTOP) for longer than a session of WireGuard and the memory of a NAT last.
 
-use std::net::{AddrParseError, IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nara_proto::identity::NaraName;
-use nara_tailnet::status::PathKind;
-use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 
-use super::grade::{GRADES, Grade, Nat};
+use super::grade::{GRADES, Grade, Nat, Place};
+use super::side::{Round, start_both, tell};
 use super::usable;
 use super::world::{SERVERS, World};
 use crate::bench::median;
-use crate::echo::{Echo, exchange};
-use crate::kind::{Kind, Settings, embedded};
-use crate::nara::Nara;
+use crate::kind::Kind;
 use crate::network::{ControlKind, Network};
 use crate::process::{Process, memory_mb};
 use crate::space::shell;
@@ -40,32 +33,14 @@ const SETTLED: u64 = 60;
 const WINDOW: u64 = 300;
 /// Between two lines that say how it goes.
 const REPORT: u64 = 60;
-/// What goes there and back on a new connection each second, in bytes.
-const BYTES: usize = 64 * 1024;
-const ECHO_PORT: u16 = 9700;
-/// How long the naras may take to find each other, and a direct path.
+/// How long the naras may take to find a direct path.
 const MEET: Duration = Duration::from_secs(30);
-/// How long a transfer may take.
-const TRANSFER: Duration = Duration::from_secs(25);
-/// How long a nara may take to answer us.
-const ANSWER: Duration = Duration::from_secs(60);
 
 /// The targets.
 const FIRST_CALL: Duration = Duration::from_secs(2);
 const GROWTH: f64 = 1.03;
 /// Rounds in which packets may go through the relay: a part of all.
 const RELAYED: f64 = 0.02;
-
-/// What a nara did in a second.
-#[derive(Debug, Default, Deserialize, Serialize)]
-struct Round {
-    /// A ping on the connection that is kept; `None`: it failed.
-    ping_ms: Option<f64>,
-    /// Bytes there and back on a new connection.
-    exchange_ms: Option<f64>,
-    is_direct: bool,
-    error: Option<String>,
-}
 
 /// Runs it and prints what was found. Failed calls are counted: a line may lose what it likes. A missed target is an error.
 pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> {
@@ -91,7 +66,7 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
     let grade = GRADES.iter().find(|grade| grade.name == name);
     let grade = grade.ok_or_else(|| format!("there is no line {name}"))?;
     usable()?;
-    let world = World::start(grade, [Nat::Easy, Nat::Easy], 1).await?;
+    let world = World::start(grade, Place::apart(Nat::Easy, Nat::Easy), 1).await?;
     let outcome = soak(
         programs,
         &world,
@@ -111,26 +86,9 @@ async fn soak(
     seconds: u64,
     mut sleeps: Sleeps,
 ) -> Result<(), String> {
-    let network = Network::start_at(programs, ControlKind::Test, SERVERS).await?;
-    let [near, far] = ["soak-a", "soak-b"];
-    let ourselves = std::env::current_exe().map_err(|error| error.to_string())?;
-    let start = |n: usize, name: &str| {
-        let (programs, control) = (programs.to_string_lossy(), network.control_url());
-        let args = [&*programs, "soak-nara", name, &control];
-        Process::start_in(Some(&world.machines[n]), &ourselves, &args)
-    };
-    let mut sides = [Side::new(near, start(0, near)?), Side::new(far, start(1, far)?)];
-    let mut addresses = Vec::new();
-    for side in &mut sides {
-        let address = side.process.ready().await?;
-        addresses.push(address);
-    }
-    let [a, b] = &mut sides;
-    let met = futures_util::future::try_join(
-        a.ask(format!("meet {far} {}", addresses[1])),
-        b.ask(format!("meet {near} {}", addresses[0])),
-    );
-    met.await?;
+    let network = Network::start_at(programs, ControlKind::Test, SERVERS, None).await?;
+    let [a, b] = start_both(&network, world, Kind::Embedded).await?;
+    let mut sides = [Side::new("side-a", a), Side::new("side-b", b)];
     let begin = Instant::now();
     while !both(&mut sides, None).await? {
         if begin.elapsed() > MEET {
@@ -387,8 +345,8 @@ impl Side {
         }
     }
 
-    async fn ask(&mut self, command: impl AsRef<str>) -> Result<Round, String> {
-        self.process.ask(command.as_ref(), ANSWER).await
+    async fn ask(&mut self, command: &str) -> Result<Round, String> {
+        tell(&mut self.process, command).await
     }
 
     fn note(&mut self, round: Round, begin: Instant) {
@@ -427,66 +385,4 @@ impl Side {
             figures(&self.exchanges_ms),
         )
     }
-}
-
-/// A nara on an embedded node that is told in lines what to do, and answers each with a [`Round`]: `meet NAME ADDRESS` first, then
-/// `ping`, or `round` for a ping and a transfer.
-pub(crate) async fn child(args: &[String]) -> Result<(), String> {
-    let [name, control_url] = args else {
-        return Err("soak-nara NAME CONTROL-URL".to_owned());
-    };
-    let begin = Instant::now();
-    let node = embedded(Settings::ephemeral(name, control_url))?;
-    let nara = Nara::on(Arc::new(node), Kind::Embedded, name, begin).await?;
-    let _echo = Echo::start(nara.node.clone(), SocketAddr::new(nara.address()?, ECHO_PORT)).await?;
-    println!("{}", nara.address()?);
-    let mut input = BufReader::new(tokio::io::stdin()).lines();
-    let mut peer: Option<(NaraName, IpAddr)> = None;
-    while let Ok(Some(line)) = input.next_line().await {
-        let words: Vec<_> = line.split(' ').collect();
-        let mut round = Round::default();
-        let done = match (&words[..], &peer) {
-            (["meet", name, address], _) => {
-                let name: NaraName = name.parse().map_err(|error| format!("{name}: {error}"))?;
-                let address = address
-                    .parse()
-                    .map_err(|error: AddrParseError| format!("{address}: {error}"))?;
-                nara.discover(&[&name], MEET).await?;
-                peer = Some((name, address));
-                Ok(())
-            }
-            (["ping"], Some((name, _))) => ping(&nara, name, &mut round).await,
-            (["round"], Some((name, address))) => {
-                let pinged = ping(&nara, name, &mut round).await;
-                let sent = transfer(&nara, *address, &mut round).await;
-                let path = nara.node.path_to(*address).await;
-                round.is_direct = matches!(path, PathKind::Direct { .. });
-                pinged.and(sent)
-            }
-            _ => return Err(format!("there is no command {line:?}")),
-        };
-        round.error = done.err();
-        println!(
-            "{}",
-            serde_json::to_string(&round).map_err(|error| error.to_string())?
-        );
-    }
-    Ok(())
-}
-
-async fn ping(nara: &Nara, peer: &NaraName, round: &mut Round) -> Result<(), String> {
-    let begin = Instant::now();
-    let answered = nara.client.ping(peer).await;
-    answered.map_err(|error| format!("ping: {error}"))?;
-    round.ping_ms = Some(begin.elapsed().as_secs_f64() * 1e3);
-    Ok(())
-}
-
-async fn transfer(nara: &Nara, peer: IpAddr, round: &mut Round) -> Result<(), String> {
-    let begin = Instant::now();
-    let sent = exchange(&*nara.node, SocketAddr::new(peer, ECHO_PORT), BYTES);
-    let sent = timeout(TRANSFER, sent).await;
-    sent.map_err(|_| format!("a transfer did not end within {TRANSFER:?}"))??;
-    round.exchange_ms = Some(begin.elapsed().as_secs_f64() * 1e3);
-    Ok(())
 }

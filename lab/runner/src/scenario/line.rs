@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::bench::line::LineFigures;
 use crate::kind::Kind;
-use crate::links::{self, GRADES, Nat};
+use crate::links::{self, GRADES, Nat, Place};
 use crate::table::Table;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -13,22 +13,31 @@ const LIMIT: Duration = Duration::from_secs(120);
 pub(super) async fn run(programs: &Path, table: &mut Table) {
     let row = "5 % lost, 200 ms, behind a NAT";
     match links::usable() {
-        Ok(()) => check(programs, table, row, "bad", (Nat::Easy, Nat::Easy)).await,
+        Ok(()) => check(programs, table, row, "bad", Place::apart(Nat::Easy, Nat::Easy)).await,
         Err(why) => table.left_out(row, &why),
     }
     let row = "behind hard NATs, of which one maps a port";
     match links::mapping_usable() {
-        Ok(()) => check(programs, table, row, "home", (Nat::Hard, Nat::Mapping)).await,
+        Ok(()) => {
+            check(
+                programs,
+                table,
+                row,
+                "home",
+                Place::apart(Nat::Hard, Nat::Mapping),
+            )
+            .await
+        }
         Err(why) => table.left_out(row, &why),
     }
 }
 
-async fn check(programs: &Path, table: &mut Table, row: &str, grade: &str, nats: (Nat, Nat)) {
+async fn check(programs: &Path, table: &mut Table, row: &str, grade: &str, place: Place) {
     let Some(grade) = GRADES.iter().find(|known| known.name == grade) else {
         return;
     };
     let measured = async {
-        let figures = links::measure(programs, grade, nats, Kind::Embedded, 1).await?;
+        let figures = links::measure(programs, grade, place, Kind::Embedded, 1).await?;
         verdict(&figures)
     };
     table.check(row, "embedded", LIMIT, measured).await;

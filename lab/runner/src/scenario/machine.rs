@@ -14,7 +14,7 @@ use super::pair;
 use crate::daemon::Daemon;
 use crate::echo::Echo;
 use crate::kind::Kind;
-use crate::nara::Nara;
+use crate::nara::{Nara, story};
 use crate::network::{ControlKind, Network};
 use crate::program::Program;
 use crate::space::tun_usable;
@@ -73,7 +73,7 @@ pub(super) async fn run(
         .check("discover the others", "tailscaled", LIMIT, discover)
         .await;
     for nara in others.iter().chain([&machine]) {
-        nara.remember(nara.events(pair::EVENTS, pair::story)).await?;
+        nara.remember(nara.events(pair::EVENTS, story)).await?;
     }
     for other in &others {
         let found = other.discover(&[&machine.name], SOON).await;

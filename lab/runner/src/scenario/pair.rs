@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::ledger::{EventStore as _, ReadLimit};
 use nara_proto::event::{Payload, SocialPayload};
-use nara_proto::identity::NaraName;
 use nara_proto::sync::{EventFilter, MAX_EVENTS};
 use nara_proto::world::WorldMessage;
 
 use super::naras::Naras;
 use crate::echo::{Echo, exchange};
 use crate::kind::Kind;
-use crate::nara::Nara;
+use crate::nara::{Nara, story};
 use crate::table::{TO, Table};
 
 /// How long a check may take.
@@ -72,16 +71,6 @@ pub(super) fn seconds(took: Duration) -> String {
 
 fn millis(took: Duration) -> String {
     format!("{:.1} ms", took.as_secs_f64() * 1e3)
-}
-
-pub(super) fn story(teller: &NaraName, n: u32) -> Payload {
-    Payload::Social(SocialPayload {
-        kind: "gossip".to_owned(),
-        actor: teller.to_string(),
-        target: "everybody".to_owned(),
-        reason: format!("story number {n}"),
-        ..SocialPayload::default()
-    })
 }
 
 async fn ping(a: &Nara, b: &Nara) -> Result<String, String> {

@@ -63,7 +63,7 @@ pub(super) async fn run(
 
 /// A node that does not get in says why.
 async fn is_refused(network: &Network, kind: Kind, settings: Settings, soon: Duration) -> Outcome {
-    let node = kind.start_with(network, settings)?;
+    let node = kind.start_with(network, settings).await?;
     let begin = Instant::now();
     let Err(not_ready) = node.ready(Duration::from_secs(20)).await else {
         return Err("it joined".to_owned());
@@ -93,7 +93,7 @@ async fn used_key(network: &Network, kind: Kind) -> Outcome {
     let key = network.make_key(false, false).await?;
     let mut settings = Settings::new(network, &format!("once-{kind}"));
     settings.auth_key.clone_from(&key);
-    let node = kind.start_with(network, settings)?;
+    let node = kind.start_with(network, settings).await?;
     node.ready(Duration::from_secs(20))
         .await
         .map_err(|error| error.to_string())?;
@@ -115,7 +115,7 @@ async fn guest(network: &Network, control: ControlKind, name: &str) -> Result<Se
 
 async fn leave(network: &Network, control: ControlKind, kind: Kind) -> Outcome {
     let settings = guest(network, control, &format!("guest-{kind}")).await?;
-    let node = kind.start_with(network, settings)?;
+    let node = kind.start_with(network, settings).await?;
     let status = node
         .ready(Duration::from_secs(20))
         .await
@@ -141,7 +141,7 @@ async fn leave(network: &Network, control: ControlKind, kind: Kind) -> Outcome {
 /// An ephemeral node ends without a goodbye. Returns its host name.
 async fn lose_guest(network: &Network, kind: Kind) -> Result<String, String> {
     let settings = guest(network, ControlKind::Headscale, "lost").await?;
-    let node = kind.start_with(network, settings)?;
+    let node = kind.start_with(network, settings).await?;
     let status = node
         .ready(Duration::from_secs(20))
         .await

@@ -19,9 +19,10 @@ const MISSES: u32 = 3;
 /// `HEARTBEAT + MISSES * SLOWEST` = 4 s after its last pong.
 const QUICKEST: Duration = Duration::from_millis(500);
 const SLOWEST: Duration = Duration::from_secs(1);
-/// Without a path, the pauses between two searches double from the first to the last.
+/// The pauses between two searches double from the first to the last: without a path to a shorter one, since a firewall may open again.
 const FIRST_SEARCH: Duration = Duration::from_secs(1);
 const LAST_SEARCH: Duration = Duration::from_secs(16);
+const WITHOUT_PATH: Duration = Duration::from_secs(5);
 /// With a path, a better one is looked for this often.
 const BETTER: Duration = Duration::from_secs(30);
 /// Another path has to be this much faster than the present one, as a part of its time and absolutely.
@@ -308,7 +309,7 @@ impl Session {
         } else {
             self.wishes.push(Wish::Call);
             // Whole pauses: the state machine has no randomness.
-            self.search = now + self.backoff.after_failure(u32::MAX);
+            self.search = now + self.backoff.after_failure(u32::MAX).min(WITHOUT_PATH);
         }
     }
 

@@ -5,6 +5,8 @@ use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+#[cfg(target_os = "linux")]
+use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -131,6 +133,11 @@ impl Udp {
         let _ = socket.set_send_buffer_size(BUFFER);
         #[cfg(target_os = "linux")]
         let _ = nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::UdpGroSegment, &true);
+        // Where a path is narrower than a packet and nobody says so, only routers can help.
+        #[cfg(target_os = "linux")]
+        if address.is_ipv4() {
+            let _ = set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT);
+        }
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         // `UdpSocketState::new` disables fragmentation on its socket, as QUIC's path MTU discovery needs. WireGuard

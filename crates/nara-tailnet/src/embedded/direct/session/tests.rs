@@ -60,7 +60,9 @@ fn traffic_starts_a_search_that_slows_down() {
     }) {
         at.push((next - now).as_secs());
     }
-    assert_eq!(at, [1, 3, 7, 15, 31, 47, 63]);
+    assert_eq!(at[..3], [1, 3, 7]);
+    // As often as tsnet: a path that is back is found within seconds.
+    assert!(at.windows(2).all(|pair| pair[1] - pair[0] <= 5), "{at:?}");
 }
 
 #[test]

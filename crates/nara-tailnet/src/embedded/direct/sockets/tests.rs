@@ -132,6 +132,15 @@ async fn an_unreachable_address_refuses_batches_and_single_datagrams() {
     assert_eq!(sockets.send(nowhere, &no_packets), SendOutcome::Sent);
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn routers_may_fragment_what_is_sent() {
+    let sockets = Sockets::bind(0).unwrap();
+    let four = sockets.like(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let found = rustix::net::sockopt::ip_mtu_discover(&four.socket).unwrap();
+    assert_eq!(found, Ipv4PathMtuDiscovery::DONT);
+}
+
 #[test]
 fn a_batch_has_equal_lengths_except_for_a_shorter_last_one() {
     for (lens, most, expected) in [
