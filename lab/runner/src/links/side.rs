@@ -161,12 +161,14 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+type Telling = JoinHandle<Result<u32, String>>;
+
 /// A nara, and what it was told to do.
 struct Told {
     nara: Arc<Nara>,
     peer: Option<(NaraName, IpAddr)>,
     /// Whether it is to end, and how many events it has told then.
-    telling: Option<(Arc<AtomicBool>, JoinHandle<Result<u32, String>>)>,
+    telling: Option<(Arc<AtomicBool>, Telling)>,
     heard: Arc<Mutex<Hearing>>,
     synced: Arc<Mutex<Synced>>,
     /// Where the events of a sync go.

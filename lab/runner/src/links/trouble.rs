@@ -203,7 +203,7 @@ impl Pair<'_> {
 
     /// A whole ledger without and with cuts.
     async fn syncs(&mut self, grade: &Grade, mut figures: TroubleFigures) -> Result<TroubleFigures, String> {
-        let count = 2 * grade.blob / STORY_BYTES;
+        let count = grade.blob / STORY_BYTES;
         let all: usize = tell(&mut self.b, &format!("fill {count}")).await?;
         let page = (count / PAGES).min(MAX_EVENTS);
         (figures.sync, _) = self.sync(page, all, 0).await?;

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! The second machine may be behind router a too. The internet is the namespace in which the lab runs. The addresses are those for
-//! documentation, but for a router that maps ports: `miniupnpd` refuses to where its address is not public. It has one of a network
-//! for tests that is not in use (128.66.0.0/16).
+//! documentation, but for the servers, and for a router that maps ports: `miniupnpd` refuses to where its address is not public. It
+//! has one of a network for tests that is not in use (128.66.0.0/16).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -16,8 +16,8 @@ use super::line::Quality;
 use super::mapper::Mapper;
 use crate::space::{Space, set_rules, shell};
 
-/// Where the servers are.
-pub(super) const SERVERS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+/// Where the servers are. Go nodes insist on TLS after a failure, but for a private address.
+pub(super) const SERVERS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 1));
 /// The relay is there too, if there is IPv6.
 const SERVERS6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 /// The devices of the line, at the router and at the internet, until the first is moved and renamed.
