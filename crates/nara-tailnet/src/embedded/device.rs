@@ -28,6 +28,7 @@ const DOWN: usize = 512;
 pub(super) struct Device {
     up: Mutex<VecDeque<PacketMut>>,
     down: Mutex<VecDeque<PacketMut>>,
+    again: Mutex<Vec<PacketMut>>,
     up_ready: AtomicWaker,
     down_room: AtomicWaker,
     down_ready: Notify,
@@ -47,19 +48,29 @@ impl Device {
         true
     }
 
-    /// The packets that the stack has sent, at least one. Cancel safe.
-    pub(super) async fn take(&self) -> Vec<PacketMut> {
+    /// Puts a packet that is sent again, past the stack.
+    pub(super) fn put_again(&self, packet: PacketMut) {
+        self.again
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(packet);
+        self.down_ready.notify_one();
+    }
+
+    /// The packets that are sent again, and those that the stack has sent; at least one. Cancel safe.
+    pub(super) async fn take(&self) -> (Vec<PacketMut>, Vec<PacketMut>) {
         loop {
             let ready = self.down_ready.notified();
+            let again = std::mem::take(&mut *self.again.lock().unwrap_or_else(PoisonError::into_inner));
             let packets: Vec<_> = self
                 .down
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .drain(..)
                 .collect();
-            if !packets.is_empty() {
+            if !packets.is_empty() || !again.is_empty() {
                 self.down_room.wake();
-                return packets;
+                return (again, packets);
             }
             ready.await;
         }
@@ -211,7 +222,7 @@ mod tests {
             end.receive(Instant::ZERO).is_none(),
             "an answer would find no room"
         );
-        assert_eq!(device.take().await.len(), DOWN);
+        assert_eq!(device.take().await.1.len(), DOWN);
         let (received, _) = end.receive(Instant::ZERO).unwrap();
         received.consume(|packet| assert_eq!(packet, [2; 40]));
     }

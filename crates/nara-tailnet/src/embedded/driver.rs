@@ -120,11 +120,13 @@ impl Driver {
     /// Carries what the stack sends. Never ends.
     pub(super) async fn run_stack(&self) {
         loop {
-            let packets = self.device.take().await;
+            let (mut packets, of_stack) = self.device.take().await;
             self.beat(sleep::now());
-            for packet in &packets {
-                self.tap.outgoing(packet.as_ref());
-            }
+            packets.extend(
+                of_stack
+                    .into_iter()
+                    .filter_map(|packet| self.tap.outgoing(packet)),
+            );
             self.handle(Input::Stack(packets));
         }
     }

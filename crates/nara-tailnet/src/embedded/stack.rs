@@ -281,7 +281,7 @@ mod tests {
 
         /// The number behind what the stack sends next.
         async fn next(&self) -> TcpSeqNumber {
-            let packets = self.device.take().await;
+            let (_, packets) = self.device.take().await;
             Segment::parse(packets.last().unwrap().as_ref()).unwrap().end()
         }
     }

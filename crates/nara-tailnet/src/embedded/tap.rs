@@ -6,8 +6,10 @@
 //! our own come through, whatever peers may open.
 //!
 //! The tap sees every segment, remembers each connection's numbers, and when one is to end, hands the stack a reset as
-//! if the peer had sent it; when something is to be sent again, acknowledgements that make the stack do so.
+//! if the peer had sent it. It keeps what is on the way, and sends itself what was lost (`flight`): the stack would send all
+//! again that is not acknowledged, so what it sends again does not go out.
 
+mod flight;
 mod path;
 mod segment;
 #[cfg(test)]
@@ -25,13 +27,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use ts_packet::PacketMut;
 use ts_packetfilter::{DropAllFilter, Filter, FilterExt as _, IpProto, PacketInfo};
 
-use self::path::Path;
+use self::flight::{Flight, News, Times};
+use self::path::{First, Path};
 use self::segment::{Ip, IpProtocol, Segment, TcpControl, TcpSeqNumber, set_window};
 use self::timer::Timer;
 use self::window::Window;
-use super::device::Device;
+use super::device::{Device, MTU};
 
 /// Connections of one peer, both ways.
 const PER_PEER: usize = 256;
@@ -50,7 +54,7 @@ const SILENT: Duration = Duration::from_secs(3600);
 /// How often connections are looked at.
 const EVERY: Duration = Duration::from_millis(500);
 /// The same while one of them waits for an acknowledgement.
-const SOON: Duration = Duration::from_millis(20);
+const SOON: Duration = Duration::from_millis(10);
 
 /// A connection: our end, then theirs.
 pub(super) type Flow = (SocketAddr, SocketAddr);
@@ -67,7 +71,10 @@ struct Track {
     received: TcpSeqNumber,
     /// Since when something that we sent waits for an answer of any kind.
     waiting: Option<Instant>,
+    /// The window that we told the peer last.
+    told: u16,
     window: Window,
+    flight: Flight,
     timer: Timer,
     /// When the last segment went either way.
     seen: Instant,
@@ -83,6 +90,16 @@ struct Opening {
     /// By how many bits the windows of the peer are shifted.
     scale: Option<u8>,
     at: Instant,
+}
+
+/// What becomes of a packet of the stack.
+#[derive(Debug, PartialEq, Eq)]
+enum Outgoing {
+    Goes,
+    /// The peer has what is in it, or it is on its way.
+    Stays,
+    /// So does the payload, but this is news for the peer.
+    Instead(Vec<u8>),
 }
 
 /// See the module.
@@ -150,8 +167,9 @@ impl Tap {
         for (flow, track) in &mut *self.flows() {
             if track.timer.is_overdue() && peers.contains(&flow.1.ip()) {
                 track.timer.restart(now);
+                track.flight.lose_all();
                 track.window.expire(track.sent);
-                self.resend(flow, track);
+                self.send_again(track, true, now);
             }
         }
     }
@@ -178,49 +196,70 @@ impl Tap {
         self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A packet of the stack.
-    pub(super) fn outgoing(&self, packet: &[u8]) {
-        self.outgoing_at(packet, Instant::now());
+    /// A packet of the stack; what of it goes out.
+    pub(super) fn outgoing(&self, packet: PacketMut) -> Option<PacketMut> {
+        match self.outgoing_at(packet.as_ref(), Instant::now()) {
+            Outgoing::Goes => Some(packet),
+            Outgoing::Stays => None,
+            Outgoing::Instead(other) => Some(other.into()),
+        }
     }
 
-    fn outgoing_at(&self, packet: &[u8], now: Instant) {
+    fn outgoing_at(&self, packet: &[u8], now: Instant) -> Outgoing {
         let Some(segment) = Segment::parse(packet) else {
-            return;
+            return Outgoing::Goes;
         };
         let flow = (segment.source, segment.destination);
         let mut flows = self.flows();
         if segment.tcp.control == TcpControl::Rst {
             flows.remove(&flow);
             self.opening().remove(&flow);
-            return;
+            return Outgoing::Goes;
         }
         let begin = segment.tcp.seq_number;
-        let (is_direct, is_full) = self.with_path(flow.1.ip(), |path| (path.is_direct(), path.is_full(now)));
+        let is_new = !flows.contains_key(&flow);
+        let (is_direct, first) = self.with_path(flow.1.ip(), |path| {
+            (
+                path.is_direct(),
+                if is_new { path.begins(now) } else { First::Alone },
+            )
+        });
         let track = flows.entry(flow).or_insert_with(|| Track {
             opened: segment.tcp.ack_number,
             window: Window::new(
                 is_direct,
-                is_full,
+                first,
                 self.opening().remove(&flow).and_then(|opening| opening.scale),
             ),
+            flight: Flight::default(),
             timer: Timer::default(),
             sent: begin,
             acknowledged: TcpSeqNumber(0),
             // If their SYN came first, ours acknowledges it.
             received: segment.tcp.ack_number.unwrap_or(TcpSeqNumber(0)),
+            told: 0,
             waiting: None,
             seen: now,
             we_closed: false,
             they_closed: false,
         });
         let end = segment.end();
-        track.window.outgoing(&segment.tcp, track.sent, is_direct);
-        // While the peer has no room, the stack asks now and then whether there is some.
-        let is_timed = end != begin && !track.window.is_closed();
-        if is_timed && track.timer.sent(end, end > track.sent, now) {
+        track.window.outgoing(&segment.tcp, is_direct);
+        // While the peer has no room, the stack asks now and then whether there is some, and until it has answered, too.
+        let is_asking = track.window.is_closed() || track.window.acknowledged().is_none();
+        let goes = track.flight.sent(packet, (begin, end), is_asking, now) || is_asking;
+        if end != begin && !track.window.is_closed() && track.timer.sent(now) {
             self.outstanding.notify_one();
         }
-        track.sent = track.sent.max(end);
+        if goes {
+            track.sent = track.sent.max(end);
+        }
+        let is_news = segment
+            .tcp
+            .ack_number
+            .is_some_and(|number| number != track.acknowledged)
+            || segment.tcp.window_len != track.told;
+        track.told = segment.tcp.window_len;
         if let Some(acknowledged) = segment.tcp.ack_number {
             track.acknowledged = acknowledged;
             track.received = track.received.max(acknowledged);
@@ -230,6 +269,22 @@ impl Tap {
         }
         track.we_closed |= segment.tcp.control == TcpControl::Fin;
         track.seen = now;
+        if goes {
+            return Outgoing::Goes;
+        }
+        let mut only = Segment::new(
+            flow.0,
+            flow.1,
+            TcpControl::None,
+            track.sent,
+            segment.tcp.ack_number,
+            &[],
+        );
+        only.tcp.window_len = track.told;
+        match only.packet() {
+            Some(packet) if is_news => Outgoing::Instead(packet),
+            _ => Outgoing::Stays,
+        }
     }
 
     /// A packet for the stack. Its window may become smaller. `false`: it may not come in, or would open one connection
@@ -260,21 +315,41 @@ impl Tap {
             if segment.tcp.control == TcpControl::Syn || segment.tcp.seq_number == track.received {
                 track.received = segment.end();
             }
-            let (advice, window) = self.with_path(flow.1.ip(), |path| {
+            let mut is_lost = false;
+            let window = self.with_path(flow.1.ip(), |path| {
                 let advice = track.window.incoming(&segment.tcp, track.sent, path);
-                if advice.progress
-                    && let Some(number) = segment.tcp.ack_number
-                    && let Some(took) = track.timer.acknowledged(number, number < track.sent, now)
-                {
+                let ranges = &segment.tcp.sack_ranges;
+                let times = Times {
+                    usual: track.timer.usual(),
+                    shortest: path.shortest(),
+                };
+                let number = segment.tcp.ack_number;
+                let mut news = number.map_or_else(News::default, |number| {
+                    track.flight.acknowledged(number, ranges, times, now)
+                });
+                if advice.third && ranges[0].is_none() {
+                    news.lost += track.flight.lose_first();
+                }
+                track.window.arrived(news.arrived);
+                if news.arrived > 0 {
+                    track
+                        .timer
+                        .arrived(news.round_trip, track.window.is_outstanding(track.sent), now);
+                }
+                if let Some(took) = news.round_trip {
                     path.measured(took, now);
                     track.window.measured(took, path, track.sent, now);
                 }
-                (advice, track.window.limit(&segment.tcp, path, now))
+                if news.lost > 0 {
+                    track
+                        .window
+                        .lose(news.lost, track.flight.on_the_way(), track.sent, path);
+                }
+                let window = track.window.limit(&segment.tcp, path, track.flight.beyond(), now);
+                is_lost = news.lost > 0;
+                window
             });
-            if advice.resend {
-                track.timer.resent(now);
-                self.resend(&flow, track);
-            }
+            self.send_again(track, is_lost, now);
             if let Some(window) = window {
                 set_window(packet, window);
             }
@@ -353,18 +428,20 @@ impl Tap {
         }
     }
 
-    /// Makes the stack send again what the peer did not acknowledge, as if the peer had asked for it.
-    fn resend(&self, flow: &Flow, track: &Track) {
-        let (ours, theirs) = *flow;
-        let (Some(windows), Some(number)) = (track.window.request(), track.window.acknowledged()) else {
-            return;
-        };
-        for window in windows {
-            let none = TcpControl::None;
-            let mut segment = Segment::new(theirs, ours, none, track.received, Some(number), &[]);
-            segment.tcp.window_len = window;
+    /// Sends again what was lost, as much as the way takes now. `first`: a packet in any case.
+    fn send_again(&self, track: &mut Track, first: bool, now: Instant) {
+        let most = track.window.size().saturating_sub(MTU);
+        let mut next = if first { usize::MAX } else { most };
+        while let Some(packet) = track.flight.send_again(next, now) {
+            next = most;
+            let Some(mut segment) = Segment::parse(packet) else {
+                continue;
+            };
+            // The peer would not take a segment that acknowledges less than others before.
+            segment.tcp.ack_number = Some(track.acknowledged);
+            segment.tcp.window_len = track.told;
             if let Some(packet) = segment.packet() {
-                self.device.put(packet.into());
+                self.device.put_again(packet.into());
             }
         }
     }
@@ -372,15 +449,25 @@ impl Tap {
     /// Sends again what has waited too long. Returns whether anything waits.
     fn resend_due(&self, now: Instant) -> bool {
         let mut is_outstanding = false;
-        for (flow, track) in &mut *self.flows() {
+        for track in self.flows().values_mut() {
             is_outstanding |= track.timer.is_running();
             if track.window.is_closed() && track.timer.is_running() {
                 track.timer.restart(now);
             }
             // Until the peer has answered, the stack asks by itself.
-            if track.window.acknowledged().is_some() && track.timer.expired(now) {
-                track.window.expire(track.sent);
-                self.resend(flow, track);
+            if track.window.acknowledged().is_none() {
+                continue;
+            }
+            let was_overdue = track.timer.is_overdue();
+            if track.timer.expired(now) {
+                if was_overdue {
+                    track.flight.lose_all();
+                    track.window.expire(track.sent);
+                } else {
+                    // Its answer tells what became of the others.
+                    track.flight.lose_first();
+                }
+                self.send_again(track, true, now);
             }
         }
         is_outstanding

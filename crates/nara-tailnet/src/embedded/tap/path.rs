@@ -21,6 +21,18 @@ pub(super) struct Path {
     draining: Option<(Instant, Duration)>,
     /// The last queue that was there for a whole round trip, and when.
     queue: Option<(Duration, Instant)>,
+    /// When a connection began.
+    began: Option<Instant>,
+}
+
+/// Whether a connection that begins is alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum First {
+    Alone,
+    /// Others began just before.
+    Together,
+    /// Others use the path up.
+    Beside,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -111,13 +123,43 @@ impl Path {
         }
     }
 
+    /// What a round trip takes without a queue, if that is known.
+    pub(super) fn shortest(&self) -> Duration {
+        self.shortest
+            .map_or(Duration::ZERO, |shortest| shortest.round_trip)
+    }
+
+    /// Whether such a queue is no more than what the way itself takes.
+    pub(super) fn is_free(&self, queue: Duration) -> bool {
+        self.shortest.is_some_and(|shortest| queue <= shortest.round_trip)
+    }
+
     /// Whether there is a queue, and not only a burst.
     pub(super) fn is_crowded(&self) -> bool {
-        self.queue.is_some_and(|(queue, _)| queue > QUEUE / 2)
+        // Nothing is paced: on a long direct path, what several connections send at once waits for a part of a round trip.
+        let burst = if self.is_direct {
+            self.shortest() / 8
+        } else {
+            Duration::ZERO
+        };
+        self.queue.is_some_and(|(queue, _)| queue > burst.max(QUEUE / 2))
+    }
+
+    /// A connection begins.
+    pub(super) fn begins(&mut self, now: Instant) -> First {
+        let before = self.began.replace(now);
+        let since = before.map(|began| now.saturating_duration_since(began));
+        if self.is_full(now) {
+            First::Beside
+        } else if since.is_some_and(|since| since <= self.shortest()) {
+            First::Together
+        } else {
+            First::Alone
+        }
     }
 
     /// Whether others use it up.
-    pub(super) fn is_full(&self, now: Instant) -> bool {
+    fn is_full(&self, now: Instant) -> bool {
         let is_recent = |(_, seen)| now.saturating_duration_since(seen) < RECENT;
         self.is_crowded() && self.queue.is_some_and(is_recent)
     }
@@ -177,6 +219,17 @@ mod tests {
             path.measured(ms(20 + second % 2), now);
             assert_eq!(path.usable(1000, now), 1000);
         }
+    }
+
+    #[test]
+    fn connections_that_begin_within_a_round_trip_begin_together() {
+        let (mut path, now) = (Path::default(), Instant::now());
+        path.measured(ms(200), now);
+        assert_eq!(path.begins(now), First::Alone);
+        assert_eq!(path.begins(now + ms(50)), First::Together);
+        assert_eq!(path.begins(now + ms(500)), First::Alone);
+        path.waits(ms(30), now + ms(900));
+        assert_eq!(path.begins(now + ms(900)), First::Beside);
     }
 
     #[test]

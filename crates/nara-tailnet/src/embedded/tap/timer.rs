@@ -3,28 +3,22 @@
 //! The stack has such a timer too, but waits a second at least, doubles that up to a minute, and does not begin anew
 //! when the peer answers: on a path that loses packets, connections stand still for most of the time.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-
-use super::segment::TcpSeqNumber;
 
 /// Before the round trip is known.
 const FIRST: Duration = Duration::from_secs(1);
-/// Peers acknowledge late, but not as late as this.
-const LEAST: Duration = Duration::from_millis(100);
+/// Peers like ours acknowledge after 10 ms at the latest.
+const LEAST: Duration = Duration::from_millis(30);
+/// Round trips vary by this much, though some did not: acknowledgements are late.
+const VARIES: Duration = Duration::from_millis(20);
 /// However often nothing came back.
 const MOST: Duration = Duration::from_secs(3);
-/// Round trips that are measured at the same time, and the bytes between two of them.
-const SAMPLES: usize = 64;
-const BETWEEN: usize = 4 * 1240;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Timer {
     /// Smoothed round trip time, and how much it varies.
     measured: Option<(Duration, Duration)>,
-    /// Numbers that are acknowledged in a round trip from then on.
-    samples: VecDeque<(TcpSeqNumber, Instant)>,
     /// Since when the oldest of what is outstanding waits.
     since: Option<Instant>,
     /// How often something was sent again since the last measurement: until the next one, the round trip may be longer than
@@ -35,42 +29,26 @@ pub(super) struct Timer {
 }
 
 impl Timer {
-    /// Something was sent, up to this number. `is_new`: for the first time. Returns whether nothing was outstanding.
-    pub(super) fn sent(&mut self, end: TcpSeqNumber, is_new: bool, now: Instant) -> bool {
+    /// Something was sent. Returns whether nothing was outstanding.
+    pub(super) fn sent(&mut self, now: Instant) -> bool {
         let is_first = self.since.is_none();
         self.since.get_or_insert(now);
-        if !is_new {
-            // Nobody could tell which of both was acknowledged.
-            self.samples.clear();
-        } else if self.samples.len() < SAMPLES
-            && self
-                .samples
-                .back()
-                .is_none_or(|(last, _)| end > *last && end - *last >= BETWEEN)
-        {
-            self.samples.push_back((end, now));
-        }
         is_first
     }
 
-    /// The peer has acknowledged up to this number. Returns how long that took.
-    pub(super) fn acknowledged(
-        &mut self,
-        number: TcpSeqNumber,
-        is_outstanding: bool,
-        now: Instant,
-    ) -> Option<Duration> {
-        let mut took = None;
-        while let Some((_, sent)) = self.samples.pop_front_if(|(end, _)| number >= *end) {
-            took = Some(now.saturating_duration_since(sent));
-        }
-        if let Some(took) = took {
+    /// Something arrived. `round_trip`: how long it took, if that was measured.
+    pub(super) fn arrived(&mut self, round_trip: Option<Duration>, is_outstanding: bool, now: Instant) {
+        if let Some(took) = round_trip {
             self.measure(took);
             self.again = 0;
         }
         self.since = is_outstanding.then_some(now);
         self.is_overdue = false;
-        took
+    }
+
+    /// What a round trip usually takes.
+    pub(super) fn usual(&self) -> Duration {
+        self.measured.map_or(FIRST, |(smoothed, _)| smoothed)
     }
 
     /// Whether something is to be sent again now. Then it waits again.
@@ -88,7 +66,6 @@ impl Timer {
 
     /// It is sent again, for another reason than the time.
     pub(super) fn resent(&mut self, now: Instant) {
-        self.samples.clear();
         self.since = Some(now);
     }
 
@@ -111,8 +88,11 @@ impl Timer {
     fn timeout(&self) -> Duration {
         let once = self
             .measured
-            .map_or(FIRST, |(smoothed, varies)| (smoothed + 4 * varies).max(LEAST));
-        once.saturating_mul(1 << self.again.min(16)).min(MOST)
+            .map_or(FIRST, |(smoothed, varies)| smoothed + (4 * varies).max(VARIES))
+            .max(LEAST);
+        // The first time one packet is sent again, to learn what became of the others (RFC 8985, section 7.3).
+        let doubled = self.again.saturating_sub(1).min(16);
+        once.saturating_mul(1 << doubled).min(MOST)
     }
 
     fn measure(&mut self, took: Duration) {
@@ -138,10 +118,10 @@ mod tests {
     fn measured(start: Instant) -> (Timer, Instant) {
         let mut timer = Timer::default();
         let mut now = start;
-        for n in 1..30 {
-            timer.sent(TcpSeqNumber(n), true, now);
+        for _ in 1..30 {
+            timer.sent(now);
             now += ms(200);
-            timer.acknowledged(TcpSeqNumber(n), false, now);
+            timer.arrived(Some(ms(200)), false, now);
         }
         (timer, now)
     }
@@ -149,7 +129,7 @@ mod tests {
     #[test]
     fn it_waits_a_little_longer_than_a_round_trip() {
         let (mut timer, now) = measured(Instant::now());
-        assert!(timer.sent(TcpSeqNumber(30), true, now));
+        assert!(timer.sent(now));
         assert!(!timer.expired(now + ms(200)));
         assert!(timer.expired(now + ms(230)));
         assert!(!timer.expired(now + ms(230)), "it waits again");
@@ -158,7 +138,7 @@ mod tests {
     #[test]
     fn it_waits_longer_each_time_but_not_without_limit() {
         let (mut timer, mut now) = measured(Instant::now());
-        timer.sent(TcpSeqNumber(30), true, now);
+        timer.sent(now);
         let mut waited = Vec::new();
         for _ in 0..8 {
             let begin = now;
@@ -169,39 +149,12 @@ mod tests {
         }
         assert!(waited.is_sorted(), "{waited:?}");
         assert_eq!(waited.last(), Some(&MOST));
-        timer.acknowledged(TcpSeqNumber(30), false, now);
-        timer.sent(TcpSeqNumber(31), true, now);
+        timer.arrived(None, false, now);
+        timer.sent(now);
         assert!(!timer.expired(now + ms(230)), "that measured nothing");
-        timer.acknowledged(TcpSeqNumber(31), false, now + ms(200));
-        timer.sent(TcpSeqNumber(32), true, now + ms(200));
+        timer.arrived(Some(ms(200)), false, now + ms(200));
+        timer.sent(now + ms(200));
         assert!(timer.expired(now + ms(430)), "a measurement begins anew");
-    }
-
-    #[test]
-    fn what_was_sent_twice_measures_nothing() {
-        let (mut timer, now) = measured(Instant::now());
-        timer.sent(TcpSeqNumber(30), true, now);
-        timer.sent(TcpSeqNumber(30), false, now + ms(300));
-        timer.acknowledged(TcpSeqNumber(30), false, now + ms(2000));
-        timer.sent(TcpSeqNumber(31), true, now + ms(2000));
-        assert!(timer.expired(now + ms(2230)));
-    }
-
-    #[test]
-    fn a_way_that_became_much_longer_is_measured() {
-        let (mut timer, mut now) = measured(Instant::now());
-        for n in 30..40 {
-            timer.sent(TcpSeqNumber(n), true, now);
-            for _ in 0..60 {
-                now += ms(20);
-                if timer.expired(now) {
-                    timer.sent(TcpSeqNumber(n), false, now);
-                }
-            }
-            timer.acknowledged(TcpSeqNumber(n), false, now);
-        }
-        timer.sent(TcpSeqNumber(40), true, now);
-        assert!(!timer.expired(now + ms(1200)));
     }
 
     #[test]
@@ -214,8 +167,8 @@ mod tests {
     #[test]
     fn an_answer_to_a_part_restarts_it() {
         let (mut timer, now) = measured(Instant::now());
-        timer.sent(TcpSeqNumber(40), true, now);
-        timer.acknowledged(TcpSeqNumber(35), true, now + ms(190));
+        timer.sent(now);
+        timer.arrived(None, true, now + ms(190));
         assert!(!timer.expired(now + ms(300)));
         assert!(timer.expired(now + ms(430)));
     }

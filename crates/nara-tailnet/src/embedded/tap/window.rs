@@ -1,15 +1,14 @@
-//! How much of a connection may be on the way at once: the window follows the path, and what was lost is sent again.
+//! How much of a connection may be on the way at once: the window follows the path.
 //!
-//! The network stack sends whatever the peer's window allows, and after a loss it sends all of that again: it has no
-//! congestion control that limits what is in flight. So the tap limits the window that the stack reads. It grows while
-//! the peer acknowledges, until packets wait in a queue on the way, and shrinks when they wait too long or are lost: so
-//! it becomes what the path carries in a round trip, and a little more. Each connection grows by as much and shrinks in
-//! proportion to its window, so several share a path. Until a loss is repaired, the stack sees a window of a packet, and
-//! of one more for each gap that was closed: so it sends what is missing and little else (RFC 6582).
+//! The network stack sends whatever the peer's window allows: it has no congestion control that limits what is in flight.
+//! So the tap limits the window that the stack reads. It grows while the peer acknowledges, until packets wait in a queue
+//! on the way, and shrinks when they wait too long or are lost: so it becomes what the path carries in a round trip, and a
+//! little more. Each connection grows by as much and shrinks in proportion to its window, so several share a path. Until a
+//! loss is repaired, no more goes out than still was on the way and than arrives (RFC 6937).
 
 use std::time::{Duration, Instant};
 
-use super::path::{Path, QUEUE, scaled};
+use super::path::{First, Path, QUEUE, scaled};
 use super::segment::{TcpControl, TcpRepr, TcpSeqNumber};
 use crate::embedded::device::MTU;
 use crate::embedded::settings::{FIRST_WINDOW, TCP_BUFFER};
@@ -20,8 +19,14 @@ const STEP: usize = MTU - 40;
 const DOUBLES: Duration = Duration::from_secs(1);
 /// What a loss leaves of it.
 const LOSS: (usize, usize) = (7, 10);
-/// Nothing makes the window of a relay smaller, in bytes.
+/// The share of a window that is lost by chance at most, and a packet of a small one.
+const BY_CHANCE: usize = 50;
+/// Nothing makes the window smaller, in bytes: of a relay, whose queue is short, and of a direct path (RFC 6928).
 const LEAST: usize = 4 * STEP;
+const LEAST_DIRECT: usize = 10 * STEP;
+/// Where a round trip is shorter than this, and on a relay, a window that is larger than [`MOST_NEAR`] only makes a queue.
+const FAR: Duration = Duration::from_millis(50);
+const MOST_NEAR: usize = 256 * 1024;
 /// So many round trips are enough to tell a queue from chance.
 const CERTAIN: u8 = 4;
 /// So many measurements in a row must say that a queue is too long before a window becomes smaller than
@@ -34,7 +39,7 @@ const DUPLICATES: u8 = 3;
 #[derive(Debug)]
 pub(super) struct Window {
     is_direct: bool,
-    /// What may be in flight, in bytes, unless a loss is being repaired.
+    /// What may be in flight, in bytes.
     size: usize,
     /// Up to this size the window doubles in a round trip.
     threshold: usize,
@@ -70,25 +75,33 @@ struct Round {
 struct Repair {
     /// The loss is repaired when the peer has acknowledged this.
     until: TcpSeqNumber,
-    /// What may be in flight meanwhile, in bytes.
+    /// What may be in flight meanwhile, in bytes: what still was, and twice of what arrives (RFC 6937).
     window: usize,
+    /// The bytes that were lost until now.
+    lost: usize,
+    /// The window was shrunk for it.
+    is_answered: bool,
 }
 
 /// What to do with a segment of the peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Advice {
-    /// The stack has to send again: see [`Window::request`].
-    pub(super) resend: bool,
+    /// The third acknowledgement came that acknowledges nothing new.
+    pub(super) third: bool,
     /// The peer has acknowledged something new.
     pub(super) progress: bool,
 }
 
 impl Window {
-    /// `their_shift` is that of their SYN, if it came first. `is_full`: other connections use the path up.
-    pub(super) fn new(is_direct: bool, is_full: bool, their_shift: Option<u8>) -> Self {
+    /// `their_shift` is that of their SYN, if it came first.
+    pub(super) fn new(is_direct: bool, first: First, their_shift: Option<u8>) -> Self {
         Self {
             is_direct,
-            size: if is_full { least(is_direct) } else { FIRST_WINDOW },
+            size: match first {
+                First::Together if is_direct => LEAST_DIRECT,
+                First::Alone | First::Together => FIRST_WINDOW,
+                First::Beside => least(is_direct),
+            },
             threshold: usize::MAX,
             round: Round::default(),
             last: (Duration::ZERO, Duration::ZERO),
@@ -104,7 +117,8 @@ impl Window {
 
     /// What may be in flight now, in bytes.
     pub(super) fn size(&self) -> usize {
-        self.repair.as_ref().map_or(self.size, |repair| repair.window)
+        let repair = self.repair.as_ref().map_or(usize::MAX, |repair| repair.window);
+        self.size.min(repair)
     }
 
     /// Whether the peer has no room.
@@ -117,16 +131,16 @@ impl Window {
         self.acknowledged
     }
 
-    /// Takes note of a segment that the stack sends; `sent` is the number behind all that it sent before.
-    pub(super) fn outgoing(&mut self, tcp: &TcpRepr<'_>, sent: TcpSeqNumber, is_direct: bool) {
+    /// Whether the peer has not acknowledged all that was sent.
+    pub(super) fn is_outstanding(&self, sent: TcpSeqNumber) -> bool {
+        self.acknowledged.is_some_and(|number| number < sent)
+    }
+
+    /// Takes note of a segment that the stack sends.
+    pub(super) fn outgoing(&mut self, tcp: &TcpRepr<'_>, is_direct: bool) {
         self.follow(is_direct);
         if tcp.control == TcpControl::Syn {
             self.our_shift = tcp.window_scale;
-        }
-        // Nothing in it is new: a timer of the stack. After a question whether there is room, the first byte is not new.
-        let is_again = !tcp.payload.is_empty() && tcp.seq_number + tcp.payload.len() <= sent;
-        if is_again && !self.is_closed() && self.repair.is_none() {
-            self.begin_repair(sent);
         }
     }
 
@@ -140,10 +154,7 @@ impl Window {
         if let Some(number) = tcp.ack_number {
             if self.is_duplicate(tcp, number, sent) {
                 self.duplicates = self.duplicates.saturating_add(1);
-                if self.duplicates == DUPLICATES && self.repair.is_none() {
-                    self.begin_repair(sent);
-                    advice.resend = true;
-                }
+                advice.third = self.duplicates == DUPLICATES;
             } else {
                 advice.progress = self.acknowledge(number, sent, path);
             }
@@ -152,9 +163,10 @@ impl Window {
         advice
     }
 
-    /// The window to tell the stack instead of that of this segment of the peer, if it must be smaller.
-    pub(super) fn limit(&self, tcp: &TcpRepr<'_>, path: &Path, now: Instant) -> Option<u16> {
-        let usable = path.usable(self.size(), now).max(STEP);
+    /// The window to tell the stack instead of that of this segment of the peer, if it must be smaller. `beyond`: bytes that
+    /// have arrived beyond a gap.
+    pub(super) fn limit(&self, tcp: &TcpRepr<'_>, path: &Path, beyond: usize, now: Instant) -> Option<u16> {
+        let usable = path.usable(self.size(), now).max(STEP) + beyond;
         limited(tcp, usable, self.our_shift.and(self.their_shift))
     }
 
@@ -212,27 +224,48 @@ impl Window {
         };
     }
 
-    /// Nothing was acknowledged for too long: the stack has to send again, from what the peer acknowledged last.
-    pub(super) fn expire(&mut self, sent: TcpSeqNumber) {
-        if self.is_closed() {
-            return;
+    /// So many bytes were lost; `sent` is the number behind all that the stack sent, and so much of it is still on the way. A loss on a way that has no queue is none of ours, unless more is lost than chance takes.
+    pub(super) fn lose(&mut self, bytes: usize, on_the_way: usize, sent: TcpSeqNumber, path: &Path) {
+        let by_chance = if self.is_direct && path.is_free(self.last.1) {
+            (self.size / BY_CHANCE).max(STEP)
+        } else {
+            0
+        };
+        let repair = self.repair.get_or_insert(Repair {
+            until: sent,
+            window: on_the_way.max(least(self.is_direct)),
+            lost: 0,
+            is_answered: false,
+        });
+        repair.lost = repair.lost.saturating_add(bytes);
+        if repair.lost > by_chance && !repair.is_answered {
+            repair.is_answered = true;
+            let floor = if self.is_direct && !path.is_crowded() {
+                FIRST_WINDOW
+            } else {
+                least(self.is_direct)
+            };
+            self.size = (self.size * LOSS.0 / LOSS.1).max(floor).min(self.size);
+            self.threshold = self.size;
         }
-        match &mut self.repair {
-            // What was sent again was lost too.
-            Some(repair) => repair.window = STEP,
-            None => self.begin_repair(sent),
-        }
-        self.duplicates = 0;
     }
 
-    /// What makes the stack send again: the windows of acknowledgements that acknowledge nothing new. `None`: the peer
-    /// has no room, and the stack asks it by itself.
-    pub(super) fn request(&self) -> Option<[u16; 5]> {
-        let shift = self.our_shift.and(self.their_shift).unwrap_or(0);
-        let window = self.told.min(shifted(self.size(), shift));
-        // The stack counts acknowledgements of the same window, and counts to three. The first makes it begin anew.
-        let other = window.checked_sub(1)?;
-        Some([other, window, window, window, window])
+    /// So many bytes have arrived.
+    pub(super) fn arrived(&mut self, bytes: usize) {
+        if let Some(repair) = &mut self.repair {
+            repair.window = repair.window.saturating_add(bytes).min(TCP_BUFFER);
+        }
+    }
+
+    /// What was sent again was lost too, or nothing at all comes back.
+    pub(super) fn expire(&mut self, sent: TcpSeqNumber) {
+        self.repair = Some(Repair {
+            until: sent,
+            window: STEP,
+            lost: 0,
+            is_answered: true,
+        });
+        self.duplicates = 0;
     }
 
     fn is_duplicate(&self, tcp: &TcpRepr<'_>, number: TcpSeqNumber, sent: TcpSeqNumber) -> bool {
@@ -243,15 +276,6 @@ impl Window {
             // Else it answers the question whether there is room.
             && tcp.window_len != 0
             && (tcp.window_len == self.told || tcp.sack_ranges[0].is_some())
-    }
-
-    fn begin_repair(&mut self, sent: TcpSeqNumber) {
-        self.threshold = (self.size * LOSS.0 / LOSS.1).max(least(self.is_direct));
-        self.size = self.threshold;
-        self.repair = Some(Repair {
-            until: sent,
-            window: STEP,
-        });
     }
 
     /// Whether that is new.
@@ -266,15 +290,17 @@ impl Window {
         }
         self.acknowledged = Some(number);
         self.duplicates = 0;
-        if let Some(repair) = &mut self.repair {
-            if number < repair.until {
-                repair.window = (repair.window + STEP).min(self.size);
+        if let Some(repair) = &self.repair {
+            if number >= repair.until {
+                if repair.is_answered {
+                    // All at once would be a burst.
+                    self.threshold = self.threshold.min(self.size);
+                    self.size = self.size.min(repair.window.max(least(self.is_direct)));
+                }
+                self.repair = None;
+            } else if repair.is_answered {
                 return true;
             }
-            self.repair = None;
-            // All at once would be a burst.
-            self.size = self.threshold.min(FIRST_WINDOW);
-            return true;
         }
         let (bytes, in_flight) = (number - before, sent - before);
         if in_flight * 2 < self.size || path.is_draining() {
@@ -292,9 +318,12 @@ impl Window {
         } else {
             // On a long way, a round trip must not add more than this to the queue.
             let most = scaled(bytes, QUEUE / 4, round_trip);
+            let most = if self.is_direct { most.max(bytes / 8) } else { most };
             step + scaled(bytes, round_trip, DOUBLES).min(most)
         };
-        self.size = (self.size + growth).min(TCP_BUFFER);
+        let is_far = self.is_direct && path.shortest() >= FAR;
+        let most = if is_far { TCP_BUFFER } else { MOST_NEAR };
+        self.size = (self.size + growth).min(most).max(self.size);
         true
     }
 
@@ -313,7 +342,7 @@ impl Window {
 }
 
 const fn least(is_direct: bool) -> usize {
-    if is_direct { FIRST_WINDOW } else { LEAST }
+    if is_direct { LEAST_DIRECT } else { LEAST }
 }
 
 /// A window as it stands in a segment; rounded up, so that a packet fits into a window for one.

@@ -29,8 +29,8 @@ fn unmeasured(is_direct: bool) -> Path {
 
 /// A connection that we opened.
 fn open(is_direct: bool) -> Window {
-    let mut window = Window::new(is_direct, false, None);
-    window.outgoing(&tcp(TcpControl::Syn, -1, None, b""), TcpSeqNumber(-1), is_direct);
+    let mut window = Window::new(is_direct, First::Alone, None);
+    window.outgoing(&tcp(TcpControl::Syn, -1, None, b""), is_direct);
     let answer = tcp(TcpControl::Syn, 0, Some(0), b"");
     window.incoming(&answer, TcpSeqNumber(0), &unmeasured(is_direct));
     window
@@ -41,7 +41,7 @@ fn ack(window: &mut Window, number: usize, sent: usize, is_direct: bool) -> Opti
     let ack = tcp(TcpControl::None, 1, Some(number as i32), b"");
     let path = unmeasured(is_direct);
     window.incoming(&ack, TcpSeqNumber(sent as i32), &path);
-    window.limit(&ack, &path, Instant::now())
+    window.limit(&ack, &path, 0, Instant::now())
 }
 
 /// A path whose round trip takes 20 ms without a queue.
@@ -67,16 +67,11 @@ fn round_trips_of(ms: u64, window: &mut Window, from: usize, count: usize) -> us
     })
 }
 
-/// The peer acknowledges nothing new so many times; returns whether the stack has to send again.
+/// The peer acknowledges nothing new so many times; returns whether one of them was the third.
 fn duplicates(window: &mut Window, number: usize, sent: usize, count: usize) -> bool {
     let ack = tcp(TcpControl::None, 1, Some(number as i32), b"");
     let path = unmeasured(true);
-    (0..count).any(|_| window.incoming(&ack, TcpSeqNumber(sent as i32), &path).resend)
-}
-
-fn resend(window: &mut Window, number: usize, sent: usize) {
-    let again = tcp(TcpControl::None, number as i32, Some(1), b"again");
-    window.outgoing(&again, TcpSeqNumber(sent as i32), true);
+    (0..count).any(|_| window.incoming(&ack, TcpSeqNumber(sent as i32), &path).third)
 }
 
 /// Round trips with the whole window in flight. Returns the number behind what was sent.
@@ -141,18 +136,20 @@ fn a_window_becomes_smaller_than_the_first_one_only_when_many_measurements_in_a_
 
 #[test]
 fn beside_others_that_use_the_path_up_a_window_begins_small() {
-    assert_eq!(Window::new(false, true, None).size(), LEAST);
-    assert_eq!(Window::new(true, true, None).size(), FIRST_WINDOW);
+    assert_eq!(Window::new(false, First::Beside, None).size(), LEAST);
+    assert_eq!(Window::new(true, First::Beside, None).size(), LEAST_DIRECT);
+    assert_eq!(Window::new(true, First::Together, None).size(), LEAST_DIRECT);
+    assert_eq!(Window::new(false, First::Together, None).size(), FIRST_WINDOW);
 }
 
 #[test]
-fn the_window_doubles_up_to_the_buffer() {
+fn the_window_doubles_up_to_what_is_enough() {
     let mut window = open(true);
     assert_eq!(window.size(), FIRST_WINDOW);
     let sent = round_trips(&mut window, 0, 1);
     assert_eq!(window.size(), 2 * FIRST_WINDOW);
     round_trips(&mut window, sent, 10);
-    assert_eq!(window.size(), TCP_BUFFER);
+    assert_eq!(window.size(), MOST_NEAR);
 }
 
 #[test]
@@ -168,76 +165,52 @@ fn a_window_that_is_not_used_does_not_grow() {
 fn a_loss_shrinks_the_window_once_and_then_it_grows_slowly() {
     let mut window = open(true);
     let acknowledged = round_trips(&mut window, 0, 10);
-    let sent = acknowledged + TCP_BUFFER;
+    let sent = acknowledged + MOST_NEAR;
     for _ in 0..5 {
-        resend(&mut window, acknowledged, sent);
+        window.lose(STEP, MOST_NEAR, TcpSeqNumber(sent as i32), &unmeasured(true));
     }
-    ack(&mut window, sent, sent, true);
-    assert_eq!(window.size(), FIRST_WINDOW, "all of it at once would be a burst");
-    let sent = round_trips(&mut window, sent, 3);
-    let left = TCP_BUFFER * 7 / 10;
+    let left = MOST_NEAR * 7 / 10;
     assert_eq!(window.size(), left);
+    ack(&mut window, acknowledged + STEP, sent, true);
+    assert_eq!(window.size(), left, "it is not repaired yet");
+    ack(&mut window, sent, sent, true);
+    let before = window.size();
     round_trips(&mut window, sent, 1);
-    let grown = window.size() - left;
+    let grown = window.size() - before;
     assert!((STEP / 2..=2 * STEP).contains(&grown), "{grown}");
 }
 
 #[test]
-fn the_third_duplicate_makes_the_stack_send_again_what_is_missing_and_no_more() {
-    let mut window = open(true);
-    let acknowledged = round_trips(&mut window, 0, 10);
-    let sent = acknowledged + TCP_BUFFER;
-    assert!(!duplicates(&mut window, acknowledged, sent, 2));
-    assert!(duplicates(&mut window, acknowledged, sent, 1));
-    assert_eq!(window.size(), STEP);
-    assert!(!duplicates(&mut window, acknowledged, sent, 50), "once is enough");
-    ack(&mut window, acknowledged + 2 * STEP, sent, true);
-    assert_eq!(
-        window.size(),
-        2 * STEP,
-        "a gap was closed, and there is another one"
-    );
-    ack(&mut window, sent, sent, true);
-    assert_eq!(window.size(), FIRST_WINDOW, "it is repaired");
-}
-
-#[test]
-fn what_is_asked_for_fits_into_the_window_of_the_peer() {
-    let mut window = open(true);
-    let sent = round_trips(&mut window, 0, 1);
-    window.expire(TcpSeqNumber(sent as i32 + 1));
-    let asked = window.request().unwrap();
-    let bytes = usize::from(asked[1]) << SHIFT;
-    assert!((STEP..STEP + (1 << SHIFT)).contains(&bytes), "{bytes}");
-    assert_ne!(asked[0], asked[1]);
-    let mut full = tcp(TcpControl::None, 1, Some(sent as i32), b"");
-    full.window_len = 0;
-    window.incoming(&full, TcpSeqNumber(sent as i32 + 1), &unmeasured(true));
-    assert_eq!(window.request(), None, "the peer has no room");
-}
-
-#[test]
-fn while_the_peer_has_no_room_nothing_is_a_loss() {
-    let mut window = open(true);
-    let number = round_trips(&mut window, 0, 10);
-    let acknowledged = TcpSeqNumber(number as i32);
-    let path = unmeasured(true);
-    let mut ack = tcp(TcpControl::None, 1, Some(number as i32), b"");
-    ack.window_len = 0;
-    window.incoming(&ack, acknowledged, &path);
-    let mut sent = acknowledged;
-    for _ in 0..10 {
-        let question = tcp(TcpControl::None, number as i32, Some(1), b"?");
-        window.outgoing(&question, sent, true);
-        sent = acknowledged + 1;
-        assert!(!window.incoming(&ack, sent, &path).resend);
-        window.expire(sent);
+fn what_is_lost_by_chance_on_a_direct_path_without_a_queue_shrinks_nothing() {
+    for (is_direct, lost, shrinks) in [(true, 2, false), (true, 9, true), (false, 1, true)] {
+        let mut window = open(is_direct);
+        let now = Instant::now();
+        let sent = round_trips(&mut window, 0, 10);
+        window.is_direct = is_direct;
+        let mut path = unmeasured(is_direct);
+        path.measured(Duration::from_millis(200), now);
+        for _ in 0..lost {
+            window.lose(STEP, MOST_NEAR, TcpSeqNumber((sent + MOST_NEAR) as i32), &path);
+        }
+        assert_eq!(
+            window.size() < MOST_NEAR,
+            shrinks,
+            "{lost} on a direct path: {is_direct}"
+        );
     }
-    ack.window_len = u16::MAX;
-    window.incoming(&ack, sent, &path);
-    let more = tcp(TcpControl::None, number as i32, Some(1), b"more");
-    window.outgoing(&more, sent, true);
-    assert_eq!(window.size(), TCP_BUFFER);
+}
+
+#[test]
+fn what_has_arrived_beyond_a_gap_makes_room_for_more() {
+    let mut window = open(true);
+    let acknowledged = round_trips(&mut window, 0, 1);
+    let ack = tcp(TcpControl::None, 1, Some(acknowledged as i32), b"");
+    let path = unmeasured(true);
+    let told = |window: &Window, beyond| window.limit(&ack, &path, beyond, Instant::now()).map(usize::from);
+    let without = told(&window, 0).unwrap();
+    assert_eq!(told(&window, STEP), Some(without + (STEP >> SHIFT)));
+    window.lose(STEP, MOST_NEAR, TcpSeqNumber(acknowledged as i32 + 1), &path);
+    assert!(told(&window, 0).unwrap() < without);
 }
 
 #[test]
@@ -251,12 +224,19 @@ fn nothing_is_sent_again_for_acknowledgements_while_nothing_is_outstanding() {
 fn no_loss_makes_the_window_too_small() {
     for is_direct in [true, false] {
         let mut window = open(is_direct);
-        for n in 0..20_usize {
-            let again = tcp(TcpControl::None, (n * 1000) as i32, Some(1), b"again");
-            window.outgoing(&again, TcpSeqNumber((n as i32 + 1) * 1000), is_direct);
-            ack(&mut window, (n + 1) * 1000, (n + 1) * 1000, is_direct);
+        for n in 1..20_usize {
+            window.lose(
+                9 * STEP,
+                9 * FIRST_WINDOW,
+                TcpSeqNumber((n * 1000) as i32),
+                &unmeasured(is_direct),
+            );
+            ack(&mut window, n * 1000, n * 1000, is_direct);
         }
-        assert_eq!(window.size(), least(is_direct));
+        let least = if is_direct { FIRST_WINDOW } else { LEAST };
+        assert_eq!(window.size(), least, "without a queue");
+        window.expire(TcpSeqNumber(20_000));
+        assert_eq!(window.size(), STEP, "nothing came back");
     }
 }
 
@@ -280,9 +260,9 @@ fn another_path_begins_anew() {
 
 #[test]
 fn without_window_scaling_at_both_ends_nothing_is_shifted() {
-    let mut window = Window::new(false, false, None);
+    let mut window = Window::new(false, First::Alone, None);
     let mut syn = tcp(TcpControl::Syn, -1, None, b"");
-    window.outgoing(&syn, TcpSeqNumber(-1), false);
+    window.outgoing(&syn, false);
     syn.window_scale = None;
     window.incoming(&syn, TcpSeqNumber(0), &unmeasured(false));
     let told = ack(&mut window, 1, 1, false);
@@ -301,13 +281,14 @@ proptest! {
             let sent = TcpSeqNumber(sent);
             path.follow(is_direct);
             if goes_out {
-                window.outgoing(&segment, sent, is_direct);
+                window.outgoing(&segment, is_direct);
+                window.lose(len, 0, sent, &path);
             } else {
                 window.incoming(&segment, sent, &path);
                 let took = Duration::from_millis(number.unsigned_abs().into());
                 window.measured(took, &mut path, sent, Instant::now());
             }
-            let told = window.limit(&segment, &path, Instant::now());
+            let told = window.limit(&segment, &path, len, Instant::now());
             prop_assert!((STEP..=TCP_BUFFER).contains(&window.size()));
             prop_assert!(told.is_none_or(|told| told > 0 && told < segment.window_len));
         }

@@ -1,0 +1,217 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const LEN: usize = MTU - 40;
+const USUAL: Duration = Duration::from_millis(200);
+const TIMES: Times = Times {
+    usual: USUAL,
+    shortest: USUAL,
+};
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn number(packets: usize) -> TcpSeqNumber {
+    TcpSeqNumber((packets * LEN) as i32)
+}
+
+/// The stack sends packets from the first to before the second; returns which of them go out.
+fn send(flight: &mut Flight, from: usize, to: usize, now: Instant) -> Vec<usize> {
+    (from..to)
+        .filter(|n| flight.sent(&[*n as u8], (number(*n), number(n + 1)), false, now))
+        .collect()
+}
+
+/// What is sent again.
+fn again(flight: &mut Flight, now: Instant) -> Vec<u8> {
+    std::iter::from_fn(|| flight.send_again(usize::MAX, now).map(|packet| packet[0])).collect()
+}
+
+/// The peer has all packets before this one, and those from the first to before the second.
+fn ack(flight: &mut Flight, all: usize, beyond: (usize, usize), now: Instant) -> News {
+    let (left, right) = beyond;
+    let range = (left < right).then(|| (number(left).0 as u32, number(right).0 as u32));
+    flight.acknowledged(number(all), &[range, None, None], TIMES, now)
+}
+
+fn flight(packets: usize, now: Instant) -> Flight {
+    let mut flight = Flight::default();
+    assert_eq!(send(&mut flight, 0, packets, now).len(), packets);
+    flight
+}
+
+#[test]
+fn what_is_on_its_way_does_not_go_out_again_and_what_is_new_does() {
+    let now = Instant::now();
+    let mut flight = flight(10, now);
+    assert!(send(&mut flight, 0, 10, now).is_empty());
+    assert_eq!(send(&mut flight, 0, 12, now), [10, 11]);
+    assert!(again(&mut flight, now).is_empty());
+    assert_eq!(flight.on_the_way(), 12 * LEN);
+}
+
+#[test]
+fn three_packets_behind_it_say_that_one_was_lost_and_only_it_goes_out_again_once() {
+    let now = Instant::now();
+    let mut flight = flight(10, now);
+    let later = now + USUAL;
+    assert_eq!(ack(&mut flight, 2, (0, 0), later).lost, 0);
+    assert_eq!(
+        ack(&mut flight, 2, (3, 5), later).lost,
+        0,
+        "they may have overtaken it"
+    );
+    assert_eq!(ack(&mut flight, 2, (3, 6), later).lost, LEN);
+    assert_eq!((flight.beyond(), flight.on_the_way()), (3 * LEN, 4 * LEN));
+    assert_eq!(again(&mut flight, later), [2]);
+    assert_eq!(flight.on_the_way(), 5 * LEN);
+    assert_eq!(ack(&mut flight, 2, (3, 10), later).lost, 0);
+    assert!(again(&mut flight, later).is_empty() && send(&mut flight, 2, 10, later).is_empty());
+    let news = ack(&mut flight, 10, (0, 0), later + USUAL);
+    assert_eq!((news.arrived, news.lost), (LEN, 0), "the others had arrived");
+    assert_eq!((flight.beyond(), flight.on_the_way()), (0, 0));
+}
+
+#[test]
+fn what_was_sent_again_and_lost_again_is_noticed_by_what_was_sent_later() {
+    let now = Instant::now();
+    let mut flight = flight(10, now);
+    let mut at = now + USUAL;
+    ack(&mut flight, 0, (1, 10), at);
+    assert_eq!(again(&mut flight, at), [0]);
+    at += ms(20);
+    send(&mut flight, 10, 11, at);
+    assert_eq!(
+        ack(&mut flight, 0, (1, 11), at + USUAL).lost,
+        0,
+        "it may have overtaken it"
+    );
+    at += ms(60);
+    send(&mut flight, 11, 12, at);
+    assert_eq!(ack(&mut flight, 0, (1, 12), at + USUAL).lost, LEN);
+    assert_eq!(again(&mut flight, at + USUAL), [0]);
+}
+
+#[test]
+fn the_answer_to_a_first_packet_that_was_sent_again_shows_that_all_were_lost() {
+    let now = Instant::now();
+    let mut flight = flight(10, now);
+    assert_eq!(flight.lose_first(), LEN);
+    let later = now + USUAL * 2;
+    assert_eq!(again(&mut flight, later), [0]);
+    assert_eq!(ack(&mut flight, 1, (0, 0), later + USUAL).lost, 9 * LEN);
+}
+
+#[test]
+fn an_answer_that_comes_too_soon_is_of_the_packet_before_and_shows_nothing() {
+    let now = Instant::now();
+    let mut flight = flight(10, now);
+    flight.lose_first();
+    let later = now + USUAL * 2;
+    again(&mut flight, later);
+    assert_eq!(ack(&mut flight, 1, (0, 0), later + ms(1)).lost, 0);
+}
+
+#[test]
+fn a_round_trip_is_measured_also_beyond_a_gap_but_not_of_what_was_sent_again() {
+    let now = Instant::now();
+    let mut flight = flight(20, now);
+    let later = now + USUAL;
+    assert_eq!(ack(&mut flight, 1, (0, 0), later).round_trip, Some(USUAL));
+    assert_eq!(ack(&mut flight, 1, (2, 9), later).round_trip, Some(USUAL));
+    assert_eq!(again(&mut flight, later), [1]);
+    assert_eq!(ack(&mut flight, 2, (2, 9), later + USUAL).round_trip, None);
+}
+
+#[test]
+fn each_of_small_packets_that_go_alone_is_measured() {
+    let mut flight = Flight::default();
+    let mut now = Instant::now();
+    for n in 0..10 {
+        assert!(flight.sent(&[0], (TcpSeqNumber(n), TcpSeqNumber(n + 1)), false, now));
+        now += USUAL;
+        let news = flight.acknowledged(TcpSeqNumber(n + 1), &[], TIMES, now);
+        assert_eq!(news.round_trip, Some(USUAL));
+    }
+}
+
+#[test]
+fn a_question_that_is_asked_twice_and_one_for_room_measure_nothing() {
+    let now = Instant::now();
+    let (syn, byte) = (
+        (TcpSeqNumber(0), TcpSeqNumber(1)),
+        (TcpSeqNumber(1), TcpSeqNumber(2)),
+    );
+    for (times, measured) in [(1, Some(USUAL)), (2, None)] {
+        let mut flight = Flight::default();
+        for _ in 0..times {
+            flight.sent(&[0], syn, true, now);
+        }
+        assert_eq!(
+            flight.acknowledged(syn.1, &[], TIMES, now + USUAL).round_trip,
+            measured
+        );
+        flight.sent(&[0], byte, true, now + USUAL);
+        assert_eq!(
+            flight
+                .acknowledged(byte.1, &[], TIMES, now + 9 * USUAL)
+                .round_trip,
+            None
+        );
+    }
+}
+
+#[test]
+fn no_more_is_sent_again_than_there_is_room_on_the_way() {
+    let now = Instant::now();
+    let mut flight = flight(10, now);
+    flight.lose_all();
+    let room = 3 * LEN;
+    let count = std::iter::from_fn(|| flight.send_again(room, now).map(drop)).count();
+    assert_eq!(count, 4, "the last one exceeds it");
+}
+
+#[test]
+fn small_packets_without_end_are_kept_within_a_limit_and_what_follows_waits() {
+    let mut flight = Flight::default();
+    let now = Instant::now();
+    let byte = |n: usize| (TcpSeqNumber(n as i32), TcpSeqNumber(n as i32 + 1));
+    let send = |flight: &mut Flight, n| flight.sent(&[0], byte(n), false, now);
+    for n in 0..2 * MOST {
+        assert_eq!(send(&mut flight, n), n < MOST);
+    }
+    flight.acknowledged(byte(100).0, &[], TIMES, now);
+    assert!(
+        !send(&mut flight, 2 * MOST),
+        "the peer would not get those between"
+    );
+    assert!(send(&mut flight, MOST));
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_peer_says_no_more_is_aside_than_was_sent(
+        steps in prop::collection::vec((any::<bool>(), any::<u16>(), any::<u32>(), any::<u32>(), 0_u64..500), 0..80),
+        first in any::<i32>(),
+    ) {
+        let mut flight = Flight::default();
+        let (mut sent, mut now) = (TcpSeqNumber(first), Instant::now());
+        for (sends, number, left, right, ms) in steps {
+            now += Duration::from_millis(ms);
+            let number = usize::from(number);
+            if sends {
+                if flight.sent(&[0], (sent, sent + number), number % 3 == 0, now) {
+                    sent = sent + number;
+                }
+            } else {
+                let range = [Some((left, right)), Some((left, sent.0 as u32))];
+                flight.acknowledged(sent - number, &range, TIMES, now);
+            }
+            let begin = flight.begin.unwrap_or(sent);
+            prop_assert!(flight.beyond() + flight.on_the_way() <= sent - begin);
+            flight.send_again(number * 10, now);
+        }
+    }
+}
