@@ -289,10 +289,9 @@ async fn a_syn_that_comes_twice_does_not_reset_the_connection() {
         }
     };
     let answer = async || {
-        let packets = device.take().await;
-        let packet = packets.first().unwrap().as_ref();
-        tap.outgoing(packet);
-        let answer = Segment::parse(packet).unwrap();
+        let (_, packets) = device.take().await;
+        let packet = tap.outgoing(packets.into_iter().next().unwrap()).unwrap();
+        let answer = Segment::parse(packet.as_ref()).unwrap();
         (answer.tcp.control, answer.end())
     };
 
