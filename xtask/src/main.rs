@@ -38,7 +38,7 @@ usage: cargo xtask TASK
             --links for lines with delay, jitter and loss and for NATs, beside tsnet, --grade lan,home,mobile,bad,satellite,
             --only hard-easy,no-udp-easy for pairs of NATs,
             --soak for minutes of traffic with changes of keys, --seconds N, with --links on a line (--grade mobile) and with
-            a nara that sleeps (--sleep SECONDS, 0: none), --kinds embedded,managed,tsnet,
+            a nara that sleeps (--sleep SECONDS, 0: none; --sleeps N), --kinds embedded,managed,tsnet,
             --rounds N, --record to write the tables into docs/results.md)
   mutants   mutate the code that authenticates, and see whether a test notices
             (options: --part v2|v1|server|client, --file GLOB, --re REGEX, --shard K/N)
