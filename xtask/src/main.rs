@@ -39,7 +39,7 @@ usage: cargo xtask TASK
             --only hard-easy,no-udp-easy for pairs of NATs, --ways for two machines in one network, IPv6 and narrow paths (--only
             one-lan,isolated,ipv6,mtu-1400,mtu-1280), --trouble for changes of the path and cuts,
             --soak for minutes of traffic with changes of keys, --seconds N, with --links on a line (--grade mobile) and with
-            a nara that sleeps (--sleep SECONDS, 0: none), --kinds embedded,managed,tsnet,
+            a nara that sleeps (--sleep SECONDS, 0: none; --sleeps N), --kinds embedded,managed,tsnet,
             --rounds N, --record to write the tables into docs/results.md)
   mutants   mutate the authentication code, and check that a test fails for each mutant
             (options: --part v2|v1|server|client, --file GLOB, --re REGEX, --shard K/N)
