@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::future::try_join;
-use nara_mesh::client::{SubscribeOptions, SyncOptions, SyncReport, VerifiedEvent};
+use nara_mesh::client::{SubscribeOptions, SyncOptions, SyncReport};
 use nara_mesh::ledger::{EventStore as _, MemoryLedger};
 use nara_proto::identity::NaraName;
 use nara_proto::sync::EventFilter;
@@ -221,8 +221,8 @@ impl Told {
                 self.tasks.push(tokio::spawn(async move {
                     let mut events = events;
                     while let Some(item) = events.next().await {
-                        let item = item.map_err(|error| error.to_string());
-                        locked(&heard).take(item, Instant::now());
+                        let number = item.map(|verified| story_number(&verified.event));
+                        locked(&heard).take(number.map_err(|error| error.to_string()), Instant::now());
                     }
                 }));
                 json(())
@@ -313,12 +313,12 @@ struct Hearing {
 }
 
 impl Hearing {
-    fn take(&mut self, item: Result<VerifiedEvent, String>, now: Instant) {
+    /// The number of a story, if it is one.
+    fn take(&mut self, number: Result<Option<u32>, String>, now: Instant) {
         let last = self.last.replace(now).unwrap_or(now);
         self.longest = self.longest.max(now - last);
         let heard = &mut self.heard;
         heard.events += 1;
-        let number = item.map(|verified| story_number(&verified.event));
         let is_next = |number: u32| heard.next.is_none_or(|next| next == number);
         match number {
             Ok(Some(number)) if is_next(number) => heard.next = Some(number + 1),
@@ -378,4 +378,33 @@ fn wrong(report: &SyncReport) -> Option<String> {
     let progress = &report.progress;
     let is_right = progress.duplicates == 0 && progress.verified == progress.received;
     (!is_right).then(|| format!("{progress:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_that_is_lost_or_comes_twice_is_noticed_and_so_is_an_error() {
+        let begin = Instant::now();
+        for (numbers, is_wrong) in [
+            (&[Ok(Some(3)), Ok(Some(4)), Ok(Some(5))][..], false),
+            (&[Ok(Some(3)), Ok(Some(5))], true),
+            (&[Ok(Some(3)), Ok(Some(4)), Ok(Some(4))], true),
+            (&[Ok(Some(3)), Ok(None)], true),
+            (&[Err("refused".to_owned())], true),
+        ] {
+            let mut hearing = Hearing::default();
+            for (n, number) in (0_u32..).zip(numbers) {
+                hearing.take(number.clone(), begin + Duration::from_secs(u64::from(n * n)));
+            }
+            assert_eq!(hearing.heard.wrong.is_some(), is_wrong, "{numbers:?}");
+            let slowest = numbers.len() as u64 * 2;
+            assert_eq!(
+                hearing.longest.as_secs(),
+                slowest.saturating_sub(3),
+                "{numbers:?}"
+            );
+        }
+    }
 }
