@@ -232,7 +232,7 @@ const ALONE: [(&str, &[&str], i32); 24] = [
     ("ledger check", &["ledger", "check"], 2),
     ("outbox drop", &["outbox", "drop", "1"], 3),
     ("outbox list", &["outbox", "list"], 3),
-    ("peers", &["peers"], 2),
+    ("peers", &["peers"], 0),
     ("peers reset", &["peers", "reset", "alice"], 2),
     ("peers trust", &["peers", "trust", "alice"], 2),
     ("peers untrust", &["peers", "untrust", "alice"], 2),
