@@ -29,8 +29,8 @@ use tokio::net::UnixStream;
 use crate::Problem;
 use crate::model::{
     Acknowledged, Acknowledgement, Check, ClockStatus, Coordinates, Decision, DirectMessage,
-    DirectMessageReceipt, Dropped, InboxPage, Journey, JourneyList, MessageReceipt, OutgoingMessage, Peer,
-    PeerList, Pong, Postcard, PostcardReceipt, Reloaded, StashList, Stashed, Status, Trust, Zine,
+    DirectMessageReceipt, Dropped, Hearsay, InboxPage, Journey, JourneyList, MessageReceipt, OutgoingMessage,
+    Peer, PeerList, Pong, Postcard, PostcardReceipt, Reloaded, StashList, Stashed, Status, Trust, Zine,
 };
 
 /// The JSON of `()`: the request has no body.
@@ -157,6 +157,15 @@ impl LocalClient {
         ];
         let path = self.peer_path(peer, "ping", &query);
         self.send(Method::POST, &path, &()).await
+    }
+
+    /// Asks a peer for the key of another nara. The answer is not signed.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn ask_for_key(&self, peer: &str, nara: &str) -> Result<Hearsay, CallError> {
+        self.get(&self.peer_path(peer, "query", &[("target", nara)]))
+            .await
     }
 
     /// Sends a direct message now; [`Self::dm_later`] sends one that may wait.

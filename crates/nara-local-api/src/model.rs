@@ -28,7 +28,7 @@ pub use page::{
     ConflictList, DashboardLink, History, LedgerSummary, OpenConflict, Refusals, Sample, ServiceSize, Warning,
 };
 pub(crate) use peer::OwnKeyRefusals;
-pub use peer::{Conflict, Decision, Peer, PeerChanged, PeerList, Pong, Pruned, Record, Trust, Way};
+pub use peer::{Conflict, Decision, Hearsay, Peer, PeerChanged, PeerList, Pong, Pruned, Record, Trust, Way};
 pub use stash::{Dropped, Stash, StashList, Stashed};
 pub use token::{MadeToken, NewToken, Rights, Token, TokenList};
 pub use transfer::{

@@ -23,7 +23,7 @@ pub(crate) enum Refused {
 }
 
 /// The origin of each argument.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sources {
     /// The matches of the innermost command; they include the arguments of the outer commands.
     matches: ArgMatches,

@@ -483,6 +483,8 @@ pub(crate) struct CheckpointsArgs {
 /// `query`
 #[derive(Debug, Args)]
 pub(crate) struct QueryArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// The name of the nara whose key to look up
     #[arg(value_name = "NAME")]
     pub(crate) nara: NaraName,

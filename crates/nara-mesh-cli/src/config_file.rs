@@ -66,14 +66,14 @@ const KEYS: [(&str, &str, Kind); 37] = [
 ];
 
 /// A parsed configuration file.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct ConfigFile {
     path: PathBuf,
     /// By argument id.
     values: BTreeMap<&'static str, Value>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Value {
     key: &'static str,
     line: usize,

@@ -26,21 +26,32 @@ static JOURNAL: OnceLock<Arc<Queue>> = OnceLock::new();
 pub(crate) fn detach() -> io::Result<()> {
     // Duplicated descriptors: the standard library's streams hold a lock while they write.
     #[cfg(unix)]
-    let (stdout, stderr) = {
+    let (stdout, stderr, is_one) = {
         use std::os::fd::AsFd as _;
-        let stdout = io::stdout().as_fd().try_clone_to_owned()?;
-        let stderr = io::stderr().as_fd().try_clone_to_owned()?;
-        (
-            AutoStream::auto(std::fs::File::from(stdout)),
-            AutoStream::auto(std::fs::File::from(stderr)),
-        )
+        let stdout = std::fs::File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        let stderr = std::fs::File::from(io::stderr().as_fd().try_clone_to_owned()?);
+        let is_one = is_same(&stdout, &stderr)?;
+        (AutoStream::auto(stdout), AutoStream::auto(stderr), is_one)
     };
     #[cfg(not(unix))]
-    let (stdout, stderr) = (anstream::stdout(), anstream::stderr());
-    let (stdout, stderr) = (Queue::start("stdout", stdout)?, Queue::start("stderr", stderr)?);
+    let (stdout, stderr, is_one) = (anstream::stdout(), anstream::stderr(), false);
+    let stdout = Queue::start("stdout", stdout)?;
+    // Two queues would mix up lines for the same reader.
+    let stderr = match is_one {
+        true => stdout.clone(),
+        false => Queue::start("stderr", stderr)?,
+    };
     STDOUT.get_or_init(|| stdout);
     STDERR.get_or_init(|| stderr);
     Ok(())
+}
+
+/// Returns whether both lead to one file, pipe or terminal.
+#[cfg(unix)]
+fn is_same(one: &std::fs::File, other: &std::fs::File) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt as _;
+    let (one, other) = (one.metadata()?, other.metadata()?);
+    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
 }
 
 /// From now on, [`journal`] sends records to this writer: each write is one.

@@ -113,6 +113,11 @@ impl Printer {
         }
     }
 
+    /// Prints what to do next on stderr, unless `--quiet`.
+    pub(crate) fn hint(&self, text: impl Display) {
+        self.note(format_args!("{} {text}", "hint:".cyan().bold()));
+    }
+
     /// Prints a warning on stderr, also with `--quiet`.
     pub(crate) fn warn(&self, text: impl Display) {
         let text = text.to_string();

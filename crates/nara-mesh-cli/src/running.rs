@@ -2,7 +2,7 @@
 
 mod sockets;
 
-pub(crate) use self::sockets::{runtime_folder, socket_in};
+pub(crate) use self::sockets::{folder_behind, runtime_folder, socket_in};
 
 use std::error::Error;
 use std::fmt;
@@ -226,9 +226,10 @@ fn hangs(client: &LocalClient, patience: Duration) -> Failure {
         .hint(or_direct(END_IT))
 }
 
-/// Returns whether a command failed because a running nara hangs.
-pub(crate) fn is_hanging(failure: &Failure) -> bool {
-    failure.source.as_ref().is_some_and(|source| source.is::<Hangs>())
+/// Returns the socket of the running nara that hangs, if a command failed because of that.
+pub(crate) fn hanging(failure: &Failure) -> Option<&Path> {
+    let hangs = failure.source.as_ref()?.downcast_ref::<Hangs>()?;
+    Some(&hangs.socket)
 }
 
 /// Returns the nara behind a socket, if it answers.
@@ -577,7 +578,7 @@ mod tests {
         let failure = until_back(&nara, pending::<Result<(), CallError>>)
             .await
             .unwrap_err();
-        assert!(is_hanging(&failure), "{failure:?}");
+        assert!(hanging(&failure).is_some(), "{failure:?}");
         assert!(begun.elapsed() <= AWAY + LOOK + LONGEST_PAUSE);
         let calls = Cell::new(0);
         let answer = until_back(&nara, || {

@@ -29,7 +29,7 @@ const SOUL: &str = "NARA_MESH_SOUL";
 const AUTH_KEY: &str = "NARA_MESH_AUTH_KEY";
 
 /// All settings that are shared by commands. Files that a command may not need are read on demand.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) color: ColorChoice,
     pub(crate) json: bool,
@@ -103,6 +103,14 @@ impl Settings {
                 Access::Owner
             },
             trust: global.trust,
+        }
+    }
+
+    /// Returns the same settings with another data folder.
+    pub(crate) fn in_folder(&self, folder: PathBuf) -> Self {
+        Self {
+            data_dir: Some(folder),
+            ..self.clone()
         }
     }
 

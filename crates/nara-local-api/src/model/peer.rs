@@ -196,6 +196,17 @@ pub struct Way {
     pub host_name: Option<String>,
 }
 
+/// The answer of a peer to the question for another nara. It is not signed, and nothing is pinned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Hearsay {
+    /// The name of the sought nara.
+    pub name: String,
+    /// Its public key, base64.
+    pub public_key: String,
+    /// Its address on the mesh, without a port, if the peer knows it.
+    pub mesh_ip: Option<String>,
+}
+
 /// Peers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PeerList {

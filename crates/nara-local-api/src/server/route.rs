@@ -88,6 +88,7 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(peers::list))
         .routes(routes!(peers::watch))
         .routes(routes!(peers::ping))
+        .routes(routes!(peers::query))
         .routes(routes!(peers::one))
         .routes(routes!(events::page))
         .routes(routes!(events::live))

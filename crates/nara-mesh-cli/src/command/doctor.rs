@@ -33,6 +33,7 @@ const CHECKS: Duration = Duration::from_secs(120);
 
 pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> Outcome {
     let mut report = Report::new(Some(printer));
+    let (mut hangs, mut folder) = (false, None);
     match checks_of_running(args, settings) {
         Ok(Some(checks)) => {
             for check in checks {
@@ -42,12 +43,19 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
         }
         Ok(None) => {}
         // Run the checks that do not need the running nara.
-        Err(failure) if running::is_hanging(&failure) => {
+        Err(failure) if running::hanging(&failure).is_some() => {
+            hangs = true;
+            if let Some(socket) = running::hanging(&failure) {
+                folder = block_on(async { Ok(running::folder_behind(socket).await) })?;
+            }
             let why = "commands work through the running nara, and peers cannot reach a nara that hangs";
             report.add(Check::not_usable("running nara", failure, why, ""))?;
         }
         Err(failure) => return Err(failure),
     }
+    let own_folder = folder.filter(|_| settings.given_data_dir().is_none());
+    let in_own_folder = own_folder.map(|folder| settings.in_folder(folder));
+    let settings = in_own_folder.as_ref().unwrap_or(settings);
     here::version(&mut report)?;
     here::clock(&mut report)?;
     let nara = here::soul(settings, &mut report)?;
@@ -58,8 +66,8 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
     let kind = tailnet::choice(args, &mut report)?;
     block_on(async {
         let running = match settings.running_folder() {
-            Ok(folder) => running::on(&folder, settings).await.unwrap_or_default(),
-            Err(_) => None,
+            Ok(folder) if !hangs => running::on(&folder, settings).await.unwrap_or_default(),
+            _ => None,
         };
         let clock = match running {
             Some(nara) => running::within(settings.timeout, &nara, nara.clock()).await.ok(),

@@ -1,15 +1,18 @@
 //! `query`: asks peers for the key of a nara. The answers are not signed, and nothing is pinned.
 
+use nara_local_api::client::{CallError, LocalClient};
 use nara_mesh::client::PeerRef;
 use nara_proto::endpoint::{PeerQuery, PeerQueryRequest};
+use nara_proto::identity::NaraName;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::cli::QueryArgs;
-use crate::connect;
+use crate::connect::{self, block_on};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::printer::{Printer, harmless};
+use crate::running;
 use crate::settings::Settings;
 
 /// The output of `query`.
@@ -22,55 +25,117 @@ pub(super) struct Printed {
 }
 
 pub(super) fn run(args: &QueryArgs, settings: &Settings, printer: Printer) -> Outcome {
+    match running::find(&args.running, settings)? {
+        Some(nara) => block_on(through(&nara, args, settings, printer)),
+        None => directly(args, settings, printer),
+    }
+}
+
+/// Asks through the running nara.
+async fn through(nara: &LocalClient, args: &QueryArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let mut peers: Vec<String> = args.peers.iter().map(ToString::to_string).collect();
+    if peers.is_empty() {
+        let own = running::status_of(nara, settings).await?.name;
+        let is_other = |name: Option<&str>| name != Some(args.nara.as_str()) && name != Some(own.as_str());
+        let mut known = nara.peers().await?;
+        known.retain(|peer| peer.address.is_some() && is_other(peer.name.as_deref()));
+        peers.extend(known.iter().map(|peer| peer.reference().to_owned()));
+    }
+    if peers.is_empty() {
+        return Err(no_peer("the running nara knows no other peer with an address"));
+    }
+    let mut failed = Vec::new();
+    for peer in peers {
+        match nara.ask_for_key(&peer, args.nara.as_str()).await {
+            Ok(answer) => {
+                let told = Printed {
+                    name: answer.name,
+                    public_key: answer.public_key,
+                    mesh_ip: answer.mesh_ip.unwrap_or_default(),
+                    told_by: peer,
+                };
+                return print(told, printer);
+            }
+            Err(CallError::Problem(problem)) => {
+                printer.note(harmless(&problem.detail));
+                failed.push(running::exit_of(&problem));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(unknown(&args.nara, &failed))
+}
+
+fn directly(args: &QueryArgs, settings: &Settings, printer: Printer) -> Outcome {
     let client = connect::anonymous_client(settings)?;
     connect::block_on_looking(&client, settings, async {
-        let mut peers = args.peers.clone();
+        let named = args.peers.iter().map(|peer| (peer.clone(), peer.to_string()));
+        let mut peers: Vec<(PeerRef, String)> = named.collect();
         if peers.is_empty() {
-            let known = client.registry().peers();
-            peers.extend(
-                known
-                    .iter()
-                    .filter(|peer| peer.info().address.is_some())
-                    .map(PeerRef::from),
-            );
+            let own = client.local().name();
+            for peer in client.registry().peers() {
+                let info = peer.info();
+                let is_other = info.name.as_ref() != Some(&args.nara) && info.name.as_ref() != Some(own);
+                if info.address.is_some() && is_other {
+                    peers.push((PeerRef::from(&peer), info.label()));
+                }
+            }
         }
         if peers.is_empty() {
-            return Err(Failure::usage("there is no peer to ask").hint("name a peer, or pass --peers FILE"));
+            return Err(no_peer("name a peer, or pass --peers FILE"));
         }
         let request = PeerQueryRequest {
             target: args.nara.to_string(),
             asked: Vec::new(),
         };
         let mut failed = Vec::new();
-        for peer in &peers {
+        for (peer, label) in peers {
             match client.peer(peer).call::<PeerQuery>(&request).await {
                 Ok(answer) => {
-                    let address = if answer.mesh_ip.is_empty() {
-                        "-"
-                    } else {
-                        &answer.mesh_ip
+                    let answer = answer.into_inner();
+                    let told = Printed {
+                        name: answer.target,
+                        public_key: answer.public_key,
+                        mesh_ip: answer.mesh_ip,
+                        told_by: label,
                     };
-                    printer.line(format_args!(
-                        "{}  key {}  address {}  (from {peer}, unsigned)",
-                        harmless(&answer.target),
-                        harmless(&answer.public_key),
-                        harmless(address)
-                    ))?;
-                    printer.json(Printed {
-                        name: answer.target.clone(),
-                        public_key: answer.public_key.clone(),
-                        mesh_ip: answer.mesh_ip.clone(),
-                        told_by: peer.to_string(),
-                    })?;
-                    return Ok(Exit::Ok);
+                    return print(told, printer);
                 }
                 Err(error) => {
-                    printer.note(format_args!("{peer}: {}", harmless(&error.to_string())));
+                    printer.note(harmless(&error.to_string()));
                     failed.push(connect::exit_of(&error));
                 }
             }
         }
-        let message = format!("none of the peers knows {}", args.nara);
-        Err(Failure::new(Exit::of_many(0, &failed), message))
+        Err(unknown(&args.nara, &failed))
     })
+}
+
+fn print(told: Printed, printer: Printer) -> Outcome {
+    let address = if told.mesh_ip.is_empty() {
+        "-"
+    } else {
+        &told.mesh_ip
+    };
+    printer.line(format_args!(
+        "{}  key {}  address {}  (from {}, unsigned)",
+        harmless(&told.name),
+        harmless(&told.public_key),
+        harmless(address),
+        harmless(&told.told_by)
+    ))?;
+    printer.json(told)?;
+    Ok(Exit::Ok)
+}
+
+fn no_peer(hint: &str) -> Failure {
+    Failure::usage("there is no peer to ask").hint(hint)
+}
+
+/// The failure of a search. `failed`: the exit codes of the calls.
+fn unknown(nara: &NaraName, failed: &[Exit]) -> Failure {
+    Failure::new(
+        Exit::of_many(0, failed),
+        format!("none of the peers knows {nara}"),
+    )
 }

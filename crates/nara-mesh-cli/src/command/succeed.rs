@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nara_mesh::client::MeshClient;
+use nara_mesh::client::{ClientError, MeshClient};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::{CheckedEvent, Ledger};
@@ -142,8 +142,7 @@ fn finish(
     let nara = settings.local_nara()?;
     // Before anything is written to the folder of the new soul.
     let shared = share_folder(statement, &nara, settings)?;
-    printer.line(format_args!("published: {said}"))?;
-    let published = publish(statement, &nara, settings, printer)?;
+    let published = publish(statement, &said, &nara, settings, printer)?;
     printed.told = Some(published.told);
     printed.missed = Some(published.missed);
     printed.running = Some(published.running);
@@ -154,7 +153,7 @@ fn finish(
         ));
     }
     printer.json(printed)?;
-    Ok(Exit::Ok)
+    Ok(published.exit)
 }
 
 /// The data folder of the new soul.
@@ -268,11 +267,13 @@ struct Published {
     told: Vec<String>,
     missed: Vec<String>,
     running: bool,
+    exit: Exit,
 }
 
 /// Stores a statement, and sends it to the known peers. Unreachable peers receive it from others.
 fn publish(
     statement: &Succession,
+    said: &str,
     nara: &LocalNara,
     settings: &Settings,
     printer: Printer,
@@ -310,29 +311,44 @@ fn publish(
             printer.note(format_args!("  {line}"));
         }
         let (told, missed) = tell_all(statement, &client).await;
-        for (name, error) in &missed {
-            printer.warn(format_args!(
-                "{} was not notified: {error}",
-                harmless(name.as_str())
-            ));
+        let reached = told.len() + usize::from(running.is_some());
+        printer.line(match reached {
+            0 => format!("stored here, but no peer has it yet: {said}"),
+            _ => format!("published: {said}"),
+        })?;
+        for (_, error) in &missed {
+            printer.warn(format_args!("not notified: {error}"));
         }
         printer.note(format_args!("notified {}", count(told.len(), "peer")));
-        if told.is_empty() && missed.is_empty() && running.is_none() {
-            printer.warn(
-                "no peer with an address is known: pass the peers file (--peers), or start the nara, which sends the \
-                 statement with its requests",
-            );
+        match reached {
+            0 if missed.is_empty() => printer.warn(
+                "no peer with an address is known: pass the peers file (--peers), or start the nara with `nara-mesh serve`, \
+                 which sends the statement with its requests",
+            ),
+            0 => printer.warn(
+                "no peer accepted it: run this command again later, or start the nara with `nara-mesh serve`, which sends \
+                 the statement with its requests",
+            ),
+            _ => {}
         }
+        let codes: Vec<Exit> = missed.iter().map(|(_, error)| connect::exit_of(error)).collect();
         Ok(Published {
             told: told.iter().map(ToString::to_string).collect(),
             missed: missed.iter().map(|(name, _)| name.to_string()).collect(),
             running: running.is_some(),
+            exit: match (reached, &codes[..]) {
+                (0, []) => Exit::Unreachable,
+                _ => Exit::of_many(reached, &codes),
+            },
         })
     })
 }
 
 /// Sends a statement to all known peers with an address.
-async fn tell_all(statement: &Succession, client: &MeshClient) -> (Vec<NaraName>, Vec<(NaraName, String)>) {
+async fn tell_all(
+    statement: &Succession,
+    client: &MeshClient,
+) -> (Vec<NaraName>, Vec<(NaraName, ClientError)>) {
     let peers = client.registry().peers();
     let known = peers.iter().map(|peer| peer.info());
     let names = known.filter_map(|info| info.name.filter(|_| info.address.is_some()));
@@ -346,7 +362,7 @@ async fn tell_all(statement: &Succession, client: &MeshClient) -> (Vec<NaraName>
     for (outcome, name) in futures_util::future::join_all(telling).await {
         match outcome {
             Ok(()) => told.push(name),
-            Err(error) => missed.push((name, error.to_string())),
+            Err(error) => missed.push((name, error)),
         }
     }
     (told, missed)

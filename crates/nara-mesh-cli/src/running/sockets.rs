@@ -119,6 +119,17 @@ pub(super) fn is_served(socket: &Path) -> bool {
     UnixStream::connect(socket).is_ok()
 }
 
+/// Returns the data folder of the nara behind a socket, which need not answer: where its process has a ledger
+/// open. `None` if the system does not say.
+pub(crate) async fn folder_behind(socket: &Path) -> Option<PathBuf> {
+    let stream = tokio::net::UnixStream::connect(socket).await.ok()?;
+    let process = stream.peer_cred().ok()?.pid()?;
+    let files = entries(Path::new(&format!("/proc/{process}/fd")));
+    let mut open = files.filter_map(|file| std::fs::read_link(file).ok());
+    let ledger = open.find(|file| file.file_name() == Some(OsStr::new("ledger.db")))?;
+    Some(ledger.parent()?.to_owned())
+}
+
 /// Returns whether the nara behind a socket can have this name and key, judged by the path: the socket is
 /// named after the nara, or is in a data folder, which is usually named after the key.
 pub(super) fn may_be(socket: &Path, name: &str, key: Option<KeyId>) -> bool {

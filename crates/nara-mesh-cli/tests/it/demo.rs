@@ -47,5 +47,6 @@ fn the_demo_is_readable_in_100_columns_and_plain_in_a_pipe() {
         assert!(line.chars().count() <= 100, "{line}");
     }
     assert!(shown.contains("Every step passed."));
+    assert!(shown.contains("the v1 signature"), "{shown}");
     assert_eq!(text(&output.stderr), "");
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::serve::Serving;
 use crate::tailnet::{Tailnet, free_port};
-use crate::{new_soul, run, run_json, text};
+use crate::{nara_mesh, new_soul, run, run_json, text};
 
 /// Returns the result of each check by name, and what to do next.
 fn results(report: &Value) -> Vec<(String, String, String)> {
@@ -260,4 +260,44 @@ fn a_command_that_is_to_be_typed_is_never_cut() {
             .any(|line| line.contains("chmod") && line.contains(soul)),
         "{told}"
     );
+}
+
+#[test]
+fn a_nara_that_hangs_is_examined_in_its_own_data_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let runtime = path.join("run");
+    fs::create_dir(&runtime).unwrap();
+    new_soul(path, "bob");
+    fs::write(path.join("known.toml"), "").unwrap();
+    let look = |expected: i32| {
+        let args = ["doctor", "--json", "--name", "bob", "--soul-file", "bob.soul"];
+        let output = nara_mesh(path)
+            .env("XDG_RUNTIME_DIR", &runtime)
+            .env("HOME", path)
+            // On the command line it would be another way than through the nara that runs.
+            .env("NARA_MESH_NETWORK", "loopback")
+            .args(args)
+            .args(["--timeout", "500ms", "--port", &free_port().to_string()])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(expected), "{}", text(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let found = |what: &str| {
+            let mut checks = report["checks"].as_array().unwrap().iter();
+            let check = checks.find(|check| check["what"] == what).unwrap();
+            check["found"].as_str().unwrap().to_owned()
+        };
+        (found("ledger"), found("bans"))
+    };
+    let (ledger, _) = look(0);
+    assert!(ledger.contains("the default data folder"), "{ledger}");
+    let (bob, _) = Serving::start_in(path, "bob", &[], &[("XDG_RUNTIME_DIR", &runtime)]);
+    // A decision is kept in the ledger.
+    run(path, 0, &["peers", "untrust", "carol", "--data-dir", "bob"]);
+    bob.halt();
+    let (ledger, bans) = look(1);
+    assert!(ledger.contains("/bob/ledger.db, "), "{ledger}");
+    assert!(bans.contains("carol"), "{bans}");
+    bob.kill();
 }

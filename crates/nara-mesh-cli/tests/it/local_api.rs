@@ -473,12 +473,13 @@ fn a_decision_and_a_statement_do_not_fail_because_the_nara_that_runs_hangs() {
         told.contains("the decision is stored, but") && told.contains("not in the running nara"),
         "{told}"
     );
+    // Alice is told, and does not know dave.
     let (_, told) = scene.run(
-        0,
+        4,
         &[&["id", "retire", "--peers", "known.toml"][..], &held].concat(),
     );
     assert!(
-        told.contains("the statement is stored, but") && told.contains("alice was not notified"),
+        told.contains("the statement is stored, but") && told.contains("not notified: alice"),
         "{told}"
     );
 }

@@ -32,6 +32,7 @@ mod otlp;
 mod outbox;
 mod output;
 mod peers;
+mod query;
 mod recipes;
 mod recommended;
 mod schemas;

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command};
 
-use crate::{new_soul, run, text};
+use crate::{nara_mesh, new_soul, run, text};
 
 /// A nara whose output is not read.
 struct Unread {
@@ -130,6 +130,46 @@ fn a_reader_that_is_stuck_does_not_hold_up_the_service() {
     assert_eq!(alice.end(), Some(0));
     assert!(reading.join().unwrap().unwrap().contains("nobody sees this yet"));
     draining.join().unwrap().unwrap();
+}
+
+#[test]
+fn on_one_stream_the_stanza_follows_the_sentences_about_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    let own = ["--soul-file", "alice.soul", "--data-dir", "alice"];
+    let (mut reader, mut writer) = pipe().unwrap();
+    // All that it says at the start waits for a reader.
+    writer.write_all(&vec![b'x'; PIPE]).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_nara-mesh"))
+        .env_clear()
+        .current_dir(path)
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .args(own)
+        .stdout(writer.try_clone().unwrap())
+        .stderr(writer)
+        .spawn()
+        .unwrap();
+    // It reads its files again only once it has said all of that.
+    let reload = || nara_mesh(path).arg("reload").args(own).output().unwrap();
+    while !reload().status.success() {}
+    let reading = std::thread::spawn(move || {
+        let mut seen = String::new();
+        reader.read_to_string(&mut seen).map(|_| seen)
+    });
+    let id = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &id])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let seen = reading.join().unwrap().unwrap();
+    let (before, _) = seen.trim_start_matches('x').split_once("[[peer]]").unwrap();
+    assert!(before.starts_with("alice listens on "), "{seen}");
+    assert!(before.trim_end().ends_with("(--peers):"), "{seen}");
 }
 
 /// Runs the program on a terminal, closes it as soon as the nara listens, and prints how the program exited.

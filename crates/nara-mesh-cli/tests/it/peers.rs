@@ -172,3 +172,47 @@ fn a_file_that_became_a_pipe_or_has_no_end_stops_neither_a_reload_nor_the_end() 
     run(path, 2, &["id", "show", "--soul-file", "/dev/zero"]);
     assert_eq!(alice.end().1, Some(0));
 }
+
+#[test]
+fn a_list_without_entries_is_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    fs::write(path.join("known.toml"), "").unwrap();
+    let own = ["--soul-file", "alice.soul", "--data-dir", "alice"];
+    let no_peers = |more: &[&str]| {
+        let args = [&["peers", "--json"][..], more, &own].concat();
+        let output = run(path, 0, &args);
+        let list: Value = serde_json::from_slice(&output.stdout).unwrap();
+        crate::schemas::validate(&list);
+        assert_eq!(list["peers"], Value::Array(Vec::new()), "{list}");
+        let told = text(&output.stderr);
+        assert!(told.contains("hint: "), "{told}");
+    };
+    no_peers(&[]);
+    let (_alice, _) = Serving::start(path, "alice");
+    no_peers(&[]);
+    no_peers(&["--direct"]);
+    for list in [
+        &["events"][..],
+        &["outbox", "list"],
+        &["stash", "list"],
+        &["stash", "list", "--direct"],
+        &["token", "list"],
+        &["world", "list"],
+    ] {
+        run(path, 0, &[list, &own].concat());
+    }
+}
+
+#[test]
+fn a_key_in_the_list_can_be_compared_as_a_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let bob = new_soul(path, "bob");
+    let known = format!("[[peer]]\nname = \"bob\"\nkey = {}\n", bob["public_key"]);
+    fs::write(path.join("known.toml"), known).unwrap();
+    let listed = run(path, 0, &["peers", "list", "--offline", "--peers", "known.toml"]);
+    let listed = text(&listed.stdout);
+    assert!(listed.contains(bob["key_id"].as_str().unwrap()), "{listed}");
+}

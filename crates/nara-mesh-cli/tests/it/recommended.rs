@@ -133,7 +133,15 @@ fn every_command_that_a_message_recommends_does_what_it_promises() {
         let _ = fs::remove_file(path.join("fresh.soul"));
     }
     alices.kill();
+    let mut follows = false;
     for words in &last {
+        if follows && words[0] == "id" {
+            // Bob has followed to the new soul, and refuses the old one.
+            let code = alice(path, words).output().unwrap().status.code();
+            assert!(matches!(code, Some(0 | 4)), "{words:?}: {code:?}");
+            continue;
+        }
+        follows |= words[0] == "id";
         succeeds(path, words);
     }
     for words in &serving {

@@ -74,6 +74,13 @@ impl Serving {
         assert!(sent.success());
     }
 
+    /// Stops it as it is: it hangs.
+    pub(crate) fn halt(&self) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-STOP", &id]).status().unwrap();
+        assert!(sent.success());
+    }
+
     /// Waits for the next line of its output.
     pub(crate) fn next(&mut self) -> Value {
         let mut line = String::new();

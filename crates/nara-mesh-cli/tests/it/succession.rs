@@ -288,12 +288,8 @@ fn a_peer_that_knows_the_first_of_three_keys_follows_to_the_third() {
             "--peers",
             "peers.toml",
         ];
-        let said = run(path, 0, &[&["id", "succeed", "--to", to][..], &by].concat());
-        assert!(
-            text(&said.stderr).contains("notified 0 peers"),
-            "{}",
-            text(&said.stderr)
-        );
+        // Nobody is told.
+        run(path, 3, &[&["id", "succeed", "--to", to][..], &by].concat());
     }
     let mut bob = place.serve_bob(&["--trust", "pinned"]);
     fs::copy(path.join("peers.toml"), path.join("known.toml")).unwrap();
@@ -439,4 +435,32 @@ fn a_new_soul_goes_on_with_what_the_old_one_has_remembered() {
     let listed = as_alice(0, "new", &["peers", "list", "--offline"]);
     assert!(listed.contains("untrusted"), "{listed}");
     as_alice(0, "new", &["dm", "bob", "hello"]);
+}
+
+#[test]
+fn a_statement_that_reached_nobody_is_not_called_published() {
+    let place = Place::new();
+    let nowhere = "[[peer]]\nname = \"bob\"\naddress = \"127.0.0.1:1\"\n";
+    for (peers, way_out) in [("", "--peers"), (nowhere, "again")] {
+        fs::write(place.path().join("peers.toml"), peers).unwrap();
+        let said = place.alice(3, "old", &["id", "succeed", "--to", "new.soul"]);
+        assert!(!said.contains("published: "), "{said}");
+        assert!(
+            said.contains("no peer has it yet") && said.contains("serve"),
+            "{said}"
+        );
+        assert!(said.contains(way_out), "{said}");
+        assert!(said.matches("bob").count() <= 1, "a peer is named once: {said}");
+    }
+    // One of two is reached.
+    let _bob = place.serve_bob(&[]);
+    let known = fs::read_to_string(place.path().join("peers.toml")).unwrap();
+    let carol = nowhere.replace("bob", "carol");
+    fs::write(place.path().join("peers.toml"), known + &carol).unwrap();
+    let said = place.alice(5, "old", &["id", "succeed", "--to", "new.soul"]);
+    assert!(
+        said.contains("published: ") && said.contains("notified 1 peer"),
+        "{said}"
+    );
+    place.greets(0, "new");
 }

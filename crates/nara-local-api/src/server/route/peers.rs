@@ -9,6 +9,7 @@ use http::StatusCode;
 use nara_mesh::client::{MeshClient, PeerHandle};
 use nara_mesh::registry::{KeySource, PeerChange, PeerChangeError, PeerEvent, PeerInfo, PeerRegistry};
 use nara_proto::coordinates::estimate;
+use nara_proto::endpoint::{PeerQuery, PeerQueryRequest};
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
 use nara_proto::presence::PresenceState;
 use serde::Deserialize;
@@ -18,7 +19,7 @@ use utoipa::IntoParams;
 use super::sse;
 use crate::decide::about;
 use crate::model::{
-    Conflict, Decision, OwnKeyRefusals, Peer, PeerChanged, PeerList, Pong, Pruned, Record, Trust,
+    Conflict, Decision, Hearsay, OwnKeyRefusals, Peer, PeerChanged, PeerList, Pong, Pruned, Record, Trust,
 };
 use crate::server::extract::{Body, CallParams, Path, Query};
 use crate::server::state::{Answer, Shared};
@@ -122,6 +123,43 @@ pub(super) async fn ping(
         (pong.path, pong.host_name) = (Some(way.path), way.host_name);
     }
     Ok(Json(pong))
+}
+
+/// What to ask a peer.
+#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct QueryParams {
+    /// The name of the sought nara.
+    target: String,
+}
+
+/// Ask a peer for the key of another nara
+///
+/// The answer is not signed, and nothing is pinned.
+#[utoipa::path(
+    get,
+    path = "/v1/peers/{peer}/query",
+    tag = "peers",
+    params(("peer" = String, Path, description = "Its name, id or address"), QueryParams, CallParams),
+    responses((status = 200, body = Hearsay), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn query(
+    State(shared): State<Arc<Shared>>,
+    Path(peer): Path<String>,
+    Query(params): Query<QueryParams>,
+    Query(call): Query<CallParams>,
+) -> Answer<Hearsay> {
+    let request = PeerQueryRequest {
+        target: params.target,
+        asked: Vec::new(),
+    };
+    let handle = shared.peer(&peer, call.timeout())?;
+    let answer = handle.call::<PeerQuery>(&request).await?.into_inner();
+    Ok(Json(Hearsay {
+        name: answer.target,
+        public_key: answer.public_key,
+        mesh_ip: Some(answer.mesh_ip).filter(|ip| !ip.is_empty()),
+    }))
 }
 
 /// The peer may refuse a signed request if it does not know us; then the unsigned clock is used.

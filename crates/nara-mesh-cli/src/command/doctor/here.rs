@@ -268,7 +268,10 @@ pub(super) async fn ledger(
             ));
         }
     };
-    let shown = path.display();
+    let mut shown = path.display().to_string();
+    if settings.given_data_dir().is_none() {
+        shown += " (the default data folder)";
+    }
     // Other errors are reported below.
     if matches!(path.try_exists(), Ok(false)) {
         return report.add(check(format!("{shown} does not exist yet: `serve` creates it")));

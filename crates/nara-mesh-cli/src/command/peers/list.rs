@@ -38,18 +38,31 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
     } else {
         printer
     };
-    let rows = match running::find(&args.running, settings)? {
+    let (rows, missing, hint) = match running::find(&args.running, settings)? {
         Some(nara) if args.watch => return block_on(watch_running(&nara, printer)),
-        Some(nara) => block_on(through(&nara, args))?,
+        Some(nara) => (
+            block_on(through(&nara, args))?,
+            "the running nara knows no peers yet",
+            "add peers to its peers file and run `nara-mesh reload`, or run another nara on its network",
+        ),
         None => {
             let network = Network::resolve(&args.on);
             let client = connect::anonymous_client_on(settings, Arc::new(network.clone()))?;
             if args.watch {
                 return watch_network(&network, &client, args, settings, printer);
             }
-            directly(&network, &client, args, settings)?
+            (
+                directly(&network, &client, args, settings)?,
+                "there are no peers",
+                "pass --peers FILE; `nara-mesh peers --help` shows the form of the file, and `nara-mesh serve` \
+                 prints the stanza of a nara",
+            )
         }
     };
+    if rows.is_empty() {
+        printer.note(missing);
+        printer.hint(hint);
+    }
     let mut table = table([
         "NAME", "ADDRESS", "PRESENCE", "PATH", "RTT", "EST", "CLOCK", "KEY ID", "KEY", "TRUST", "CAN", "ID",
     ]);
@@ -64,7 +77,7 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
             text(rtt(result.as_ref()).map(human)),
             text(row.estimated.map(human)),
             text(clock(result.as_ref()).map(told_clock)),
-            text(key_id(info, result.as_ref()).map(|key| abbreviate(&key))),
+            text(key_id(info, result.as_ref())),
             key_source(info, result.as_ref()),
             text(info.verdict.clone().or_else(|| stated(info))),
             text(proven(info)),
@@ -84,11 +97,6 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
 /// Lists peers with the knowledge and connections of a running nara.
 async fn through(nara: &LocalClient, args: &PeersListArgs) -> Outcome<Vec<Row>> {
     let peers = nara.peers().await?;
-    if peers.is_empty() {
-        return Err(Failure::usage("the running nara knows no peers yet").hint(
-            "add peers to its peers file and run `nara-mesh reload`, or run another nara on its network",
-        ));
-    }
     let calls = peers.into_iter().map(|peer| async move {
         let result = if !args.offline && peer.address.is_some() && !peer.is_untrusted() {
             Some(ping_label(Pinger::Running(nara), peer.reference(), 1, Duration::ZERO).await?)
@@ -117,12 +125,6 @@ fn directly(
         network.attach(&args.on, settings).await?;
         network.find_peers(client, &args.on).await;
         let peers = client.registry().peers();
-        if peers.is_empty() {
-            return Err(Failure::usage("there are no peers").hint(
-                "pass --peers FILE; `nara-mesh peers --help` shows the form of the file, and `nara-mesh serve` \
-                 prints the stanza of a nara",
-            ));
-        }
         recall_presence(settings, client.registry()).await;
         let own = own_coordinates(settings).await;
         let own = own.as_ref();
