@@ -231,9 +231,10 @@ impl Window {
         } else {
             0
         };
+        let window = on_the_way.max(least(self.is_direct));
         let repair = self.repair.get_or_insert(Repair {
             until: sent,
-            window: on_the_way.max(least(self.is_direct)),
+            window,
             lost: 0,
             is_answered: false,
         });
