@@ -205,7 +205,7 @@ impl Window {
             0
         };
         let floor = if self.long >= CERTAIN_IN_A_ROW {
-            least(self.is_direct)
+            self.floor(queue, path)
         } else {
             FIRST_WINDOW
         };
@@ -231,22 +231,28 @@ impl Window {
         } else {
             0
         };
+        let window = on_the_way.max(least(self.is_direct));
         let repair = self.repair.get_or_insert(Repair {
             until: sent,
-            window: on_the_way.max(least(self.is_direct)),
+            window,
             lost: 0,
             is_answered: false,
         });
         repair.lost = repair.lost.saturating_add(bytes);
         if repair.lost > by_chance && !repair.is_answered {
             repair.is_answered = true;
-            let floor = if self.is_direct && !path.is_crowded() {
-                FIRST_WINDOW
-            } else {
-                least(self.is_direct)
-            };
+            let floor = self.floor(self.last.1, path);
             self.size = (self.size * LOSS.0 / LOSS.1).max(floor).min(self.size);
             self.threshold = self.size;
+        }
+    }
+
+    /// What such a queue leaves of the window at least.
+    fn floor(&self, queue: Duration, path: &Path) -> usize {
+        if self.is_direct && path.is_free(queue) {
+            FIRST_WINDOW
+        } else {
+            least(self.is_direct)
         }
     }
 

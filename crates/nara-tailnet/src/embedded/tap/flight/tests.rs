@@ -203,7 +203,7 @@ proptest! {
             let number = usize::from(number);
             if sends {
                 if flight.sent(&[0], (sent, sent + number), number % 3 == 0, now) {
-                    sent = sent + number;
+                    sent += number;
                 }
             } else {
                 let range = [Some((left, right)), Some((left, sent.0 as u32))];

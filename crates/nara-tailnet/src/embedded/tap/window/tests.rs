@@ -224,13 +224,10 @@ fn nothing_is_sent_again_for_acknowledgements_while_nothing_is_outstanding() {
 fn no_loss_makes_the_window_too_small() {
     for is_direct in [true, false] {
         let mut window = open(is_direct);
+        let mut path = unmeasured(is_direct);
+        path.measured(Duration::from_millis(200), Instant::now());
         for n in 1..20_usize {
-            window.lose(
-                9 * STEP,
-                9 * FIRST_WINDOW,
-                TcpSeqNumber((n * 1000) as i32),
-                &unmeasured(is_direct),
-            );
+            window.lose(9 * STEP, 9 * FIRST_WINDOW, TcpSeqNumber((n * 1000) as i32), &path);
             ack(&mut window, n * 1000, n * 1000, is_direct);
         }
         let least = if is_direct { FIRST_WINDOW } else { LEAST };
