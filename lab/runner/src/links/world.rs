@@ -27,6 +27,9 @@ const TOWARDS: [&str; 2] = [LINE[1], "far0"];
 /// The networks of the routers' addresses, and of those that map ports.
 const WAN: [(&str, &str); 2] = [("198.51.100", "128.66.1"), ("203.0.113", "128.66.2")];
 
+/// Packets that wait in a device for the emulator, which is the one to drop packets. The default of 500 loses packets before they reach it.
+const DEVICE_QUEUE: u32 = 20_000;
+
 /// Nobody is told that a packet was too large, as on many real paths. TCP of the machine itself learns it from its router.
 const SILENT: &str = "table ip silent {
   chain leaving {
@@ -70,7 +73,10 @@ impl World {
         };
         shell(&format!(
             "echo 1 > /proc/sys/net/ipv4/ip_forward
-            ip addr replace {SERVERS}/32 dev lo"
+            ip addr replace {SERVERS}/32 dev lo
+            ip link set {} txqueuelen {DEVICE_QUEUE}
+            ip link set {} txqueuelen {DEVICE_QUEUE}",
+            LINE[0], LINE[1]
         ))
         .await?;
         if world.host6.is_some() {
