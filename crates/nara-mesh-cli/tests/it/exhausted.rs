@@ -88,7 +88,7 @@ fn a_process_without_threads_says_so_and_does_not_wait_for_them() {
         let told = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{threads}: {told}");
         assert!(!told.contains("panicked"), "{threads}: {told}");
-        refused += usize::from(told.contains("no more threads") && told.contains("TasksMax"));
+        refused += usize::from(told.contains("more threads or open files") && told.contains("TasksMax"));
     }
     assert!(refused >= 5, "{refused}");
 }
