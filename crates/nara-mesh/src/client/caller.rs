@@ -8,7 +8,7 @@
 //! 4. one retry on a new connection, if a pooled one has broken and the request is idempotent;
 //! 5. pool, then [`Transport::dial`](crate::transport::Transport::dial);
 //! 6. signing: inside the retry and after the dial, so that each attempt has its own signature, bound to its
-//! connection.
+//!    connection.
 //!
 //! One deadline covers all stages. The [verifier](super::verifier) decides whether to trust the answer: a wrong
 //! signature does not make a peer unreachable.

@@ -474,11 +474,11 @@ impl Plane {
             let Some(peer) = self.peers.get_mut(&to) else {
                 continue;
             };
-            if let Some(session) = packets.iter().find_map(|packet| initiated(packet)) {
+            if let Some(session) = packets.iter().find_map(initiated) {
                 peer.initiated = Some((now, session));
             }
             let is_response = packets.iter().all(|packet| is(packet, RESPONSE));
-            let path = peer.path.or(peer.greeted_from.filter(|_| is_response));
+            let path = peer.path.or_else(|| peer.greeted_from.filter(|_| is_response));
             match (path, peer.region) {
                 (Some(path), _) => outputs.udp.push((path, packets)),
                 (None, Some(region)) => outputs.relay.push((region, RelayBatch { to, packets })),
