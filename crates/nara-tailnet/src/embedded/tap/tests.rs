@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 use super::*;
 use crate::embedded::device::StackEnd;
 
-/// A filter of a control server that lets everything in.
+/// A filter that allows everything.
 pub(super) struct Anything;
 
 impl Filter for Anything {
@@ -30,7 +30,7 @@ fn tap() -> (Tap, Arc<Device>) {
     (Tap::new(Arc::clone(&device), Duration::from_secs(5)), device)
 }
 
-/// A segment that acknowledges nothing, unless it says so.
+/// A segment without an acknowledgement.
 fn packet(from: SocketAddr, to: SocketAddr, sequence: i32, control: TcpControl, payload: usize) -> Vec<u8> {
     segment(from, to, sequence, control, None, payload)
 }
@@ -77,7 +77,7 @@ fn connections_end_in_a_sleep_that_is_longer_than_peers_wait() {
     assert!(tap.is_used(&(ours(), theirs())));
     tap.slept(Duration::from_secs(5));
     assert!(!tap.is_used(&(ours(), theirs())));
-    assert_eq!(device.clear(), 1, "the stack hears of it");
+    assert_eq!(device.clear(), 1, "the stack receives a reset");
 }
 
 #[test]
@@ -125,7 +125,7 @@ async fn an_aborted_connection_gets_a_reset_that_the_stack_believes() {
     assert!(!tap.is_used(&(ours(), theirs())));
 }
 
-/// How many packets are sent again.
+/// Returns how many packets are retransmitted.
 fn again(device: &Device) -> usize {
     device.take().now_or_never().map_or(0, |(again, _)| again.len())
 }
@@ -140,7 +140,7 @@ fn what_waits_for_an_answer_is_sent_again_at_once_on_another_way() {
     tap.incoming_at(&mut answer, &DropAllFilter, start);
     tap.outgoing_at(&acknowledging(ours(), theirs(), 0, TcpControl::None, 100), start);
     tap.rerouted(&peer, start);
-    assert_eq!(again(&device), 0, "the answer may still come");
+    assert_eq!(again(&device), 0, "the answer may still arrive");
     tap.resend_due(start + Duration::from_secs(1));
     assert_eq!(again(&device), 1);
     tap.rerouted(&HashSet::new(), start + Duration::from_millis(1001));
@@ -160,17 +160,17 @@ fn the_stack_sends_nothing_again_but_what_it_acknowledges_goes_out() {
         let number = Some(TcpSeqNumber(acknowledged));
         segment(ours(), theirs(), 0, TcpControl::None, number, 100)
     };
-    assert_eq!(tap.outgoing_at(&data(1), now), Outgoing::Goes);
-    assert_eq!(tap.outgoing_at(&data(1), now), Outgoing::Stays);
-    let Outgoing::Instead(packet) = tap.outgoing_at(&data(2), now) else {
-        panic!("the peer waits for that");
+    assert_eq!(tap.outgoing_at(&data(1), now), Outgoing::Forward);
+    assert_eq!(tap.outgoing_at(&data(1), now), Outgoing::Drop);
+    let Outgoing::Replace(packet) = tap.outgoing_at(&data(2), now) else {
+        panic!("the peer needs the acknowledgement");
     };
     let only = Segment::parse(&packet).unwrap().tcp;
     assert_eq!((only.ack_number, only.payload.len()), (Some(TcpSeqNumber(2)), 0));
     assert_eq!(
         only.seq_number,
         TcpSeqNumber(100),
-        "else the peer would not take it"
+        "the peer accepts only the next sequence number"
     );
 }
 
@@ -227,7 +227,7 @@ fn answers_come_in_whatever_the_filter_says_but_connections_do_not() {
     let mut answer = acknowledging(theirs(), ours(), 0, TcpControl::None, 0);
     assert!(
         !tap.incoming_at(&mut answer, &DropAllFilter, now),
-        "we asked nothing"
+        "no connection of ours exists"
     );
     tap.outgoing_at(&packet(ours(), theirs(), 7, Syn, 0), now);
     assert!(tap.incoming_at(&mut answer, &DropAllFilter, now));
@@ -238,7 +238,7 @@ fn what_is_neither_tcp_nor_a_ping_does_not_come_in() {
     let (tap, _) = tap();
     let mut packet = acknowledging(theirs(), ours(), 0, TcpControl::None, 0);
     packet[9] = IpProtocol::Icmp.into();
-    assert!(!tap.incoming(&mut packet), "control has said nothing yet");
+    assert!(!tap.incoming(&mut packet), "no filter is set yet");
     tap.set_filter(Arc::new(Anything));
     assert!(tap.incoming(&mut packet));
     assert!(!tap.incoming(&mut []));
@@ -259,7 +259,7 @@ fn a_syn_that_comes_twice_reaches_the_stack_once() {
         )
     };
     assert!(comes(6, 0));
-    assert!(!comes(6, 100), "doubled on the way, and not answered yet");
+    assert!(!comes(6, 100), "duplicated by the network, and not answered yet");
     assert!(comes(6, 1000), "the stack may have lost the first one");
     let acknowledged = Some(TcpSeqNumber(7));
     tap.outgoing_at(&segment(ours(), theirs(), 70, Syn, acknowledged, 0), at(1000));
@@ -267,13 +267,13 @@ fn a_syn_that_comes_twice_reaches_the_stack_once() {
     assert!(tap.is_used(&(ours(), theirs())));
     assert_eq!(device.clear(), 0);
 
-    assert!(comes(-9, 2000), "the peer has begun anew");
+    assert!(comes(-9, 2000), "the peer has restarted");
     assert!(!tap.is_used(&(ours(), theirs())));
-    assert_eq!(device.clear(), 1, "the stack hears of it first");
+    assert_eq!(device.clear(), 1, "the stack receives a reset first");
 }
 
-/// The library looks through its sockets from the first place on, and gives the place of a connection that has ended to the next
-/// socket that listens.
+/// The library searches its sockets by index, and reuses the index of a closed connection for the next listening
+/// socket.
 #[tokio::test]
 async fn a_syn_that_comes_twice_does_not_reset_the_connection() {
     let (tap, device) = tap();
@@ -303,7 +303,7 @@ async fn a_syn_that_comes_twice_does_not_reset_the_connection() {
     let (control, number) = answer().await;
     assert_eq!(control, Fin);
     put(segment(first, ours(), 1, TcpControl::Rst, Some(number), 0));
-    // Answered by a stack that has removed it.
+    // A processed command shows that the stack has removed the connection.
     channel.set_ips([ours().ip()]).await.unwrap();
 
     put(packet(theirs(), ours(), 0, Syn, 0));
