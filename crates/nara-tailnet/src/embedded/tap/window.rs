@@ -197,8 +197,8 @@ impl Window {
             return;
         }
         self.last = (shortest, queue);
-        // A busy processor occasionally delays one round. On a long path such a delay is small compared with the cost
-        // of waiting.
+        // A busy processor occasionally delays a round, so one long round is not conclusive. On a long path, waiting
+        // for a second round costs more.
         let is_long = queue > QUEUE && !round.predates_change;
         let is_certain = round.was_long || queue > QUEUE * 3 / 2 || shortest > QUEUE * 5;
         self.long = if is_long {
