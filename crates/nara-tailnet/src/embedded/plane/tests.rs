@@ -151,7 +151,7 @@ fn unroutable_packets_are_dropped_and_counted() {
 }
 
 #[test]
-fn a_peer_speaks_for_its_own_addresses_only_and_to_ours_only() {
+fn packets_must_use_the_addresses_of_sender_and_receiver() {
     let now = Instant::now();
     let (mut a, mut b) = in_session(now);
     let other = Node::new(3);
@@ -393,7 +393,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn no_packet_makes_a_plane_panic_or_say_more_than_it_may(
+    fn no_packet_makes_a_plane_panic_or_exceed_its_output_bound(
         events in prop::collection::vec(event(), 1..40),
     ) {
         let mut now = Instant::now();

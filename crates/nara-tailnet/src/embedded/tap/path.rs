@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_longer_than_the_shortest_round_trip_is_a_queue() {
+    fn the_excess_over_the_shortest_round_trip_is_a_queue() {
         let (mut path, now) = (Path::default(), Instant::now());
         path.measured(ms(50), now);
         assert_eq!(path.queue_of(ms(50)), ms(0));
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_while_all_hold_back_and_the_way_is_measured_anew() {
+    fn an_expired_minimum_drains_the_queue_and_is_measured_again() {
         let (mut path, start) = (Path::default(), Instant::now());
         path.measured(ms(20), start);
         let at = |seconds| start + Duration::from_secs(seconds);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_holds_back_while_there_is_no_queue() {
+    fn windows_stay_open_while_there_is_no_queue() {
         let (mut path, start) = (Path::default(), Instant::now());
         for second in 0..60 {
             let now = start + Duration::from_secs(second);
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn on_another_path_nothing_is_known() {
+    fn a_new_path_discards_measurements() {
         let (mut path, now) = (Path::default(), Instant::now());
         path.measured(ms(1), now);
         path.follow(true);

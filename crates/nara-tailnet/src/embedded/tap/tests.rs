@@ -70,7 +70,7 @@ fn a_peer_that_does_not_answer_is_given_up() {
 }
 
 #[test]
-fn connections_end_in_a_sleep_that_is_longer_than_peers_wait() {
+fn a_sleep_longer_than_the_user_timeout_ends_connections() {
     let (tap, device) = tap();
     tap.outgoing(packet(ours(), theirs(), 7, Syn, 0).into());
     tap.slept(Duration::from_secs(4));
@@ -81,7 +81,7 @@ fn connections_end_in_a_sleep_that_is_longer_than_peers_wait() {
 }
 
 #[test]
-fn any_answer_shows_that_the_peer_lives() {
+fn any_answer_resets_the_user_timeout() {
     let (tap, _) = tap();
     let start = Instant::now();
     tap.outgoing_at(&packet(ours(), theirs(), 7, Syn, 0), start);
@@ -94,7 +94,7 @@ fn any_answer_shows_that_the_peer_lives() {
 }
 
 #[test]
-fn what_is_sent_again_does_not_count_as_new() {
+fn retransmissions_do_not_extend_the_user_timeout() {
     let (tap, _) = tap();
     let start = Instant::now();
     for second in 0..6 {
@@ -131,7 +131,7 @@ fn again(device: &Device) -> usize {
 }
 
 #[test]
-fn what_waits_for_an_answer_is_sent_again_at_once_on_another_way() {
+fn unanswered_data_is_retransmitted_at_once_on_a_new_path() {
     let (tap, device) = tap();
     let start = Instant::now();
     let peer = HashSet::from([theirs().ip()]);
@@ -150,7 +150,7 @@ fn what_waits_for_an_answer_is_sent_again_at_once_on_another_way() {
 }
 
 #[test]
-fn the_stack_sends_nothing_again_but_what_it_acknowledges_goes_out() {
+fn retransmissions_of_the_stack_are_dropped_but_new_acknowledgements_forwarded() {
     let (tap, _) = tap();
     let now = Instant::now();
     tap.outgoing_at(&packet(ours(), theirs(), -1, Syn, 0), now);
@@ -218,7 +218,7 @@ fn a_closed_connection_is_forgotten() {
 }
 
 #[test]
-fn answers_come_in_whatever_the_filter_says_but_connections_do_not() {
+fn the_filter_applies_to_connections_but_not_to_answers() {
     let (tap, _) = tap();
     let now = Instant::now();
     let mut opened = packet(theirs(), ours(), 0, Syn, 0);
@@ -234,7 +234,7 @@ fn answers_come_in_whatever_the_filter_says_but_connections_do_not() {
 }
 
 #[test]
-fn what_is_neither_tcp_nor_a_ping_does_not_come_in() {
+fn only_tcp_and_pings_pass() {
     let (tap, _) = tap();
     let mut packet = acknowledging(theirs(), ours(), 0, TcpControl::None, 0);
     packet[9] = IpProtocol::Icmp.into();

@@ -300,7 +300,7 @@ fn an_invitation_to_bad_addresses_is_not_followed() {
 }
 
 #[test]
-fn a_peer_that_was_started_again_begins_anew() {
+fn the_session_of_a_restarted_peer_starts_over() {
     let now = Instant::now();
     let (mut a, mut b) = pair(now);
     a.engine.set_active(&active(&[&b]), now);
@@ -319,7 +319,7 @@ fn a_peer_that_was_started_again_begins_anew() {
 }
 
 #[test]
-fn a_peer_without_a_disco_key_is_left_to_the_relays() {
+fn a_peer_without_a_disco_key_is_reached_through_relays() {
     let now = Instant::now();
     let (mut a, b) = pair(now);
     let zero = DirectPeer {
@@ -332,7 +332,7 @@ fn a_peer_without_a_disco_key_is_left_to_the_relays() {
 }
 
 #[test]
-fn pings_that_nobody_answers_are_forgotten() {
+fn unanswered_pings_are_removed() {
     let mut now = Instant::now();
     let (mut a, b) = pair(now);
     let endpoints: Vec<_> = (1..=40).map(at).collect();

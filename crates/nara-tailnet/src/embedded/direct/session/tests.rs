@@ -193,7 +193,7 @@ fn after_a_sleep_the_path_is_left_and_looked_for_at_once() {
 }
 
 #[test]
-fn when_the_traffic_ends_so_do_the_pings() {
+fn pings_stop_when_the_traffic_ends() {
     let now = Instant::now();
     let mut session = direct(now, 10 * MS);
     session.set_active(false, now);
@@ -250,7 +250,7 @@ fn candidates_are_bounded_and_those_of_control_stay() {
 
 proptest! {
     #[test]
-    fn whatever_happens_it_stays_bounded_and_consistent(
+    fn any_sequence_of_events_keeps_the_session_bounded_and_consistent(
         steps in prop::collection::vec((0u8..8, 0u16..64, 0u64..3000), 1..200),
     ) {
         let mut now = Instant::now();

@@ -43,7 +43,7 @@ fn flight(packets: usize, now: Instant) -> Flight {
 }
 
 #[test]
-fn what_is_on_its_way_does_not_go_out_again_and_what_is_new_does() {
+fn packets_in_flight_are_dropped_and_new_ones_forwarded() {
     let now = Instant::now();
     let mut flight = flight(10, now);
     assert!(send(&mut flight, 0, 10, now).is_empty());
@@ -53,7 +53,7 @@ fn what_is_on_its_way_does_not_go_out_again_and_what_is_new_does() {
 }
 
 #[test]
-fn three_packets_behind_it_say_that_one_was_lost_and_only_it_goes_out_again_once() {
+fn three_later_packets_mark_a_packet_lost_which_is_retransmitted_once() {
     let now = Instant::now();
     let mut flight = flight(10, now);
     let later = now + USUAL;
@@ -79,7 +79,7 @@ fn three_packets_behind_it_say_that_one_was_lost_and_only_it_goes_out_again_once
 }
 
 #[test]
-fn what_was_sent_again_and_lost_again_is_noticed_by_what_was_sent_later() {
+fn a_lost_retransmission_is_detected_by_later_packets() {
     let now = Instant::now();
     let mut flight = flight(10, now);
     let mut at = now + USUAL;
@@ -99,7 +99,7 @@ fn what_was_sent_again_and_lost_again_is_noticed_by_what_was_sent_later() {
 }
 
 #[test]
-fn the_answer_to_a_first_packet_that_was_sent_again_shows_that_all_were_lost() {
+fn the_answer_to_a_probe_marks_all_earlier_packets_lost() {
     let now = Instant::now();
     let mut flight = flight(10, now);
     assert_eq!(flight.mark_first_lost(), LEN);
@@ -109,7 +109,7 @@ fn the_answer_to_a_first_packet_that_was_sent_again_shows_that_all_were_lost() {
 }
 
 #[test]
-fn an_answer_that_comes_too_soon_is_of_the_packet_before_and_shows_nothing() {
+fn an_early_answer_belongs_to_the_first_transmission() {
     let now = Instant::now();
     let mut flight = flight(10, now);
     flight.mark_first_lost();
@@ -119,7 +119,7 @@ fn an_answer_that_comes_too_soon_is_of_the_packet_before_and_shows_nothing() {
 }
 
 #[test]
-fn a_round_trip_is_measured_also_beyond_a_gap_but_not_of_what_was_sent_again() {
+fn round_trips_are_measured_after_a_gap_but_not_on_retransmissions() {
     let now = Instant::now();
     let mut flight = flight(20, now);
     let later = now + USUAL;
@@ -130,7 +130,7 @@ fn a_round_trip_is_measured_also_beyond_a_gap_but_not_of_what_was_sent_again() {
 }
 
 #[test]
-fn each_of_small_packets_that_go_alone_is_measured() {
+fn single_small_packets_are_each_measured() {
     let mut flight = Flight::default();
     let mut now = Instant::now();
     for n in 0..10 {
@@ -142,7 +142,7 @@ fn each_of_small_packets_that_go_alone_is_measured() {
 }
 
 #[test]
-fn a_question_that_is_asked_twice_and_one_for_room_measure_nothing() {
+fn repeated_packets_and_window_probes_are_not_measured() {
     let now = Instant::now();
     let (syn, byte) = (
         (TcpSeqNumber(0), TcpSeqNumber(1)),
@@ -168,7 +168,7 @@ fn a_question_that_is_asked_twice_and_one_for_room_measure_nothing() {
 }
 
 #[test]
-fn no_more_is_sent_again_than_there_is_room_on_the_way() {
+fn retransmission_respects_the_window() {
     let now = Instant::now();
     let mut flight = flight(10, now);
     flight.mark_all_lost();
@@ -178,7 +178,7 @@ fn no_more_is_sent_again_than_there_is_room_on_the_way() {
 }
 
 #[test]
-fn small_packets_without_end_are_kept_within_a_limit_and_what_follows_waits() {
+fn the_number_of_kept_packets_is_bounded() {
     let mut flight = Flight::default();
     let now = Instant::now();
     let byte = |n: usize| (TcpSeqNumber(n as i32), TcpSeqNumber(n as i32 + 1));
@@ -193,7 +193,7 @@ fn small_packets_without_end_are_kept_within_a_limit_and_what_follows_waits() {
 
 proptest! {
     #[test]
-    fn whatever_a_peer_says_no_more_is_aside_than_was_sent(
+    fn acknowledgements_never_exceed_sent_bytes(
         steps in prop::collection::vec((any::<bool>(), any::<u16>(), any::<u32>(), any::<u32>(), 0_u64..500), 0..80),
         first in any::<i32>(),
     ) {

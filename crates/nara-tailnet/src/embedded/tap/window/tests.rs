@@ -139,7 +139,7 @@ fn a_window_becomes_smaller_than_the_first_one_only_when_many_measurements_in_a_
 }
 
 #[test]
-fn beside_others_that_use_the_path_up_a_window_begins_small() {
+fn a_window_begins_small_on_a_saturated_path() {
     assert_eq!(Window::new(false, First::Beside, None).size(), LEAST);
     assert_eq!(Window::new(true, First::Beside, None).size(), LEAST_DIRECT);
     assert_eq!(Window::new(true, First::Together, None).size(), LEAST_DIRECT);
@@ -147,7 +147,7 @@ fn beside_others_that_use_the_path_up_a_window_begins_small() {
 }
 
 #[test]
-fn the_window_doubles_up_to_what_is_enough() {
+fn the_window_doubles_up_to_its_maximum() {
     let mut window = open(true);
     assert_eq!(window.size(), FIRST_WINDOW);
     let sent = round_trips(&mut window, 0, 1);
@@ -185,7 +185,7 @@ fn a_loss_shrinks_the_window_once_and_then_it_grows_slowly() {
 }
 
 #[test]
-fn what_is_lost_by_chance_on_a_direct_path_without_a_queue_shrinks_nothing() {
+fn random_loss_on_a_direct_path_without_a_queue_does_not_shrink_the_window() {
     for (is_direct, lost, shrinks) in [(true, 2, false), (true, 9, true), (false, 1, true)] {
         let mut window = open(is_direct);
         let now = Instant::now();
@@ -205,7 +205,7 @@ fn what_is_lost_by_chance_on_a_direct_path_without_a_queue_shrinks_nothing() {
 }
 
 #[test]
-fn what_has_arrived_beyond_a_gap_makes_room_for_more() {
+fn selectively_acknowledged_bytes_open_the_window() {
     let mut window = open(true);
     let acknowledged = round_trips(&mut window, 0, 1);
     let ack = tcp(TcpControl::None, 1, Some(acknowledged as i32), b"");
@@ -218,7 +218,7 @@ fn what_has_arrived_beyond_a_gap_makes_room_for_more() {
 }
 
 #[test]
-fn nothing_is_sent_again_for_acknowledgements_while_nothing_is_outstanding() {
+fn duplicate_acknowledgements_without_outstanding_data_are_ignored() {
     let mut window = open(true);
     let sent = round_trips(&mut window, 0, 1);
     assert!(!duplicates(&mut window, sent, sent, 20));
@@ -250,7 +250,7 @@ fn an_acknowledgement_from_half_a_circle_away_is_ignored() {
 }
 
 #[test]
-fn another_path_begins_anew() {
+fn a_new_path_resets_the_window() {
     let mut window = open(true);
     let sent = round_trips(&mut window, 0, 10);
     ack(&mut window, sent, sent, false);
@@ -272,7 +272,7 @@ fn without_window_scaling_at_both_ends_nothing_is_shifted() {
 
 proptest! {
     #[test]
-    fn whatever_a_peer_sends_the_window_stays_within_its_limits(
+    fn the_window_stays_within_its_limits(
         segments in prop::collection::vec((any::<i32>(), any::<i32>(), any::<bool>(), any::<bool>(), 0_usize..9), 0..60),
     ) {
         let mut window = open(true);
