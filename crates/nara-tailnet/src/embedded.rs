@@ -1,21 +1,20 @@
-//! A node inside the process: no daemon, no root, nothing to install.
+//! A tailnet node inside the process: no daemon, no root, nothing to install.
 //!
-//! It is composed from the building blocks of tailscale-rs (`ts_*`): its control protocol, WireGuard, packet filter
-//! and network stack. This module adds what keeps a node alive for months: a control loop that outlives every
-//! outage, links to relays that come back, time limits on every connection, and bounds on every queue.
+//! The node is built from the crates of tailscale-rs (`ts_*`): the control protocol, WireGuard, packet filter and
+//! network stack. This module adds what a node needs to run for months: a control loop that survives outages, relay
+//! links that reconnect, timeouts on every connection, and bounds on every queue.
 //!
 //! | file | is |
 //! |---|---|
-//! | `control` | the session with the control server, and its repetition |
-//! | `netmap` | who is on the tailnet |
-//! | `relay` | links to relays (DERP), pacing, the choice of a home |
-//! | `direct` | paths to peers that lead through no relay |
-//! | `sleep` | noticing that the machine slept, after which all of these begin anew |
-//! | `plane`, `driver` | WireGuard and routing between all these and the stack: without I/O, and its I/O |
-//! | `stack`, `device`, `tap` | TCP, the wire below it, and the limits that it lacks |
+//! | `control` | the session with the control server, with retries |
+//! | `netmap` | the nodes of the tailnet |
+//! | `relay` | links to relays (DERP), pacing, the choice of the home relay |
+//! | `direct` | direct UDP paths to peers |
+//! | `sleep` | detection of suspends, after which all connections are reset |
+//! | `plane`, `driver` | WireGuard and routing without I/O, and the I/O |
+//! | `stack`, `device`, `tap` | TCP, the device below it, and the limits that TCP lacks |
 //!
-//! The first packets to a peer go through relays. As soon as a direct path is found, packets use it for as long as
-//! it works.
+//! The first packets to a peer go over relays. Once a direct path is found, packets use it while it works.
 
 mod chain;
 mod control;
@@ -73,15 +72,15 @@ use crate::node::{addresses, wait_until_ready};
 use crate::status::{NodeHealth, NodeState, NodeStatus, NotReady, NotReadyReason, PathKind, PortMapping};
 use crate::{MeshNode, NodeIdentity};
 
-/// A peer that was announced a moment ago may not be in our map yet.
+/// How long to wait for a new peer that our map may not list yet.
 const UNKNOWN_PEER: Duration = Duration::from_secs(2);
 
-/// How long the status may take to say that the node has left.
+/// How long to wait for the status to report that the node has left.
 const LEFT: Duration = Duration::from_secs(1);
 
-/// A node of a tailnet inside this process, which may run several.
+/// A node of a tailnet inside this process. A process may run several.
 ///
-/// It works until it is dropped, or told to [leave](MeshNode::leave).
+/// The node runs until it is dropped or [leaves](MeshNode::leave).
 pub struct EmbeddedNode {
     stack: Arc<Stack>,
     driver: Arc<Driver>,
@@ -97,12 +96,12 @@ pub struct EmbeddedNode {
 }
 
 impl EmbeddedNode {
-    /// Starts a node. It joins when it can: [`MeshNode::ready`] waits for that.
+    /// Starts a node, which joins in the background; [`MeshNode::ready`] waits for that.
     ///
     /// Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// If the settings are invalid, or their files cannot be used. Network failures are not errors.
+    /// Fails if the settings are invalid or their files cannot be used. Network failures are not errors.
     pub fn start(settings: EmbeddedSettings) -> Result<Self, EmbeddedError> {
         settings.validate()?;
         let keys = Keys::open(settings.key_file.as_deref())?;
@@ -205,7 +204,7 @@ impl EmbeddedNode {
         })
     }
 
-    /// The node with this address, waiting a moment for one that has just joined.
+    /// Returns the node with this address. Waits briefly for a node that has just joined.
     async fn peer(&self, address: IpAddr) -> Option<Node> {
         let mut view = self.view.clone();
         let find = |view: &View| {
@@ -331,17 +330,17 @@ impl MeshNode for EmbeddedNode {
 
     fn leave(&self) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(async {
-            // First, since the tasks of direct paths end with that of control.
+            // Stop the port mapping first, since the tasks of direct paths end with the control task.
             if let Some(mapped) = &self.mapped {
                 mapped.release().await;
             }
             let (done, left) = oneshot::channel();
             let told = match self.leave.send(done).await {
                 Ok(()) => left.await.unwrap_or(Ok(())),
-                // It has left before.
+                // The node has left already.
                 Err(_) => Ok(()),
             };
-            // Who watches the status must see the end of it before its task ends.
+            // Watchers of the status must see the final state before its task ends.
             let mut status = self.status.clone();
             let _ = timeout(LEFT, status.wait_for(|status| status.state == NodeState::Left)).await;
             self.relays.close();
@@ -374,7 +373,7 @@ fn open_direct(
     }
 }
 
-/// What the status of the node is made of.
+/// The inputs of the node's status.
 struct Published {
     control: watch::Receiver<ControlState>,
     view: watch::Receiver<View>,

@@ -1,10 +1,10 @@
 // Command control is the control server of the lab: the test control server of
-// the tailscale.com module, with a relay map that it is given.
+// the tailscale.com module with a given relay map.
 //
-// A line on standard input is a command: "down" refuses connections and drops
-// those that are open, "up" takes them again, "expire" and "unexpire" end the
-// keys of all nodes and take that back. Each is answered with the same line on
-// standard output. It ends when standard input ends.
+// It reads commands as lines from standard input: "down" refuses connections
+// and closes open ones, "up" accepts them again, "expire" expires the keys of
+// all nodes, and "unexpire" reverts that. It echoes each command to standard
+// output, and exits when standard input ends.
 package main
 
 import (
@@ -25,7 +25,7 @@ import (
 
 func main() {
 	listen := flag.String("listen", "", "address to listen on")
-	authKey := flag.String("auth-key", "", "the key that nodes need; empty: none")
+	authKey := flag.String("auth-key", "", "the auth key that nodes need; none if empty")
 	relays := flag.String("relays", "", "file with the relay map, as JSON")
 	flag.Parse()
 
@@ -43,8 +43,8 @@ func main() {
 		RequireAuthKey:   *authKey,
 		ExplicitBaseURL:  "http://" + *listen,
 		AllNodesSameUser: true,
-		// The relay map is sent once per stream, as real control servers do,
-		// not with each change of a peer.
+		// Like real control servers, send the relay map once per stream, not with
+		// each change of a peer.
 		ModifyFirstMapResponse: func(res *tailcfg.MapResponse, req *tailcfg.MapRequest) {
 			if req.Stream {
 				res.DERPMap = relayMap
@@ -53,7 +53,7 @@ func main() {
 			}
 		},
 	}
-	// Without this the nodes would be sent the public relays.
+	// Otherwise nodes would get the public relays.
 	control.DERPMap = nil
 
 	door := &door{address: *listen, handler: control}
@@ -82,15 +82,15 @@ func main() {
 	}
 }
 
-// door lets connections in while it is open.
+// door is a listener that accepts connections only while it is open.
 type door struct {
 	address string
 	handler http.Handler
 
 	mu       sync.Mutex
 	listener net.Listener
-	// conns are tracked here, and not by http.Server, because it forgets
-	// those that were upgraded.
+	// conns tracks the connections here because http.Server does not track
+	// upgraded ones.
 	conns map[net.Conn]struct{}
 }
 

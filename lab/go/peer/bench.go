@@ -20,18 +20,17 @@ import (
 	"tailscale.com/tsnet"
 )
 
-// blobSize is the body with which throughput is measured, in bytes, unless the
-// command line says another.
+// blobSize is the default size in bytes of the body that measures throughput.
 const blobSize = 8 << 20
 
-// maxBlob limits what a client may ask for, in bytes.
+// maxBlob is the maximum size of a blob in bytes.
 const maxBlob = 64 << 20
 
-// benchKey is the identity of both ends: the work is the same as with two, and
-// nothing has to be exchanged first.
+// benchKey is the identity of both ends: the work is the same as with two
+// keys, and no key exchange is needed.
 var benchKey = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))
 
-// signedText is what the authentication headers of naras sign.
+// signedText returns the text that the authentication headers of naras sign.
 func signedText(name string, ms int64, suffix string) []byte {
 	return []byte(name + strconv.FormatInt(ms, 10) + suffix)
 }
@@ -65,7 +64,7 @@ func bodyHash(body []byte) string {
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// serveBench answers small signed requests, sends a blob and swallows one.
+// serveBench answers small signed requests, and sends and receives blobs.
 func serveBench(listener net.Listener) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /dm", func(w http.ResponseWriter, r *http.Request) {
@@ -104,7 +103,7 @@ type figures struct {
 	MemoryMB    float64 `json:"memory_mb"`
 }
 
-// nara is what a client asks: one of serveBench, or of the lab's own bench.
+// nara is the server of a client: serveBench, or the bench of the lab.
 type nara struct {
 	client *http.Client
 	url    string
@@ -122,7 +121,7 @@ func naraAt(server *tsnet.Server, address string) nara {
 	}
 }
 
-// request sends one small signed request and verifies its answer.
+// request sends a small signed request and verifies the answer.
 func (n nara) request() error {
 	body := []byte(`{"text":"hello"}`)
 	r, err := http.NewRequest("POST", n.url+"/dm", bytes.NewReader(body))
@@ -145,7 +144,7 @@ func (n nara) request() error {
 	return verify(res.Header, bodyHash(answer))
 }
 
-// download gets a blob and returns its MB/s.
+// download receives a blob and returns the rate in MB/s.
 func (n nara) download(ctx context.Context, size int) (float64, error) {
 	r, err := http.NewRequestWithContext(ctx, "GET", fmt.Sprintf("%s/blob/%d", n.url, size), nil)
 	if err != nil {
@@ -164,7 +163,7 @@ func (n nara) download(ctx context.Context, size int) (float64, error) {
 	return float64(received) / 1e6 / time.Since(begin).Seconds(), nil
 }
 
-// upload sends a blob and returns its MB/s.
+// upload sends a blob and returns the rate in MB/s.
 func (n nara) upload(ctx context.Context, size int) (float64, error) {
 	r, err := http.NewRequestWithContext(ctx, "POST", n.url+"/blob", bytes.NewReader(make([]byte, size)))
 	if err != nil {
@@ -183,10 +182,10 @@ func (n nara) upload(ctx context.Context, size int) (float64, error) {
 	return float64(size) / 1e6 / time.Since(begin).Seconds(), nil
 }
 
-// measure sends requests to a nara.
+// measure sends requests to a nara and prints the results.
 func measure(server *tsnet.Server, address string, ready, duration time.Duration) error {
 	nara := naraAt(server, address)
-	// Idle memory is taken before there is any traffic.
+	// Idle memory is measured before any traffic.
 	time.Sleep(time.Second)
 	found := figures{ReadyMillis: millis(ready), MemoryMB: residentMB()}
 	begin := time.Now()
@@ -220,7 +219,7 @@ func measure(server *tsnet.Server, address string, ready, duration time.Duration
 
 func millis(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }
 
-// residentMB is the resident memory of this process.
+// residentMB returns the resident memory of this process in MB.
 func residentMB() float64 {
 	text, err := os.ReadFile("/proc/self/statm")
 	if err != nil {

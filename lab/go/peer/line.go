@@ -13,21 +13,22 @@ import (
 	"tailscale.com/tsnet"
 )
 
-// The same as in lab/runner/src/bench/line.rs.
+// These values match lab/runner/src/bench/line.rs.
 const (
-	// lineConnections is how many connections send requests at the same time.
+	// lineConnections is the number of connections with concurrent requests.
 	lineConnections = 4
-	// lineRequests is for how long they do so.
+	// lineRequests is the duration of the concurrent requests.
 	lineRequests = 8 * time.Second
-	// lineTransfers is how many blobs come at the same time, with requests beside them.
+	// lineTransfers is the number of concurrent transfers, with requests beside
+	// them.
 	lineTransfers = 8
-	// lineSearch is how long a direct path is waited for.
+	// lineSearch is the timeout for a direct path.
 	lineSearch = 10 * time.Second
-	// lineTransfer is how long a blob may take.
+	// lineTransfer is the timeout of a blob.
 	lineTransfer = 45 * time.Second
 )
 
-// lineFigures has null for what did not come about in time.
+// lineFigures are the measurements over one line; null stands for a timeout.
 type lineFigures struct {
 	FirstMillis  float64  `json:"first_ms"`
 	DirectMillis *float64 `json:"direct_ms"`
@@ -40,7 +41,8 @@ type lineFigures struct {
 	BesideP99    float64  `json:"beside_p99_ms"`
 }
 
-// measureLine sends requests over a line that may be bad, and a blob each way.
+// measureLine sends requests over an emulated line, and a blob in each
+// direction.
 func measureLine(server *tsnet.Server, address string, blob int) error {
 	peer, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -75,7 +77,7 @@ func measureLine(server *tsnet.Server, address string, blob int) error {
 	var all sync.WaitGroup
 	for range lineConnections {
 		all.Go(func() {
-			// The first may open the connection.
+			// The first request may open the connection.
 			err := nara.request()
 			for begin := time.Now(); err == nil && time.Since(begin) < lineRequests; {
 				one := time.Now()
@@ -111,7 +113,7 @@ func measureLine(server *tsnet.Server, address string, blob int) error {
 	return json.NewEncoder(os.Stdout).Encode(found)
 }
 
-// together gets some blobs at the same time and sends requests beside them.
+// together downloads blobs concurrently with requests beside them.
 func together(nara nara, blob int, found *lineFigures) error {
 	if err := nara.request(); err != nil {
 		return err
@@ -165,7 +167,7 @@ func together(nara nara, blob int, found *lineFigures) error {
 	}
 }
 
-// inTime returns nil if the transfer took too long.
+// inTime returns nil if the transfer timed out.
 func inTime(transfer func(context.Context, int) (float64, error), blob int) (*float64, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), lineTransfer)
 	defer cancel()
@@ -179,7 +181,7 @@ func inTime(transfer func(context.Context, int) (float64, error), blob int) (*fl
 	return &rate, nil
 }
 
-// isDirect reports whether packets to this peer take no relay.
+// isDirect reports whether packets to this peer use a direct path.
 func isDirect(server *tsnet.Server, peer netip.Addr) (bool, error) {
 	client, err := server.LocalClient()
 	if err != nil {

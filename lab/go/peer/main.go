@@ -1,13 +1,13 @@
-// Command peer is a tsnet node of the lab. The nara that lives on it runs in
-// the lab's own process and reaches the tailnet through two doors of this one:
+// Command peer is a tsnet node of the lab. The nara on it runs in the lab's
+// process and uses the tailnet through two listeners:
 //
-// Each connection from the tailnet to the mesh port is passed on to -forward,
-// behind one line with the source address. Each connection to the address that
-// is printed as "door" begins with one line: "DIAL ip:port" opens a connection
-// into the tailnet and is answered "OK" or "ERR reason"; "STATUS" is answered
-// with one line of JSON. Port 9700 in the tailnet sends back what it gets.
+// Each connection from the tailnet to the mesh port is forwarded to -forward,
+// after a line with the source address. Each connection to the address printed
+// as "door" begins with a line: "DIAL ip:port" opens a connection into the
+// tailnet and is answered with "OK" or "ERR reason"; "STATUS" is answered with
+// a line of JSON. Port 9700 in the tailnet is an echo server.
 //
-// It ends when standard input ends.
+// It exits when standard input ends.
 package main
 
 import (
@@ -28,20 +28,20 @@ import (
 	"tailscale.com/types/logger"
 )
 
-// dialLimit is how long a connection into the tailnet may take.
+// dialLimit is the timeout of a connection into the tailnet.
 const dialLimit = 15 * time.Second
 
 func main() {
-	name := flag.String("name", "", "host name to ask for")
+	name := flag.String("name", "", "requested host name")
 	control := flag.String("control", "", "address of the control server")
-	authKey := flag.String("auth-key", "", "key to join with")
-	folder := flag.String("folder", "", "where the state of the node is kept")
+	authKey := flag.String("auth-key", "", "auth key")
+	folder := flag.String("folder", "", "folder for the state of the node")
 	port := flag.Int("port", 9632, "port in the tailnet")
-	forward := flag.String("forward", "", "where connections from the tailnet go")
-	bench := flag.Bool("bench", false, "be a nara of its own that answers signed requests, for figures")
-	load := flag.String("load", "", "send signed requests to this address in the tailnet, print figures, and end")
-	seconds := flag.Int("seconds", 5, "how long each figure is measured")
-	line := flag.Int("line", 0, "with -load: measure a line with a blob of so many bytes")
+	forward := flag.String("forward", "", "address to forward connections from the tailnet to")
+	bench := flag.Bool("bench", false, "run a nara that answers signed requests, for measurements")
+	load := flag.String("load", "", "send signed requests to this address in the tailnet, print the results and exit")
+	seconds := flag.Int("seconds", 5, "duration of each measurement")
+	line := flag.Int("line", 0, "with -load: measure a line with a blob of this many bytes")
 	flag.Parse()
 
 	server := &tsnet.Server{
@@ -115,7 +115,7 @@ func accept(listener net.Listener, serve func(net.Conn)) {
 	}
 }
 
-// passOn gives a connection from the tailnet to the nara.
+// passOn forwards a connection from the tailnet to the nara.
 func passOn(conn net.Conn, to string) {
 	defer conn.Close()
 	nara, err := net.Dial("tcp", to)
@@ -156,7 +156,7 @@ func serveDoor(server *tsnet.Server, conn net.Conn) {
 	join(conn, reader, peer, peer)
 }
 
-// join copies both ways until one side ends.
+// join copies in both directions until one side ends.
 func join(a net.Conn, fromA io.Reader, b net.Conn, fromB io.Reader) {
 	done := make(chan struct{}, 2)
 	copyTo := func(to net.Conn, from io.Reader) {
@@ -182,7 +182,7 @@ func reportStatus(server *tsnet.Server, to io.Writer) {
 	type peer struct {
 		Name      string   `json:"name"`
 		Addresses []string `json:"addresses"`
-		// Endpoint is where packets go that take no relay.
+		// Endpoint is the address of the direct path; empty if packets use a relay.
 		Endpoint string `json:"endpoint"`
 	}
 	answer := struct {
@@ -207,7 +207,7 @@ func reportStatus(server *tsnet.Server, to io.Writer) {
 	json.NewEncoder(to).Encode(answer)
 }
 
-// hostName is the name that the control server granted.
+// hostName returns the name assigned by the control server.
 func hostName(peer *ipnstate.PeerStatus) string {
 	name, _, _ := strings.Cut(peer.DNSName, ".")
 	if name == "" {

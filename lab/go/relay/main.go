@@ -1,9 +1,9 @@
 // Command relay is a relay (DERP) and a STUN server of the lab.
 //
-// It writes one line of JSON when it is ready: the node of a relay map that
-// says where it is and which certificate it has. The certificate is made at
-// the first start and kept, so that a relay that is restarted is the same. It
-// ends when standard input ends.
+// When ready, it writes a line of JSON: the node for a relay map, with its
+// address and certificate. The certificate is created at the first start and
+// kept, so that a restarted relay has the same identity. It exits when
+// standard input ends.
 package main
 
 import (
@@ -36,12 +36,12 @@ import (
 )
 
 func main() {
-	region := flag.Int("region", 900, "number of the region")
+	region := flag.Int("region", 900, "region number")
 	host := flag.String("host", "127.0.0.1", "IPv4 address to listen on")
-	host6 := flag.String("host6", "", "IPv6 address to listen on too")
+	host6 := flag.String("host6", "", "additional IPv6 address to listen on")
 	port := flag.Int("port", 0, "TCP port of the relay")
 	stunPort := flag.Int("stun-port", 0, "UDP port of the STUN server")
-	folder := flag.String("folder", "", "where the certificate is kept")
+	folder := flag.String("folder", "", "folder for the certificate")
 	flag.Parse()
 
 	ip := net.ParseIP(*host)
@@ -68,7 +68,7 @@ func main() {
 		Handler:   mux,
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate}},
 		ErrorLog:  log.New(io.Discard, "", 0),
-		// A relay takes over the connection, which HTTP/2 does not allow.
+		// A relay hijacks the connection, which HTTP/2 does not support.
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
 	}
 	go web.ServeTLS(listener, "", "")
@@ -118,8 +118,8 @@ func serveSTUN(conn *net.UDPConn) {
 	}
 }
 
-// loadOrMake returns the certificate in folder, made for this address if there
-// is none.
+// loadOrMake returns the certificate in folder, and creates one for this
+// address if there is none.
 func loadOrMake(folder string, ip net.IP) (tls.Certificate, error) {
 	certFile, keyFile := filepath.Join(folder, "relay.crt"), filepath.Join(folder, "relay.key")
 	if certificate, err := tls.LoadX509KeyPair(certFile, keyFile); err == nil {

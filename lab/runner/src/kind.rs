@@ -1,4 +1,4 @@
-//! The kinds of node that naras live on.
+//! The kinds of tailnet nodes for naras.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,21 +11,21 @@ use nara_tailnet::{AuthKey, MeshNode};
 use crate::network::{AUTH_KEY, Network};
 use crate::tsnet::Tsnet;
 
-/// How a nara is on the tailnet.
+/// The tailnet node of a nara.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
-    /// A node in our own process.
+    /// A node in the lab's process.
     Embedded,
-    /// A `tailscaled` of our own.
+    /// A `tailscaled` started by the lab.
     Managed,
-    /// A Go program with a node of the tsnet library.
+    /// A Go program with a tsnet node.
     Tsnet,
-    /// The `tailscaled` of a machine, with a network device: there is one in the lab, see `scenario::machine`.
+    /// The `tailscaled` of a machine, with a network device: the lab has one, see `scenario::machine`.
     Tailscaled,
 }
 
 impl Kind {
-    /// Those of which a machine can have any number.
+    /// The kinds of which a machine can run any number.
     pub(crate) const ALL: [Self; 3] = [Self::Embedded, Self::Managed, Self::Tsnet];
 
     /// Starts a node of this kind. It may not be ready yet.
@@ -33,7 +33,7 @@ impl Kind {
         self.start_with(network, Settings::new(network, name)).await
     }
 
-    /// The same with settings of its own.
+    /// Starts a node with custom settings.
     pub(crate) async fn start_with(
         self,
         network: &Network,
@@ -43,7 +43,7 @@ impl Kind {
         self.start_in(&network.programs, folder, settings).await
     }
 
-    /// The same where nothing is known of the network; the node keeps its things in the folder.
+    /// Starts a node independently of a [`Network`], with its state in this folder.
     pub(crate) async fn start_in(
         self,
         programs: &Path,
@@ -54,15 +54,15 @@ impl Kind {
             Self::Embedded => Ok(Arc::new(embedded(settings)?)),
             Self::Managed => managed(programs, folder, settings),
             Self::Tsnet => Ok(Arc::new(Tsnet::start(programs, &folder, &settings).await?)),
-            Self::Tailscaled => Err(format!("a {self} node is not started like this")),
+            Self::Tailscaled => Err(format!("a {self} node cannot be started here")),
         }
     }
 
-    /// The kind of this name.
+    /// Parses the name of a kind.
     pub(crate) fn named(name: &str) -> Result<Self, String> {
         let mut all = Self::ALL.into_iter();
         all.find(|kind| kind.to_string() == name)
-            .ok_or_else(|| format!("there is no kind {name}"))
+            .ok_or_else(|| format!("unknown kind {name}"))
     }
 }
 
@@ -77,7 +77,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What a node of the lab is told.
+/// The settings of a lab node.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) name: String,
@@ -85,12 +85,12 @@ pub(crate) struct Settings {
     pub(crate) auth_key: String,
     pub(crate) key_file: Option<PathBuf>,
     pub(crate) ephemeral: bool,
-    /// Whether packets may leave the relay.
+    /// Whether direct paths are enabled.
     pub(crate) direct: bool,
 }
 
 impl Settings {
-    /// Those of a node that is measured: nothing of it is kept.
+    /// Returns the settings of a node for a measurement, which keeps no state.
     pub(crate) fn ephemeral(name: &str, control_url: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -129,7 +129,7 @@ pub(crate) fn embedded(wanted: Settings) -> Result<EmbeddedNode, String> {
     EmbeddedNode::start(settings).map_err(|error| error.to_string())
 }
 
-/// Starts a `tailscaled` of our own.
+/// Starts a `tailscaled`.
 fn managed(programs: &Path, folder: PathBuf, settings: Settings) -> Result<Arc<dyn MeshNode>, String> {
     let mut config = ManagedConfig::new(folder, settings.name);
     config.program = programs.join("tailscaled");

@@ -1,18 +1,18 @@
-//! Pairs of machines with a line between them that is worse than a loopback device, and with NATs.
+//! Pairs of machines connected over emulated bad lines and NATs.
 //!
 //! | file | is |
 //! |---|---|
-//! | `line` | the emulator, without I/O |
+//! | `line` | the line emulator, without I/O |
 //! | `emulator` | the emulator between two network devices |
-//! | `grade` | which lines, and which NATs |
-//! | `mapper` | what maps ports on a router |
-//! | `world` | the machines: network namespaces |
+//! | `grade` | the lines and NATs that are measured |
+//! | `mapper` | the port mapping daemon of a router |
+//! | `world` | the machines, as network namespaces |
 //! | `rounds` | rounds of measurements, and their table |
 //! | `side` | a nara on one of the machines |
-//! | `trouble` | changes of the path and of the line below two naras |
-//! | `soak` | minutes of traffic on one of the lines |
+//! | `trouble` | changes of the path and the line between two naras |
+//! | `soak` | minutes of traffic over one of the lines |
 //!
-//! What is measured here is in `bench/line.rs`.
+//! The measurements themselves are in `bench/line.rs`.
 
 mod emulator;
 mod grade;
@@ -39,12 +39,12 @@ use crate::kind::Kind;
 use crate::network::{ControlKind, Network};
 use crate::space::tun_usable;
 
-/// How long one pair may take.
+/// The timeout of one pair.
 const ROUND: Duration = Duration::from_secs(180);
-/// The line on which ways are measured.
+/// The line used to measure places other than pairs of NATs.
 const HOME: &str = "home";
 
-/// Measures each line with each pair of NATs: see [`Options`]. `--only` takes pairs (`hard-easy`, `no-udp-easy`).
+/// Measures each line with each pair of NATs: see [`Options`]. `--only` selects pairs (`hard-easy`, `no-udp-easy`).
 pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> {
     let options = Options::parse(args)?;
     let rows = options.grades.iter();
@@ -53,7 +53,7 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
     run_rows(programs, &options, "line", rows.collect(), named).await
 }
 
-/// Measures the ways that are no pair of NATs. `--only` takes some of them (`one-lan`, `mtu-1280`).
+/// Measures the places other than pairs of NATs. `--only` selects some of them (`one-lan`, `mtu-1280`).
 pub(crate) async fn run_ways(programs: &Path, args: &[String]) -> Result<(), String> {
     let options = Options::parse(args)?;
     let grades = options.grades.iter().filter(|grade| grade.name == HOME);
@@ -79,13 +79,13 @@ async fn run_rows(
     .await
 }
 
-/// Why no router can map ports here, if none can.
+/// Fails with the reason if no router can map ports on this machine.
 pub(crate) fn mapping_usable() -> Result<(), String> {
     usable()?;
     mapper::usable()
 }
 
-/// Why nothing of this can be done here, if it cannot.
+/// Fails with the reason if this machine cannot run the measurements.
 pub(crate) fn usable() -> Result<(), String> {
     tun_usable()?;
     let found = std::process::Command::new("nft").arg("--version").output();
@@ -94,7 +94,7 @@ pub(crate) fn usable() -> Result<(), String> {
         .map_err(|error| format!("the program `nft` cannot be run: {error}"))
 }
 
-/// Two fresh nodes of a kind: what the one behind the line finds when it asks the other.
+/// Runs two new nodes of a kind, and returns the measurements of the one behind the line.
 pub(crate) async fn measure(
     programs: &Path,
     grade: &Grade,
@@ -113,7 +113,7 @@ pub(crate) async fn measure(
     })
     .await;
     world.end().await;
-    measured.map_err(|_| format!("it did not end within {ROUND:?}"))?
+    measured.map_err(|_| format!("the measurement did not end within {ROUND:?}"))?
 }
 
 impl Figures for LineFigures {
@@ -135,7 +135,7 @@ impl Figures for LineFigures {
     }
 }
 
-/// Medians of some rounds. `None`: in one of them it did not come about in time.
+/// The medians of several rounds. `None` if any round timed out.
 struct Summary {
     direct_s: Option<f64>,
     first_ms: f64,

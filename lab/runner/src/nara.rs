@@ -22,12 +22,12 @@ use crate::kind::{Kind, Settings, embedded};
 use crate::network::Network;
 use crate::tsnet::MESH_PORT;
 
-/// How long a node may take to join.
+/// The timeout for a node to join.
 const JOIN: Duration = Duration::from_secs(60);
-/// How a story begins.
+/// The beginning of a story's text.
 const STORY: &str = "story number ";
 
-/// See the module.
+/// A complete nara; see the module.
 #[derive(Debug)]
 pub(crate) struct Nara {
     pub(crate) kind: Kind,
@@ -36,7 +36,7 @@ pub(crate) struct Nara {
     pub(crate) client: MeshClient,
     pub(crate) ledger: Arc<MemoryLedger>,
     pub(crate) came_home: watch::Receiver<Option<WorldMessage>>,
-    /// How long the node took to join.
+    /// The time that the node took to join.
     pub(crate) joined: Duration,
     local: LocalNara,
     _server: RunningServer,
@@ -54,14 +54,14 @@ impl MeshHandler for Handler {
 }
 
 impl Nara {
-    /// Starts a nara with a node of its own and waits until it has joined.
+    /// Starts a nara with a node of its own, and waits until it has joined.
     pub(crate) async fn start(network: &Network, kind: Kind, name: &str) -> Result<Self, String> {
         let begin = Instant::now();
         let node = kind.start(network, name).await?;
         Self::on(node, kind, name, begin).await
     }
 
-    /// A nara on a node that was started at `begin`.
+    /// Starts a nara on a node that was started at `begin`.
     pub(crate) async fn on(
         node: Arc<dyn MeshNode>,
         kind: Kind,
@@ -108,7 +108,7 @@ impl Nara {
         })
     }
 
-    /// Its first address now.
+    /// Returns its current first address.
     pub(crate) fn address(&self) -> Result<IpAddr, String> {
         let first = self.node.status().addresses.first().copied();
         first.ok_or_else(|| format!("{} has no address", self.name))
@@ -129,7 +129,7 @@ impl Nara {
             }
             if begin.elapsed() > within {
                 return Err(format!(
-                    "{} does not find {missing:?} within {within:?}: {found:?}",
+                    "{} did not find {missing:?} within {within:?}: {found:?}",
                     self.name
                 ));
             }
@@ -137,13 +137,13 @@ impl Nara {
         }
     }
 
-    /// An event of this nara, as of now.
+    /// Creates an event of this nara with the current time.
     pub(crate) fn event(&self, payload: Payload) -> SyncEvent {
         let now = SystemClock.now_nanos();
         SyncEvent::signed(now, payload, self.name.as_str(), self.local.keypair())
     }
 
-    /// Events of this nara, one each second up to now.
+    /// Creates events of this nara, one per second up to now.
     pub(crate) fn events(&self, count: u32, payload: impl Fn(&NaraName, u32) -> Payload) -> Vec<SyncEvent> {
         let now = SystemClock.now_nanos();
         (0..count)
@@ -159,7 +159,7 @@ impl Nara {
             .collect()
     }
 
-    /// Puts events into its ledger.
+    /// Stores events in its ledger.
     pub(crate) async fn remember(&self, events: Vec<SyncEvent>) -> Result<(), String> {
         self.ledger
             .insert_verified(events)
@@ -169,7 +169,7 @@ impl Nara {
     }
 }
 
-/// What the events say that are told by number.
+/// Returns the payload of a numbered event.
 pub(crate) fn story(teller: &NaraName, n: u32) -> Payload {
     Payload::Social(SocialPayload {
         kind: "gossip".to_owned(),
@@ -180,12 +180,12 @@ pub(crate) fn story(teller: &NaraName, n: u32) -> Payload {
     })
 }
 
-/// The number of a [`story`].
+/// Returns the number of a [`story`].
 pub(crate) fn story_number(event: &SyncEvent) -> Option<u32> {
     event.social.as_ref()?.reason.strip_prefix(STORY)?.parse().ok()
 }
 
-/// The soul of a nara of the lab: no secret.
+/// Returns the seed of a lab nara, which is not secret.
 fn seed(name: &str) -> [u8; 32] {
     let mut seed = [0; 32];
     for (at, byte) in name.bytes().enumerate().take(32) {
@@ -194,7 +194,7 @@ fn seed(name: &str) -> [u8; 32] {
     seed
 }
 
-/// A nara in a process of its own, on an embedded node: prints its address, and serves until it is killed or its
+/// Runs a nara in a process of its own, on an embedded node: prints its address, and serves until it is killed or its
 /// input ends.
 pub(crate) async fn child(args: &[String]) -> Result<(), String> {
     let [name, control_url, auth_key, key_file] = args else {
@@ -212,7 +212,7 @@ pub(crate) async fn child(args: &[String]) -> Result<(), String> {
     let nara = Nara::on(Arc::new(node), Kind::Embedded, name, begin).await?;
     println!("{}", nara.address()?);
     let mut input = tokio::io::stdin();
-    // Nothing is ever sent: this waits for the end.
+    // The input is empty: this waits for its end.
     let _ = tokio::io::copy(&mut input, &mut tokio::io::sink()).await;
     Ok(())
 }

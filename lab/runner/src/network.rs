@@ -1,4 +1,4 @@
-//! The tailnet of the lab: its control server and its relays.
+//! The tailnet of the lab: a control server and relays.
 
 mod headscale;
 
@@ -13,18 +13,18 @@ use tokio::sync::Mutex;
 use self::headscale::Headscale;
 use crate::process::Process;
 
-/// The key with which nodes join the test control server.
+/// The auth key of the test control server.
 pub(crate) const AUTH_KEY: &str = "tskey-auth-lab";
-/// Where the servers are, if they are in the same namespace as all nodes.
+/// The address of the servers in the namespace of the nodes.
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// The port of the control server.
 const CONTROL_PORT: u16 = 18090;
-/// How long a server that was killed may hold its port.
+/// The timeout for a killed server to release its port.
 const FREE: Duration = Duration::from_secs(20);
-/// The regions: the first is where all nodes are at home until it fails.
+/// The relay regions. The first is home for all nodes until it fails.
 const REGIONS: [u32; 1] = [900];
 
-/// Which control server a network has.
+/// The control server of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ControlKind {
     /// The test control server of the tailscale.com module: see `lab/go/control`.
@@ -39,7 +39,7 @@ enum Control {
     Headscale(Box<Headscale>),
 }
 
-/// A control server and relays, which end when this is dropped.
+/// A control server and relays, stopped on drop.
 #[derive(Debug)]
 pub(crate) struct Network {
     pub(crate) programs: PathBuf,
@@ -53,7 +53,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// With the test control server.
+    /// Starts a network with the test control server.
     pub(crate) async fn start(programs: &Path) -> Result<Self, String> {
         Self::start_on(programs, ControlKind::Test).await
     }
@@ -62,7 +62,7 @@ impl Network {
         Self::start_at(programs, kind, HERE, None).await
     }
 
-    /// With its servers on this address of ours, and the relay on another one too.
+    /// Starts a network with its servers on this local address, and the relay on a second one too.
     pub(crate) async fn start_at(
         programs: &Path,
         kind: ControlKind,
@@ -104,7 +104,7 @@ impl Network {
         })
     }
 
-    /// The key with which nodes join.
+    /// Returns the auth key for nodes.
     pub(crate) fn auth_key(&self) -> &str {
         &self.auth_key
     }
@@ -113,26 +113,26 @@ impl Network {
         format!("http://{}", self.address)
     }
 
-    /// A folder for a node of that name.
+    /// Returns the folder of a node with that name.
     pub(crate) fn folder_of(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// Tells the control server something: see `lab/go/control`. A Headscale is killed for "down", and started again
-    /// on its database for "up".
+    /// Sends a command to the control server: see `lab/go/control`. With Headscale, "down" kills the server and "up"
+    /// restarts it on its database.
     pub(crate) async fn control(&self, command: &str) -> Result<(), String> {
         match (&mut *self.control.lock().await, command) {
             (Control::Test(process), command) => process.command(command).await,
             (Control::Headscale(server), "down") => server.kill().await,
             (Control::Headscale(server), "up") => server.serve().await,
             (Control::Headscale(server), "expire") => server.expire_all().await,
-            // A node is let in again when it shows its key.
+            // Headscale re-admits a node that presents its auth key.
             (Control::Headscale(_), "unexpire") => Ok(()),
-            (Control::Headscale(_), other) => Err(format!("Headscale knows no {other:?}")),
+            (Control::Headscale(_), other) => Err(format!("Headscale does not support {other:?}")),
         }
     }
 
-    /// A key of another sort; only Headscale has them.
+    /// Creates an auth key with these properties; only Headscale supports that.
     pub(crate) async fn make_key(&self, reusable: bool, ephemeral: bool) -> Result<String, String> {
         match &*self.control.lock().await {
             Control::Test(_) => Err("the test control server has one key".to_owned()),
@@ -140,7 +140,7 @@ impl Network {
         }
     }
 
-    /// The host names of all nodes that the control server knows; only Headscale says that.
+    /// Lists the host names of all nodes; only Headscale supports that.
     pub(crate) async fn nodes(&self) -> Result<Vec<String>, String> {
         match &*self.control.lock().await {
             Control::Test(_) => Err("the test control server does not list its nodes".to_owned()),
@@ -150,20 +150,20 @@ impl Network {
         }
     }
 
-    /// Kills the test control server. The next one knows nothing of what this one knew.
+    /// Replaces the test control server by a new one without state.
     pub(crate) async fn replace_control(&self) -> Result<(), String> {
         let Control::Test(control) = &mut *self.control.lock().await else {
-            return Err("a new Headscale does not know the key".to_owned());
+            return Err("a new Headscale does not have the auth key".to_owned());
         };
         let map_file = self.folder.path().join("relays.json");
-        // The old one must have let go of its port before.
+        // The old server must release its port first.
         control.command("down").await?;
         let new = start_control(&self.programs, self.address, &map_file).await?;
         let old = std::mem::replace(&mut **control, new);
         old.kill().await
     }
 
-    /// Kills the relay.
+    /// Stops the relay.
     pub(crate) async fn stop_relay(&self) -> Result<(), String> {
         match self.relay.lock().await.take() {
             Some(relay) => relay.kill().await,
@@ -171,7 +171,7 @@ impl Network {
         }
     }
 
-    /// Starts the relay again, at the same place and with the same certificate.
+    /// Restarts the relay with the same address and certificate.
     pub(crate) async fn start_relay(&self) -> Result<(), String> {
         let folder = self.folder.path();
         let hosts = (self.address.ip(), self.host6);
@@ -181,7 +181,7 @@ impl Network {
     }
 }
 
-/// Waits until the control server of the network before this one has let go of its port.
+/// Waits until the control server of an earlier network has released its port.
 async fn until_free(address: SocketAddr) -> Result<(), String> {
     let begin = Instant::now();
     while let Err(error) = TcpListener::bind(address).await {

@@ -103,7 +103,7 @@ impl Process {
             Ok(Ok(Some(line))) => Ok(line),
             Ok(Ok(None)) => Err(format!("{} has ended", self.name)),
             Ok(Err(error)) => Err(format!("{}: {error}", self.name)),
-            Err(_) => Err(format!("{} says nothing within {limit:?}", self.name)),
+            Err(_) => Err(format!("{} printed nothing within {limit:?}", self.name)),
         }
     }
 
@@ -114,7 +114,7 @@ impl Process {
         if answer == command {
             Ok(())
         } else {
-            Err(format!("{} answers {answer:?} to {command:?}", self.name))
+            Err(format!("{} answered {answer:?} to {command:?}", self.name))
         }
     }
 

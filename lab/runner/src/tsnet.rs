@@ -1,4 +1,4 @@
-//! A tsnet node in a Go program. The nara on it is in our process; see `lab/go/peer`.
+//! A tsnet node in a Go program, for a nara in the lab's process; see `lab/go/peer`.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +22,7 @@ use crate::process::Process;
 /// The mesh port in the tailnet.
 pub(crate) const MESH_PORT: u16 = 9632;
 
-/// See the module.
+/// A tsnet node in a Go program; see the module.
 #[derive(Debug)]
 pub(crate) struct Tsnet {
     process: Mutex<Option<Process>>,
@@ -48,12 +48,12 @@ struct PeerStatus {
     name: String,
     #[serde(default)]
     addresses: Option<Vec<IpAddr>>,
-    /// Where packets go that take no relay; empty if all take one.
+    /// The address of the direct path; empty if packets use a relay.
     endpoint: String,
 }
 
 impl Tsnet {
-    /// Starts the program and waits until its node is up.
+    /// Starts the program, and waits until its node is up.
     pub(crate) async fn start(programs: &Path, folder: &Path, settings: &Settings) -> Result<Self, String> {
         let forwarded = TcpListener::bind("127.0.0.1:0")
             .await
@@ -90,7 +90,7 @@ impl Tsnet {
         })
     }
 
-    /// Asks the program one line, and returns the connection and the first line of the answer.
+    /// Sends a command line, and returns the connection and the first line of the answer.
     async fn ask(&self, question: &str) -> io::Result<(BufReader<TcpStream>, String)> {
         let mut stream = TcpStream::connect(self.door).await?;
         stream.set_nodelay(true)?;
@@ -133,7 +133,7 @@ impl Transport for Tsnet {
     }
 }
 
-/// Connections from the tailnet, each behind a line with its source address.
+/// Connections from the tailnet, each with a first line that contains its source address.
 #[derive(Debug)]
 struct Forwarded {
     listener: TcpListener,
@@ -149,7 +149,7 @@ impl MeshListener for Forwarded {
         Box::pin(async {
             let (mut stream, _) = self.listener.accept().await?;
             stream.set_nodelay(true)?;
-            // Byte by byte: what follows the line is not ours to read.
+            // Read byte by byte: the bytes after the line belong to the stream.
             let mut line = Vec::new();
             loop {
                 match stream.read_u8().await? {
@@ -178,7 +178,7 @@ impl PeerSource for Tsnet {
     }
 
     fn watch(&self) -> BoxStream<'static, Vec<Candidate>> {
-        // The lab asks again instead.
+        // Not supported: the lab polls instead.
         stream::pending().boxed()
     }
 
@@ -189,7 +189,7 @@ impl PeerSource for Tsnet {
 
 impl MeshNode for Tsnet {
     fn ready(&self, _within: Duration) -> BoxFuture<'_, Result<NodeStatus, NotReady>> {
-        // It was waited for when it was started.
+        // [`start`](Self::start) has waited already.
         Box::pin(async { Ok(self.status.borrow().clone()) })
     }
 

@@ -1,6 +1,6 @@
-//! Runs the data plane: tells it the time, and carries its outputs to the stack, to relays and to UDP sockets.
+//! Runs the data plane: passes it the time, and carries its outputs to the stack, relays and UDP sockets.
 //!
-//! All queues are bounded. A packet that finds no room is dropped and counted, as on any network.
+//! All queues are bounded. A packet for a full queue is dropped and counted.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -19,14 +19,14 @@ use super::sleep::{self, Pulse, Sleeps};
 use super::tap::Tap;
 use super::underlay::{DirectHost, RegionId, RelayBatch, RelayHost};
 
-/// See the module.
+/// Runs the data plane; see the module.
 pub(super) struct Driver {
     state: Mutex<State>,
     device: Arc<Device>,
     tap: Arc<Tap>,
-    /// Direct paths, if there are any.
+    /// Direct paths, if enabled.
     port: Option<Port>,
-    /// The next timer is now earlier.
+    /// Notified when the next timeout becomes earlier.
     sooner: Notify,
     pulse: Mutex<Pulse>,
     sleeps: watch::Sender<u32>,
@@ -35,9 +35,9 @@ pub(super) struct Driver {
 struct State {
     plane: Plane,
     links: HashMap<RegionId, mpsc::Sender<RelayBatch>>,
-    /// When the timer task wakes up.
+    /// The time at which the timer task wakes up.
     armed: Option<Instant>,
-    /// What was logged of the packets that were dropped.
+    /// The counters of dropped packets as last logged.
     logged: Dropped,
 }
 
@@ -63,7 +63,8 @@ impl Driver {
         self.sleeps.subscribe()
     }
 
-    /// Looks whether the node has slept: then all begins anew before the next packet. Never ends.
+    /// Checks periodically whether the node has slept, and if so, resets all connections before the next packet. Never
+    /// returns.
     pub(super) async fn run_pulse(&self) {
         let mut ticks = tokio::time::interval(sleep::EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -73,12 +74,12 @@ impl Driver {
         }
     }
 
-    /// The node runs now, by [`sleep::now`].
+    /// Records that the node runs at this time of [`sleep::now`].
     pub(super) fn beat(&self, now: Duration) {
-        // Held until all is done: whoever comes next finds nothing of before.
+        // Held until everything is reset, so that no caller uses stale state.
         let mut pulse = self.pulse.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(slept) = pulse.beat(now) else { return };
-        tracing::info!(?slept, "this node has slept and connects anew");
+        tracing::info!(?slept, "this node has slept and reconnects");
         self.sleeps.send_modify(|sleeps| *sleeps = sleeps.wrapping_add(1));
         self.tap.slept(slept);
         self.handle(Input::Slept);
@@ -117,7 +118,7 @@ impl Driver {
         self.state().plane.greet_again(peer);
     }
 
-    /// Carries what the stack sends. Never ends.
+    /// Carries packets from the stack. Never returns.
     pub(super) async fn run_stack(&self) {
         loop {
             let (mut packets, of_stack) = self.device.take().await;
@@ -131,9 +132,9 @@ impl Driver {
         }
     }
 
-    /// Runs the timers of WireGuard: handshakes that are repeated, keys that are renewed, keep-alives. Never ends.
+    /// Runs the timers of WireGuard: handshake retries, rekeying and keep-alives. Never returns.
     pub(super) async fn run_timers(&self) {
-        /// Timers are no more exact than this, so that they cannot keep a core busy.
+        /// The timer resolution, which bounds the CPU load.
         const FINEST: Duration = Duration::from_millis(5);
         loop {
             let next = {
@@ -163,7 +164,7 @@ impl Driver {
             state.armed = next;
             self.sooner.notify_one();
         }
-        // Before the lock is released, so that the packets to a peer keep their order.
+        // Sent under the lock, so that packets to a peer stay in order.
         for (region, batch) in outputs.relay {
             state.relay(region, batch);
         }

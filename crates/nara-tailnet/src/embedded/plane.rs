@@ -1,6 +1,7 @@
-//! WireGuard and routing between the network stack of the node, its relays and its direct paths, without I/O.
+//! WireGuard and routing between the network stack, relays and direct paths of the node, without I/O.
 //!
-//! Packets and times go in, packets come out: see [`Plane::handle`]. The [`driver`](super::driver) carries them.
+//! The input is packets and times, the output packets: see [`Plane::handle`]. The [`driver`](super::driver) does the
+//! I/O.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -14,132 +15,132 @@ use ts_tunnel::{Endpoint, PeerConfig, PeerId};
 use super::direct::packet::{Kind, kind};
 use super::underlay::{RegionId, RelayBatch};
 
-/// Packets of one [`Input`] that are looked at; the rest is dropped. The queues that feed the plane are shorter.
+/// The maximum number of packets per [`Input`]; more are dropped. The queues that feed the plane are shorter.
 pub(super) const MAX_BATCH: usize = 1024;
-/// Addresses whose peers are remembered.
+/// The maximum number of addresses with a known peer.
 const MAX_KNOWN: usize = 4096;
-/// A peer to which nothing was sent for this long is no longer active.
+/// A peer becomes inactive if nothing was sent to it for this long.
 const ACTIVE: Duration = Duration::from_secs(45);
-/// How often inactive peers are looked for.
+/// The interval between searches for inactive peers.
 const TIDY: Duration = Duration::from_secs(10);
-/// A handshake of ours that was not answered for this long was lost. Until then, one of the peer that crosses it has to wait.
+/// Our handshake counts as lost if unanswered for this long. Until then, a crossing handshake of the peer waits.
 const CROSSING: Duration = Duration::from_secs(1);
-/// The types of WireGuard's messages (its specification, section 5.4).
+/// The message types of WireGuard (its specification, section 5.4).
 const INITIATION: u8 = 1;
 const RESPONSE: u8 = 2;
 /// WireGuard pads data to a multiple of this, in bytes.
 const PADDING: usize = 16;
 
-/// What control says about a peer, as far as packets are concerned.
+/// A peer in the map of the control server, as routing needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PeerRoute {
     pub(super) key: NodePublicKey,
     pub(super) addresses: Vec<IpAddr>,
-    /// Its home relay.
+    /// The region of its home relay.
     pub(super) region: Option<RegionId>,
 }
 
-/// Something that happened.
+/// An event for the plane.
 #[derive(Debug)]
 pub(super) enum Input {
-    /// The network stack sends these IP packets.
+    /// IP packets from the network stack.
     Stack(Vec<PacketMut>),
-    /// A relay delivered these packets, each with the node that the relay names as its sender.
+    /// Packets from a relay, each with the sender that the relay claims.
     Relay(Vec<(NodePublicKey, PacketMut)>),
-    /// These WireGuard packets arrived over UDP from these addresses.
+    /// WireGuard packets received over UDP, each with its source address.
     Udp(Vec<(SocketAddr, PacketMut)>),
-    /// Direct paths send this disco packet to a peer through its relay.
+    /// A disco packet for a peer, to send through its relay.
     Disco(NodePublicKey, PacketMut),
-    /// The time of [`Plane::next_timeout`] has come.
+    /// The time of [`Plane::next_timeout`] has passed.
     Timeout,
     /// The node has slept.
     Slept,
 }
 
-/// What is to be sent, and where.
+/// Packets to send, by destination.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Outputs {
     /// IP packets for the network stack.
     pub(super) stack: Vec<PacketMut>,
     pub(super) relay: Vec<(RegionId, RelayBatch)>,
     pub(super) udp: Vec<(SocketAddr, Vec<PacketMut>)>,
-    /// Disco packets that a relay delivered, for the direct paths.
+    /// Disco packets from a relay, for the direct paths.
     pub(super) disco: Vec<(NodePublicKey, PacketMut)>,
-    /// Packets go to a peer that was not active before.
+    /// A peer has become active.
     pub(super) newly_active: bool,
 }
 
-/// How many packets were dropped, by reason.
+/// The numbers of dropped packets, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Dropped {
     /// No peer has the destination address.
     pub(super) no_peer: u64,
-    /// Neither a direct path nor a relay leads to the peer.
+    /// The peer has neither a direct path nor a relay.
     pub(super) no_way: u64,
-    /// A peer sent what is not an IP packet from an address of its own to one of ours.
+    /// Not an IP packet from an address of its sender to one of ours.
     pub(super) misaddressed: u64,
-    /// A relay delivered what is neither WireGuard nor disco.
+    /// A packet from a relay that is neither WireGuard nor disco.
     pub(super) unknown: u64,
     /// The batch was longer than [`MAX_BATCH`].
     pub(super) too_many: u64,
-    /// The queue that the packet was for is full.
+    /// The destination queue is full.
     pub(super) no_room: u64,
-    /// Inputs on which a library panicked. What was left of the input is lost.
+    /// Inputs on which a library panicked. The rest of the input is dropped.
     pub(super) panics: u64,
 }
 
 #[derive(Debug)]
 struct Peer {
     id: PeerId,
-    /// The region of the relay that reaches it.
+    /// The region of its relay.
     region: Option<RegionId>,
     /// Its direct path.
     path: Option<SocketAddr>,
-    /// When a packet from it last arrived.
+    /// The time of the last packet from it.
     heard: Option<Instant>,
-    /// When a packet of a session with it last arrived.
+    /// The time of its last packet in a session.
     opened: Option<Instant>,
-    /// When a packet was last sent to it. `None`: it is not active.
+    /// The time of the last packet to it; `None` if it is inactive.
     sent: Option<Instant>,
-    /// When we last began a handshake that it has not answered, and the session that is to come of it.
+    /// The time and the session of our last unanswered handshake.
     initiated: Option<(Instant, Session)>,
-    /// Its own, which crossed ours.
+    /// A handshake of the peer that crossed ours.
     crossed: Option<PacketMut>,
-    /// Where it last began one, if that came over UDP: there it is answered, whether a path is known or not.
+    /// The source address of its last handshake over UDP. The answer goes there even if no path is known.
     greeted_from: Option<SocketAddr>,
 }
 
-/// The number that an end gave to a session, as it stands in messages.
+/// The index of a session in WireGuard messages.
 type Session = [u8; 4];
 
 impl Peer {
-    /// Begins a new session with the next packet.
+    /// Starts a new session with the next packet.
     fn forget_session(&self, key: &NodePublicKey, wireguard: &mut Endpoint) {
         wireguard.remove_peer(self.id);
         wireguard.upsert_peer(PeerConfig::new(self.id, *key, [0; 32]));
     }
 
-    /// Until when our own handshake comes before one of the peer, if we have begun one.
+    /// Returns until when our own handshake takes precedence over one of the peer, if we have started one.
     fn crossing_ends(&self) -> Option<Instant> {
         self.initiated.map(|(at, _)| at + CROSSING)
     }
 }
 
-/// See the module.
+/// WireGuard and routing without I/O; see the module.
 pub(super) struct Plane {
     wireguard: Endpoint,
-    /// Ours.
+    /// Our public key.
     key: NodePublicKey,
     peers: HashMap<NodePublicKey, Peer>,
     by_id: HashMap<PeerId, NodePublicKey>,
     by_address: HashMap<IpAddr, NodePublicKey>,
     own: HashSet<IpAddr>,
-    /// The peers whose packets come from these addresses.
+    /// The peers behind these source addresses.
     known: HashMap<SocketAddr, NodePublicKey>,
     next_id: u32,
-    /// When inactive peers are looked for.
+    /// The time of the next search for inactive peers.
     tidy: Option<Instant>,
-    /// When handshakes that crossed ours are looked at again.
+    /// The time to process handshakes that crossed ours.
     crossed: Option<Instant>,
     dropped: Dropped,
 }
@@ -161,7 +162,7 @@ impl Plane {
         }
     }
 
-    /// Takes another key. Peers and routes stay, the sessions of the old key end.
+    /// Replaces our key. Peers and routes stay; sessions end.
     pub(super) fn set_keys(&mut self, keys: &NodeKeyPair) {
         self.wireguard = Endpoint::new(keys.clone());
         self.key = keys.public;
@@ -172,8 +173,8 @@ impl Plane {
         }
     }
 
-    /// Sets our addresses and the peers. `home` is the region of peers that have none. Sessions of peers that stay
-    /// go on.
+    /// Sets our addresses and the peers. `home` is the region for peers without one. Sessions of remaining peers
+    /// continue.
     pub(super) fn set_routes(&mut self, own: &[IpAddr], routes: &[PeerRoute], home: Option<RegionId>) {
         self.own = own.iter().copied().collect();
         self.by_address.clear();
@@ -212,41 +213,41 @@ impl Plane {
         }
     }
 
-    /// Sends packets to a peer there from now on; `None`: through its relay. Does nothing for an unknown peer.
+    /// Sets the direct path to a peer; `None` uses its relay. Does nothing for an unknown peer.
     pub(super) fn set_path(&mut self, peer: &NodePublicKey, path: Option<SocketAddr>) {
         if let Some(peer) = self.peers.get_mut(peer) {
             peer.path = path;
         }
     }
 
-    /// Packets from this address count as heard from this peer.
+    /// Counts packets from this address as heard from this peer.
     pub(super) fn set_known(&mut self, address: SocketAddr, peer: NodePublicKey) {
         if self.known.len() >= MAX_KNOWN && !self.known.contains_key(&address) {
-            // Peers that are still there soon ping again.
+            // Present peers will ping again soon.
             self.known.clear();
         }
         self.known.insert(address, peer);
     }
 
-    /// The direct path to a peer, if it has one now.
+    /// Returns the direct path to a peer, if any.
     pub(super) fn path(&self, peer: &NodePublicKey) -> Option<SocketAddr> {
         self.peers.get(peer)?.path
     }
 
-    /// The addresses of a peer.
+    /// Returns the addresses of a peer.
     pub(super) fn addresses_of(&self, peer: &NodePublicKey) -> HashSet<IpAddr> {
         let of_peer = self.by_address.iter().filter(|(_, key)| *key == peer);
         of_peer.map(|(address, _)| *address).collect()
     }
 
-    /// The addresses of all peers that have a direct path now.
+    /// Returns the addresses of all peers with a direct path.
     pub(super) fn direct_addresses(&self) -> HashSet<IpAddr> {
         let direct = self.by_address.iter().filter(|(_, key)| self.path(key).is_some());
         direct.map(|(address, _)| *address).collect()
     }
 
-    /// Whether a packet from this peer has arrived since then, unless a handshake of ours was lost: what arrives may be the answer to
-    /// an earlier one, which we have given up.
+    /// Returns whether a packet from this peer has arrived since then. Returns `false` while our last handshake counts
+    /// as lost: the packet may answer an earlier handshake that we have given up.
     pub(super) fn heard_since(&self, peer: &NodePublicKey, since: Instant, now: Instant) -> bool {
         self.peers.get(peer).is_some_and(|peer| {
             let is_lost = |(at, _): &(Instant, Session)| {
@@ -256,44 +257,44 @@ impl Plane {
         })
     }
 
-    /// The peers to which packets go now.
+    /// Returns the active peers.
     pub(super) fn active(&self) -> HashSet<NodePublicKey> {
         let active = self.peers.iter().filter(|(_, peer)| peer.sent.is_some());
         active.map(|(key, _)| *key).collect()
     }
 
-    /// Begins a new WireGuard session with a peer at its next packet.
+    /// Starts a new WireGuard session with a peer at its next packet.
     ///
-    /// The first handshake is lost if the peer has not heard of us yet; WireGuard itself repeats it after 5 s only.
+    /// The first handshake is lost if the peer does not know this node yet; WireGuard itself retries only after 5 s.
     pub(super) fn greet_again(&mut self, peer: &NodePublicKey) {
         if let Some(known) = self.peers.get(peer) {
             known.forget_session(peer, &mut self.wireguard);
         }
     }
 
-    /// When [`Input::Timeout`] is due; `None`: never.
+    /// Returns when [`Input::Timeout`] is due; `None` for never.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let wireguard = self.wireguard.next_event().map(|range| range.end());
         wireguard.into_iter().chain(self.tidy).chain(self.crossed).min()
     }
 
-    /// How many packets were dropped so far.
+    /// Returns the numbers of packets dropped so far.
     pub(super) const fn dropped(&self) -> Dropped {
         self.dropped
     }
 
-    /// Counts packets of [`Outputs`] whose queue was full.
+    /// Counts packets of [`Outputs`] that were dropped at a full queue.
     pub(super) const fn count_no_room(&mut self, packets: usize) {
         self.dropped.no_room += packets as u64;
     }
 
-    /// Does what follows from an input. No input makes it panic.
+    /// Processes an input. Never panics.
     ///
-    /// The outputs are at most as many packets as the input, and those that waited for a session: up to 32 for each
-    /// peer and a handshake.
+    /// Returns at most as many packets as the input has, plus those that waited for a session: up to 32 per peer and a
+    /// handshake.
     pub(super) fn handle(&mut self, input: Input, now: Instant) -> Outputs {
         let mut outputs = Outputs::default();
-        // Packets come from outside. Should a library panic on one, the rest of its batch is lost and no more.
+        // Packets are untrusted input. If a library panics on one, only the rest of its batch is lost.
         let handled = std::panic::catch_unwind(AssertUnwindSafe(|| self.work(input, now, &mut outputs)));
         if handled.is_err() {
             self.dropped.panics += 1;
@@ -324,7 +325,7 @@ impl Plane {
                 None => self.dropped.no_way += 1,
             },
             Input::Timeout => self.timeout(now, outputs),
-            Input::Slept => self.begin_anew(now, outputs),
+            Input::Slept => self.reset_after_sleep(now, outputs),
         }
     }
 
@@ -334,7 +335,7 @@ impl Plane {
         batch
     }
 
-    /// Seals packets of the stack for the peers that have their destination addresses.
+    /// Encrypts packets of the stack for the peers at their destination addresses.
     fn seal(&mut self, packets: Vec<PacketMut>, now: Instant, outputs: &mut Outputs) {
         let mut by_peer: HashMap<PeerId, Vec<PacketMut>> = HashMap::new();
         for mut packet in packets {
@@ -366,7 +367,7 @@ impl Plane {
                 Kind::Disco => outputs.disco.push((from, packet)),
                 Kind::WireGuard => {
                     self.set_heard(&from, &packet, None, now);
-                    sealed.extend(self.uncrossed(&from, packet, now));
+                    sealed.extend(self.resolve_crossing(&from, packet, now));
                 }
                 Kind::Stun | Kind::Unknown => self.dropped.unknown += 1,
             }
@@ -379,7 +380,7 @@ impl Plane {
         for (address, packet) in packets {
             if let Some(from) = self.known.get(&address).copied() {
                 self.set_heard(&from, &packet, Some(address), now);
-                sealed.extend(self.uncrossed(&from, packet, now));
+                sealed.extend(self.resolve_crossing(&from, packet, now));
             } else {
                 sealed.push(packet);
             }
@@ -387,7 +388,7 @@ impl Plane {
         self.open(sealed, now, outputs);
     }
 
-    /// Opens what WireGuard sealed, and answers its handshakes.
+    /// Decrypts WireGuard packets, and answers handshakes.
     fn open(&mut self, sealed: Vec<PacketMut>, now: Instant, outputs: &mut Outputs) {
         if sealed.is_empty() {
             return;
@@ -438,9 +439,9 @@ impl Plane {
         }
     }
 
-    /// Forgets all sessions and paths, which peers and NATs may have forgotten too. Active peers are greeted: they may still
-    /// use a session that we have forgotten.
-    fn begin_anew(&mut self, now: Instant, outputs: &mut Outputs) {
+    /// Drops all sessions and paths, since peers and NATs may have dropped them too. Starts handshakes with active
+    /// peers, which may still use a session that we have dropped.
+    fn reset_after_sleep(&mut self, now: Instant, outputs: &mut Outputs) {
         self.known.clear();
         let mut greeted = Vec::new();
         for (key, peer) in &mut self.peers {
@@ -455,7 +456,7 @@ impl Plane {
         self.route(sealed.to_peers, now, outputs);
     }
 
-    /// Whether a packet comes from an address of this peer and goes to one of ours.
+    /// Returns whether a packet goes from an address of this peer to one of ours.
     fn is_addressed(&self, from: PeerId, packet: &PacketMut) -> bool {
         let owner = packet
             .get_src_addr()
@@ -495,11 +496,16 @@ impl Plane {
         }
     }
 
-    /// A packet of WireGuard as it comes, unless it begins a handshake that crosses one of ours, which is to be answered first.
+    /// Returns a WireGuard packet, unless it starts a handshake that crosses ours and must wait.
     ///
-    /// Each end would abandon its own handshake to answer that of the other, and both would wait for data that never comes. So one
-    /// of the keys decides whose goes on. If that one is not answered in time, the other is taken up.
-    fn uncrossed(&mut self, from: &NodePublicKey, packet: PacketMut, now: Instant) -> Option<PacketMut> {
+    /// If each end abandoned its own handshake to answer the other, both would wait for data that never comes. So the
+    /// order of the keys decides which handshake continues. If it is not answered in time, the other one is processed.
+    fn resolve_crossing(
+        &mut self,
+        from: &NodePublicKey,
+        packet: PacketMut,
+        now: Instant,
+    ) -> Option<PacketMut> {
         let is_ours = self.key > *from;
         let Some(peer) = self.peers.get_mut(from) else {
             return Some(packet);
@@ -520,7 +526,8 @@ impl Plane {
         }
     }
 
-    /// Notes that a packet came, from this address or through a relay. Only for peers that control lists: a relay can name anybody.
+    /// Records that a packet arrived from an address or through a relay. Only for listed peers, since a relay can name
+    /// any key.
     fn set_heard(
         &mut self,
         peer: &NodePublicKey,
@@ -537,18 +544,18 @@ impl Plane {
     }
 }
 
-/// Whether a packet of WireGuard is of this type.
+/// Returns whether a packet is a WireGuard message of this type.
 fn is(packet: &PacketMut, kind: u8) -> bool {
     packet.as_ref().first() == Some(&kind)
 }
 
-/// The session for which a message begins a handshake, if it does.
+/// Returns the sender's session of a handshake initiation.
 fn initiated(packet: &PacketMut) -> Option<Session> {
     let number = packet.as_ref().get(4..8).filter(|_| is(packet, INITIATION));
     number?.try_into().ok()
 }
 
-/// The session whose handshake a message answers, if it does.
+/// Returns the session that a handshake response answers.
 fn answered(packet: &PacketMut) -> Option<Session> {
     let number = packet.as_ref().get(8..12).filter(|_| is(packet, RESPONSE));
     number?.try_into().ok()

@@ -1,4 +1,4 @@
-//! The relays (DERP) through which packets go: one link for each region in use, and the choice of our home.
+//! The relays (DERP) that carry packets: one link per region in use, and the choice of the home relay.
 
 mod client;
 mod frame;
@@ -24,14 +24,14 @@ use super::sleep::Sleeps;
 use super::tls::Tls;
 use super::underlay::{RegionId, RelayHost};
 
-/// Home is measured anew this often: networks change.
+/// The interval between latency measurements for the choice of the home relay.
 const MEASURE_EVERY: Duration = Duration::from_secs(600);
-/// Home moves when its relay was down for this long.
+/// The home relay is replaced after an outage this long.
 const FAILED_AFTER: Duration = Duration::from_secs(5);
-/// The pause after a measurement that found no relay at all.
+/// The pause after a measurement that reached no relay.
 const NONE_FOUND: Duration = Duration::from_secs(2);
 
-/// All links. The control session tells it the map; it tells home, and whether home works.
+/// All relay links. The control session provides the map, and reads the home region and its state.
 pub(super) struct Relays {
     host: Arc<dyn RelayHost>,
     tls: Tls,
@@ -79,7 +79,7 @@ impl Relays {
         })
     }
 
-    /// The control server sent another map.
+    /// Sets the map from the control server.
     pub(super) fn set_map(&self, map: RelayMap) {
         self.map.send_if_modified(|old| {
             let differs = *old != map;
@@ -88,7 +88,7 @@ impl Relays {
         });
     }
 
-    /// Our key has changed: all links greet their relays again.
+    /// Replaces our key: all links reconnect to their relays.
     pub(super) fn set_keys(&self, keys: NodeKeyPair) {
         self.keys.send_replace(keys);
     }
@@ -97,12 +97,12 @@ impl Relays {
         self.home.subscribe()
     }
 
-    /// Whether the home relay works.
+    /// Returns the state of the home link.
     pub(super) fn home_state(&self) -> watch::Receiver<LinkState> {
         self.home_state.subscribe()
     }
 
-    /// The short name of a region.
+    /// Returns the short name of a region.
     pub(super) fn code(&self, region: RegionId) -> String {
         let map = self.map.borrow();
         map.0
@@ -112,7 +112,7 @@ impl Relays {
             .unwrap_or_else(|| region.to_string())
     }
 
-    /// Makes sure that there is a link to each of these regions that the map has.
+    /// Opens links to the given regions that are in the map.
     pub(super) fn use_regions(&self, regions: impl IntoIterator<Item = RegionId>) {
         let map = self.map.borrow().clone();
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
@@ -157,7 +157,7 @@ impl Relays {
         links.regions.get(&region).map(|link| link.state.clone())
     }
 
-    /// Chooses home, and again when the map changes, when home fails, and now and then.
+    /// Chooses the home relay, and again when the map changes, when the relay fails, and periodically.
     pub(super) async fn keep_home(&self) {
         let mut map = self.map.subscribe();
         loop {
@@ -168,7 +168,7 @@ impl Relays {
                 && self.home_failed()
                 && measured.len() > 1
             {
-                // It takes connections, but does not work.
+                // The relay accepts connections but does not work.
                 measured.remove(&present);
             }
             let chosen = home::choose(&measured, present);
@@ -187,7 +187,7 @@ impl Relays {
                     let was_up = !matches!(state, LinkState::Down { .. });
                     if was_up {
                         *state = LinkState::Down {
-                            detail: "none of the relays answers".to_owned(),
+                            detail: "no relay answers".to_owned(),
                             since: Instant::now(),
                         };
                     }
@@ -208,7 +208,7 @@ impl Relays {
         matches!(&*self.home_state.borrow(), LinkState::Down { since, .. } if since.elapsed() >= FAILED_AFTER)
     }
 
-    /// Follows the state of the home link, and returns when it was down too long.
+    /// Returns when the home link has been down for too long.
     async fn until_home_fails(&self) {
         let home = *self.home.borrow();
         let Some(mut state) = home.and_then(|home| self.state_of(home)) else {
@@ -226,7 +226,7 @@ impl Relays {
                 () = async {
                     match give_up {
                         Some(when) if when > Instant::now() => sleep_until(when).await,
-                        // Measured already since it failed: do not do it all the time.
+                        // It was measured after the failure already: pause before the next measurement.
                         Some(_) => sleep(FAILED_AFTER).await,
                         None => std::future::pending().await,
                     }
@@ -235,7 +235,7 @@ impl Relays {
         }
     }
 
-    /// Ends all links.
+    /// Closes all links.
     pub(super) fn close(&self) {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         links.regions.clear();

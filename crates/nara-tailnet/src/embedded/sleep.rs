@@ -1,23 +1,23 @@
-//! Notices that the node did not run for a while, because its machine slept or its process was stopped, without I/O.
+//! Detects that the node did not run for a while, because its machine slept or its process was stopped. Without I/O.
 //!
-//! Peers have given up on the node then, NATs have forgotten its ports, and servers have closed its connections. But its
-//! timers say that nothing happened: while a machine sleeps, they stand still.
+//! By then, peers have given up on the node, NATs have expired its mappings, and servers have closed its connections.
+//! Its own timers do not notice: they stop while a machine sleeps.
 
 use std::time::Duration;
 
 use nara_mesh::clock::{Clock as _, SystemClock};
 use tokio::sync::watch;
 
-/// A node that runs is seen this often at least.
+/// The maximum interval between two beats of a running node.
 pub(super) const EVERY: Duration = Duration::from_secs(1);
-/// A longer pause is a sleep. Peers leave a direct path within 4 s, and a NAT may forget a port after 30 s. A busy machine lets
-/// no process wait this long, and if one does, to begin anew costs a few round trips.
+/// A longer pause counts as a sleep. Peers leave a direct path within 4 s, and a NAT may expire a mapping after 30 s. A
+/// busy machine does not delay a process this long; if it does, a needless reset costs only a few round trips.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// How often the node has slept. What it holds open must be made anew when this changes.
+/// The number of sleeps so far. When it changes, open connections must be replaced.
 pub(super) type Sleeps = watch::Receiver<u32>;
 
-/// When the node was last seen running, by [`now`].
+/// The time at which the node last ran, by [`now`].
 #[derive(Debug)]
 pub(super) struct Pulse {
     last: Duration,
@@ -28,7 +28,7 @@ impl Pulse {
         Self { last: now }
     }
 
-    /// The node runs now. Returns how long it has slept, if it did.
+    /// Records that the node runs. Returns the length of the sleep, if there was one.
     pub(super) fn beat(&mut self, now: Duration) -> Option<Duration> {
         let pause = now.saturating_sub(self.last);
         self.last = self.last.max(now);
@@ -36,12 +36,12 @@ impl Pulse {
     }
 }
 
-/// Now, on a clock that counts sleep, and that nobody sets.
+/// Returns the time of a clock that includes sleep and that cannot be set.
 pub(super) fn now() -> Duration {
     SystemClock.monotonic()
 }
 
-/// Waits for the next sleep to be over.
+/// Waits until the next sleep has ended.
 pub(super) async fn slept(sleeps: &mut Sleeps) {
     if sleeps.changed().await.is_err() {
         std::future::pending().await
@@ -61,9 +61,9 @@ mod tests {
             assert_eq!(beat(millis), None, "{millis}");
         }
         assert_eq!(beat(613_499), Some(Duration::from_secs(600)));
-        assert_eq!(beat(613_500), None, "it was said");
+        assert_eq!(beat(613_500), None, "each sleep is reported once");
         assert_eq!(beat(623_500), Some(LONGEST_PAUSE));
-        // Two clocks that are read one after the other may seem to go back.
+        // Consecutive readings of two clocks may appear to go backwards.
         assert_eq!(beat(600_000), None);
         assert_eq!(beat(624_000), None);
     }

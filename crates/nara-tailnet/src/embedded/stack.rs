@@ -1,4 +1,4 @@
-//! The TCP of the node: dialing, listening, its addresses.
+//! The TCP of the node: dialing, listening and addresses.
 
 pub(super) mod listener;
 mod stream;
@@ -24,18 +24,19 @@ use super::driver::Driver;
 use super::settings::TCP_BUFFER;
 use super::tap::{Flow, Tap};
 
-/// Commands that wait for the stack.
+/// The capacity of the command queue of the stack.
 const COMMANDS: usize = 256;
-/// Ports for our end of outgoing connections (RFC 6335, section 6).
+/// The first port for outgoing connections (RFC 6335, section 6).
 const FIRST_PORT: u16 = 49152;
 const PORTS: u16 = u16::MAX - FIRST_PORT;
-/// A peer that has not sent a byte after this long has not heard of us yet: greet it again. Doubles each time.
+/// A peer that has sent no byte within this time may not know this node yet, so the handshake is repeated. Doubles each
+/// time.
 const GREET_AGAIN: Duration = Duration::from_millis(250);
 const GREET_AGAIN_LIMIT: Duration = Duration::from_secs(5);
-/// How long the stack may take for a command that needs no peer.
+/// The timeout of stack commands that involve no peer.
 const COMMAND: Duration = Duration::from_secs(5);
 
-/// The TCP of the node.
+/// The TCP stack of the node.
 pub(super) struct Stack {
     channel: Channel,
     driver: Arc<Driver>,
@@ -44,14 +45,14 @@ pub(super) struct Stack {
     addresses: watch::Sender<Vec<IpAddr>>,
 }
 
-/// The part that runs.
+/// The network stack task.
 pub(super) struct Runner(Netstack<StackEnd>);
 
 impl Runner {
-    /// Never ends.
+    /// Runs the stack. Never returns.
     pub(super) async fn run(mut self) {
         loop {
-            // A panic in the library must not take all connections down.
+            // A panic in the library must not end all connections.
             if std::panic::AssertUnwindSafe(self.0.run_tokio())
                 .catch_unwind()
                 .await
@@ -85,16 +86,16 @@ impl Stack {
         (Arc::new(this), Runner(stack))
     }
 
-    /// Our addresses, as the control server says. Listeners follow.
+    /// Sets our addresses as assigned by the control server. Listeners follow.
     pub(super) async fn set_addresses(&self, addresses: &[IpAddr]) {
         if addresses.is_empty() || *self.addresses.borrow() == addresses {
             return;
         }
-        // The stack has room for four.
+        // The stack supports four addresses.
         let few: Vec<_> = addresses.iter().copied().take(4).collect();
         match timeout(COMMAND, self.channel.set_ips(few)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the network stack refused our addresses"),
+            Ok(Err(error)) => tracing::error!(%error, "the network stack rejected our addresses"),
             Err(_) => tracing::error!("the network stack did not accept our addresses in time"),
         }
         self.addresses.send_replace(addresses.to_vec());
@@ -104,7 +105,7 @@ impl Stack {
         self.addresses.subscribe()
     }
 
-    /// Connects to a peer. The caller limits how long it may take.
+    /// Connects to a peer. The caller limits the duration.
     pub(super) async fn dial(&self, peer: SocketAddr, key: NodePublicKey) -> io::Result<BoxMeshStream> {
         if !self.tap.has_room_for(peer.ip()) {
             return Err(io::Error::new(
@@ -117,7 +118,7 @@ impl Stack {
             let wait = backoff.after_failure(u32::MAX);
             let begin = Instant::now();
             let local = self.local_end(peer)?;
-            // A connection attempt that is dropped would stay in the stack.
+            // The stack would keep a dropped connection attempt.
             let abandoned = AbortOnDrop {
                 tap: &self.tap,
                 flow: Some((local, peer)),
@@ -132,7 +133,7 @@ impl Stack {
                             Err(error) => Err(dial_error(peer, error)),
                         };
                     }
-                    // It is there and slow: TCP itself tries again.
+                    // The peer is reachable but slow: TCP itself retransmits.
                     Err(_) if self.driver.heard_since(&key, begin) => {}
                     Err(_) => break,
                 }
@@ -152,7 +153,7 @@ impl Stack {
             .ok_or_else(|| {
                 io::Error::new(
                     io::ErrorKind::NetworkUnreachable,
-                    "the node has no such address yet",
+                    "the node does not have this address yet",
                 )
             })?;
         for _ in 0..PORTS {
@@ -164,7 +165,7 @@ impl Stack {
         }
         Err(io::Error::new(
             io::ErrorKind::AddrInUse,
-            format!("all ports have a connection with {peer}"),
+            format!("all local ports are in use for {peer}"),
         ))
     }
 
@@ -176,15 +177,16 @@ impl Stack {
     }
 }
 
-/// Where to begin to look for a free port: after a restart, peers may remember the ports of before.
+/// Returns the port at which the search for a free one begins. After a restart, peers may still have connections with
+/// the earlier ports.
 fn random_port() -> u16 {
     let mut bytes = [0; 2];
-    // Without randomness it is the first one.
+    // Without randomness, this is the first port.
     let _ = getrandom::fill(&mut bytes);
     FIRST_PORT + u16::from_ne_bytes(bytes) % PORTS
 }
 
-/// Takes a connection attempt out of the stack if its caller gave up.
+/// Removes a connection attempt from the stack when its caller gives up.
 struct AbortOnDrop<'a> {
     tap: &'a Tap,
     flow: Option<Flow>,
@@ -232,7 +234,7 @@ mod tests {
     use super::*;
     use crate::embedded::tap::test_segment::{Segment, TcpControl, TcpSeqNumber};
 
-    /// A stack that runs, with a connection whose peer is the test.
+    /// A running stack with a connection whose peer is the test.
     struct Connected {
         device: Arc<Device>,
         channel: Channel,
@@ -279,14 +281,14 @@ mod tests {
             self.device.put(answer.packet().unwrap().into());
         }
 
-        /// The number behind what the stack sends next.
+        /// Returns the sequence number after the next segment of the stack.
         async fn next(&self) -> TcpSeqNumber {
             let (_, packets) = self.device.take().await;
             Segment::parse(packets.last().unwrap().as_ref()).unwrap().end()
         }
     }
 
-    /// The library removes a connection before it looks at who still reads from it, unless our device is careful.
+    /// The library removes a connection before it checks for a reader, unless our device prevents that.
     #[tokio::test]
     async fn a_reset_of_a_connection_whose_reader_was_dropped_does_no_harm() {
         let mut connected = Connected::new().await;
@@ -297,7 +299,7 @@ mod tests {
         drop(stream);
         connected.answer(connected.next().await, TcpControl::Rst, 1001);
 
-        // Each is answered only by a stack that runs.
+        // Only a running stack answers these.
         let ours = connected.ends.0;
         for _ in 0..3 {
             tokio::select! {
@@ -308,7 +310,7 @@ mod tests {
         }
     }
 
-    /// The library copies all that it is handed, each time, also what it has no room for.
+    /// The library copies all bytes it is given on each call, even those that do not fit.
     #[tokio::test]
     async fn the_stack_copies_no_more_of_a_large_body_than_it_may_take() {
         let mut connected = Connected::new().await;

@@ -1,13 +1,13 @@
-//! Watches the TCP connections of the network stack from outside, because the stack cannot do six things: give up on
-//! a peer that is dead, abandon a connection attempt, limit what peers may open, see that a SYN belongs to a connection
-//! that it has, limit what is on the way, and send again in good time and no more than was lost.
+//! Monitors the TCP connections of the network stack from outside and adds what the stack lacks: timeouts for dead
+//! peers, cancellation of connection attempts, limits on connections per peer, recognition of repeated SYNs, congestion
+//! control, and timely selective retransmission.
 //!
-//! It is also where the packet filter of the control server is asked: about new connections only, so that answers to
-//! our own come through, whatever peers may open.
+//! The tap also applies the packet filter of the control server, to new connections only: answers to our own
+//! connections always pass.
 //!
-//! The tap sees every segment, remembers each connection's numbers, and when one is to end, hands the stack a reset as
-//! if the peer had sent it. It keeps what is on the way, and sends itself what was lost (`flight`): the stack would send all
-//! again that is not acknowledged, so what it sends again does not go out.
+//! The tap parses every segment and tracks the sequence numbers of each connection. To end a connection, it hands the
+//! stack a reset that appears to come from the peer. It keeps packets in flight and retransmits lost ones itself
+//! (`flight`). The stack would retransmit everything unacknowledged, so its retransmissions are dropped.
 
 mod flight;
 mod path;
@@ -30,91 +30,91 @@ use tokio::sync::Notify;
 use ts_packet::PacketMut;
 use ts_packetfilter::{DropAllFilter, Filter, FilterExt as _, IpProto, PacketInfo};
 
-use self::flight::{Flight, News, Times};
+use self::flight::{AckOutcome, Flight, Times};
 use self::path::{First, Path};
 use self::segment::{Ip, IpProtocol, Segment, TcpControl, TcpSeqNumber, set_window};
 use self::timer::Timer;
 use self::window::Window;
 use super::device::{Device, MTU};
 
-/// Connections of one peer, both ways.
+/// The maximum number of connections per peer, in both directions together.
 const PER_PEER: usize = 256;
-/// Connections in all. The buffers of each take twice [`TCP_BUFFER`](super::settings::TCP_BUFFER).
+/// The maximum number of connections. Each has two buffers of [`TCP_BUFFER`](super::settings::TCP_BUFFER) bytes.
 const IN_ALL: usize = 2048;
-/// Connections that peers are opening. When there are more, all are forgotten: the windows of their peers
-/// then count as not shifted.
+/// The maximum number of connections that peers are opening. Above it, all entries are removed, and the windows of
+/// these peers count as unscaled.
 const OPENING: usize = 256;
-/// A SYN that comes again within this time is not sent again, but doubled on the way. Nobody repeats one earlier than after a second
+/// A SYN repeated within this time was duplicated by the network: no sender retransmits a SYN in less than a second
 /// (RFC 6298, section 2).
 const DOUBLED: Duration = Duration::from_millis(500);
-/// A connection that we have closed, and on which nothing was heard for this long, is forgotten by the stack too.
+/// A connection that we have closed is removed from the stack after this time without a segment.
 const HALF_CLOSED: Duration = Duration::from_secs(60);
-/// What was silent for this long, with nothing outstanding, is no longer watched.
+/// A connection without outstanding data is no longer tracked after this time without a segment.
 const SILENT: Duration = Duration::from_secs(3600);
-/// How often connections are looked at.
+/// The interval between checks of all connections.
 const EVERY: Duration = Duration::from_millis(500);
-/// The same while one of them waits for an acknowledgement.
+/// The interval while a connection waits for an acknowledgement.
 const SOON: Duration = Duration::from_millis(10);
 
-/// A connection: our end, then theirs.
+/// A connection: the local address, then the address of the peer.
 pub(super) type Flow = (SocketAddr, SocketAddr);
 
 #[derive(Debug)]
 struct Track {
-    /// What our first segment acknowledged: where the peer opened the connection, the number behind its SYN.
+    /// The acknowledgement number of our first segment: if the peer opened the connection, the number after its SYN.
     opened: Option<TcpSeqNumber>,
-    /// The number behind the last byte that we sent.
+    /// The sequence number after the last byte sent.
     sent: TcpSeqNumber,
-    /// The number behind the last byte that we acknowledged.
+    /// The last acknowledgement number sent.
     acknowledged: TcpSeqNumber,
-    /// The number behind the last byte that arrived in order.
+    /// The sequence number after the last byte received in order.
     received: TcpSeqNumber,
-    /// Since when something that we sent waits for an answer of any kind.
+    /// Since when sent data has waited for any answer.
     waiting: Option<Instant>,
-    /// The window that we told the peer last.
-    told: u16,
+    /// The window last advertised to the peer.
+    advertised: u16,
     window: Window,
     flight: Flight,
     timer: Timer,
-    /// When the last segment went either way.
+    /// The time of the last segment in either direction.
     seen: Instant,
     we_closed: bool,
     they_closed: bool,
 }
 
-/// A SYN on its way to the stack.
+/// A SYN passed to the stack.
 #[derive(Debug)]
 struct Opening {
-    /// The number behind it.
+    /// The sequence number after the SYN.
     end: TcpSeqNumber,
-    /// By how many bits the windows of the peer are shifted.
+    /// The window scale of the peer, in bits.
     scale: Option<u8>,
     at: Instant,
 }
 
-/// What becomes of a packet of the stack.
+/// The decision about a packet of the stack.
 #[derive(Debug, PartialEq, Eq)]
 enum Outgoing {
-    Goes,
-    /// The peer has what is in it, or it is on its way.
-    Stays,
-    /// So does the payload, but this is news for the peer.
-    Instead(Vec<u8>),
+    Forward,
+    /// The peer has the content, or the content is in flight.
+    Drop,
+    /// The payload is dropped, but the peer needs this acknowledgement or window.
+    Replace(Vec<u8>),
 }
 
-/// See the module.
+/// Monitors the TCP connections of the network stack; see the module.
 pub(super) struct Tap {
     flows: Mutex<HashMap<Flow, Track>>,
-    /// The ways to the peers of these connections.
+    /// The paths to the peers of these connections.
     paths: Mutex<HashMap<IpAddr, Path>>,
     /// Connections that peers are opening.
     opening: Mutex<HashMap<Flow, Opening>>,
-    /// The addresses to which a direct path leads.
+    /// The addresses reached over a direct path.
     direct: Mutex<HashSet<IpAddr>>,
-    /// What control lets in.
+    /// The packet filter of the control server.
     filter: Mutex<Arc<dyn Filter + Send + Sync>>,
     device: Arc<Device>,
-    /// A connection waits for an acknowledgement.
+    /// Notified when a connection begins to wait for an acknowledgement.
     outstanding: Notify,
     user_timeout: Duration,
 }
@@ -137,7 +137,7 @@ impl Tap {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The way to a peer. Not to be held while [`Self::flows`] is asked for.
+    /// Runs `work` on the path to a peer. Do not lock [`Self::flows`] inside it.
     fn with_path<T>(&self, peer: IpAddr, work: impl FnOnce(&mut Path) -> T) -> T {
         let is_direct = self.is_direct(peer);
         let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
@@ -146,35 +146,35 @@ impl Tap {
         work(path)
     }
 
-    /// Decides from now on who may open connections to us. Until it is set, nobody may.
+    /// Sets the filter for new connections of peers. Until then, all are refused.
     pub(super) fn set_filter(&self, filter: Arc<dyn Filter + Send + Sync>) {
         *self.filter.lock().unwrap_or_else(PoisonError::into_inner) = filter;
     }
 
-    /// To these addresses a direct path leads from now on, to others a relay.
+    /// Sets the addresses that are reached over direct paths; others are reached over relays.
     pub(super) fn set_direct(&self, addresses: HashSet<IpAddr>) {
         *self.direct.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 
-    /// Packets take another way to relays now: how long it is, is not known.
+    /// Discards the measurements of relay paths, since a relay connection was replaced.
     pub(super) fn relays_changed(&self) {
         let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
         paths.retain(|_, path| path.is_direct());
     }
 
-    /// Packets to these addresses take another way now. What was lost on the old one is sent again at once.
+    /// Retransmits lost packets to these peers at once, since their path has changed.
     pub(super) fn rerouted(&self, peers: &HashSet<IpAddr>, now: Instant) {
         for (flow, track) in &mut *self.flows() {
             if track.timer.is_overdue() && peers.contains(&flow.1.ip()) {
                 track.timer.restart(now);
-                track.flight.lose_all();
-                track.window.expire(track.sent);
-                self.send_again(track, true, now);
+                track.flight.mark_all_lost();
+                track.window.on_timeout(track.sent);
+                self.retransmit(track, true, now);
             }
         }
     }
 
-    /// The node has slept. Of connections that were quiet for longer than a peer waits, none is left: their users hear of it now.
+    /// Ends all connections if the node has slept for longer than peers keep a silent connection.
     pub(super) fn slept(&self, slept: Duration) {
         if slept < self.user_timeout {
             return;
@@ -196,32 +196,36 @@ impl Tap {
         self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A packet of the stack; what of it goes out.
+    /// Filters a packet of the stack, and returns the packet to send, if any.
     pub(super) fn outgoing(&self, packet: PacketMut) -> Option<PacketMut> {
         match self.outgoing_at(packet.as_ref(), Instant::now()) {
-            Outgoing::Goes => Some(packet),
-            Outgoing::Stays => None,
-            Outgoing::Instead(other) => Some(other.into()),
+            Outgoing::Forward => Some(packet),
+            Outgoing::Drop => None,
+            Outgoing::Replace(other) => Some(other.into()),
         }
     }
 
     fn outgoing_at(&self, packet: &[u8], now: Instant) -> Outgoing {
         let Some(segment) = Segment::parse(packet) else {
-            return Outgoing::Goes;
+            return Outgoing::Forward;
         };
         let flow = (segment.source, segment.destination);
         let mut flows = self.flows();
         if segment.tcp.control == TcpControl::Rst {
             flows.remove(&flow);
             self.opening().remove(&flow);
-            return Outgoing::Goes;
+            return Outgoing::Forward;
         }
         let begin = segment.tcp.seq_number;
         let is_new = !flows.contains_key(&flow);
         let (is_direct, first) = self.with_path(flow.1.ip(), |path| {
             (
                 path.is_direct(),
-                if is_new { path.begins(now) } else { First::Alone },
+                if is_new {
+                    path.begin_connection(now)
+                } else {
+                    First::Alone
+                },
             )
         });
         let track = flows.entry(flow).or_insert_with(|| Track {
@@ -235,9 +239,9 @@ impl Tap {
             timer: Timer::default(),
             sent: begin,
             acknowledged: TcpSeqNumber(0),
-            // If their SYN came first, ours acknowledges it.
+            // If the peer sent its SYN first, ours acknowledges it.
             received: segment.tcp.ack_number.unwrap_or(TcpSeqNumber(0)),
-            told: 0,
+            advertised: 0,
             waiting: None,
             seen: now,
             we_closed: false,
@@ -245,21 +249,21 @@ impl Tap {
         });
         let end = segment.end();
         track.window.outgoing(&segment.tcp, is_direct);
-        // While the peer has no room, the stack asks now and then whether there is some, and until it has answered, too.
-        let is_asking = track.window.is_closed() || track.window.acknowledged().is_none();
-        let goes = track.flight.sent(packet, (begin, end), is_asking, now) || is_asking;
+        // While the peer's window is closed, or the peer has not answered yet, the stack sends probes.
+        let is_probe = track.window.is_closed() || track.window.acknowledged().is_none();
+        let is_forwarded = track.flight.sent(packet, (begin, end), is_probe, now) || is_probe;
         if end != begin && !track.window.is_closed() && track.timer.sent(now) {
             self.outstanding.notify_one();
         }
-        if goes {
+        if is_forwarded {
             track.sent = track.sent.max(end);
         }
-        let is_news = segment
+        let updates_peer = segment
             .tcp
             .ack_number
             .is_some_and(|number| number != track.acknowledged)
-            || segment.tcp.window_len != track.told;
-        track.told = segment.tcp.window_len;
+            || segment.tcp.window_len != track.advertised;
+        track.advertised = segment.tcp.window_len;
         if let Some(acknowledged) = segment.tcp.ack_number {
             track.acknowledged = acknowledged;
             track.received = track.received.max(acknowledged);
@@ -269,8 +273,8 @@ impl Tap {
         }
         track.we_closed |= segment.tcp.control == TcpControl::Fin;
         track.seen = now;
-        if goes {
-            return Outgoing::Goes;
+        if is_forwarded {
+            return Outgoing::Forward;
         }
         let mut only = Segment::new(
             flow.0,
@@ -280,15 +284,15 @@ impl Tap {
             segment.tcp.ack_number,
             &[],
         );
-        only.tcp.window_len = track.told;
+        only.tcp.window_len = track.advertised;
         match only.packet() {
-            Some(packet) if is_news => Outgoing::Instead(packet),
-            _ => Outgoing::Stays,
+            Some(packet) if updates_peer => Outgoing::Replace(packet),
+            _ => Outgoing::Drop,
         }
     }
 
-    /// A packet for the stack. Its window may become smaller. `false`: it may not come in, or would open one connection
-    /// too many, and is dropped.
+    /// Filters a packet for the stack, and may reduce its window. Returns `false` if the packet must be dropped: the
+    /// filter refuses it, or it would open one connection too many.
     pub(super) fn incoming(&self, packet: &mut [u8]) -> bool {
         let filter = Arc::clone(&self.filter.lock().unwrap_or_else(PoisonError::into_inner));
         self.incoming_at(packet, &*filter, Instant::now())
@@ -324,38 +328,38 @@ impl Tap {
                     shortest: path.shortest(),
                 };
                 let number = segment.tcp.ack_number;
-                let mut news = number.map_or_else(News::default, |number| {
+                let mut outcome = number.map_or_else(AckOutcome::default, |number| {
                     track.flight.acknowledged(number, ranges, times, now)
                 });
-                if advice.third && ranges[0].is_none() {
-                    news.lost += track.flight.lose_first();
+                if advice.third_duplicate && ranges[0].is_none() {
+                    outcome.lost += track.flight.mark_first_lost();
                 }
-                track.window.arrived(news.arrived);
-                if news.arrived > 0 {
+                track.window.arrived(outcome.arrived);
+                if outcome.arrived > 0 {
                     track
                         .timer
-                        .arrived(news.round_trip, track.window.is_outstanding(track.sent), now);
+                        .arrived(outcome.round_trip, track.window.is_outstanding(track.sent), now);
                 }
-                if let Some(took) = news.round_trip {
+                if let Some(took) = outcome.round_trip {
                     path.measured(took, now);
                     track.window.measured(took, path, track.sent, now);
                 }
-                if news.lost > 0 {
+                if outcome.lost > 0 {
                     track
                         .window
-                        .lose(news.lost, track.flight.on_the_way(), track.sent, path);
+                        .on_loss(outcome.lost, track.flight.in_flight(), track.sent, path);
                 }
-                let window = track.window.limit(&segment.tcp, path, track.flight.beyond(), now);
-                is_lost = news.lost > 0;
+                let window = track.window.limit(&segment.tcp, path, track.flight.sacked(), now);
+                is_lost = outcome.lost > 0;
                 window
             });
-            self.send_again(track, is_lost, now);
+            self.retransmit(track, is_lost, now);
             if let Some(window) = window {
                 set_window(packet, window);
             }
             return true;
         }
-        // The answer of the stack will be tracked; here it is only decided whether it may answer.
+        // The answer of the stack starts the tracking; here we only decide whether the packet may reach the stack.
         let info = PacketInfo {
             src: segment.source.ip(),
             dst: segment.destination.ip(),
@@ -376,15 +380,16 @@ impl Tap {
         true
     }
 
-    /// Whether the stack may see a SYN with this number behind it. The stack hands it to the first socket that takes it, and one
-    /// that listens may come before the one that has the connection: then there are two, and each resets what is meant for the other.
+    /// Returns whether to pass on a SYN that ends before `end`. The stack gives a SYN to its first matching socket,
+    /// possibly a listening one before the connected one. Two sockets would then have the connection, and each would
+    /// reset the other's segments.
     fn may_open(&self, flow: &Flow, end: TcpSeqNumber, now: Instant) -> bool {
         match self.flows().get(flow).map(|track| track.opened) {
-            // The answer was lost; it is sent again.
+            // The answer was lost; it will be retransmitted.
             Some(Some(opened)) if opened == end => return false,
-            // The peer begins anew, and knows nothing of the old connection.
+            // The peer restarted and has no state of the old connection.
             Some(Some(_)) => {}
-            // Our own SYN crossed it, or the stack has not seen it.
+            // A simultaneous open, or the stack has not received the SYN.
             Some(None) => return true,
             None => {
                 let opening = self.opening();
@@ -398,24 +403,24 @@ impl Tap {
         true
     }
 
-    /// Whether another connection with this peer may be opened.
+    /// Returns whether another connection with this peer may be opened.
     pub(super) fn has_room_for(&self, peer: IpAddr) -> bool {
         has_room(&self.flows(), peer)
     }
 
-    /// The largest window of all connections, in bytes.
+    /// Returns the largest window of all connections, in bytes.
     #[cfg(test)]
     pub(super) fn largest_window(&self) -> usize {
         let flows = self.flows();
         flows.values().map(|track| track.window.size()).max().unwrap_or(0)
     }
 
-    /// Whether one of our ports has a connection with this address.
+    /// Returns whether this connection exists.
     pub(super) fn is_used(&self, flow: &Flow) -> bool {
         self.flows().contains_key(flow)
     }
 
-    /// Ends a connection of the stack as if the peer had reset it. The peer is not told.
+    /// Ends a connection of the stack as if the peer had reset it. The peer is not notified.
     pub(super) fn abort(&self, flow: &Flow) {
         let track = self.flows().remove(flow);
         if let Some(track) = track {
@@ -428,25 +433,25 @@ impl Tap {
         }
     }
 
-    /// Sends again what was lost, as much as the way takes now. `first`: a packet in any case.
-    fn send_again(&self, track: &mut Track, first: bool, now: Instant) {
+    /// Retransmits lost packets as far as the window allows. With `first`, sends at least one packet.
+    fn retransmit(&self, track: &mut Track, first: bool, now: Instant) {
         let most = track.window.size().saturating_sub(MTU);
         let mut next = if first { usize::MAX } else { most };
-        while let Some(packet) = track.flight.send_again(next, now) {
+        while let Some(packet) = track.flight.retransmit(next, now) {
             next = most;
             let Some(mut segment) = Segment::parse(packet) else {
                 continue;
             };
-            // The peer would not take a segment that acknowledges less than others before.
+            // The peer would discard a segment with an older acknowledgement number.
             segment.tcp.ack_number = Some(track.acknowledged);
-            segment.tcp.window_len = track.told;
+            segment.tcp.window_len = track.advertised;
             if let Some(packet) = segment.packet() {
                 self.device.put_again(packet.into());
             }
         }
     }
 
-    /// Sends again what has waited too long. Returns whether anything waits.
+    /// Retransmits packets whose timeout has expired. Returns whether any packet waits for an acknowledgement.
     fn resend_due(&self, now: Instant) -> bool {
         let mut is_outstanding = false;
         for track in self.flows().values_mut() {
@@ -454,33 +459,33 @@ impl Tap {
             if track.window.is_closed() && track.timer.is_running() {
                 track.timer.restart(now);
             }
-            // Until the peer has answered, the stack asks by itself.
+            // The stack itself retransmits its SYN.
             if track.window.acknowledged().is_none() {
                 continue;
             }
             let was_overdue = track.timer.is_overdue();
             if track.timer.expired(now) {
                 if was_overdue {
-                    track.flight.lose_all();
-                    track.window.expire(track.sent);
+                    track.flight.mark_all_lost();
+                    track.window.on_timeout(track.sent);
                 } else {
-                    // Its answer tells what became of the others.
-                    track.flight.lose_first();
+                    // The answer will show which other packets were lost.
+                    track.flight.mark_first_lost();
                 }
-                self.send_again(track, true, now);
+                self.retransmit(track, true, now);
             }
         }
         is_outstanding
     }
 
-    /// Sends again what was lost, and ends connections whose time is over. Never returns.
+    /// Retransmits lost packets, and ends dead connections. Never returns.
     pub(super) async fn run(&self) {
         let mut looked = Instant::now();
         loop {
             if self.resend_due(Instant::now()) {
                 tokio::time::sleep(SOON).await;
             } else {
-                // Whichever comes first.
+                // Wakes up at the earlier of the two.
                 let _ = tokio::time::timeout(EVERY, self.outstanding.notified()).await;
             }
             if looked.elapsed() < EVERY {
@@ -494,7 +499,7 @@ impl Tap {
         }
     }
 
-    /// The connections that are to end now. Forgets those that have ended by themselves.
+    /// Returns the connections to end now, and removes closed ones.
     fn due(&self, now: Instant) -> Vec<Flow> {
         let passed = |since: Instant| now.saturating_duration_since(since);
         let mut flows = self.flows();
@@ -520,7 +525,7 @@ impl Tap {
     }
 }
 
-/// Whether a packet that is not TCP is a ping that may come in. Nothing else has a use here.
+/// Returns whether a packet other than TCP may pass. Only pings may.
 fn is_allowed_ping(packet: &[u8], filter: &dyn Filter) -> bool {
     Ip::parse(packet).is_some_and(|ip| {
         let info = PacketInfo {

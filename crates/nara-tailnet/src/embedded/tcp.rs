@@ -1,4 +1,4 @@
-//! TCP connections to servers: to control and to relays.
+//! TCP connections to the control server and to relays.
 
 use std::io;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-/// Sends small packets at once, and notices within a minute that the connection is dead.
+/// Sends small packets without delay, and detects a dead connection within a minute.
 pub(super) fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()

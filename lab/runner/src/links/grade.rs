@@ -1,4 +1,4 @@
-//! The lines and the NATs that are measured.
+//! The measured lines and NATs.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,17 +13,17 @@ const fn mbit(mbit: u64) -> u64 {
     mbit * 1_000_000 / 8
 }
 
-/// The line of the machine that asks. The other machine and the servers are behind lines that take no time.
+/// The line of the client machine. The other machine and the servers have ideal lines.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grade {
     pub(crate) name: &'static str,
-    /// In each direction: a round trip takes twice the delay.
+    /// The quality in each direction, so a round trip takes twice the delay.
     pub(crate) quality: Quality,
-    /// What is sent each way to measure throughput, in bytes: some seconds of the line.
+    /// The number of bytes sent each way to measure throughput: several seconds on the line.
     pub(crate) blob: usize,
 }
 
-/// From the best to the worst.
+/// The lines, from the best to the worst.
 pub(crate) const GRADES: [Grade; 5] = [
     Grade {
         name: "lan",
@@ -32,7 +32,7 @@ pub(crate) const GRADES: [Grade; 5] = [
     },
     Grade {
         name: "home",
-        // Routers queue about 100 ms.
+        // Consumer routers queue about 100 ms.
         quality: Quality::perfect(ms(10), mbit(50), 640 << 10),
         blob: 16 << 20,
     },
@@ -66,25 +66,25 @@ pub(crate) const GRADES: [Grade; 5] = [
     },
 ];
 
-/// What stands between a machine and the internet.
+/// The router between a machine and the internet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Nat {
-    /// A router only.
+    /// A router without NAT.
     Open,
-    /// A NAT that gives a socket the same port for all destinations, and a firewall.
+    /// A NAT that maps a socket to the same port for all destinations, with a firewall.
     Easy,
-    /// A NAT that gives a socket another port for each destination, and a firewall.
+    /// A NAT that maps a socket to another port for each destination, with a firewall.
     Hard,
-    /// An easy NAT that lets no UDP pass.
+    /// An easy NAT that blocks UDP.
     NoUdp,
-    /// A hard NAT whose router maps a port when it is asked.
+    /// A hard NAT whose router supports port mapping.
     Mapping,
-    /// An easy NAT that sends packets for its own address on to the socket that has the port, from inside only.
+    /// An easy NAT with hairpinning: it forwards packets from inside to its own external address.
     Turning,
 }
 
 impl Nat {
-    /// The rules of the router for nftables, whose device to the internet is `wan` and has this address.
+    /// Returns the nftables rules of a router with this external address on the device `wan`.
     pub(super) fn rules(self, address: &str) -> String {
         let (masquerade, udp) = match self {
             Self::Open => return String::new(),
@@ -92,10 +92,10 @@ impl Nat {
             Self::Hard | Self::Mapping => ("masquerade fully-random", ""),
             Self::NoUdp => ("masquerade", "ip protocol udp drop"),
         };
-        // The program that maps ports fills chains of its own, in a table for both families.
+        // The port mapping daemon fills chains of its own, in a table for both families.
         let turned = format!("iifname lan oifname lan ct status dnat snat to {address}");
         let [family, mapped, leaving, passing] = match self {
-            // Which socket a port belongs to is seen when a packet leaves.
+            // The port of a socket is recorded when a packet leaves.
             Self::Turning => [
                 "ip",
                 "  map sockets {
@@ -134,8 +134,8 @@ impl Nat {
             ],
             _ => ["ip", "", "", ""],
         };
-        // What comes from the internet unasked must leave no trace in the table of connections: it would take the
-        // port that the other end expects.
+        // Unsolicited packets from the internet must not create conntrack entries: these would occupy the port that the
+        // other end expects.
         format!(
             "table {family} router {{
 {mapped}  chain leaving {{
@@ -172,25 +172,25 @@ impl fmt::Display for Nat {
     }
 }
 
-/// Where the machines are.
+/// The locations of the two machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// Each behind a router of its own.
+    /// Each machine is behind a router of its own.
     Apart,
-    /// Both behind the first router.
+    /// Both machines are behind the first router.
     Together,
-    /// The same, and the switch lets nothing pass from one to the other.
+    /// Both machines are behind the first router, on a switch that isolates them from each other.
     Isolated,
-    /// Apart, and there is IPv6 without NAT and firewall too.
+    /// Apart, with additional IPv6 without NAT and firewall.
     Six,
-    /// Apart, and the line takes no larger packets, and no router says so.
+    /// Apart, and the line silently drops packets larger than this MTU.
     Narrow(usize),
 }
 
-/// What is between two machines.
+/// The network between two machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// The second counts only if they are apart.
+    /// The NATs of both machines; the second is used only if the machines are apart.
     pub(crate) nats: [Nat; 2],
     pub(crate) way: Way,
 }
@@ -214,7 +214,7 @@ impl Place {
         matches!(self.way, Way::Together | Way::Isolated)
     }
 
-    /// Its NATs.
+    /// Returns its NATs as text.
     pub(super) fn nats_text(self) -> String {
         let [near, far] = self.nats;
         match self.is_together() {
@@ -247,7 +247,7 @@ const PAIRS: [Place; 8] = [
     Place::apart(Nat::NoUdp, Nat::Easy),
 ];
 
-/// Ways that are no pair of NATs, each measured on a line as at home.
+/// The places other than pairs of NATs, measured on a home line.
 pub(super) const WAYS: [Place; 5] = [
     Place::of(Way::Together, Nat::Easy, Nat::Easy),
     Place::of(Way::Isolated, Nat::Turning, Nat::Turning),
@@ -256,8 +256,8 @@ pub(super) const WAYS: [Place; 5] = [
     Place::of(Way::Narrow(1280), Nat::Easy, Nat::Easy),
 ];
 
-/// The NATs that are measured on a line.
+/// Returns the NATs to measure on a line.
 pub(super) fn pairs(grade: &Grade) -> &'static [Place] {
-    // Within a local network there is no NAT.
+    // A local network has no NAT.
     if grade.name == "lan" { &PAIRS[..1] } else { &PAIRS }
 }

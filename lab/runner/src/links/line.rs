@@ -1,4 +1,4 @@
-//! One direction of an emulated line, without I/O: packets and times go in, and come out when they arrive.
+//! One direction of an emulated line, without I/O: packets go in with times, and come out at their arrival times.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -6,34 +6,34 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-/// How long the delay of a line with jitter stays the same.
+/// The interval between changes of the delay on a line with jitter.
 const STEADY: Duration = Duration::from_millis(100);
-/// How much later a packet arrives that others overtake.
+/// The extra delay of a reordered packet.
 const OVERTAKEN: Duration = Duration::from_millis(5);
 
-/// What a line does to packets.
+/// The properties of a line.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Quality {
-    /// From the moment when a packet has been sent to its arrival.
+    /// The time from the end of the transmission to the arrival.
     pub(crate) delay: Duration,
-    /// By how much the delay differs from that at most, either way. Packets keep their order.
+    /// The maximum deviation of the delay in either direction. It does not reorder packets.
     pub(crate) jitter: Duration,
-    /// In bytes per second.
+    /// The rate in bytes per second.
     pub(crate) rate: u64,
-    /// How many bytes wait to be sent; what comes on top is dropped.
+    /// The size of the queue in bytes; packets beyond it are dropped.
     pub(crate) queue: usize,
-    /// Larger packets are dropped, in bytes.
+    /// The maximum packet size in bytes; larger packets are dropped.
     pub(crate) mtu: usize,
-    /// The share of packets that are lost on the way.
+    /// The fraction of packets lost.
     pub(crate) loss: f64,
-    /// The share of packets that arrive twice.
+    /// The fraction of packets duplicated.
     pub(crate) duplicates: f64,
-    /// The share of packets that others overtake.
+    /// The fraction of packets reordered.
     pub(crate) overtaken: f64,
 }
 
 impl Quality {
-    /// A line that only takes time.
+    /// A line with a delay and a rate, but without impairments.
     pub(crate) const fn perfect(delay: Duration, rate: u64, queue: usize) -> Self {
         Self {
             delay,
@@ -48,19 +48,19 @@ impl Quality {
     }
 }
 
-/// What became of the packets.
+/// The numbers of packets by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Those that arrived, each duplicate too.
+    /// Packets that arrived, including duplicates.
     pub(crate) arrived: u64,
     pub(crate) lost: u64,
-    /// Dropped, because the queue was full.
+    /// Packets dropped because the queue was full.
     pub(crate) queue_full: u64,
-    /// Dropped, because they were larger than the MTU.
+    /// Packets dropped because they exceeded the MTU.
     pub(crate) too_large: u64,
 }
 
-/// A packet on its way. The order is that of arrival.
+/// A packet in flight. The field order sorts by arrival.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Flying {
     arrives: Duration,
@@ -68,25 +68,25 @@ struct Flying {
     packet: Vec<u8>,
 }
 
-/// See the module. All times count from the same moment.
+/// One direction of a line; see the module. All times have the same origin.
 #[derive(Debug)]
 pub(crate) struct Line {
     quality: Quality,
     random: Rng,
-    /// When all that waits has been sent.
+    /// The time when all queued packets have been sent.
     sent: Duration,
     flying: BinaryHeap<Reverse<Flying>>,
     next_number: u64,
-    /// When the last packet that keeps its order arrives.
+    /// The arrival time of the last packet that was not reordered.
     last: Duration,
-    /// The delay now, and until when it stays.
+    /// The present delay, and when it changes.
     delay: Duration,
     steady_until: Duration,
     counts: Counts,
 }
 
 impl Line {
-    /// Lines with the same seed treat the same packets in the same way.
+    /// Creates a line. Lines with the same seed treat the same packets identically.
     pub(crate) fn new(quality: Quality, seed: u64) -> Self {
         Self {
             quality,
@@ -101,7 +101,7 @@ impl Line {
         }
     }
 
-    /// Gives a packet to the line.
+    /// Sends a packet over the line.
     pub(crate) fn push(&mut self, packet: Vec<u8>, now: Duration) {
         let Quality { rate, queue, mtu, .. } = self.quality;
         if packet.len() > mtu {
@@ -109,7 +109,7 @@ impl Line {
             return;
         }
         let seconds = |bytes: usize| Duration::from_secs_f64(bytes as f64 / rate as f64);
-        // A packet always fits into an empty queue.
+        // An empty queue accepts any packet.
         if self.sent > now && self.sent - now + seconds(packet.len()) > seconds(queue) {
             self.counts.queue_full += 1;
             return;
@@ -132,7 +132,7 @@ impl Line {
         self.fly(packet, arrives);
     }
 
-    /// A packet that has arrived.
+    /// Returns a packet that has arrived.
     pub(crate) fn pop(&mut self, now: Duration) -> Option<Vec<u8>> {
         if self.next()? > now {
             return None;
@@ -141,7 +141,7 @@ impl Line {
         self.flying.pop().map(|Reverse(flying)| flying.packet)
     }
 
-    /// When the next packet arrives.
+    /// Returns when the next packet arrives.
     pub(crate) fn next(&self) -> Option<Duration> {
         self.flying.peek().map(|Reverse(flying)| flying.arrives)
     }
@@ -185,7 +185,7 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// 1 MB/s: a packet of 1000 bytes takes a millisecond.
+    /// A line of 1 MB/s: a packet of 1000 bytes takes a millisecond.
     const MEGABYTE: Quality = Quality::perfect(ms(10), 1_000_000, 5000);
 
     fn packet(n: usize) -> Vec<u8> {
@@ -198,7 +198,7 @@ mod tests {
         usize::from_be_bytes(packet[..8].try_into().unwrap())
     }
 
-    /// All that arrives, and when.
+    /// Returns all arrivals with their times.
     fn arrivals(line: &mut Line) -> Vec<(Duration, usize)> {
         let mut all = Vec::new();
         while let Some(at) = line.next() {
@@ -207,7 +207,7 @@ mod tests {
         all
     }
 
-    /// Packets at an even pace through a line of this quality.
+    /// Sends packets at a constant interval over a line of this quality.
     fn run(quality: Quality, seed: u64, every: Duration, count: usize) -> (Vec<(Duration, usize)>, Counts) {
         let mut line = Line::new(quality, seed);
         for n in 0..count {
@@ -234,16 +234,16 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_in_the_queue_is_dropped() {
+    fn packets_for_a_full_queue_are_dropped() {
         let (arrived, counts) = run(MEGABYTE, 1, Duration::ZERO, 9);
         assert_eq!(arrived.len(), 5);
         assert_eq!(counts.queue_full, 4);
         let (arrived, _) = run(MEGABYTE, 1, ms(1), 100);
-        assert_eq!(arrived.len(), 100, "at its own pace everything passes");
+        assert_eq!(arrived.len(), 100, "at the rate of the line nothing is dropped");
     }
 
     #[test]
-    fn what_is_larger_than_the_mtu_is_dropped() {
+    fn packets_above_the_mtu_are_dropped() {
         let quality = Quality { mtu: 999, ..MEGABYTE };
         assert_eq!(run(quality, 1, ms(1), 3).1.too_large, 3);
     }
@@ -308,7 +308,7 @@ mod tests {
             let arrived = arrivals(&mut line);
             prop_assert!(arrived.windows(2).all(|two| two[0].1 < two[1].1));
             for (at, n) in &arrived {
-                prop_assert!(*at + ms(jitter) >= pushed[*n] + ms(11), "{n} was too fast");
+                prop_assert!(*at + ms(jitter) >= pushed[*n] + ms(11), "packet {n} arrived too early");
             }
             let counts = line.counts();
             let all = counts.arrived + counts.lost + counts.queue_full;

@@ -1,4 +1,4 @@
-//! Rounds of measurements, and the table of what they found: a row for each place and kind of node, compared with tsnet.
+//! Rounds of measurements and their table, with a row for each place and kind of node, compared with tsnet.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -7,19 +7,20 @@ use std::time::Instant;
 use super::grade::{GRADES, Grade};
 use crate::kind::Kind;
 
-/// What rows are compared with.
+/// The kind that others are compared with.
 const STANDARD: Kind = Kind::Tsnet;
 
-/// What is measured in a row.
+/// The results in one row.
 pub(super) trait Figures: Debug + Sized {
-    /// Behind the names of the place and the kind.
+    /// The headings after the place and the kind.
     const COLUMNS: &[&str];
 
-    /// The cells of some rounds, at least one. There is no standard in its own row, and none if it was not measured.
+    /// Returns the cells for at least one round. `standard` is `None` in the row of the standard itself, or if it was
+    /// not measured.
     fn cells(all: &[Self], standard: Option<&[Self]>) -> Vec<String>;
 }
 
-/// How often one is as fast as another; above 1, the first value is larger.
+/// Returns the ratio as text; above 1, the first value is larger.
 pub(super) fn ratio(above: Option<f64>, below: Option<f64>) -> String {
     match (above, below) {
         (Some(above), Some(below)) if below > 0.0 => format!("{:.2}", above / below),
@@ -27,7 +28,8 @@ pub(super) fn ratio(above: Option<f64>, below: Option<f64>) -> String {
     }
 }
 
-/// `--grade a,b`, `--only a,b` for other names of rows, `--kinds a,b`, `--rounds N`, `--file PATH` for the table.
+/// The options `--grade a,b`, `--only a,b` for other row names, `--kinds a,b`, `--rounds N`, and `--file PATH` for the
+/// table.
 pub(super) struct Options<'a> {
     pub(super) grades: Vec<Grade>,
     only: Option<Vec<&'a str>>,
@@ -57,24 +59,25 @@ impl<'a> Options<'a> {
                     options.rounds = value.parse().map_err(|_| "--rounds takes a number".to_owned())?;
                 }
                 "--file" => options.file = Some(value),
-                _ => return Err(format!("there is no option {arg}")),
+                _ => return Err(format!("unknown option {arg}")),
             }
         }
         options.kinds.sort_by_key(|kind| *kind != STANDARD);
         Ok(options)
     }
 
-    /// Whether `--only` names it: `no-udp-easy` is `no UDP – easy`.
+    /// Returns whether `--only` selects this name: `no-udp-easy` stands for `no UDP – easy`.
     pub(super) fn wants(&self, name: &str) -> bool {
         let name = name.to_lowercase().replace(" – ", "-").replace(' ', "-");
         self.only.as_ref().is_none_or(|only| only.contains(&&*name))
     }
 }
 
-/// What was measured, by row and kind; empty if all measurements failed.
+/// The results by row and kind; empty if all measurements failed.
 type Found<F> = BTreeMap<(usize, Kind), Vec<F>>;
 
-/// Measures all rows and prints the table. The file is written after each measurement. `heads` are above the names of rows.
+/// Measures all rows and prints the table. The file is updated after each measurement. `heads` are the headings of the
+/// row names.
 pub(super) async fn run<F: Figures>(
     options: &Options<'_>,
     heads: &[&str],
@@ -82,13 +85,13 @@ pub(super) async fn run<F: Figures>(
     measure: impl AsyncFn(usize, Kind, u64) -> Result<F, String>,
 ) -> Result<(), String> {
     if rows.is_empty() || options.kinds.is_empty() {
-        return Err("no row is left to be measured: see the options".to_owned());
+        return Err("the options select no row".to_owned());
     }
     let mut found: Found<F> = BTreeMap::new();
     let mut failures = 0;
     for round in 0..options.rounds {
         for (n, row) in rows.iter().enumerate() {
-            // Kinds alternate, so that a change of the machine's pace hits all of them.
+            // Alternate the kinds, so that a change in the speed of the machine affects all of them.
             for kind in &options.kinds {
                 let begin = Instant::now();
                 let measured = measure(n, *kind, round * 1000 + n as u64).await;
@@ -109,7 +112,7 @@ pub(super) async fn run<F: Figures>(
     }
 }
 
-/// The rows that were measured so far.
+/// Returns the table of all results so far.
 fn table<F: Figures>(
     options: &Options<'_>,
     heads: &[&str],

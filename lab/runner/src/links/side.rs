@@ -1,4 +1,4 @@
-//! A nara in a process of its own on one of the machines, which is told in lines what to do, and answers each in a line.
+//! A nara in a process of its own on one of the machines. It reads commands as lines and answers each with a line.
 
 use std::net::{AddrParseError, IpAddr, SocketAddr};
 use std::path::Path;
@@ -27,42 +27,42 @@ use crate::nara::{Nara, story, story_number};
 use crate::network::Network;
 use crate::process::Process;
 
-/// What goes there and back on a new connection, in bytes.
+/// The number of bytes exchanged in each direction on a new connection.
 const BYTES: usize = 64 * 1024;
 const ECHO_PORT: u16 = 9700;
-/// How long the naras may take to find each other.
+/// The timeout for the naras to find each other.
 const MEET: Duration = Duration::from_secs(30);
-/// How long a transfer may take.
+/// The timeout of a transfer.
 const TRANSFER: Duration = Duration::from_secs(25);
-/// How long a nara may take to answer us.
+/// The timeout for the answer of a nara process.
 const ANSWER: Duration = Duration::from_secs(60);
-/// Between two events that are told.
+/// The interval between two events of a stream.
 const TELL: Duration = Duration::from_millis(100);
-/// A sync that failed is tried again so much later.
+/// The pause before a failed sync is retried.
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// A ping and a transfer.
+/// The results of a ping and a transfer.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub(super) struct Round {
-    /// A ping on the connection that is kept; `None`: it failed.
+    /// A ping on the persistent connection; `None` if it failed.
     pub(super) ping_ms: Option<f64>,
-    /// Bytes there and back on a new connection.
+    /// An exchange of bytes on a new connection.
     pub(super) exchange_ms: Option<f64>,
     pub(super) is_direct: bool,
     pub(super) error: Option<String>,
 }
 
-/// A stream of events since it was marked.
+/// A stream of events since its last mark.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(super) struct Heard {
     pub(super) events: usize,
-    /// The longest silence.
+    /// The longest interval without an event.
     pub(super) longest_s: f64,
-    /// The silence that lasts.
+    /// The time since the last event.
     pub(super) silent_s: f64,
-    /// The number of the next event, if there was one before.
+    /// The number of the next expected event, once one has arrived.
     pub(super) next: Option<u32>,
-    /// An event that was lost or came twice, or an error, since the beginning.
+    /// The first lost or duplicate event, or error, since the beginning.
     pub(super) wrong: Option<String>,
     pub(super) is_direct: bool,
 }
@@ -72,15 +72,15 @@ pub(super) struct Heard {
 pub(super) struct Synced {
     pub(super) events: usize,
     pub(super) tries: usize,
-    /// How long it took, if it is complete.
+    /// The duration, once the sync is complete.
     pub(super) took_s: Option<f64>,
-    /// Events that came twice, or were refused.
+    /// Duplicate or refused events.
     pub(super) wrong: Option<String>,
-    /// Why the last try failed.
+    /// The error of the last failed attempt.
     pub(super) failed: Option<String>,
 }
 
-/// Starts a nara of this kind on each machine and has them find each other.
+/// Starts a nara of this kind on each machine, and lets them find each other.
 pub(super) async fn start_both(network: &Network, world: &World, kind: Kind) -> Result<[Process; 2], String> {
     let ourselves = std::env::current_exe().map_err(|error| error.to_string())?;
     let (programs, control, kind) = (
@@ -112,12 +112,12 @@ pub(super) async fn start_both(network: &Network, world: &World, kind: Kind) -> 
     Ok([a, b])
 }
 
-/// Tells a nara something and returns its answer.
+/// Sends a command to a nara process and returns the answer.
 pub(super) async fn tell<T: DeserializeOwned>(side: &mut Process, command: &str) -> Result<T, String> {
     side.ask::<Result<T, String>>(command, ANSWER).await?
 }
 
-/// The nara itself: see [`Told::obey`].
+/// Runs the nara process: see [`Told::obey`].
 pub(crate) async fn child(args: &[String]) -> Result<(), String> {
     let [programs, kind, folder, name, control_url] = args else {
         return Err("side FOLDER-OF-PROGRAMS KIND FOLDER NAME CONTROL-URL".to_owned());
@@ -129,7 +129,7 @@ pub(crate) async fn child(args: &[String]) -> Result<(), String> {
         .await?;
     let nara = Nara::on(node, kind, name, begin).await?;
     let address = nara.address()?;
-    // A tsnet node has an echo of its own.
+    // A tsnet node has an echo server of its own.
     let _echo = match kind {
         Kind::Tsnet => None,
         _ => Some(Echo::start(nara.node.clone(), SocketAddr::new(address, ECHO_PORT)).await?),
@@ -163,23 +163,24 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 type Telling = JoinHandle<Result<u32, String>>;
 
-/// A nara, and what it was told to do.
+/// A nara and the state of its commands.
 struct Told {
     nara: Arc<Nara>,
     peer: Option<(NaraName, IpAddr)>,
-    /// Whether it is to end, and how many events it has told then.
+    /// The flag that ends the stream, and the task that returns the number of events.
     telling: Option<(Arc<AtomicBool>, Telling)>,
     heard: Arc<Mutex<Hearing>>,
     synced: Arc<Mutex<Synced>>,
-    /// Where the events of a sync go.
+    /// The destination of synced events.
     ledger: Arc<MemoryLedger>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Told {
-    /// `meet NAME ADDRESS` comes first. Then `ping`, or `round` for a ping and a transfer; `tell` stories until `hush`;
-    /// `follow` the stories of the other one, `mark` a moment, and say what was `heard` since; `fill N` events into the ledger;
-    /// `sync PAGE-SIZE` the ledger of the other one into an empty one, and say how far it is `synced`.
+    /// Runs a command. `meet NAME ADDRESS` comes first. Then: `ping`; `round` for a ping and a transfer; `tell` to
+    /// publish stories until `hush`; `follow` for the stories of the other nara, `mark` to start an interval, and
+    /// `heard` for the events in it; `fill N` to add events to the ledger; `sync PAGE-SIZE` to copy the ledger of the
+    /// other nara into an empty one, and `synced` for the progress.
     async fn obey(&mut self, words: &[&str]) -> Result<Value, String> {
         match (words, &self.peer) {
             (["meet", name, address], _) => {
@@ -211,7 +212,7 @@ impl Told {
                 json(())
             }
             (["hush"], _) => {
-                let (is_over, telling) = self.telling.take().ok_or("nothing is told")?;
+                let (is_over, telling) = self.telling.take().ok_or("no stream is running")?;
                 is_over.store(true, Ordering::Relaxed);
                 json(telling.await.map_err(|error| error.to_string())??)
             }
@@ -241,12 +242,12 @@ impl Told {
                 json(heard)
             }
             (["fill", count], _) => {
-                let count = count.parse().map_err(|_| format!("{count} is no number"))?;
+                let count = count.parse().map_err(|_| format!("{count} is not a number"))?;
                 self.nara.remember(self.nara.events(count, story)).await?;
                 json(self.count(&self.nara.ledger).await?)
             }
             (["sync", page], Some((name, _))) => {
-                let page = page.parse().map_err(|_| format!("{page} is no number"))?;
+                let page = page.parse().map_err(|_| format!("{page} is not a number"))?;
                 self.ledger = Arc::default();
                 *locked(&self.synced) = Synced::default();
                 let (nara, name) = (self.nara.clone(), name.clone());
@@ -260,7 +261,7 @@ impl Told {
                 synced.events = events;
                 json(synced)
             }
-            _ => Err(format!("there is no command {words:?}")),
+            _ => Err(format!("unknown command {words:?}")),
         }
     }
 
@@ -290,7 +291,7 @@ async fn transfer(nara: &Nara, peer: IpAddr, round: &mut Round) -> Result<(), St
     Ok(())
 }
 
-/// Returns how many.
+/// Returns the number of stories.
 async fn tell_stories(nara: Arc<Nara>, is_over: Arc<AtomicBool>) -> Result<u32, String> {
     let mut ticks = interval(TELL);
     let mut told = 0;
@@ -308,12 +309,12 @@ async fn tell_stories(nara: Arc<Nara>, is_over: Arc<AtomicBool>) -> Result<u32, 
 struct Hearing {
     heard: Heard,
     longest: Duration,
-    /// The last event, or when it was marked.
+    /// The time of the last event or mark.
     last: Option<Instant>,
 }
 
 impl Hearing {
-    /// The number of a story, if it is one.
+    /// Processes the number of a story; `None` for another event.
     fn take(&mut self, number: Result<Option<u32>, String>, now: Instant) {
         let last = self.last.replace(now).unwrap_or(now);
         self.longest = self.longest.max(now - last);
@@ -322,9 +323,9 @@ impl Hearing {
         let is_next = |number: u32| heard.next.is_none_or(|next| next == number);
         match number {
             Ok(Some(number)) if is_next(number) => heard.next = Some(number + 1),
-            // What follows the first mistake says nothing.
+            // Errors after the first one carry no information.
             other if heard.wrong.is_none() => {
-                heard.wrong = Some(format!("{other:?} came instead of event {:?}", heard.next));
+                heard.wrong = Some(format!("{other:?} arrived instead of event {:?}", heard.next));
             }
             _ => {}
         }
@@ -340,7 +341,7 @@ impl Hearing {
     }
 }
 
-/// Tries until it is complete.
+/// Retries until the sync is complete.
 async fn sync(
     nara: Arc<Nara>,
     peer: NaraName,
@@ -385,7 +386,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_that_is_lost_or_comes_twice_is_noticed_and_so_is_an_error() {
+    fn lost_and_duplicate_events_and_errors_are_reported() {
         let begin = Instant::now();
         for (numbers, is_wrong) in [
             (&[Ok(Some(3)), Ok(Some(4)), Ok(Some(5))][..], false),

@@ -1,7 +1,7 @@
-//! Minutes of traffic on a direct path over a line that loses packets, past changes of WireGuard's keys, and through sleeps.
+//! Minutes of traffic on a direct path over a lossy line, with WireGuard rekeying and sleeps.
 //!
-//! Each machine has a nara in a process of its own, which does what it is told: see `side`. A machine cannot be suspended
-//! here; its nara is stopped instead (SIGSTOP) for longer than a session of WireGuard and the memory of a NAT last.
+//! Each machine has a nara in a process of its own, controlled by commands: see `side`. A machine cannot be suspended
+//! here, so its nara is stopped (SIGSTOP) for longer than a WireGuard session and a NAT mapping last.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,31 +18,32 @@ use crate::network::{ControlKind, Network};
 use crate::process::{Process, memory_mb};
 use crate::space::shell;
 
-/// Without `--seconds`: two changes of keys, and a sleep.
+/// The default of `--seconds`: two key changes and a sleep.
 const SECONDS: u64 = 600;
-/// Without `--sleep`: longer than a session of WireGuard (180 s).
+/// The default of `--sleep`: longer than a WireGuard session (180 s).
 const SLEEP: u64 = 200;
-/// Without `--sleeps`.
+/// The default of `--sleeps`.
 const SLEEPS: u64 = 2;
-/// Without `--grade`.
+/// The default of `--grade`.
 const GRADE: &str = "mobile";
-/// After this time all that is kept once has been made.
+/// After this time, all persistent state has been allocated.
 const SETTLED: u64 = 60;
-/// The memory of so long after that, and at the end, is compared, or of a third of the run: it goes up and down with each
-/// transfer, so one look says nothing.
+/// The length of the two compared memory samples, after that and at the end, at most a third of the run. Memory varies
+/// with each transfer, so a single reading is not meaningful.
 const WINDOW: u64 = 300;
-/// Between two lines that say how it goes.
+/// The interval between progress lines.
 const REPORT: u64 = 60;
-/// How long the naras may take to find a direct path.
+/// The timeout for a direct path.
 const MEET: Duration = Duration::from_secs(30);
 
-/// The targets.
+/// The targets of the run.
 const FIRST_CALL: Duration = Duration::from_secs(2);
 const GROWTH: f64 = 1.03;
-/// Rounds in which packets may go through the relay: a part of all.
+/// The maximum fraction of rounds in which packets use the relay.
 const RELAYED: f64 = 0.02;
 
-/// Runs it and prints what was found. Failed calls are counted: a line may lose what it likes. A missed target is an error.
+/// Runs the soak and prints the results. Failed calls are only counted, since the line loses packets. A missed target
+/// is an error.
 pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> {
     let (mut seconds, mut sleep, mut sleeps, mut name) = (SECONDS, SLEEP, SLEEPS, GRADE);
     let mut args = args.iter();
@@ -54,17 +55,17 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
             "--sleep" => sleep = number()?,
             "--sleeps" => sleeps = number()?,
             "--grade" => name = value,
-            _ => return Err(format!("there is no option {arg}")),
+            _ => return Err(format!("unknown option {arg}")),
         }
     }
     if seconds < 3 * SETTLED {
         return Err(format!(
-            "--seconds takes {} at least: memory is compared from {SETTLED} s on",
+            "--seconds must be at least {}: memory is compared after {SETTLED} s",
             3 * SETTLED
         ));
     }
     let grade = GRADES.iter().find(|grade| grade.name == name);
-    let grade = grade.ok_or_else(|| format!("there is no line {name}"))?;
+    let grade = grade.ok_or_else(|| format!("unknown line {name}"))?;
     usable()?;
     let world = World::start(grade, Place::apart(Nat::Easy, Nat::Easy), 1).await?;
     let outcome = soak(
@@ -169,7 +170,8 @@ async fn soak(
     Err(format!("missed: {}", missed.join("; ")))
 }
 
-/// A round of both naras at the same time. Returns whether both use the direct path. It counts if there is a begin.
+/// Runs a round of both naras at the same time. Returns whether both use the direct path. Without `begin`, the round
+/// does not count.
 async fn both(sides: &mut [Side; 2], begin: Option<Instant>) -> Result<bool, String> {
     let [a, b] = sides;
     let (one, two) = futures_util::future::try_join(a.ask("round"), b.ask("round")).await?;
@@ -181,7 +183,7 @@ async fn both(sides: &mut [Side; 2], begin: Option<Instant>) -> Result<bool, Str
     Ok(is_direct)
 }
 
-/// The memory of both, in MB.
+/// Returns the memory of both processes in MB.
 fn memory(sides: &[Side; 2]) -> [f64; 2] {
     [0, 1].map(|n| memory_mb(sides[n].process.pid()))
 }
@@ -200,7 +202,7 @@ fn progress(sides: &[Side; 2]) -> String {
     )
 }
 
-/// When the first nara sleeps: as long awake before, between and after the sleeps. The first one is the longest.
+/// When the first nara sleeps: after awake periods of equal length. The first sleep is the longest.
 struct Sleeps {
     left: u64,
     slept: u64,
@@ -226,7 +228,8 @@ impl Sleeps {
         if n == 0 { longest } else { longest.min(SLEEP) }
     }
 
-    /// How long it sleeps now, and whether it calls first then, which it does every other time; `None`: it is not time yet.
+    /// Returns the length of the sleep that is due now, if any, and whether the sleeper makes the first call, which
+    /// alternates.
     fn next(&mut self, now: u64) -> Option<(u64, bool)> {
         if self.left == 0 || now < self.awake_since + self.awake {
             return None;
@@ -238,17 +241,17 @@ impl Sleeps {
     }
 }
 
-/// What came of a sleep.
+/// The results after a sleep.
 struct Woken {
     slept: Duration,
     sleeper_first: bool,
-    /// The first call, and the call in the other direction after it. An error is that of the first try.
+    /// The first call, and then the call in the other direction. An error comes from the first attempt.
     calls: [Result<Duration, String>; 2],
-    /// Until both had a direct path again.
+    /// The time until both had a direct path again.
     direct: Duration,
 }
 
-/// How long a call of this nara took, or why it failed.
+/// Returns the duration or the failure of a call by this nara.
 async fn called(side: &mut Side) -> Result<Result<Duration, String>, String> {
     let asked = Instant::now();
     let round = side.ask("ping").await?;
@@ -258,7 +261,7 @@ async fn called(side: &mut Side) -> Result<Result<Duration, String>, String> {
     })
 }
 
-/// Stops the first nara for some time, and lets one call the other at the moment at which it goes on.
+/// Stops the first nara for a while, and lets one call the other as soon as it continues.
 async fn slept(sides: &mut [Side; 2], seconds: u64, sleeper_first: bool) -> Result<Woken, String> {
     let [a, b] = sides;
     let pid = a.process.pid();
@@ -301,9 +304,9 @@ impl std::fmt::Display for Woken {
             Err(error) => format!("failed ({error})"),
         };
         let from = if self.sleeper_first {
-            ["it", "the other one"]
+            ["the sleeper", "the peer"]
         } else {
-            ["the other one", "it"]
+            ["the peer", "the sleeper"]
         };
         write!(
             f,
@@ -318,7 +321,7 @@ impl std::fmt::Display for Woken {
     }
 }
 
-/// A nara in a process of its own, and what it did.
+/// A nara process and its results.
 #[derive(Debug)]
 struct Side {
     name: &'static str,

@@ -1,5 +1,5 @@
-//! What two naras notice of changes of the path and of the line between them: a stream of live events while UDP is blocked and while
-//! addresses change, and a sync while the line is cut.
+//! Measures how two naras tolerate changes of the path and the line: a live event stream while UDP is blocked and while
+//! addresses change, and a sync while the line is interrupted.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -17,24 +17,24 @@ use crate::kind::Kind;
 use crate::network::{ControlKind, Network};
 use crate::process::Process;
 
-/// How long one pair may take.
+/// The timeout of one pair.
 const ROUND: Duration = Duration::from_secs(900);
-/// How long a stream is watched after a change.
+/// The time for which a stream is observed after a change.
 const WATCH: Duration = Duration::from_secs(20);
-/// A stream goes on when an event came so lately.
+/// A stream continues if its last event is at most this many seconds old.
 const LATELY: f64 = 2.0;
-/// How long a direct path is waited for, and that a stream goes on.
+/// The timeout for a direct path, and for a stream to continue.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks.
+/// The polling interval.
 const LOOK: Duration = Duration::from_millis(50);
-/// What a story takes on the wire, in bytes.
+/// The size of a story on the wire in bytes.
 const STORY_BYTES: usize = 400;
-/// A page must come within the time of a call, on a line that loses packets too.
+/// The minimum number of pages of a sync, so that a page arrives within the timeout of a call on a lossy line too.
 const PAGES: usize = 32;
-/// How often a sync is cut, and for how long.
+/// The number and length of the interruptions of a sync.
 const CUTS: usize = 3;
 const CUT: Duration = Duration::from_secs(3);
-/// How long a sync may take.
+/// The timeout of a sync.
 const SYNC: Duration = Duration::from_secs(300);
 
 /// Measures each line: see [`Options`].
@@ -49,19 +49,19 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
     .await
 }
 
-/// Silences, and how long syncs took, in seconds.
+/// The longest silences of streams and the durations of syncs, in seconds.
 #[derive(Clone, Debug, Default)]
 struct TroubleFigures {
     undisturbed: f64,
     blocked: f64,
     allowed: f64,
-    /// Until packets left the relay again, if they did.
+    /// The time until packets stopped using the relay, if they did.
     direct_again: Option<f64>,
     router_moved: f64,
     machine_moved: f64,
     sync: f64,
     cut: f64,
-    /// Tries that the cut sync took.
+    /// The attempts of the interrupted sync.
     tries: usize,
 }
 
@@ -77,7 +77,7 @@ impl Figures for TroubleFigures {
         "to tsnet: blocked, router, machine, sync, cut",
     ];
 
-    /// The worst of silences, and medians.
+    /// Returns the worst silences and the median durations.
     fn cells(all: &[Self], standard: Option<&[Self]>) -> Vec<String> {
         let worst = |all: &[Self], field: fn(&Self) -> f64| all.iter().map(field).fold(0.0, f64::max);
         let middle = |all: &[Self], field: fn(&Self) -> f64| median(all.iter().map(field));
@@ -123,10 +123,10 @@ async fn measure(programs: &Path, grade: &Grade, kind: Kind, seed: u64) -> Resul
     })
     .await;
     world.end().await;
-    measured.map_err(|_| format!("it did not end within {ROUND:?}"))?
+    measured.map_err(|_| format!("the measurement did not end within {ROUND:?}"))?
 }
 
-/// Naras behind both ends of a line: the first asks, the second tells.
+/// The naras at both ends of a line: the first is the client, the second the source.
 struct Pair<'a> {
     world: &'a World,
     a: Process,
@@ -134,12 +134,13 @@ struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    /// A stream of events through changes of the path.
+    /// Runs an event stream through changes of the path.
     async fn stream(&mut self) -> Result<TroubleFigures, String> {
         let world = self.world;
         tell::<()>(&mut self.b, "tell").await?;
         tell::<()>(&mut self.a, "follow").await?;
-        self.until("no event came", |heard| heard.next.is_some()).await?;
+        self.until("no event arrived", |heard| heard.next.is_some())
+            .await?;
         self.until(NO_DIRECT_PATH, |heard| heard.is_direct).await?;
         let undisturbed = self.quiet_after(async { Ok(()) }).await?;
         let blocked = self.quiet_after(world.drop_packets("ip protocol udp")).await?;
@@ -148,7 +149,7 @@ impl Pair<'_> {
         let direct_again = self.until(NO_DIRECT_PATH, |heard| heard.is_direct).await.ok();
         let allowed = self.heard().await?.longest_s;
         let router_moved = self.quiet_after(world.move_router(3)).await?;
-        // It is compared with a move from a direct path.
+        // The comparison value is a move from a direct path.
         self.until(NO_DIRECT_PATH, |heard| heard.is_direct).await?;
         let moved = async {
             world.move_router(4).await?;
@@ -176,7 +177,7 @@ impl Pair<'_> {
         tell(&mut self.a, "heard").await
     }
 
-    /// Waits until the stream is like this, and returns how long that took, in seconds.
+    /// Polls until the stream meets a condition. Returns the time taken, in seconds.
     async fn until(&mut self, or: &str, is_met: impl Fn(&Heard) -> bool) -> Result<f64, String> {
         let begin = Instant::now();
         loop {
@@ -191,17 +192,17 @@ impl Pair<'_> {
         }
     }
 
-    /// The longest silence after a change, in seconds.
+    /// Returns the longest silence after a change, in seconds.
     async fn quiet_after(&mut self, change: impl Future<Output = Result<(), String>>) -> Result<f64, String> {
         tell::<()>(&mut self.a, "mark").await?;
         change.await?;
         sleep(WATCH).await;
         let goes_on = |heard: &Heard| heard.events > 0 && heard.silent_s < LATELY;
-        self.until("the stream does not go on", goes_on).await?;
+        self.until("the stream did not continue", goes_on).await?;
         Ok(self.heard().await?.longest_s)
     }
 
-    /// A whole ledger without and with cuts.
+    /// Syncs a whole ledger without and with interruptions.
     async fn syncs(&mut self, grade: &Grade, mut figures: TroubleFigures) -> Result<TroubleFigures, String> {
         let count = grade.blob / STORY_BYTES;
         let all: usize = tell(&mut self.b, &format!("fill {count}")).await?;
@@ -211,7 +212,7 @@ impl Pair<'_> {
         Ok(figures)
     }
 
-    /// How long it took, in seconds, and how many tries.
+    /// Returns the duration in seconds and the number of attempts.
     async fn sync(&mut self, page: usize, all: usize, cuts: usize) -> Result<(f64, usize), String> {
         tell::<()>(&mut self.a, &format!("sync {page}")).await?;
         let begin = Instant::now();
@@ -219,13 +220,13 @@ impl Pair<'_> {
         loop {
             let synced: Synced = tell(&mut self.a, "synced").await?;
             if let Some(wrong) = synced.wrong {
-                return Err(format!("events came twice or were refused: {wrong}"));
+                return Err(format!("events were duplicated or refused: {wrong}"));
             }
             if let Some(took) = synced.took_s {
                 return match (synced.events == all, done == cuts) {
                     (true, true) => Ok((took, synced.tries)),
-                    (true, false) => Err(format!("the sync ended after {done} cuts")),
-                    (false, _) => Err(format!("{} events came of {all}", synced.events)),
+                    (true, false) => Err(format!("the sync ended after {done} interruptions")),
+                    (false, _) => Err(format!("{} of {all} events arrived", synced.events)),
                 };
             }
             if begin.elapsed() > SYNC {
@@ -242,4 +243,4 @@ impl Pair<'_> {
     }
 }
 
-const NO_DIRECT_PATH: &str = "there is no direct path";
+const NO_DIRECT_PATH: &str = "no direct path was found";

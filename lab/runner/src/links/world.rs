@@ -1,12 +1,12 @@
-//! Two machines behind routers, and the internet: network namespaces.
+//! Two machines behind routers, and the internet, as network namespaces.
 //!
 //! ```text
 //! machine a ── router a ══ emulated line ══ internet: control server, relay ── router b ── machine b
 //! ```
 //!
-//! The second machine may be behind router a too. The internet is the namespace in which the lab runs. The addresses are those for
-//! documentation, but for the servers, and for a router that maps ports: `miniupnpd` refuses to where its address is not public. It
-//! has one of a network for tests that is not in use (128.66.0.0/16).
+//! The second machine may be behind router a too. The internet is the namespace of the lab itself. Addresses are from
+//! the documentation ranges, except for the servers and for routers that map ports: `miniupnpd` requires a public
+//! address, so they use an unassigned test network (128.66.0.0/16).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -16,21 +16,22 @@ use super::line::Quality;
 use super::mapper::Mapper;
 use crate::space::{Space, set_rules, shell};
 
-/// Where the servers are. Go nodes insist on TLS after a failure, but for a private address.
+/// The address of the servers. After a failure, Go nodes require TLS unless the address is private.
 pub(super) const SERVERS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 1));
-/// The relay is there too, if there is IPv6.
+/// The address of the relay over IPv6, if available.
 const SERVERS6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 /// The devices of the line, at the router and at the internet, until the first is moved and renamed.
 const LINE: [&str; 2] = ["line0", "line1"];
 /// The devices of the internet towards the routers.
 const TOWARDS: [&str; 2] = [LINE[1], "far0"];
-/// The networks of the routers' addresses, and of those that map ports.
+/// The networks of the routers' addresses, without and with port mapping.
 const WAN: [(&str, &str); 2] = [("198.51.100", "128.66.1"), ("203.0.113", "128.66.2")];
 
-/// Packets that wait in a device for the emulator, which is the one to drop packets. The default of 500 loses packets before they reach it.
+/// The device queue in packets. Only the emulator may drop packets; the default of 500 overflows before they reach it.
 const DEVICE_QUEUE: u32 = 20_000;
 
-/// Nobody is told that a packet was too large, as on many real paths. TCP of the machine itself learns it from its router.
+/// Blocks ICMP errors for large packets, as on many real paths. The TCP of the machine itself learns the MTU from its
+/// router.
 const SILENT: &str = "table ip silent {
   chain leaving {
     type filter hook output priority filter
@@ -43,14 +44,14 @@ const SILENT: &str = "table ip silent {
 }
 ";
 
-/// Until a device has made sure that its IPv6 address is its own, it finds no neighbours.
+/// A device cannot find neighbours until duplicate address detection has finished.
 const UNTIL_USABLE: &str = "while ip addr show tentative | grep -q inet6; do sleep 0.1; done";
 
-/// See the module.
+/// The namespaces of a measurement; see the module.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) machines: [Space; 2],
-    /// Where the relay is over IPv6.
+    /// The address of the relay over IPv6.
     pub(super) host6: Option<IpAddr>,
     routers: Vec<Space>,
     mappers: Vec<Mapper>,
@@ -115,7 +116,7 @@ impl World {
         Ok(world)
     }
 
-    /// A router between the internet and the machines, without rules.
+    /// Adds a router between the internet and the machines, without rules.
     async fn add_router(&mut self, n: usize, place: Place) -> Result<(), String> {
         let router = Space::new().await?;
         let (wan, towards, net6) = (wan(n, place), TOWARDS[n], n + 1);
@@ -156,7 +157,7 @@ impl World {
                 .await?;
         }
         if place.is_together() {
-            // What the switch carries is not for the rules of the router.
+            // Frames on the switch must bypass the router's rules.
             let filtered = "/proc/sys/net/bridge/bridge-nf-call-iptables";
             router
                 .shell(&format!(
@@ -169,7 +170,7 @@ impl World {
         Ok(())
     }
 
-    /// Connects a machine with its router.
+    /// Connects a machine to its router.
     async fn connect(&self, n: usize, place: Place) -> Result<(), String> {
         let behind = if place.is_together() { 0 } else { n };
         let (machine, router) = (&self.machines[n], &self.routers[behind]);
@@ -215,7 +216,7 @@ impl World {
             .await
     }
 
-    /// Router a drops some of what passes, from now on: the conditions of a rule.
+    /// Lets router a drop matching forwarded packets; `which` is the condition of an nftables rule.
     pub(super) async fn drop_packets(&self, which: &str) -> Result<(), String> {
         let rules = format!(
             "table ip trouble {{
@@ -229,12 +230,12 @@ impl World {
         self.routers[0].set_rules(&rules).await
     }
 
-    /// Router a drops no more.
+    /// Lets router a forward all packets again.
     pub(super) async fn drop_nothing(&self) -> Result<(), String> {
         self.routers[0].shell("nft delete table ip trouble").await
     }
 
-    /// Router a, which is behind a NAT, has another address in the internet, and the old one is gone.
+    /// Replaces the external address of router a, which does NAT.
     pub(super) async fn move_router(&self, host: u8) -> Result<(), String> {
         let (wan, _) = WAN[0];
         self.routers[0]
@@ -246,7 +247,7 @@ impl World {
             .await
     }
 
-    /// Machine a is in another network, and its old address is gone.
+    /// Moves machine a to another network with a new address.
     pub(super) async fn move_machine(&self, net: u8) -> Result<(), String> {
         self.routers[0]
             .shell(&format!(
@@ -263,7 +264,7 @@ impl World {
             .await
     }
 
-    /// Ends it, so that another one can be started.
+    /// Removes the namespaces and devices, so that another world can be started.
     pub(super) async fn end(self) {
         self.line.end().await;
         for mapper in self.mappers {
@@ -272,13 +273,13 @@ impl World {
         for space in self.machines.into_iter().chain(self.routers) {
             space.end().await;
         }
-        // It goes with its other end, but not at once, and there may be none.
+        // The device disappears with its other end, but with a delay, and may not exist.
         let _ = shell(&format!("ip link del {}", TOWARDS[1])).await;
         let _ = shell("nft delete table ip silent").await;
     }
 }
 
-/// The network of a router's address.
+/// Returns the network of a router's external address.
 fn wan(n: usize, place: Place) -> &'static str {
     let (usual, public) = WAN[n];
     match place.nats[n] {

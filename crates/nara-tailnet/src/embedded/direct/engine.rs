@@ -1,6 +1,6 @@
-//! All peers at once, without I/O: packets and times go in, [`Action`]s come out.
+//! The direct paths of all peers, without I/O: packets and times go in, [`Action`]s come out.
 //!
-//! Whatever arrives is hostile until it opens with the disco key of a peer that control lists.
+//! Every packet is untrusted until it is decrypted with the disco key of a listed peer.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -14,18 +14,18 @@ use super::limit::Limit;
 use super::packet;
 use super::session::{MAX_CANDIDATES, Session, Wish};
 
-/// A pong that comes later is no answer any more.
+/// The timeout of a ping; a later pong is ignored.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Pings of the last seconds, all peers together.
+/// The maximum number of pending pings of all peers.
 const MAX_PINGS: usize = 8192;
-/// Peers with which something goes on at the same time.
+/// The maximum number of concurrent sessions.
 const MAX_SESSIONS: usize = 1024;
-/// Packets per second that are opened: of each peer from where it is known, and of all others together. An attacker
-/// can make us do this arithmetic, about 0.1 ms each.
+/// The maximum rate of decryptions per second, per peer at its known addresses, and for all other packets together. An
+/// attacker can cause this work, about 0.1 ms per packet.
 const OF_A_PEER: f64 = 200.0;
 const OF_ANYBODY: f64 = 200.0;
 
-/// What control says about a peer, as far as direct paths are concerned.
+/// A peer in the map of the control server, as direct paths need it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::embedded) struct DirectPeer {
     pub(in crate::embedded) key: NodePublicKey,
@@ -33,25 +33,25 @@ pub(in crate::embedded) struct DirectPeer {
     pub(in crate::embedded) endpoints: Vec<SocketAddr>,
 }
 
-/// How a packet came.
+/// The origin of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Via {
-    /// From this address.
+    /// UDP from this address.
     Udp(SocketAddr),
-    /// From a relay, which says that it is of this node.
+    /// A relay, which claims this node as the sender.
     Relay(NodePublicKey),
 }
 
-/// What is to be done.
+/// An action for the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     /// Send this datagram.
     Send(SocketAddr, Vec<u8>),
     /// Send this packet to a peer through its relay.
     Relay(NodePublicKey, Vec<u8>),
-    /// Packets to a peer go there from now on; `None`: through its relay.
+    /// Set the path of packets to a peer; `None` for its relay.
     Route(NodePublicKey, Option<SocketAddr>),
-    /// WireGuard that comes from this address is of this peer.
+    /// Count WireGuard packets from this address as packets of this peer.
     Known(SocketAddr, NodePublicKey),
 }
 
@@ -68,19 +68,19 @@ struct Sent {
     at: Instant,
 }
 
-/// See the module.
+/// The direct paths of all peers; see the module.
 pub(super) struct Engine {
     keys: DiscoKeyPair,
     node: NodePublicKey,
     policy: Policy,
-    /// Where we can be reached, as far as we know.
+    /// Our own addresses, as far as known.
     own: Vec<SocketAddr>,
     peers: HashMap<NodePublicKey, Peer>,
-    /// Nobody proves to control that a disco key is theirs, so there may be several.
+    /// Nodes do not prove the ownership of a disco key to the control server, so several may share one.
     by_disco: HashMap<DiscoPublicKey, Vec<NodePublicKey>>,
     sessions: HashSet<NodePublicKey>,
     pings: HashMap<TxId, Sent>,
-    /// The pings in the order of their times.
+    /// The pings in the order in which they were sent.
     sent: VecDeque<(Instant, TxId)>,
     strangers: Limit,
     actions: Vec<Action>,
@@ -103,17 +103,17 @@ impl Engine {
         }
     }
 
-    /// What is to be done since this was asked last.
+    /// Takes the pending actions.
     pub(super) fn actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
     }
 
-    /// Our WireGuard key has changed.
+    /// Replaces our WireGuard key.
     pub(super) fn set_node(&mut self, node: NodePublicKey) {
         self.node = node;
     }
 
-    /// Where we can be reached. Peers hear of it at once.
+    /// Sets our own addresses, and sends them to peers at once.
     pub(super) fn set_own(&mut self, own: Vec<SocketAddr>, now: Instant) {
         self.own = own;
         for key in self.sessions.iter().copied().collect::<Vec<_>>() {
@@ -121,7 +121,7 @@ impl Engine {
         }
     }
 
-    /// The node has slept: all paths are looked for anew.
+    /// Drops all paths after a sleep, and searches anew.
     pub(super) fn slept(&mut self, now: Instant) {
         self.pings.clear();
         self.sent.clear();
@@ -130,12 +130,12 @@ impl Engine {
         }
     }
 
-    /// The peers are these now. One that is new under an old name, because it was started again, begins anew.
+    /// Sets the listed peers. A peer with a new disco key has restarted, so its session starts over.
     pub(super) fn set_peers(&mut self, listed: &[DirectPeer], now: Instant) {
         let mut old = std::mem::take(&mut self.peers);
         self.by_disco.clear();
         for peer in listed {
-            // With a key of zeros anybody could open and seal.
+            // Anybody can derive the shared secret of an all-zero key.
             if peer.disco == DiscoPublicKey::from_bytes([0; 32]) {
                 continue;
             }
@@ -173,7 +173,7 @@ impl Engine {
         }
     }
 
-    /// Packets go to these peers now, and to no others.
+    /// Sets the active peers.
     pub(super) fn set_active(&mut self, active: &HashSet<NodePublicKey>, now: Instant) {
         for key in self.sessions.difference(active).copied().collect::<Vec<_>>() {
             self.with_session(key, now, |session| session.set_active(false, now));
@@ -183,7 +183,7 @@ impl Engine {
         }
     }
 
-    /// A disco packet has come.
+    /// Processes a disco packet.
     pub(super) fn received(&mut self, packet: &mut [u8], via: Via, now: Instant) {
         if packet.len() > packet::MAX {
             return;
@@ -212,19 +212,19 @@ impl Engine {
                 let usable: Vec<_> = usable.collect();
                 self.with_session(from, now, |session| session.called(&usable, now));
             }
-            // Pings through relays say nothing about paths.
+            // Pings through relays reveal no path.
             _ => {}
         }
     }
 
-    /// The system refuses to send to this address.
+    /// Records that the system cannot send to this address.
     pub(super) fn refused(&mut self, address: SocketAddr, now: Instant) {
         for key in self.sessions.iter().copied().collect::<Vec<_>>() {
             self.with_session(key, now, |session| session.refused(address, now));
         }
     }
 
-    /// Does what is due.
+    /// Runs due timers.
     pub(super) fn timeout(&mut self, now: Instant) {
         self.forget_pings(now);
         for key in self.sessions.iter().copied().collect::<Vec<_>>() {
@@ -236,7 +236,7 @@ impl Engine {
         }
     }
 
-    /// When [`Self::timeout`] is due; `None`: it is not.
+    /// Returns when [`Self::timeout`] is due; `None` for never.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let sessions = self.sessions.iter().filter_map(|key| self.peers.get(key));
         sessions
@@ -244,7 +244,7 @@ impl Engine {
             .min()
     }
 
-    /// Whether the arithmetic may be done now.
+    /// Returns whether the rate limit allows decrypting a packet now.
     fn is_worth_opening(&mut self, claimed: &[NodePublicKey], via: Via, now: Instant) -> bool {
         let known = claimed.iter().copied().find(|key| match via {
             Via::Udp(from) => {
@@ -295,7 +295,7 @@ impl Engine {
         }
     }
 
-    /// Works on the session of a peer, which is begun if there is none, and does what it wishes.
+    /// Runs `work` on the session of a peer, creating it if needed, and executes its requests.
     fn with_session(&mut self, key: NodePublicKey, now: Instant, work: impl FnOnce(&mut Session)) {
         let Some(peer) = self.peers.get_mut(&key) else {
             return;
@@ -337,7 +337,7 @@ impl Engine {
         }
     }
 
-    /// Forgets pings for whose answers it is too late.
+    /// Removes expired pings.
     fn forget_pings(&mut self, now: Instant) {
         while let Some((at, tx)) = self.sent.front()
             && now.saturating_duration_since(*at) > ANSWER

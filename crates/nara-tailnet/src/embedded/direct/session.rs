@@ -1,9 +1,9 @@
-//! Which path packets to one peer take: a state machine without I/O. Time is what its caller says.
+//! Chooses the path of packets to one peer: a state machine without I/O, in the time of its caller.
 //!
-//! While packets go to the peer, all addresses that are known of it are pinged, and it is asked through the relay to
-//! do the same: a firewall lets in what it takes for an answer. The first address that answers is the path. From then
-//! on the path is pinged each second. When a ping stays unanswered, the other addresses are asked too, because either
-//! end may have moved; when more stay unanswered, packets go through the relay again.
+//! While packets are sent to the peer, all its known addresses are pinged, and a message through the relay asks it to
+//! do the same, since firewalls admit answers. The first address that answers becomes the path and is pinged every
+//! second. If a ping is unanswered, the other addresses are pinged too, because either end may have moved. After
+//! further unanswered pings, packets use the relay again.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,50 +11,52 @@ use std::time::{Duration, Instant};
 
 use nara_mesh::proto::backoff::Backoff;
 
-/// The path is pinged this often.
+/// The interval between pings of the path.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
-/// So many pings in a row may stay unanswered before the path counts as dead.
+/// The number of consecutive unanswered pings after which a path is dead.
 const MISSES: u32 = 3;
-/// An answer is waited for at least and at most this long. With the slowest answers, a path that dies is left
-/// `HEARTBEAT + MISSES * SLOWEST` = 4 s after its last pong.
+/// The minimum and maximum ping timeouts. With the maximum, a dead path is left `HEARTBEAT + MISSES * SLOWEST` = 4 s
+/// after its last pong.
 const QUICKEST: Duration = Duration::from_millis(500);
 const SLOWEST: Duration = Duration::from_secs(1);
-/// The pauses between two searches double from the first to the last: without a path to a shorter one, since a firewall may open again.
+/// The first and the maximum pause between searches; pauses double. Without a path the maximum is shorter, since a
+/// firewall may open again.
 const FIRST_SEARCH: Duration = Duration::from_secs(1);
 const LAST_SEARCH: Duration = Duration::from_secs(16);
 const WITHOUT_PATH: Duration = Duration::from_secs(5);
-/// With a path, a better one is looked for this often.
+/// The interval between searches for a better path.
 const BETTER: Duration = Duration::from_secs(30);
-/// Another path has to be this much faster than the present one, as a part of its time and absolutely.
+/// How much faster another path must be to replace the present one, as a fraction of its latency and as an absolute
+/// difference.
 const FASTER: f64 = 0.67;
 const FASTER_BY: Duration = Duration::from_millis(1);
-/// An address is not pinged more often than this because of what a peer sends.
+/// The minimum interval between pings of an address that a peer can cause.
 const PING_AGAIN: Duration = Duration::from_millis(400);
-/// What is known of a peer is forgotten when nothing went on for this long.
+/// A session is removed after this idle time.
 const FORGET: Duration = Duration::from_secs(120);
 
-/// Addresses of a peer that are tried.
+/// The maximum number of addresses tried per peer.
 pub(super) const MAX_CANDIDATES: usize = 32;
 
-/// What the state machine wants to be done.
+/// A request of the state machine to its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wish {
-    /// Ping the peer at this address.
+    /// Ping this address of the peer.
     Ping(SocketAddr),
-    /// Ask the peer, through a relay, to ping us.
+    /// Send the peer our addresses through a relay, so that it pings them.
     Call,
-    /// Send packets to this address from now on; `None`: through the relay.
+    /// Set the path of packets; `None` for the relay.
     Route(Option<SocketAddr>),
 }
 
-/// From where an address is known.
+/// The source of a known address, in ascending order of trust.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
-    /// The peer pinged from there.
+    /// The source address of a ping from the peer.
     Pinged,
-    /// The peer asked to be pinged there.
+    /// An address that the peer asked us to ping.
     Called,
-    /// Control says so.
+    /// An address listed by the control server.
     Listed,
 }
 
@@ -68,24 +70,24 @@ struct Candidate {
 struct Best {
     address: SocketAddr,
     latency: Duration,
-    /// When the last ping went there, and whether it was answered.
+    /// The time of the last ping to the address, and whether it was answered.
     pinged: Instant,
     answered: bool,
     misses: u32,
 }
 
-/// See the module.
+/// The path to one peer; see the module.
 #[derive(Debug)]
 pub(super) struct Session {
     candidates: BTreeMap<SocketAddr, Candidate>,
     best: Option<Best>,
     active: bool,
-    /// When the search goes on, and the pauses after that.
+    /// The time of the next search, and the pauses after that.
     search: Instant,
     backoff: Backoff,
-    /// A ping of the path that is not answered begins no search before that.
+    /// Before this time, an unanswered ping of the path starts no search.
     search_again: Instant,
-    /// When something happened last that makes it worth to know the peer.
+    /// The time of the last activity that keeps the session.
     used: Instant,
     wishes: Vec<Wish>,
 }
@@ -106,12 +108,12 @@ impl Session {
         this
     }
 
-    /// What is to be done since this was asked last.
+    /// Takes the pending requests.
     pub(super) fn wishes(&mut self) -> Vec<Wish> {
         std::mem::take(&mut self.wishes)
     }
 
-    /// The path, if there is one that works.
+    /// Returns the working path, if any.
     pub(super) fn path(&self) -> Option<SocketAddr> {
         self.best.as_ref().map(|best| best.address)
     }
@@ -120,12 +122,12 @@ impl Session {
         self.candidates.contains_key(address)
     }
 
-    /// The addresses that control lists are these now.
+    /// Sets the addresses listed by the control server.
     pub(super) fn set_listed(&mut self, listed: &[SocketAddr]) {
         self.replace(Source::Listed, listed);
     }
 
-    /// Whether packets go to the peer now.
+    /// Sets whether packets are sent to the peer.
     pub(super) fn set_active(&mut self, active: bool, now: Instant) {
         if active {
             self.used = now;
@@ -137,12 +139,12 @@ impl Session {
         if active {
             self.search_now(now);
         } else {
-            // Nobody would notice that it dies.
+            // Without pings, a dead path would go unnoticed.
             self.leave();
         }
     }
 
-    /// We can be reached elsewhere than before: the peer has to know, and our pings may come from there now.
+    /// Our addresses have changed: the peer must learn them, and our pings may now come from them.
     pub(super) fn moved(&mut self, now: Instant) {
         if !self.active {
             return;
@@ -155,7 +157,7 @@ impl Session {
         }
     }
 
-    /// The node has slept: a path of before leads nowhere, or soon will.
+    /// Drops the path after a sleep, since it no longer works or soon will not.
     pub(super) fn slept(&mut self, now: Instant) {
         self.leave();
         if self.active {
@@ -163,7 +165,7 @@ impl Session {
         }
     }
 
-    /// The peer asks, through a relay, to be pinged at these addresses.
+    /// Processes a request of the peer, through a relay, to ping these addresses.
     pub(super) fn called(&mut self, addresses: &[SocketAddr], now: Instant) {
         self.used = now;
         self.replace(Source::Called, addresses);
@@ -173,7 +175,7 @@ impl Session {
         }
     }
 
-    /// A ping of the peer came from there.
+    /// Processes a ping of the peer from this address.
     pub(super) fn pinged(&mut self, from: SocketAddr, now: Instant) {
         let is_new = self.add(from, Source::Pinged);
         if is_new {
@@ -182,12 +184,12 @@ impl Session {
         if self.best.is_none() && (is_new || self.active) {
             self.ping_if_due(from, now);
         } else if self.path() != Some(from) {
-            // Perhaps the peer has moved.
+            // The peer may have moved.
             self.check(now);
         }
     }
 
-    /// A ping to this address was answered after that time.
+    /// Processes a pong from this address.
     pub(super) fn ponged(&mut self, address: SocketAddr, latency: Duration, now: Instant) {
         if !self.active || !self.knows(&address) {
             return;
@@ -202,7 +204,7 @@ impl Session {
             Some(best) => {
                 let is_faster = latency.as_secs_f64() < best.latency.as_secs_f64() * FASTER
                     && latency + FASTER_BY < best.latency;
-                // A path that has stopped to answer is no competition.
+                // A path with unanswered pings is replaced by any other.
                 if !is_faster && best.misses == 0 {
                     return;
                 }
@@ -222,7 +224,7 @@ impl Session {
         self.wishes.push(Wish::Route(Some(address)));
     }
 
-    /// The system refuses to send to this address.
+    /// Records that the system cannot send to this address.
     pub(super) fn refused(&mut self, address: SocketAddr, now: Instant) {
         if self.path() == Some(address) {
             self.leave();
@@ -230,7 +232,7 @@ impl Session {
         }
     }
 
-    /// Does what is due.
+    /// Runs due timers.
     pub(super) fn timeout(&mut self, now: Instant) {
         if !self.active {
             return;
@@ -250,7 +252,8 @@ impl Session {
                 best.answered = false;
                 let address = best.address;
                 if best.misses == 1 && now >= self.search_again {
-                    // Another one may answer before this one is given up. On a line that loses packets that is seldom so.
+                    // Another path may answer before this one is given up. On a lossy line, this happens at most once
+                    // per pause.
                     self.search = now;
                     self.search_again = now + self.backoff.after_failure(u32::MAX);
                 }
@@ -262,7 +265,7 @@ impl Session {
         }
     }
 
-    /// When [`Self::timeout`] is due; `None`: it is not.
+    /// Returns when [`Self::timeout`] is due; `None` for never.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         if !self.active {
             return None;
@@ -271,12 +274,12 @@ impl Session {
         Some(beat.map_or(self.search, |beat| beat.min(self.search)))
     }
 
-    /// Whether the peer is of no interest any more.
+    /// Returns whether the session can be removed.
     pub(super) fn is_over(&self, now: Instant) -> bool {
         !self.active && now.saturating_duration_since(self.used) >= FORGET
     }
 
-    /// Asks now whether the path still works, instead of with the next heartbeat.
+    /// Pings the path now instead of at the next heartbeat.
     fn check(&mut self, now: Instant) {
         if let Some(best) = &mut self.best
             && best.answered
@@ -308,7 +311,7 @@ impl Session {
             self.search = now + BETTER;
         } else {
             self.wishes.push(Wish::Call);
-            // Whole pauses: the state machine has no randomness.
+            // Without jitter: the state machine uses no randomness.
             self.search = now + self.backoff.after_failure(u32::MAX).min(WITHOUT_PATH);
         }
     }
@@ -338,11 +341,11 @@ impl Session {
         }
     }
 
-    /// The addresses of one source are these, and no others.
+    /// Replaces the addresses of one source.
     fn replace(&mut self, source: Source, addresses: &[SocketAddr]) {
         let path = self.path();
         self.candidates.retain(|address, candidate| {
-            // The path stays for as long as it works, whatever is said about it.
+            // Keep a working path, whatever is listed.
             candidate.source != source || addresses.contains(address) || path == Some(*address)
         });
         for address in addresses {
@@ -350,7 +353,7 @@ impl Session {
         }
     }
 
-    /// Takes an address in, if there is room. Says whether it is new.
+    /// Adds an address if there is room. Returns whether it is new.
     fn add(&mut self, address: SocketAddr, source: Source) -> bool {
         if let Some(known) = self.candidates.get_mut(&address) {
             known.source = known.source.max(source);
@@ -358,7 +361,7 @@ impl Session {
         }
         if self.candidates.len() >= MAX_CANDIDATES {
             let path = self.path();
-            // What control says is worth more than what anybody on the way could say.
+            // Addresses listed by the control server take precedence over those that peers send.
             let worst = self
                 .candidates
                 .iter()
@@ -375,7 +378,7 @@ impl Session {
 }
 
 impl Best {
-    /// When the next ping is due, or the answer to the last one is overdue.
+    /// Returns when the next ping is due, or when the last one times out.
     fn due(&self) -> Instant {
         if self.answered {
             self.pinged + HEARTBEAT

@@ -133,7 +133,7 @@ impl Udp {
         let _ = socket.set_send_buffer_size(BUFFER);
         #[cfg(target_os = "linux")]
         let _ = nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::UdpGroSegment, &true);
-        // Where a path is narrower than a packet and nobody says so, only routers can help.
+        // Let routers fragment packets, for paths with a smaller MTU that do not report it.
         #[cfg(target_os = "linux")]
         if address.is_ipv4() {
             let _ = set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT);
@@ -141,8 +141,7 @@ impl Udp {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         // `UdpSocketState::new` disables fragmentation on its socket, as QUIC's path MTU discovery needs. WireGuard
-        // relies
-        // on fragmentation, so a second socket is passed.
+        // relies on fragmentation, so a second socket is passed.
         let other = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
         let state = UdpSocketState::new((&other).into())?;
         Ok(Self {

@@ -1,4 +1,4 @@
-//! Planes that talk to each other without any network. Time is what the tests say.
+//! Tests of planes that exchange packets in virtual time.
 
 use proptest::prelude::*;
 
@@ -8,7 +8,7 @@ use crate::embedded::tap::test_segment::{Segment, TcpControl, TcpSeqNumber};
 const REGION: RegionId = 900;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A plane and what the others have to know of it.
+/// A plane with its key and address.
 struct Node {
     plane: Plane,
     key: NodePublicKey,
@@ -41,7 +41,7 @@ impl Node {
         segment.packet().unwrap().into()
     }
 
-    /// What a relay would deliver of these outputs.
+    /// Returns these outputs as a relay would deliver them.
     fn relayed(&self, outputs: Outputs) -> Input {
         let batches = outputs.relay.into_iter().flat_map(|(_, batch)| batch.packets);
         Input::Relay(batches.map(|packet| (self.key, packet)).collect())
@@ -55,7 +55,7 @@ fn pair() -> (Node, Node) {
     (a, b)
 }
 
-/// Two planes with a session.
+/// Returns two planes with a session.
 fn in_session(now: Instant) -> (Node, Node) {
     let (mut a, mut b) = pair();
     let packet = a.packet_to(&b, 10);
@@ -63,7 +63,7 @@ fn in_session(now: Instant) -> (Node, Node) {
     (a, b)
 }
 
-/// Sends a packet from `a` to `b` through the relay, and returns what the stack of `b` gets.
+/// Sends a packet from `a` to `b` through the relay, and returns the packets for the stack of `b`.
 fn talk(a: &mut Node, b: &mut Node, packet: PacketMut, now: Instant) -> Vec<PacketMut> {
     let mut sent = a.plane.handle(Input::Stack(vec![packet]), now);
     let mut arrived = Vec::new();
@@ -123,7 +123,7 @@ fn packets_take_the_direct_path_while_there_is_one() {
 }
 
 #[test]
-fn what_leads_nowhere_is_dropped_and_counted() {
+fn unroutable_packets_are_dropped_and_counted() {
     let now = Instant::now();
     let (mut a, b) = pair();
     let stranger = Node::new(9);
@@ -147,11 +147,11 @@ fn what_leads_nowhere_is_dropped_and_counted() {
 
     a.plane.set_routes(&[a.address], &[without_relay], Some(REGION));
     let outputs = a.plane.handle(Input::Disco(b.key, PacketMut::new(40)), now);
-    assert_eq!(packets(&outputs), 1, "our home relay is tried");
+    assert_eq!(packets(&outputs), 1, "our home relay is used");
 }
 
 #[test]
-fn a_peer_speaks_for_its_own_addresses_only_and_to_ours_only() {
+fn packets_must_use_the_addresses_of_sender_and_receiver() {
     let now = Instant::now();
     let (mut a, mut b) = in_session(now);
     let other = Node::new(3);
@@ -175,7 +175,7 @@ fn a_peer_speaks_for_its_own_addresses_only_and_to_ours_only() {
 }
 
 #[test]
-fn nothing_of_a_peer_that_control_no_longer_lists_gets_through() {
+fn packets_of_unlisted_peers_are_dropped() {
     let now = Instant::now();
     let (mut a, mut b) = in_session(now);
     b.plane.set_routes(&[b.address], &[], None);
@@ -229,7 +229,7 @@ fn a_handshake_that_is_lost_is_repeated() {
     assert_eq!(
         b.plane.handle(a.relayed(data), due).stack.len(),
         1,
-        "the packet has waited"
+        "the packet was queued"
     );
 }
 
@@ -274,8 +274,8 @@ fn a_peer_is_active_until_nothing_was_sent_to_it_for_a_while() {
     // WireGuard itself gives up after 90 s.
     let mut now = begin;
     while let Some(due) = a.plane.next_timeout() {
-        assert!(due > now, "time stands still");
-        assert!(due < begin + 300 * SECOND, "it never ends");
+        assert!(due > now, "the timeout is in the past");
+        assert!(due < begin + 300 * SECOND, "the timers never stop");
         now = due;
         a.plane.handle(Input::Timeout, now);
     }
@@ -300,7 +300,7 @@ fn a_peer_is_heard_through_the_relay_and_from_a_known_address() {
     assert_eq!(send(&mut a, &mut b), 1);
     assert!(
         !b.plane.heard_since(&a.key, later, later),
-        "anybody could be there"
+        "the sender is not authenticated"
     );
     b.plane.set_known(address, a.key);
     assert_eq!(send(&mut a, &mut b), 1);
@@ -338,20 +338,20 @@ fn known_addresses_are_bounded() {
     }
 }
 
-/// Something that may happen to a plane which talks to another one.
+/// An event for a plane that communicates with another one.
 #[derive(Clone, Debug)]
 enum Event {
     Stack(Vec<u8>),
     Relay(Vec<u8>),
     Udp(Vec<u8>),
     Disco(Vec<u8>),
-    /// A packet of the other one in which bytes were changed, cut or added.
+    /// A packet of the other plane with bytes changed, removed or added.
     Spoiled {
         at: usize,
         byte: u8,
         len: usize,
     },
-    /// A packet of the other one that arrives twice.
+    /// A packet of the other plane that arrives twice.
     Twice,
     Greet,
     Sleep,
@@ -360,7 +360,7 @@ enum Event {
 
 fn event() -> impl Strategy<Value = Event> {
     let bytes = || {
-        // The first byte decides who reads the rest.
+        // The first byte selects the parser.
         let first = prop_oneof![Just(0x45_u8), Just(0x60), 1_u8..5, any::<u8>()];
         (first, prop::collection::vec(any::<u8>(), 0..200)).prop_map(|(first, mut bytes)| {
             bytes.insert(0, first);
@@ -393,7 +393,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn no_packet_makes_a_plane_panic_or_say_more_than_it_may(
+    fn no_packet_makes_a_plane_panic_or_exceed_its_output_bound(
         events in prop::collection::vec(event(), 1..40),
     ) {
         let mut now = Instant::now();
@@ -437,7 +437,7 @@ proptest! {
                 Input::Timeout | Input::Slept => 0,
             };
             let outputs = b.plane.handle(input, now);
-            // What waited for a session, and a handshake.
+            // The queued packets, and a handshake.
             prop_assert!(packets(&outputs) <= given + 32 + 2, "{given} {}", packets(&outputs));
             for packet in &outputs.stack {
                 prop_assert_eq!(packet.get_src_addr(), Some(a.address));
@@ -452,7 +452,7 @@ proptest! {
     }
 }
 
-/// `a` has slept, and greets `b`.
+/// `a` wakes from a sleep and greets `b`.
 fn wakes(a: &mut Node, b: &mut Node, now: Instant) {
     let greeting = a.plane.handle(Input::Slept, now);
     let answer = b.plane.handle(a.relayed(greeting), now);
@@ -461,11 +461,11 @@ fn wakes(a: &mut Node, b: &mut Node, now: Instant) {
 }
 
 #[test]
-fn after_a_sleep_a_peer_is_reached_without_the_path_and_the_session_of_before() {
+fn after_a_sleep_a_peer_is_reached_with_a_new_session_and_path() {
     let now = Instant::now();
     let (mut a, mut b) = in_session(now);
     a.plane.set_path(&b.key, Some("192.0.2.1:41641".parse().unwrap()));
-    // B has forgotten the session, which A would use for 15 s and more: its machine's clock stood still.
+    // B has dropped the session. A would use it for 15 s and more, since its clock stopped during the sleep.
     b.plane.greet_again(&a.key);
     let packet = a.packet_to(&b, 10);
     let lost = a.plane.handle(Input::Stack(vec![packet]), now);
@@ -481,7 +481,7 @@ fn after_a_sleep_a_peer_is_reached_without_the_path_and_the_session_of_before() 
 
     wakes(&mut a, &mut b, now);
     assert_eq!(a.plane.path(&b.key), None);
-    // No round trip is needed any more.
+    // No further round trip is needed.
     let packet = a.packet_to(&b, 10);
     let sent = a.plane.handle(Input::Stack(vec![packet.clone()]), now);
     assert_eq!(b.plane.handle(a.relayed(sent), now).stack, [packet]);
@@ -518,7 +518,7 @@ fn two_peers_that_begin_at_the_same_moment_reach_each_other() {
         let mut from_a = a.plane.handle(Input::Stack(vec![to_b.clone()]), now);
         let mut from_b = b.plane.handle(Input::Stack(vec![to_a.clone()]), now);
         let (mut at_a, mut at_b) = (Vec::new(), Vec::new());
-        // What both have sent crosses on the way.
+        // The packets of both ends cross.
         for _ in 0..4 {
             let for_b = a.relayed(from_a);
             from_a = a.plane.handle(b.relayed(from_b), now);
@@ -547,7 +547,7 @@ fn a_handshake_that_crosses_a_lost_one_is_taken_up() {
     let later = now + CROSSING;
     for _ in 0..8 {
         let (mut a, mut b) = pair();
-        // It never arrives.
+        // This handshake never arrives.
         a.plane.handle(Input::Stack(vec![a.packet_to(&b, 10)]), now);
         let packet = b.packet_to(&a, 20);
         let sent = b.plane.handle(Input::Stack(vec![packet.clone()]), now);
@@ -575,7 +575,7 @@ fn a_handshake_over_udp_is_answered_there_before_a_path_is_known() {
 }
 
 #[test]
-fn the_answer_to_a_handshake_of_before_is_no_sign_that_the_last_one_arrived() {
+fn an_answer_to_an_earlier_handshake_does_not_count_as_heard() {
     let now = Instant::now();
     let (mut a, mut b) = pair();
     let packet = a.packet_to(&b, 10);
@@ -587,7 +587,7 @@ fn the_answer_to_a_handshake_of_before_is_no_sign_that_the_last_one_arrived() {
     a.plane.handle(b.relayed(answer), now);
     assert!(
         a.plane.heard_since(&b.key, now, now),
-        "that of the last one may come yet"
+        "the answer to the last handshake may still arrive"
     );
     assert!(!a.plane.heard_since(&b.key, now, now + CROSSING));
     a.plane.greet_again(&b.key);

@@ -1,4 +1,4 @@
-//! One connection to a relay: TCP, TLS, the upgrade from HTTP, and the greeting.
+//! A connection to a relay: TCP, TLS, the HTTP upgrade, and the handshake.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -20,16 +20,16 @@ use super::region::Server;
 use crate::embedded::tcp::tune;
 use crate::embedded::tls::Tls;
 
-/// How long all of it may take.
+/// The timeout of the whole connection setup.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long one TCP connection may take: a server has several addresses.
+/// The timeout of one TCP connection attempt: a server has several addresses.
 const DIAL: Duration = Duration::from_secs(4);
 /// The length of a nonce, in bytes.
 const NONCE: usize = 24;
-/// Bytes that are read at once.
+/// The size of the read buffer in bytes.
 const READ: usize = 64 * 1024;
 
-/// A relay cannot be used.
+/// The reasons why a relay cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::embedded) enum RelayError {
     #[error("no answer from {server}")]
@@ -48,29 +48,29 @@ pub(in crate::embedded) enum RelayError {
     Restarting,
     #[error("the region has no servers")]
     NoServers,
-    #[error("the connection to the relay had to be made anew after a moment")]
+    #[error("the relay connection was replaced shortly after it opened")]
     Short,
 }
 
-/// What is left of a connection after the upgrade.
+/// The connection after the HTTP upgrade.
 type Upgraded = ts_http_util::Upgraded;
 
-/// A connection to a relay that knows us.
+/// An authenticated connection to a relay.
 pub(super) struct Connection {
     pub(super) reader: Reader,
     pub(super) writer: WriteHalf<Upgraded>,
-    /// The address of this machine that it uses, in its plain form.
+    /// The local address of the connection, with IPv4-mapped addresses converted to IPv4.
     pub(super) local: IpAddr,
 }
 
-/// Reads frames.
+/// A reader of frames.
 pub(super) struct Reader {
     io: ReadHalf<Upgraded>,
     bytes: BytesMut,
 }
 
 impl Reader {
-    /// The next frame. Cancel safe.
+    /// Returns the next frame. Cancel safe.
     pub(super) async fn next(&mut self) -> Result<Frame, RelayError> {
         loop {
             if let Some(frame) = frame::take(&mut self.bytes)? {
@@ -83,7 +83,7 @@ impl Reader {
         }
     }
 
-    /// A frame that has arrived whole already.
+    /// Returns the next frame if it has arrived completely.
     pub(super) fn buffered(&mut self) -> Result<Option<Frame>, RelayError> {
         Ok(frame::take(&mut self.bytes)?)
     }
@@ -128,7 +128,7 @@ async fn connect_to(server: &Server, tls: &Tls, keys: &NodeKeyPair) -> Result<Co
     })
 }
 
-/// Opens a TCP connection to a server. Also what its latency is measured with.
+/// Opens a TCP connection to a server. The latency measurement uses it too.
 pub(super) async fn dial(server: &Server) -> io::Result<TcpStream> {
     let addresses: Vec<SocketAddr> = if server.addresses.is_empty() {
         tokio::net::lookup_host((server.host_name.as_str(), server.port))
@@ -192,10 +192,10 @@ struct ServerInfo {
     version: u32,
 }
 
-/// The only version of the protocol that exists.
+/// The only existing version of the protocol.
 const VERSION: u32 = 2;
 
-/// The relay says its key, we prove ours, and it proves its own.
+/// Exchanges keys: the relay sends its public key, and both ends prove that they own theirs.
 async fn greet(
     server: &Server,
     io: Upgraded,
@@ -211,7 +211,7 @@ async fn greet(
         bytes: BytesMut::new(),
     };
     let Frame::ServerKey(theirs) = reader.next().await? else {
-        return Err(failed("it does not begin with its key"));
+        return Err(failed("its first frame is not its key"));
     };
     let sealer = SalsaBox::new(
         &crypto_box::PublicKey::from(theirs),
@@ -221,7 +221,7 @@ async fn greet(
     let info = serde_json::to_vec(&ClientInfo { version: VERSION }).map_err(io::Error::from)?;
     let sealed = sealer
         .encrypt(&nonce, &info[..])
-        .map_err(|_| failed("its key cannot be used"))?;
+        .map_err(|_| failed("its key is invalid"))?;
     let mut hello = BytesMut::new();
     frame::put_client_info(
         &mut hello,
@@ -233,18 +233,18 @@ async fn greet(
     writer.flush().await?;
 
     let Frame::ServerInfo(info) = reader.next().await? else {
-        return Err(failed("it does not say how it works"));
+        return Err(failed("its server information is missing or malformed"));
     };
     let (nonce, sealed) = info
         .split_first_chunk::<NONCE>()
-        .ok_or_else(|| failed("it does not say how it works"))?;
+        .ok_or_else(|| failed("its server information is missing or malformed"))?;
     let info = sealer
         .decrypt(nonce.into(), sealed)
-        .map_err(|_| failed("it has not the key that it claims"))?;
-    let info: ServerInfo =
-        serde_json::from_slice(&info).map_err(|_| failed("it does not say how it works"))?;
+        .map_err(|_| failed("it does not own the key that it sent"))?;
+    let info: ServerInfo = serde_json::from_slice(&info)
+        .map_err(|_| failed("its server information is missing or malformed"))?;
     if info.version != VERSION {
-        return Err(failed("its version of the protocol is unknown"));
+        return Err(failed("its protocol version is unknown"));
     }
     Ok((reader, writer))
 }

@@ -1,37 +1,37 @@
-//! The frames of a relay (DERP): a type, a length, a body.
+//! The frames of the relay protocol (DERP): a type, a length and a body.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use ts_keys::NodePublicKey;
 
-/// The first frame of a relay begins with these bytes.
+/// The first bytes of the first frame of a relay.
 pub(super) const MAGIC: [u8; 8] = *b"DERP\xf0\x9f\x94\x91";
 
-/// The longest body that is accepted: a packet of 64 KiB and its sender.
+/// The maximum body length: a packet of 64 KiB and its sender.
 pub(super) const MAX_BODY: usize = (64 << 10) + KEY;
 
 const HEADER: usize = 5;
 const KEY: usize = 32;
 
-/// What a frame is, as far as a client needs it.
+/// The frames that a client needs.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Frame {
-    /// The key of the relay. Its first frame.
+    /// The public key of the relay, in its first frame.
     ServerKey([u8; KEY]),
-    /// How it works, encrypted. Its second frame.
+    /// The encrypted server information, in its second frame.
     ServerInfo(Bytes),
     /// A packet from a peer.
     Packet(NodePublicKey, Bytes),
-    /// The peer is not at this relay, or no longer.
+    /// The peer is not connected to this relay.
     PeerGone(NodePublicKey),
-    /// To be answered with the same eight bytes.
+    /// A ping to answer with the same eight bytes.
     Ping([u8; 8]),
     /// The relay will close the connection soon.
     Restarting,
-    /// Nothing that concerns us. It shows that the relay is there.
+    /// A frame without relevance here. It shows that the relay is alive.
     Other,
 }
 
-/// The relay sent something that is no frame. Nothing behind it can be read.
+/// The relay sent a malformed frame. The rest of the stream cannot be parsed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("malformed frame of type {kind:#04x} with {len} bytes")]
 pub(super) struct MalformedFrame {
@@ -50,7 +50,7 @@ const PING: u8 = 0x12;
 const PONG: u8 = 0x13;
 const RESTARTING: u8 = 0x15;
 
-/// Takes the next whole frame off the front of `bytes`; `None`: more bytes are needed.
+/// Removes the next complete frame from `bytes`; `None` if more bytes are needed.
 pub(super) fn take(bytes: &mut BytesMut) -> Result<Option<Frame>, MalformedFrame> {
     let Some((&[kind, a, b, c, d], _)) = bytes.split_first_chunk::<HEADER>() else {
         return Ok(None);
@@ -87,7 +87,7 @@ fn key(body: &mut Bytes) -> Option<NodePublicKey> {
     Some(NodePublicKey::from_bytes(key))
 }
 
-/// Says who we are. `sealed` is what only the relay can read.
+/// Writes the client information. Only the relay can decrypt `sealed`.
 pub(super) fn put_client_info(into: &mut BytesMut, ours: &[u8; KEY], nonce: &[u8], sealed: &[u8]) {
     header(into, CLIENT_INFO, KEY + nonce.len() + sealed.len());
     into.put_slice(ours);
@@ -95,20 +95,20 @@ pub(super) fn put_client_info(into: &mut BytesMut, ours: &[u8; KEY], nonce: &[u8
     into.put_slice(sealed);
 }
 
-/// Sends a packet to a peer.
+/// Writes a packet to a peer.
 pub(super) fn put_packet(into: &mut BytesMut, to: &NodePublicKey, packet: &[u8]) {
     header(into, SEND_PACKET, KEY + packet.len());
     into.put_slice(to.to_crypto_box().as_bytes());
     into.put_slice(packet);
 }
 
-/// Says whether this is our home relay.
+/// Writes whether this is our home relay.
 pub(super) fn put_note_preferred(into: &mut BytesMut, home: bool) {
     header(into, NOTE_PREFERRED, 1);
     into.put_u8(u8::from(home));
 }
 
-/// Answers a ping.
+/// Writes the answer to a ping.
 pub(super) fn put_pong(into: &mut BytesMut, payload: [u8; 8]) {
     header(into, PONG, payload.len());
     into.put_slice(&payload);

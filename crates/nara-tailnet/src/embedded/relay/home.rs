@@ -1,4 +1,4 @@
-//! Which region is home: the relay at which peers find us.
+//! The choice of the home region, at whose relay peers reach this node.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use super::client;
 use super::region::RelayMap;
 use crate::embedded::underlay::RegionId;
 
-/// How long a measurement may take.
+/// The timeout of a measurement.
 const MEASURE: Duration = Duration::from_secs(4);
-/// Regions that are measured at once.
+/// The maximum number of concurrent measurements.
 const AT_ONCE: usize = 16;
-/// Another region has to be this much nearer before home moves: every move costs all peers a moment.
+/// The latency ratio below which another region becomes home. Every change briefly delays all peers.
 const NEARER: f64 = 0.67;
 
-/// The time until a connection to each region stands; regions that do not answer are left out.
+/// Returns the connection time of each region; regions that do not answer are omitted.
 pub(super) async fn measure(map: &RelayMap) -> BTreeMap<RegionId, Duration> {
     let mut waiting: Vec<_> = map
         .0
@@ -51,7 +51,7 @@ pub(super) async fn measure(map: &RelayMap) -> BTreeMap<RegionId, Duration> {
     }
 }
 
-/// The region that is to be home. The present one stays if it answers and none is much nearer.
+/// Returns the new home region. The present one is kept if it answers and no region is much nearer.
 pub(super) fn choose(measured: &BTreeMap<RegionId, Duration>, present: Option<RegionId>) -> Option<RegionId> {
     let (nearest, latency) = measured.iter().min_by_key(|(_, latency)| **latency)?;
     let stays = present

@@ -1,4 +1,4 @@
-//! The connection to one region's relay, kept up for as long as it is of use.
+//! The connection to the relay of one region, maintained while in use.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -23,26 +23,27 @@ use crate::embedded::tls::Tls;
 use crate::embedded::underlay::{RegionId, RelayBatch, RelayHost};
 use crate::random::random;
 
-/// Batches that wait for a relay's writer. More are dropped: a link that is slower than that has no use for them.
+/// The capacity of the queue to a relay's writer, in batches. More are dropped: for a slower link they would be too
+/// late.
 pub(in crate::embedded) const QUEUE: usize = 64;
 
-/// A relay says something at least every 60 s.
+/// The read timeout. A relay sends something at least every 60 s.
 const SILENCE: Duration = Duration::from_secs(130);
-/// A relay that takes nothing for this long is left.
+/// The write timeout.
 const WRITE: Duration = Duration::from_secs(15);
-/// The connection to a relay that is not our home, and that nobody uses, is closed.
+/// An unused connection to a relay other than the home relay is closed after this time.
 const IDLE: Duration = Duration::from_secs(300);
-/// Frames are written together up to this many bytes.
+/// The maximum number of bytes per write.
 const BATCH: usize = 64 * 1024;
-/// Packets that are given to the data plane together.
+/// The maximum number of packets per batch for the data plane.
 const INBOUND_BATCH: usize = 64;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// A change of the addresses of this machine cuts an attempt or a pause short at most this often. Where containers come and
-/// go they change all the time, and a connection needs up to 10 s.
+/// The minimum interval at which address changes of this machine abort an attempt or a pause. On container hosts
+/// addresses change all the time, and a connection needs up to 10 s.
 const MOVE_AGAIN: Duration = Duration::from_secs(15);
 
-/// What a link is, besides its queue.
+/// A link, without its queue.
 pub(super) struct Link {
     pub(super) region: RegionId,
     pub(super) rate: u32,
@@ -50,44 +51,44 @@ pub(super) struct Link {
     pub(super) host: Arc<dyn RelayHost>,
     pub(super) servers: watch::Receiver<Vec<Server>>,
     pub(super) keys: watch::Receiver<NodeKeyPair>,
-    /// Our home region, if there is one.
+    /// Our home region, if any.
     pub(super) home: watch::Receiver<Option<RegionId>>,
     pub(super) addresses: Addresses,
-    /// When their change last cut an attempt or a pause short.
+    /// The last time a change aborted an attempt or a pause.
     pub(super) moved: Option<Instant>,
     pub(super) sleeps: Sleeps,
     pub(super) state: watch::Sender<LinkState>,
 }
 
-/// Whether a link works.
+/// The state of a link.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::embedded) enum LinkState {
-    /// It is not needed now.
+    /// The link is not needed now.
     #[default]
     Idle,
-    /// It works.
+    /// The link works.
     Up,
-    /// It does not, for this reason and since then.
+    /// The link has failed, since this time and for this reason.
     Down { detail: String, since: Instant },
 }
 
-/// Why a connection ended without an error.
+/// The reasons for which a connection ends without an error.
 enum End {
-    /// It is no longer needed, or has to be made anew.
+    /// The connection is no longer needed, or must be replaced.
     Again,
-    /// The node has slept, or this machine is on another network now and the connection does not stand yet.
+    /// The node has slept, or the machine changed networks before the connection was established.
     Moved,
     NodeEnded,
 }
 
 impl Link {
-    /// Runs until its queue ends.
+    /// Runs until its queue is closed.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<RelayBatch>) {
         let mut pacer = Pacer::new(self.rate);
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             if !self.is_home() {
-                // Nobody expects us there before we have something to say.
+                // Peers do not expect us at this relay before we send something.
                 self.state.send_replace(LinkState::Idle);
                 tokio::select! {
                     batch = queue.recv() => match batch {
@@ -109,14 +110,14 @@ impl Link {
                 Ok(End::NodeEnded) => return,
                 Ok(End::Moved) => continue,
                 Ok(End::Again) if has_lasted => continue,
-                // Whatever the reason is, it may come again and again.
+                // This may repeat quickly, so it counts as a failure with a pause.
                 Ok(End::Again) => RelayError::Short,
                 Err(error) => error,
             };
             let pause = backoff.after_failure(random());
             tracing::debug!(region = self.region, %error, ?pause, "the link to a relay is down");
             self.down(&error);
-            // TCP sends again what it misses; packets that wait for a link that is down would only come late.
+            // Drop the packets that wait for a broken link: TCP retransmits, and they would arrive late.
             let until = Instant::now() + pause;
             loop {
                 tokio::select! {
@@ -152,7 +153,7 @@ impl Link {
         });
     }
 
-    /// One connection, until it ends.
+    /// Runs one connection until it ends.
     async fn session(
         &mut self,
         queue: &mut mpsc::Receiver<RelayBatch>,
@@ -188,12 +189,12 @@ impl Link {
             pings,
         };
         tokio::select! {
-            // First of all: packets after a sleep are for the next connection.
+            // Checked first: packets after a sleep belong to the next connection.
             biased;
             () = slept(&mut self.sleeps) => Ok(End::Moved),
             error = receive => Err(error),
             ended = send.run(queue, pacer) => ended,
-            // Another server, another key, or an address that is no longer ours: begin again.
+            // A changed server, key or local address requires a new connection.
             _ = self.servers.changed() => Ok(End::Again),
             _ = self.keys.changed() => Ok(End::Again),
             () = interfaces::lost(&mut self.addresses, local, before.contains(&local)) => Ok(End::Again),
@@ -206,7 +207,7 @@ async fn moved(addresses: &mut Addresses, last: &mut Option<Instant>) {
     if let Some(last) = *last {
         sleep_until(last + MOVE_AGAIN).await;
     }
-    // That they become known is no change.
+    // The first report of the addresses is not a change.
     let is_known = !addresses.borrow().is_empty();
     let is_known = is_known || addresses.wait_for(|known| !known.is_empty()).await.is_ok();
     if !is_known || addresses.changed().await.is_err() {
@@ -222,7 +223,7 @@ fn push(pacer: &mut Pacer, batch: RelayBatch) {
     }
 }
 
-/// Gives what arrives to the data plane, until the connection ends.
+/// Passes received packets to the data plane until the connection ends.
 async fn receive(
     mut reader: Reader,
     host: &dyn RelayHost,
@@ -240,7 +241,7 @@ async fn receive(
         while let Some(frame) = next.take() {
             match frame {
                 Frame::Packet(from, packet) => packets.push((from, PacketMut::from(&packet[..]))),
-                // Nobody waits for a pong that finds no room.
+                // A pong is not needed if the queue is full.
                 Frame::Ping(payload) => drop(pongs.try_send(payload)),
                 Frame::Restarting => return RelayError::Restarting,
                 Frame::PeerGone(peer) => tracing::trace!(region, %peer, "a peer is not at this relay"),
@@ -257,7 +258,7 @@ async fn receive(
     }
 }
 
-/// Writes what goes out, in batches.
+/// Writes outgoing packets in batches.
 struct Sender<W> {
     region: RegionId,
     writer: W,
@@ -317,7 +318,7 @@ impl<W: tokio::io::AsyncWrite + Unpin> Sender<W> {
         }
     }
 
-    /// Writes what was gathered. Meanwhile the pacer takes what comes: it knows which packets may wait.
+    /// Writes a batch. Meanwhile the pacer accepts packets: it knows which ones may wait.
     async fn write(
         &mut self,
         queue: &mut mpsc::Receiver<RelayBatch>,
@@ -362,15 +363,15 @@ mod tests {
 
     const REGION: RegionId = 7;
 
-    struct Nobody;
+    struct NoHost;
 
-    impl RelayHost for Nobody {
+    impl RelayHost for NoHost {
         fn add_link(&self, _region: RegionId, _queue: mpsc::Sender<RelayBatch>) {}
         fn relayed(&self, _packets: Vec<(NodePublicKey, PacketMut)>) {}
         fn connected(&self) {}
     }
 
-    /// A link to the home relay of a machine whose addresses change each second, and the changes of its state.
+    /// A link to the home relay of a machine whose addresses change each second, with its state changes.
     struct Restless {
         states: watch::Receiver<LinkState>,
         _queue: mpsc::Sender<RelayBatch>,
@@ -399,7 +400,7 @@ mod tests {
             region: REGION,
             rate: 0,
             tls: Tls::new(&settings).unwrap(),
-            host: Arc::new(Nobody),
+            host: Arc::new(NoHost),
             servers: kept.0.subscribe(),
             keys: kept.1.subscribe(),
             home: kept.2.subscribe(),
@@ -434,7 +435,7 @@ mod tests {
         assert!((10..80).contains(&failures), "{failures}");
     }
 
-    /// A server that takes connections and says nothing, and how many it has taken.
+    /// A server that accepts connections without answering, and counts them.
     async fn silent() -> (Server, Arc<AtomicUsize>) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let server = Server {
@@ -470,7 +471,7 @@ mod tests {
     async fn after_a_sleep_a_link_connects_anew_at_once() {
         let (server, accepted) = silent().await;
         let link = restless(vec![server]);
-        // By itself it waits 10 s for each answer.
+        // Without the reset, the link waits 10 s for each answer.
         let connected = async {
             for expected in 1..=8 {
                 while accepted.load(Ordering::Relaxed) < expected {

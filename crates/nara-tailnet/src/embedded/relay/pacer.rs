@@ -1,8 +1,8 @@
-//! Which packet goes to the relay next, and when: a leaky bucket and a short queue for each peer.
+//! Schedules packets to a relay: a leaky bucket and a short queue per peer.
 //!
-//! A relay queues 32 packets for each receiver and drops what comes on top; nobody tells the sender. So large packets
-//! to one peer follow each other at a limited rate after a short burst. Small ones (acknowledgements, handshakes, most
-//! requests) and those to other peers do not wait for them.
+//! A relay queues 32 packets per receiver and drops more without telling the sender. So large packets to one peer are
+//! sent at a limited rate after a short burst. Small ones (acknowledgements, handshakes, most requests) and packets to
+//! other peers do not wait for them.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -13,24 +13,24 @@ use ts_packet::PacketMut;
 
 use crate::embedded::settings::RELAY_BURST;
 
-/// Packets that wait for one peer; the next one is dropped. At the rate of a relay they take 85 ms: a connection whose
-/// packets wait for so long sends less (`tap/window.rs`).
+/// The maximum queue length per peer in packets; more are dropped. At the rate of a relay they take 85 ms: a connection
+/// with such a delay reduces its window (`tap/window.rs`).
 const QUEUE: usize = 1024;
 
-/// Packets that wait for all peers: as many large ones, and as many that wait for the connection only. Counted apart,
-/// since receivers that are slow must not keep the acknowledgements for others waiting.
+/// The maximum number of queued packets for all peers: one limit for large ones, and one for those that wait only for
+/// the connection. The limits are separate, so that slow receivers do not delay acknowledgements for others.
 const QUEUE_ALL: usize = 4096;
 
-/// A packet up to this size, in bytes, does not wait.
+/// The maximum size of an unpaced packet, in bytes.
 const SMALL: usize = 200;
 
-/// The bucket of a peer that got nothing for this long is full and can be forgotten.
+/// After this time without packets, the bucket of a peer is full and can be removed.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// See the module.
+/// A packet scheduler; see the module.
 #[derive(Debug)]
 pub(super) struct Pacer {
-    /// Packets per second; 0: no limit.
+    /// Packets per second; 0 for no limit.
     rate: u32,
     small: VecDeque<(NodePublicKey, PacketMut)>,
     peers: HashMap<NodePublicKey, Bucket>,
@@ -41,7 +41,7 @@ pub(super) struct Pacer {
 
 #[derive(Debug)]
 struct Bucket {
-    /// Packets that may go now.
+    /// The number of packets that may be sent now.
     tokens: f64,
     filled: Instant,
     queue: VecDeque<PacketMut>,
@@ -58,7 +58,7 @@ impl Pacer {
         }
     }
 
-    /// Queues a packet, or drops it if there is no room.
+    /// Queues a packet, or drops it if the queue is full.
     pub(super) fn push(&mut self, to: NodePublicKey, packet: PacketMut, now: Instant) {
         let is_small = self.rate == 0 || packet.len() <= SMALL;
         let queued = if is_small { self.small.len() } else { self.queued };
@@ -83,7 +83,7 @@ impl Pacer {
         self.queued += 1;
     }
 
-    /// The next packet that may go now.
+    /// Returns the next packet that may be sent now.
     pub(super) fn pop(&mut self, now: Instant) -> Option<(NodePublicKey, PacketMut)> {
         if let Some(first) = self.small.pop_front() {
             return Some(first);
@@ -110,7 +110,7 @@ impl Pacer {
         None
     }
 
-    /// When [`Pacer::pop`] is worth asking again, if anything waits.
+    /// Returns when to call [`Pacer::pop`] again, if any packet waits.
     pub(super) fn next(&self) -> Option<Instant> {
         self.peers
             .values()
@@ -122,14 +122,14 @@ impl Pacer {
             .min()
     }
 
-    /// Forgets all packets: the connection is gone.
+    /// Removes all packets, since the connection has ended.
     pub(super) fn clear(&mut self) {
         self.small.clear();
         self.peers.clear();
         self.queued = 0;
     }
 
-    /// How many packets found no room since this was asked last.
+    /// Returns the number of packets dropped since the last call.
     pub(super) fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.dropped)
     }
@@ -215,7 +215,7 @@ mod tests {
         for _ in 0..QUEUE_ALL + 10 {
             pacer.push(peer(5), PacketMut::new(60), now);
         }
-        assert_eq!(pacer.take_dropped(), 10, "they are bounded too");
+        assert_eq!(pacer.take_dropped(), 10, "small packets are bounded too");
         drain(&mut pacer, now);
         assert_eq!(pacer.small.len(), 0);
     }

@@ -1,4 +1,4 @@
-//! The relays of a tailnet, region by region, as the control server lists them.
+//! The relay map of a tailnet: regions and their servers, as listed by the control server.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,7 +17,7 @@ pub(in crate::embedded) struct RelayMap(pub(in crate::embedded) BTreeMap<RegionI
 pub(in crate::embedded) struct Region {
     /// Its short name, such as `fra`.
     pub(in crate::embedded) code: String,
-    /// Whether a node may make it its home.
+    /// Whether the region may be chosen as home.
     pub(in crate::embedded) may_be_home: bool,
     pub(in crate::embedded) servers: Vec<Server>,
 }
@@ -30,15 +30,15 @@ pub(in crate::embedded) struct Server {
     pub(in crate::embedded) certificate_name: String,
     pub(in crate::embedded) pin: Option<Pin>,
     pub(in crate::embedded) port: u16,
-    /// The UDP port of its STUN server, if it has one.
+    /// The UDP port of its STUN server, if any.
     pub(in crate::embedded) stun_port: Option<u16>,
-    /// Where it is, if its host name is not to be looked up.
+    /// Its addresses, if its host name must not be resolved.
     pub(in crate::embedded) addresses: Vec<IpAddr>,
 }
 
-/// Regions that are looked at; a longer list is cut.
+/// The maximum number of regions; more are ignored.
 const MAX_REGIONS: usize = 256;
-/// Servers of a region that are looked at.
+/// The maximum number of servers per region; more are ignored.
 const MAX_SERVERS: usize = 16;
 /// The port of STUN (RFC 8489, section 18.6).
 const STUN_PORT: u16 = 3478;
@@ -99,17 +99,17 @@ impl From<WireMap> for RelayMap {
     }
 }
 
-/// A server that relays, if it is one and can be understood.
+/// Parses a server; `None` if it does not relay or is malformed.
 fn server(wire: WireServer) -> Option<Server> {
     if wire.stun_only || wire.derp_port == u16::MAX {
         return None;
     }
     let pin = match wire.cert_name.strip_prefix(PIN_PREFIX) {
         None => None,
-        // A pin that cannot be read must not become "any certificate of that host name".
+        // A malformed pin must not weaken to "any certificate for that host name".
         Some(pin) => Some(hex::decode(pin.trim()).ok()?.try_into().ok()?),
     };
-    // A literal address replaces the look-up, "none" forbids that family.
+    // A literal address replaces the DNS lookup; "none" disables the family.
     let mut addresses: Vec<IpAddr> = Vec::new();
     addresses.extend(wire.ipv4.parse::<Ipv4Addr>().map(IpAddr::V4));
     addresses.extend(wire.ipv6.parse::<Ipv6Addr>().map(IpAddr::V6));
@@ -125,7 +125,7 @@ fn server(wire: WireServer) -> Option<Server> {
         port: if wire.derp_port == 0 { 443 } else { wire.derp_port },
         stun_port: match wire.stun_port {
             0 => Some(STUN_PORT),
-            // -1 is "none".
+            // -1 means none.
             port => u16::try_from(port).ok(),
         },
         addresses,

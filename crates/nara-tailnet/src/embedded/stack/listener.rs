@@ -1,4 +1,4 @@
-//! A listener that follows the addresses of the node.
+//! A listener that follows the address changes of the node.
 
 use std::fmt;
 use std::io;
@@ -17,10 +17,10 @@ use super::{Stack, random_port};
 /// Accepted connections that wait for the server.
 const BACKLOG: usize = 64;
 const PAUSE: Duration = Duration::from_millis(200);
-/// Ports that are tried when any will do.
+/// The number of attempts to find a free port.
 const TRIES: usize = 16;
 
-/// See the module.
+/// A listener on the addresses of the node; see the module.
 pub(in crate::embedded) struct Listener {
     local: SocketAddr,
     accepted: mpsc::Receiver<(Stream, SocketAddr)>,
@@ -28,8 +28,8 @@ pub(in crate::embedded) struct Listener {
 }
 
 impl Listener {
-    /// Listens on a port of all our addresses, or of those of one family, also when they change. Waits for an
-    /// address of the node first.
+    /// Listens on a port of all our addresses, or of one family, and follows their changes. Waits until the node has an
+    /// address.
     pub(in crate::embedded) async fn open(stack: Arc<Stack>, local: SocketAddr) -> io::Result<Self> {
         let mut addresses = stack.addresses();
         let ours = addresses
@@ -40,7 +40,10 @@ impl Listener {
         if !local.ip().is_unspecified() && !ours.contains(&local.ip()) {
             return Err(io::Error::new(
                 io::ErrorKind::AddrNotAvailable,
-                format!("{} is no address of this node, which has {ours:?}", local.ip()),
+                format!(
+                    "{} is not an address of this node, which has {ours:?}",
+                    local.ip()
+                ),
             ));
         }
         let wanted = wanted(&ours, local.ip());
@@ -85,9 +88,10 @@ async fn free_port(stack: &Stack, address: IpAddr, bound: &mut Vec<Bound>) -> io
     Err(last)
 }
 
-/// Which of our addresses a listener on `local` has: all of them, or those of its family.
+/// Returns which of our addresses a listener on `local` uses: all, or those of its family.
 ///
-/// A specific address stands for "ours of that family": the control server may give us another one at any time.
+/// A specific address stands for all of ours in its family, since the control server may assign another one at any
+/// time.
 fn wanted(ours: &[IpAddr], local: IpAddr) -> Vec<IpAddr> {
     ours.iter()
         .copied()
@@ -95,9 +99,9 @@ fn wanted(ours: &[IpAddr], local: IpAddr) -> Vec<IpAddr> {
         .collect()
 }
 
-/// Accepts on all of our addresses, and moves when they change.
+/// Accepts connections on all of our addresses, and rebinds when they change.
 ///
-/// It runs on its own: an `accept` of the stack that is given up would lose a connection.
+/// Runs as a task of its own, because cancelling an `accept` of the stack would lose a connection.
 async fn follow(
     stack: Arc<Stack>,
     local: IpAddr,
@@ -115,7 +119,7 @@ async fn follow(
         tokio::select! {
             changed = addresses.changed() => if changed.is_err() { return },
             () = accept.closed() => return,
-            // None ends by itself unless the stack refuses: bind again.
+            // An acceptor ends only if the stack rejects it: bind again.
             _ = accepting.join_next() => tokio::time::sleep(PAUSE).await,
         }
         accepting.shutdown().await;
@@ -126,7 +130,7 @@ async fn follow(
         for address in wanted(&now, local) {
             match stack.bind((address, port).into()).await {
                 Ok(listener) => bound.push(listener),
-                // The node has ended, and so has the listener.
+                // The node has ended, so the listener ends too.
                 Err(error) if error.kind() == io::ErrorKind::NotConnected => return,
                 Err(error) => tracing::warn!(%address, port, %error, "cannot listen"),
             }

@@ -1,4 +1,4 @@
-//! A connection of the stack, with the errors of a socket.
+//! A connection of the stack that reports errors as a socket does.
 
 use std::io;
 use std::pin::Pin;
@@ -8,10 +8,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use ts_netstack_smoltcp::netcore::{Error, InternalErrorKind};
 use ts_netstack_smoltcp::netsock::TcpStream;
 
-/// Bytes that are handed to the stack at once. It copies all of them, and then takes what it has room for.
+/// The maximum number of bytes per write: the stack copies all of them before it takes those that fit.
 pub(super) const AT_ONCE: usize = 64 * 1024;
 
-/// See the module.
+/// A connection of the stack; see the module.
 pub(super) struct Stream(TcpStream);
 
 impl Stream {
@@ -20,7 +20,7 @@ impl Stream {
     }
 }
 
-/// The stack says "invalid state" about a connection that was reset.
+/// Translates "invalid state", with which the stack reports a reset connection.
 fn as_socket(error: io::Error) -> io::Error {
     let is_reset = error
         .get_ref()

@@ -1,7 +1,7 @@
-//! What of a connection is on the way: what the peer has already, and what was lost (RFC 2018, RFC 6675, RFC 8985).
+//! The scoreboard of a connection: which packets are in flight, arrived, or lost (RFC 2018, RFC 6675, RFC 8985).
 //!
-//! The stack forgets what a peer has beyond a gap, and sends all of it again. This remembers, and keeps the packets, so that the
-//! tap sends those again that were lost, and the stack none.
+//! The stack ignores selective acknowledgements and would retransmit everything after a gap. The scoreboard keeps the
+//! packets, so that the tap retransmits exactly the lost ones.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -9,27 +9,28 @@ use std::time::{Duration, Instant};
 use super::segment::TcpSeqNumber;
 use crate::embedded::device::MTU;
 
-/// So many bytes that arrived behind a packet mean that it was lost, unless it was sent again: three packets.
+/// A packet is lost once this many bytes sent after it have arrived, three packets, unless it was retransmitted.
 const BEHIND: usize = 3 * (MTU - 40);
-/// Packets that are kept: more than a window has. A peer that asks for smaller ones gets no more than that at once.
+/// The maximum number of packets kept, more than a window holds. A peer that requests smaller segments gets no more at
+/// once.
 const MOST: usize = 1024;
-/// The bytes between two packets whose round trip is measured.
+/// The minimum distance between two packets whose round trip is measured, in bytes.
 const BETWEEN: usize = 4 * (MTU - 40);
 
-/// See the module.
+/// The scoreboard of a connection; see the module.
 #[derive(Debug, Default)]
 pub(super) struct Flight {
-    /// The number behind all that was acknowledged.
+    /// The last acknowledgement number of the peer.
     begin: Option<TcpSeqNumber>,
-    /// In the order of their numbers, without gaps.
+    /// The unacknowledged packets by sequence number, without gaps.
     packets: VecDeque<Sent>,
-    /// Bytes that arrived beyond a gap.
+    /// Bytes selectively acknowledged.
     arrived: usize,
-    /// Bytes that were lost and have not been sent again.
+    /// Bytes lost and not retransmitted yet.
     lost: usize,
-    /// When the last one was sent of all packets that arrived.
+    /// The latest send time of all packets that arrived.
     newest: Option<Instant>,
-    /// The number behind the last packet whose round trip is measured.
+    /// The sequence number after the last packet whose round trip is measured.
     sample: Option<TcpSeqNumber>,
 }
 
@@ -37,11 +38,11 @@ pub(super) struct Flight {
 struct Sent {
     packet: Vec<u8>,
     end: TcpSeqNumber,
-    fate: Fate,
+    status: Status,
     last: Last,
 }
 
-/// When a packet was sent last.
+/// The last transmission of a packet.
 #[derive(Clone, Copy, Debug)]
 struct Last {
     at: Instant,
@@ -50,38 +51,38 @@ struct Last {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum Status {
     Unknown,
     Arrived,
     Lost,
 }
 
-/// What round trips take.
+/// The round-trip times of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
     pub(super) usual: Duration,
     pub(super) shortest: Duration,
 }
 
-/// What an acknowledgement says.
+/// The information from an acknowledgement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct News {
-    /// Bytes that have arrived, as is known now.
+pub(super) struct AckOutcome {
+    /// Bytes newly known to have arrived.
     pub(super) arrived: usize,
-    /// How long a round trip took, if one was measured.
+    /// The measured round-trip time, if any.
     pub(super) round_trip: Option<Duration>,
-    /// Bytes that are lost, as is known now.
+    /// Bytes newly known to be lost.
     pub(super) lost: usize,
 }
 
 impl Flight {
-    /// The stack sends this packet now. `false`: it does not go out. It is on its way or has arrived, or will be sent
-    /// again by the tap, or there are too many. `asks`: whether the peer is there, or whether it has room.
+    /// Records a packet that the stack sends. Returns `false` to drop it: it is in flight, has arrived, will be
+    /// retransmitted by the tap, or exceeds [`MOST`]. `is_probe`: the packet probes the peer or its window.
     pub(super) fn sent(
         &mut self,
         packet: &[u8],
         (begin, end): (TcpSeqNumber, TcpSeqNumber),
-        asks: bool,
+        is_probe: bool,
         now: Instant,
     ) -> bool {
         let first = *self.begin.get_or_insert(begin);
@@ -90,8 +91,8 @@ impl Flight {
         }
         let last = self.last();
         if end <= last || begin > last || self.packets.len() >= MOST {
-            if asks {
-                // Nobody can tell which of both is answered.
+            if is_probe {
+                // An answer could belong to either transmission (Karn's algorithm).
                 self.packets
                     .iter_mut()
                     .for_each(|packet| packet.last.again = true);
@@ -99,8 +100,8 @@ impl Flight {
             return false;
         }
         let is_sample = self.sample.is_none_or(|sample| {
-            // The answer to a question waits for room.
-            !asks && (sample <= first || end - sample >= BETWEEN)
+            // The answer to a window probe may be delayed until the window opens.
+            !is_probe && (sample <= first || end - sample >= BETWEEN)
         });
         if is_sample {
             self.sample = Some(end);
@@ -108,7 +109,7 @@ impl Flight {
         self.packets.push_back(Sent {
             packet: packet.to_vec(),
             end,
-            fate: Fate::Unknown,
+            status: Status::Unknown,
             last: Last {
                 at: now,
                 again: begin < last,
@@ -118,51 +119,54 @@ impl Flight {
         true
     }
 
-    /// The first packet that was lost, if no more than so many bytes are on the way; it is sent again now.
-    pub(super) fn send_again(&mut self, most: usize, now: Instant) -> Option<&[u8]> {
-        if self.lost == 0 || self.on_the_way() > most {
+    /// Returns the first lost packet for retransmission, unless more than `most` bytes are in flight.
+    pub(super) fn retransmit(&mut self, most: usize, now: Instant) -> Option<&[u8]> {
+        if self.lost == 0 || self.in_flight() > most {
             return None;
         }
-        let n = self.packets.iter().position(|packet| packet.fate == Fate::Lost)?;
+        let n = self
+            .packets
+            .iter()
+            .position(|packet| packet.status == Status::Lost)?;
         self.lost = self.lost.saturating_sub(self.len_of(n));
         let packet = self.packets.get_mut(n)?;
-        packet.fate = Fate::Unknown;
+        packet.status = Status::Unknown;
         packet.last.again = true;
         packet.last.at = now;
         Some(&packet.packet)
     }
 
-    /// The peer has acknowledged all before this number, and these ranges.
+    /// Processes an acknowledgement number with its selective acknowledgements.
     pub(super) fn acknowledged(
         &mut self,
         number: TcpSeqNumber,
         ranges: &[Option<(u32, u32)>],
         times: Times,
         now: Instant,
-    ) -> News {
-        let mut news = News::default();
+    ) -> AckOutcome {
+        let mut outcome = AckOutcome::default();
         let Some(begin) = self.begin else {
-            return news;
+            return outcome;
         };
         if number < begin || number > self.last() {
-            return news;
+            return outcome;
         }
         self.begin = Some(number);
         let mut left = begin;
         while let Some(packet) = self.packets.pop_front_if(|packet| packet.end <= number) {
-            if packet.fate != Fate::Arrived {
-                news.arrived += packet.end - left;
-                self.note(packet.last, times, now, &mut news);
+            if packet.status != Status::Arrived {
+                outcome.arrived += packet.end - left;
+                self.note(packet.last, times, now, &mut outcome);
             }
             left = packet.end;
         }
-        // A part of a packet.
-        news.arrived += number - left;
+        // Part of a packet.
+        outcome.arrived += number - left;
         let mut beyond = false;
         for (left, right) in ranges.iter().flatten() {
             let (left, right) = (TcpSeqNumber(*left as i32), TcpSeqNumber(*right as i32));
             if left > number && right > left && right <= self.last() {
-                self.arrive(left, right, times, now, &mut news);
+                self.arrive(left, right, times, now, &mut outcome);
                 beyond = true;
             }
         }
@@ -172,44 +176,44 @@ impl Flight {
                 .is_some_and(|newest| newest > first.last.at + overtaken)
         };
         if self.arrived + self.lost > 0 || beyond || self.packets.front().is_some_and(is_late) {
-            self.find_lost(overtaken, &mut news);
+            self.find_lost(overtaken, &mut outcome);
             self.count();
         }
-        news
+        outcome
     }
 
-    /// The first packet is taken for lost. Returns its bytes.
-    pub(super) fn lose_first(&mut self) -> usize {
+    /// Marks the first packet as lost. Returns its length in bytes.
+    pub(super) fn mark_first_lost(&mut self) -> usize {
         let Some(first) = self.packets.front_mut() else {
             return 0;
         };
-        first.fate = Fate::Lost;
+        first.status = Status::Lost;
         self.count();
         self.len_of(0)
     }
 
-    /// All are taken for lost that are not known to have arrived.
-    pub(super) fn lose_all(&mut self) {
+    /// Marks all packets as lost that are not known to have arrived.
+    pub(super) fn mark_all_lost(&mut self) {
         for packet in &mut self.packets {
-            if packet.fate != Fate::Arrived {
-                packet.fate = Fate::Lost;
+            if packet.status != Status::Arrived {
+                packet.status = Status::Lost;
             }
         }
         self.count();
     }
 
-    /// What has arrived beyond a gap, in bytes.
-    pub(super) const fn beyond(&self) -> usize {
+    /// Returns the number of selectively acknowledged bytes.
+    pub(super) const fn sacked(&self) -> usize {
         self.arrived
     }
 
-    /// What was sent and has neither arrived nor been lost, in bytes.
-    pub(super) fn on_the_way(&self) -> usize {
+    /// Returns the number of bytes in flight: sent, and neither arrived nor lost.
+    pub(super) fn in_flight(&self) -> usize {
         let begin = self.begin.unwrap_or_default();
         (self.last() - begin).saturating_sub(self.arrived + self.lost)
     }
 
-    /// The number behind all that was sent.
+    /// Returns the sequence number after all sent packets.
     fn last(&self) -> TcpSeqNumber {
         let last = self.packets.back().map(|packet| packet.end);
         last.or(self.begin).unwrap_or_default()
@@ -221,36 +225,36 @@ impl Flight {
         right: TcpSeqNumber,
         times: Times,
         now: Instant,
-        news: &mut News,
+        outcome: &mut AckOutcome,
     ) {
-        // The first packet begins behind the last one that ends at the left edge or before.
+        // Skip the packets that end at or before the left edge.
         let from = self.packets.partition_point(|packet| packet.end <= left);
         let mut n = from;
         while let Some(packet) = self.packets.get_mut(n).filter(|packet| packet.end <= right) {
-            if packet.fate != Fate::Arrived {
-                packet.fate = Fate::Arrived;
+            if packet.status != Status::Arrived {
+                packet.status = Status::Arrived;
                 let last = packet.last;
-                news.arrived += self.len_of(n);
-                self.note(last, times, now, news);
+                outcome.arrived += self.len_of(n);
+                self.note(last, times, now, outcome);
             }
             n += 1;
         }
     }
 
-    /// A packet has arrived.
-    fn note(&mut self, last: Last, times: Times, now: Instant, news: &mut News) {
+    /// Updates the measurements for a packet that has arrived.
+    fn note(&mut self, last: Last, times: Times, now: Instant, outcome: &mut AckOutcome) {
         let took = now.saturating_duration_since(last.at);
         if !last.again && last.is_sample {
-            news.round_trip = Some(took);
+            outcome.round_trip = Some(took);
         }
-        // So soon after it was sent again, that was the one before.
+        // An answer this soon after a retransmission belongs to the earlier transmission.
         if !last.again || took >= times.shortest / 2 {
             self.newest = self.newest.max(Some(last.at));
         }
     }
 
-    /// Packets before others that arrived are lost.
-    fn find_lost(&mut self, overtaken: Duration, news: &mut News) {
+    /// Marks packets as lost when packets sent later have arrived.
+    fn find_lost(&mut self, overtaken: Duration, outcome: &mut AckOutcome) {
         let Some(newest) = self.newest else { return };
         let mut behind = 0;
         let mut n = self.packets.len();
@@ -260,14 +264,14 @@ impl Flight {
             let Some(packet) = self.packets.get_mut(n) else {
                 break;
             };
-            match packet.fate {
-                Fate::Arrived => behind += len,
-                Fate::Lost => {}
-                Fate::Unknown => {
+            match packet.status {
+                Status::Arrived => behind += len,
+                Status::Lost => {}
+                Status::Unknown => {
                     let is_late = newest.saturating_duration_since(packet.last.at) > overtaken;
                     if is_late || (behind >= BEHIND && !packet.last.again) {
-                        packet.fate = Fate::Lost;
-                        news.lost += len;
+                        packet.status = Status::Lost;
+                        outcome.lost += len;
                     }
                 }
             }
@@ -284,13 +288,13 @@ impl Flight {
     }
 
     fn count(&mut self) {
-        let of = |fate| {
+        let of = |status| {
             let all = self.packets.iter().enumerate();
-            all.filter(|(_, packet)| packet.fate == fate)
+            all.filter(|(_, packet)| packet.status == status)
                 .map(|(n, _)| self.len_of(n))
                 .sum()
         };
-        (self.arrived, self.lost) = (of(Fate::Arrived), of(Fate::Lost));
+        (self.arrived, self.lost) = (of(Status::Arrived), of(Status::Lost));
     }
 }
 

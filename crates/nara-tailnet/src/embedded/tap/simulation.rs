@@ -1,5 +1,4 @@
-//! Two network stacks with a tap each, and a line between them, in a time of their own: what paths that lose packets do
-//! to transfers.
+//! Simulates transfers between two network stacks, each with a tap, over a lossy line in virtual time.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -18,23 +17,23 @@ use crate::embedded::settings::{FIRST_WINDOW, TCP_BUFFER, USER_TIMEOUT};
 
 const PORT: u16 = 9632;
 const MIB: usize = 1 << 20;
-/// What is written at once.
+/// The size of one write.
 const CHUNK: [u8; 4096] = [7; 4096];
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// What a path does to packets, in each direction.
+/// The properties of a path, for each direction.
 #[derive(Clone, Copy, Debug)]
 struct Path {
     delay: Duration,
-    /// Packets per second.
+    /// The rate in packets per second.
     rate: u32,
-    /// Packets that wait for their turn.
+    /// The length of the queue in packets.
     queue: usize,
     loss: f64,
-    /// By how much packets are late at most: another time every 20 ms, and none overtakes another.
+    /// The maximum extra delay. A new value is drawn every 20 ms; packets are not reordered.
     jitter: Duration,
 }
 
@@ -46,7 +45,7 @@ struct Way {
     late: Duration,
     next_late: Duration,
     flying: VecDeque<(Duration, Vec<u8>)>,
-    /// Packets that were sent.
+    /// The number of packets sent.
     count: usize,
 }
 
@@ -112,7 +111,7 @@ const fn address(n: u8) -> Ipv4Address {
     Ipv4Address::new(100, 64, 0, n)
 }
 
-/// Connections from the first end to the second.
+/// Two ends, with connections from the first to the second.
 struct World {
     start: Instant,
     now: Duration,
@@ -162,7 +161,7 @@ impl World {
         self.ends[end].sockets.get_mut(handle)
     }
 
-    /// Lets both stacks do what they have to do now. Returns when something happens next.
+    /// Runs both stacks. Returns the time of the next event.
     fn poll(&mut self) -> Duration {
         let time = smoltcp::time::Instant::from_micros(i64::try_from(self.now.as_micros()).unwrap());
         let now = self.start + self.now;
@@ -179,9 +178,9 @@ impl World {
                 }
                 for packet in packets {
                     match end.tap.outgoing_at(packet.as_ref(), now) {
-                        Outgoing::Goes => way.push(packet.as_ref().to_vec(), self.now),
-                        Outgoing::Stays => {}
-                        Outgoing::Instead(packet) => way.push(packet, self.now),
+                        Outgoing::Forward => way.push(packet.as_ref().to_vec(), self.now),
+                        Outgoing::Drop => {}
+                        Outgoing::Replace(packet) => way.push(packet, self.now),
                     }
                 }
             }
@@ -198,7 +197,7 @@ impl World {
         next
     }
 
-    /// The time goes on to the next event.
+    /// Advances the time to the next event.
     fn step(&mut self) {
         self.now = self.poll();
         let now = self.start + self.now;
@@ -220,8 +219,8 @@ impl World {
         self.poll();
     }
 
-    /// Sends so much from the first end to the second on each connection, and returns how long that took, and the longest
-    /// time in which nothing arrived.
+    /// Sends `size` bytes from the first end to the second on each connection. Returns the duration, and the longest
+    /// time without an arrival.
     fn transfer(&mut self, size: usize) -> (Duration, Duration) {
         let count = self.connections.len();
         let mut left = vec![size; count];
@@ -230,7 +229,7 @@ impl World {
         while received < size * count {
             assert!(
                 self.now < ms(600_000),
-                "{received} bytes of {size} × {count} came"
+                "{received} bytes of {size} × {count} arrived"
             );
             for (n, left) in left.iter_mut().enumerate() {
                 while self.socket(0, n).can_send() && *left > 0 {
@@ -251,7 +250,7 @@ impl World {
         (self.now - begin, longest)
     }
 
-    /// The reader of the first connection pauses for so long; its writer does not.
+    /// Pauses the reader of the first connection for this long, but not its writer.
     fn pause(&mut self, length: Duration) {
         let end = self.now + length;
         while self.now < end {
@@ -262,7 +261,7 @@ impl World {
         }
     }
 
-    /// How long round trips take, each with a small request and a small answer.
+    /// Measures round trips, each of a small request and a small answer.
     fn round_trips(&mut self, count: usize) -> Vec<Duration> {
         let mut taken = Vec::new();
         while !self.socket(0, 0).may_send() {
@@ -293,21 +292,21 @@ impl World {
     }
 }
 
-/// What transfers that share a path found, and a connection with small requests beside them.
+/// The results of transfers that share a path with a connection of small requests.
 #[derive(Debug)]
 struct Shared {
-    /// The share of the path's rate that all transfers together had.
+    /// The share of the path's rate that all transfers used together.
     used: f64,
-    /// The smallest and the largest transfer, as shares of all.
+    /// The smallest and the largest transfer, as shares of the total.
     least: f64,
     most: f64,
-    /// By how much requests took longer than the path: half of them, and 99 of 100 at most.
+    /// The median and the 99th percentile of the extra delay of requests over the path's delay.
     median: Duration,
     late: Duration,
 }
 
 impl World {
-    /// The last connection asks, the others send, for so long; what happens in the first part does not count.
+    /// Runs requests on the last connection and transfers on the others. The time in `ignored` does not count.
     fn share(&mut self, ignored: Duration, measured: Duration) -> Shared {
         let path = self.ways[0].path;
         let transfers = self.connections.len() - 1;
@@ -368,7 +367,7 @@ impl World {
     }
 }
 
-/// 200 ms, 5 Mbit/s, 5 % lost.
+/// 200 ms round trip, 5 Mbit/s, 5 % loss.
 const BAD: Path = Path {
     delay: ms(100),
     rate: 500,
@@ -378,14 +377,14 @@ const BAD: Path = Path {
 };
 
 #[test]
-fn a_path_that_loses_many_packets_is_used_all_the_time() {
+fn a_lossy_path_is_never_idle_for_long() {
     let (took, longest) = World::new(BAD, true, 1).transfer(MIB / 2);
     assert!(took < ms(6000), "{took:?}");
     assert!(longest < ms(1500), "nothing arrived for {longest:?}");
 }
 
 #[test]
-fn a_request_that_is_lost_is_sent_again_soon() {
+fn a_lost_request_is_retransmitted_soon() {
     let taken = World::new(BAD, true, 1).round_trips(400);
     let (median, late) = (taken[200], taken[396]);
     assert!(median < ms(230), "{median:?}");
@@ -393,7 +392,7 @@ fn a_request_that_is_lost_is_sent_again_soon() {
 }
 
 #[test]
-fn a_loss_on_a_long_way_costs_little() {
+fn a_loss_on_a_long_path_costs_little() {
     let satellite = Path {
         delay: ms(300),
         rate: 2000,
@@ -407,7 +406,7 @@ fn a_loss_on_a_long_way_costs_little() {
 }
 
 #[test]
-fn on_a_way_that_became_much_longer_nothing_is_sent_twice_for_long() {
+fn a_longer_delay_causes_no_lasting_duplicates() {
     let mut world = World::new(Path { loss: 0.0, ..BAD }, true, 1);
     world.round_trips(20);
     for way in &mut world.ways {
@@ -435,7 +434,7 @@ fn a_queue_that_overflows_costs_little_of_the_rate() {
     assert!(longest < ms(300), "nothing arrived for {longest:?}");
 }
 
-/// Lines before a relay with a long queue: milliseconds one way, and packets per second.
+/// Lines to a relay with a long queue: one-way delay in milliseconds, and packets per second.
 const LINES: [(u64, u32); 4] = [(2, 5000), (10, 5000), (40, 2000), (100, 800)];
 
 #[test]
@@ -524,7 +523,7 @@ fn a_window_on_a_relay_whose_delay_varies_is_never_worse_than_a_fixed_one() {
             jitter: ms(jitter),
         };
         let mut world = World::new(line, false, 1);
-        // The window is small when this begins.
+        // The slow transfer first makes the window small.
         for (rate, size) in [(100, MIB / 4), (line.rate, MIB / 4)] {
             for way in &mut world.ways {
                 way.path.rate = rate;
@@ -558,7 +557,7 @@ fn a_reader_that_pauses_costs_the_window_nothing() {
 }
 
 #[test]
-fn a_link_that_is_made_anew_and_takes_longer_has_no_queue() {
+fn the_longer_delay_of_a_new_link_does_not_count_as_a_queue() {
     let line = Path {
         delay: ms(10),
         rate: 5000,

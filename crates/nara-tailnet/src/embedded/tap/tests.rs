@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 use super::*;
 use crate::embedded::device::StackEnd;
 
-/// A filter of a control server that lets everything in.
+/// A filter that allows everything.
 pub(super) struct Anything;
 
 impl Filter for Anything {
@@ -30,7 +30,7 @@ fn tap() -> (Tap, Arc<Device>) {
     (Tap::new(Arc::clone(&device), Duration::from_secs(5)), device)
 }
 
-/// A segment that acknowledges nothing, unless it says so.
+/// A segment without an acknowledgement.
 fn packet(from: SocketAddr, to: SocketAddr, sequence: i32, control: TcpControl, payload: usize) -> Vec<u8> {
     segment(from, to, sequence, control, None, payload)
 }
@@ -70,18 +70,18 @@ fn a_peer_that_does_not_answer_is_given_up() {
 }
 
 #[test]
-fn connections_end_in_a_sleep_that_is_longer_than_peers_wait() {
+fn a_sleep_longer_than_the_user_timeout_ends_connections() {
     let (tap, device) = tap();
     tap.outgoing(packet(ours(), theirs(), 7, Syn, 0).into());
     tap.slept(Duration::from_secs(4));
     assert!(tap.is_used(&(ours(), theirs())));
     tap.slept(Duration::from_secs(5));
     assert!(!tap.is_used(&(ours(), theirs())));
-    assert_eq!(device.clear(), 1, "the stack hears of it");
+    assert_eq!(device.clear(), 1, "the stack receives a reset");
 }
 
 #[test]
-fn any_answer_shows_that_the_peer_lives() {
+fn any_answer_resets_the_user_timeout() {
     let (tap, _) = tap();
     let start = Instant::now();
     tap.outgoing_at(&packet(ours(), theirs(), 7, Syn, 0), start);
@@ -94,7 +94,7 @@ fn any_answer_shows_that_the_peer_lives() {
 }
 
 #[test]
-fn what_is_sent_again_does_not_count_as_new() {
+fn retransmissions_do_not_extend_the_user_timeout() {
     let (tap, _) = tap();
     let start = Instant::now();
     for second in 0..6 {
@@ -125,13 +125,13 @@ async fn an_aborted_connection_gets_a_reset_that_the_stack_believes() {
     assert!(!tap.is_used(&(ours(), theirs())));
 }
 
-/// How many packets are sent again.
+/// Returns how many packets are retransmitted.
 fn again(device: &Device) -> usize {
     device.take().now_or_never().map_or(0, |(again, _)| again.len())
 }
 
 #[test]
-fn what_waits_for_an_answer_is_sent_again_at_once_on_another_way() {
+fn unanswered_data_is_retransmitted_at_once_on_a_new_path() {
     let (tap, device) = tap();
     let start = Instant::now();
     let peer = HashSet::from([theirs().ip()]);
@@ -140,7 +140,7 @@ fn what_waits_for_an_answer_is_sent_again_at_once_on_another_way() {
     tap.incoming_at(&mut answer, &DropAllFilter, start);
     tap.outgoing_at(&acknowledging(ours(), theirs(), 0, TcpControl::None, 100), start);
     tap.rerouted(&peer, start);
-    assert_eq!(again(&device), 0, "the answer may still come");
+    assert_eq!(again(&device), 0, "the answer may still arrive");
     tap.resend_due(start + Duration::from_secs(1));
     assert_eq!(again(&device), 1);
     tap.rerouted(&HashSet::new(), start + Duration::from_millis(1001));
@@ -150,7 +150,7 @@ fn what_waits_for_an_answer_is_sent_again_at_once_on_another_way() {
 }
 
 #[test]
-fn the_stack_sends_nothing_again_but_what_it_acknowledges_goes_out() {
+fn retransmissions_of_the_stack_are_dropped_but_new_acknowledgements_forwarded() {
     let (tap, _) = tap();
     let now = Instant::now();
     tap.outgoing_at(&packet(ours(), theirs(), -1, Syn, 0), now);
@@ -160,17 +160,17 @@ fn the_stack_sends_nothing_again_but_what_it_acknowledges_goes_out() {
         let number = Some(TcpSeqNumber(acknowledged));
         segment(ours(), theirs(), 0, TcpControl::None, number, 100)
     };
-    assert_eq!(tap.outgoing_at(&data(1), now), Outgoing::Goes);
-    assert_eq!(tap.outgoing_at(&data(1), now), Outgoing::Stays);
-    let Outgoing::Instead(packet) = tap.outgoing_at(&data(2), now) else {
-        panic!("the peer waits for that");
+    assert_eq!(tap.outgoing_at(&data(1), now), Outgoing::Forward);
+    assert_eq!(tap.outgoing_at(&data(1), now), Outgoing::Drop);
+    let Outgoing::Replace(packet) = tap.outgoing_at(&data(2), now) else {
+        panic!("the peer needs the acknowledgement");
     };
     let only = Segment::parse(&packet).unwrap().tcp;
     assert_eq!((only.ack_number, only.payload.len()), (Some(TcpSeqNumber(2)), 0));
     assert_eq!(
         only.seq_number,
         TcpSeqNumber(100),
-        "else the peer would not take it"
+        "the peer accepts only the next sequence number"
     );
 }
 
@@ -218,7 +218,7 @@ fn a_closed_connection_is_forgotten() {
 }
 
 #[test]
-fn answers_come_in_whatever_the_filter_says_but_connections_do_not() {
+fn the_filter_applies_to_connections_but_not_to_answers() {
     let (tap, _) = tap();
     let now = Instant::now();
     let mut opened = packet(theirs(), ours(), 0, Syn, 0);
@@ -227,18 +227,18 @@ fn answers_come_in_whatever_the_filter_says_but_connections_do_not() {
     let mut answer = acknowledging(theirs(), ours(), 0, TcpControl::None, 0);
     assert!(
         !tap.incoming_at(&mut answer, &DropAllFilter, now),
-        "we asked nothing"
+        "no connection of ours exists"
     );
     tap.outgoing_at(&packet(ours(), theirs(), 7, Syn, 0), now);
     assert!(tap.incoming_at(&mut answer, &DropAllFilter, now));
 }
 
 #[test]
-fn what_is_neither_tcp_nor_a_ping_does_not_come_in() {
+fn only_tcp_and_pings_pass() {
     let (tap, _) = tap();
     let mut packet = acknowledging(theirs(), ours(), 0, TcpControl::None, 0);
     packet[9] = IpProtocol::Icmp.into();
-    assert!(!tap.incoming(&mut packet), "control has said nothing yet");
+    assert!(!tap.incoming(&mut packet), "no filter is set yet");
     tap.set_filter(Arc::new(Anything));
     assert!(tap.incoming(&mut packet));
     assert!(!tap.incoming(&mut []));
@@ -259,7 +259,7 @@ fn a_syn_that_comes_twice_reaches_the_stack_once() {
         )
     };
     assert!(comes(6, 0));
-    assert!(!comes(6, 100), "doubled on the way, and not answered yet");
+    assert!(!comes(6, 100), "duplicated by the network, and not answered yet");
     assert!(comes(6, 1000), "the stack may have lost the first one");
     let acknowledged = Some(TcpSeqNumber(7));
     tap.outgoing_at(&segment(ours(), theirs(), 70, Syn, acknowledged, 0), at(1000));
@@ -267,13 +267,13 @@ fn a_syn_that_comes_twice_reaches_the_stack_once() {
     assert!(tap.is_used(&(ours(), theirs())));
     assert_eq!(device.clear(), 0);
 
-    assert!(comes(-9, 2000), "the peer has begun anew");
+    assert!(comes(-9, 2000), "the peer has restarted");
     assert!(!tap.is_used(&(ours(), theirs())));
-    assert_eq!(device.clear(), 1, "the stack hears of it first");
+    assert_eq!(device.clear(), 1, "the stack receives a reset first");
 }
 
-/// The library looks through its sockets from the first place on, and gives the place of a connection that has ended to the next
-/// socket that listens.
+/// The library searches its sockets by index, and reuses the index of a closed connection for the next listening
+/// socket.
 #[tokio::test]
 async fn a_syn_that_comes_twice_does_not_reset_the_connection() {
     let (tap, device) = tap();
@@ -303,7 +303,7 @@ async fn a_syn_that_comes_twice_does_not_reset_the_connection() {
     let (control, number) = answer().await;
     assert_eq!(control, Fin);
     put(segment(first, ours(), 1, TcpControl::Rst, Some(number), 0));
-    // Answered by a stack that has removed it.
+    // A processed command shows that the stack has removed the connection.
     channel.set_ips([ours().ip()]).await.unwrap();
 
     put(packet(theirs(), ours(), 0, Syn, 0));

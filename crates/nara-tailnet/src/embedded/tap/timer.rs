@@ -1,42 +1,43 @@
-//! When what was not acknowledged is sent again (RFC 6298).
+//! The retransmission timer (RFC 6298).
 //!
-//! The stack has such a timer too, but waits a second at least, doubles that up to a minute, and does not begin anew
-//! when the peer answers: on a path that loses packets, connections stand still for most of the time.
+//! The stack has such a timer too, but it waits at least a second, doubles that up to a minute, and does not reset when
+//! the peer answers. On a lossy path, connections would be idle most of the time.
 
 use std::time::{Duration, Instant};
 
-/// Before the round trip is known.
+/// The timeout before the round trip is known.
 const FIRST: Duration = Duration::from_secs(1);
-/// Peers like ours acknowledge after 10 ms at the latest.
+/// The minimum timeout. Peers of this implementation acknowledge within 10 ms.
 const LEAST: Duration = Duration::from_millis(30);
-/// Round trips vary by this much, though some did not: acknowledgements are late.
+/// The minimum allowance for variation, since peers delay acknowledgements.
 const VARIES: Duration = Duration::from_millis(20);
-/// However often nothing came back.
+/// The maximum timeout after any number of retransmissions.
 const MOST: Duration = Duration::from_secs(3);
 
-/// See the module.
+/// A retransmission timer; see the module.
 #[derive(Debug, Default)]
 pub(super) struct Timer {
-    /// Smoothed round trip time, and how much it varies.
+    /// The smoothed round-trip time and its variation.
     measured: Option<(Duration, Duration)>,
-    /// Since when the oldest of what is outstanding waits.
+    /// Since when the oldest outstanding packet has waited.
     since: Option<Instant>,
-    /// How often something was sent again since the last measurement: until the next one, the round trip may be longer than
-    /// any that was measured, and then all is sent again before it can be measured (RFC 6298, section 5).
+    /// The number of timeouts since the last measurement. The backoff persists until the next measurement: the round
+    /// trip may have become longer than the timeout, and retransmitted packets cannot be measured (RFC 6298, section
+    /// 5).
     again: u32,
-    /// Since the last answer, too.
+    /// Whether the timer has also expired since the last answer.
     is_overdue: bool,
 }
 
 impl Timer {
-    /// Something was sent. Returns whether nothing was outstanding.
+    /// Records a transmission. Returns whether nothing was outstanding before.
     pub(super) fn sent(&mut self, now: Instant) -> bool {
         let is_first = self.since.is_none();
         self.since.get_or_insert(now);
         is_first
     }
 
-    /// Something arrived. `round_trip`: how long it took, if that was measured.
+    /// Records an acknowledgement, with its round-trip time if measured.
     pub(super) fn arrived(&mut self, round_trip: Option<Duration>, is_outstanding: bool, now: Instant) {
         if let Some(took) = round_trip {
             self.measure(took);
@@ -46,12 +47,12 @@ impl Timer {
         self.is_overdue = false;
     }
 
-    /// What a round trip usually takes.
+    /// Returns the smoothed round-trip time.
     pub(super) fn usual(&self) -> Duration {
         self.measured.map_or(FIRST, |(smoothed, _)| smoothed)
     }
 
-    /// Whether something is to be sent again now. Then it waits again.
+    /// Returns whether the timer has expired; if so, restarts it.
     pub(super) fn expired(&mut self, now: Instant) -> bool {
         let is_due = self
             .since
@@ -64,17 +65,17 @@ impl Timer {
         is_due
     }
 
-    /// It is sent again, for another reason than the time.
+    /// Restarts the timer after a retransmission for another reason.
     pub(super) fn resent(&mut self, now: Instant) {
         self.since = Some(now);
     }
 
-    /// Whether something was sent again, and that was not answered either.
+    /// Returns whether a retransmission has gone unanswered.
     pub(super) const fn is_overdue(&self) -> bool {
         self.is_overdue
     }
 
-    /// What comes now has nothing to do with what was.
+    /// Resets the timer and its backoff, since conditions have changed.
     pub(super) fn restart(&mut self, now: Instant) {
         self.resent(now);
         self.again = 0;
@@ -90,7 +91,7 @@ impl Timer {
             .measured
             .map_or(FIRST, |(smoothed, varies)| smoothed + (4 * varies).max(VARIES))
             .max(LEAST);
-        // The first time one packet is sent again, to learn what became of the others (RFC 8985, section 7.3).
+        // The first timeout retransmits only one packet, as a probe for the loss of others (RFC 8985, section 7.3).
         let doubled = self.again.saturating_sub(1).min(16);
         once.saturating_mul(1 << doubled).min(MOST)
     }
@@ -114,7 +115,7 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// A timer that has seen some round trips of 200 ms, and the moment after the last one.
+    /// Returns a timer that measured several round trips of 200 ms, and the time after the last one.
     fn measured(start: Instant) -> (Timer, Instant) {
         let mut timer = Timer::default();
         let mut now = start;
@@ -127,16 +128,16 @@ mod tests {
     }
 
     #[test]
-    fn it_waits_a_little_longer_than_a_round_trip() {
+    fn the_timeout_is_slightly_longer_than_a_round_trip() {
         let (mut timer, now) = measured(Instant::now());
         assert!(timer.sent(now));
         assert!(!timer.expired(now + ms(200)));
         assert!(timer.expired(now + ms(230)));
-        assert!(!timer.expired(now + ms(230)), "it waits again");
+        assert!(!timer.expired(now + ms(230)), "the timer restarts");
     }
 
     #[test]
-    fn it_waits_longer_each_time_but_not_without_limit() {
+    fn the_backoff_grows_up_to_a_limit() {
         let (mut timer, mut now) = measured(Instant::now());
         timer.sent(now);
         let mut waited = Vec::new();
@@ -151,21 +152,21 @@ mod tests {
         assert_eq!(waited.last(), Some(&MOST));
         timer.arrived(None, false, now);
         timer.sent(now);
-        assert!(!timer.expired(now + ms(230)), "that measured nothing");
+        assert!(!timer.expired(now + ms(230)), "no round trip was measured");
         timer.arrived(Some(ms(200)), false, now + ms(200));
         timer.sent(now + ms(200));
-        assert!(timer.expired(now + ms(430)), "a measurement begins anew");
+        assert!(timer.expired(now + ms(430)), "a measurement resets the backoff");
     }
 
     #[test]
-    fn without_anything_outstanding_it_does_not_run() {
+    fn the_timer_stops_when_nothing_is_outstanding() {
         let (mut timer, now) = measured(Instant::now());
         assert!(!timer.is_running());
         assert!(!timer.expired(now + ms(60_000)));
     }
 
     #[test]
-    fn an_answer_to_a_part_restarts_it() {
+    fn a_partial_acknowledgement_restarts_the_timer() {
         let (mut timer, now) = measured(Instant::now());
         timer.sent(now);
         timer.arrived(None, true, now + ms(190));

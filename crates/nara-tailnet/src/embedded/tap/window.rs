@@ -1,10 +1,11 @@
-//! How much of a connection may be on the way at once: the window follows the path.
+//! Congestion control: how many bytes of a connection may be in flight.
 //!
-//! The network stack sends whatever the peer's window allows: it has no congestion control that limits what is in flight.
-//! So the tap limits the window that the stack reads. It grows while the peer acknowledges, until packets wait in a queue
-//! on the way, and shrinks when they wait too long or are lost: so it becomes what the path carries in a round trip, and a
-//! little more. Each connection grows by as much and shrinks in proportion to its window, so several share a path. Until a
-//! loss is repaired, no more goes out than still was on the way and than arrives (RFC 6937).
+//! The network stack has no congestion control and sends whatever the peer's window allows. The tap therefore limits
+//! the window that the stack sees. The window grows with acknowledgements until packets queue on the path. It shrinks
+//! when the queue grows too long or packets are lost, so it converges to slightly more than the bandwidth-delay
+//! product. Growth is the same for each connection and shrinking is proportional to the window, so connections share a
+//! path. During loss recovery, the bytes in flight are limited to those still in flight plus those that arrive (RFC
+//! 6937).
 
 use std::time::{Duration, Instant};
 
@@ -13,87 +14,87 @@ use super::segment::{TcpControl, TcpRepr, TcpSeqNumber};
 use crate::embedded::device::MTU;
 use crate::embedded::settings::{FIRST_WINDOW, TCP_BUFFER};
 
-/// By how much the window grows in a round trip while there is a queue, in bytes: the payload of a packet.
+/// The growth per round trip while packets queue, in bytes: the payload of a packet.
 const STEP: usize = MTU - 40;
-/// Without a queue it grows by its own size in this time.
+/// Without a queue, the window grows by its own size in this time.
 const DOUBLES: Duration = Duration::from_secs(1);
-/// What a loss leaves of it.
+/// The factor by which a loss shrinks the window.
 const LOSS: (usize, usize) = (7, 10);
-/// The share of a window that is lost by chance at most, and a packet of a small one.
+/// The fraction of a window that may be lost at random, at least one packet.
 const BY_CHANCE: usize = 50;
-/// Nothing makes the window smaller, in bytes: of a relay, whose queue is short, and of a direct path (RFC 6928).
+/// The minimum window in bytes, over a relay, whose queue is short, and over a direct path (RFC 6928).
 const LEAST: usize = 4 * STEP;
 const LEAST_DIRECT: usize = 10 * STEP;
-/// Where a round trip is shorter than this, and on a relay, a window that is larger than [`MOST_NEAR`] only makes a queue.
+/// Over a relay, or with a shorter round trip than this, a window above [`MOST_NEAR`] only lengthens the queue.
 const FAR: Duration = Duration::from_millis(50);
 const MOST_NEAR: usize = 256 * 1024;
-/// So many round trips are enough to tell a queue from chance.
+/// The number of measurements that distinguish a queue from a random delay.
 const CERTAIN: u8 = 4;
-/// So many measurements in a row must say that a queue is too long before a window becomes smaller than
-/// [`FIRST_WINDOW`]: a small window has one of them in a round trip, and they vary for other reasons too.
+/// The number of consecutive measurements of a long queue before the window shrinks below [`FIRST_WINDOW`]: a small
+/// window is measured once per round trip, and these measurements vary for other reasons too.
 const CERTAIN_IN_A_ROW: u8 = 12;
-/// So many acknowledgements that acknowledge nothing new mean that a packet was lost.
+/// The number of duplicate acknowledgements that indicate a lost packet.
 const DUPLICATES: u8 = 3;
 
-/// See the module.
+/// The congestion window of a connection; see the module.
 #[derive(Debug)]
 pub(super) struct Window {
     is_direct: bool,
-    /// What may be in flight, in bytes.
+    /// The maximum number of bytes in flight.
     size: usize,
-    /// Up to this size the window doubles in a round trip.
+    /// Below this size, the window doubles in a round trip.
     threshold: usize,
     round: Round,
-    /// The shortest round trip of the last round, and how much of it was a queue.
+    /// The shortest round-trip time of the last round, and the queueing delay in it.
     last: (Duration, Duration),
-    /// The measurements of the rounds in a row in which the queue was too long, since the window was changed for it.
+    /// The number of measurements in consecutive rounds with a long queue, since the window last shrank for it.
     long: u8,
     repair: Option<Repair>,
-    /// What the peer has acknowledged, how often without anything new, and the window that it told.
+    /// The last acknowledgement number, the count of its duplicates, and the window that the peer advertised.
     acknowledged: Option<TcpSeqNumber>,
     duplicates: u8,
-    told: u16,
-    /// By how many bits the SYN of each end says that its windows are shifted (RFC 7323, section 2).
+    advertised: u16,
+    /// The window scale of each end, from its SYN (RFC 7323, section 2).
     our_shift: Option<u8>,
     their_shift: Option<u8>,
 }
 
-/// The time in which all that was in flight is acknowledged.
+/// A round: the time until all data in flight is acknowledged.
 #[derive(Debug, Default)]
 struct Round {
-    /// It is over when the peer has acknowledged this.
+    /// The round ends when this number is acknowledged.
     until: Option<TcpSeqNumber>,
     shortest: Option<Duration>,
     measured: u8,
-    /// What is acknowledged was sent with a larger window.
-    is_of_before: bool,
-    /// In the round before, the queue was too long.
+    /// The acknowledged data was sent with a larger window.
+    predates_change: bool,
+    /// The queue was too long in the previous round.
     was_long: bool,
 }
 
 #[derive(Debug)]
 struct Repair {
-    /// The loss is repaired when the peer has acknowledged this.
+    /// Recovery ends when this number is acknowledged.
     until: TcpSeqNumber,
-    /// What may be in flight meanwhile, in bytes: what still was, and twice of what arrives (RFC 6937).
+    /// The limit on bytes in flight during recovery: those still in flight, plus twice those that arrive (RFC 6937).
     window: usize,
-    /// The bytes that were lost until now.
+    /// The number of bytes lost so far.
     lost: usize,
-    /// The window was shrunk for it.
+    /// The window has shrunk for this loss.
     is_answered: bool,
 }
 
-/// What to do with a segment of the peer.
+/// The result of an incoming segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Advice {
-    /// The third acknowledgement came that acknowledges nothing new.
-    pub(super) third: bool,
-    /// The peer has acknowledged something new.
+    /// The segment is the third duplicate acknowledgement.
+    pub(super) third_duplicate: bool,
+    /// The segment acknowledges new data.
     pub(super) progress: bool,
 }
 
 impl Window {
-    /// `their_shift` is that of their SYN, if it came first.
+    /// Creates a window. `their_shift` is the window scale of the peer, if its SYN came first.
     pub(super) fn new(is_direct: bool, first: First, their_shift: Option<u8>) -> Self {
         Self {
             is_direct,
@@ -109,34 +110,34 @@ impl Window {
             repair: None,
             acknowledged: None,
             duplicates: 0,
-            told: 0,
+            advertised: 0,
             our_shift: None,
             their_shift,
         }
     }
 
-    /// What may be in flight now, in bytes.
+    /// Returns the maximum number of bytes in flight.
     pub(super) fn size(&self) -> usize {
         let repair = self.repair.as_ref().map_or(usize::MAX, |repair| repair.window);
         self.size.min(repair)
     }
 
-    /// Whether the peer has no room.
+    /// Returns whether the peer's window is closed.
     pub(super) const fn is_closed(&self) -> bool {
-        self.acknowledged.is_some() && self.told == 0
+        self.acknowledged.is_some() && self.advertised == 0
     }
 
-    /// What the peer has acknowledged.
+    /// Returns the last acknowledgement number of the peer.
     pub(super) const fn acknowledged(&self) -> Option<TcpSeqNumber> {
         self.acknowledged
     }
 
-    /// Whether the peer has not acknowledged all that was sent.
+    /// Returns whether sent data is unacknowledged.
     pub(super) fn is_outstanding(&self, sent: TcpSeqNumber) -> bool {
         self.acknowledged.is_some_and(|number| number < sent)
     }
 
-    /// Takes note of a segment that the stack sends.
+    /// Processes a segment from the stack.
     pub(super) fn outgoing(&mut self, tcp: &TcpRepr<'_>, is_direct: bool) {
         self.follow(is_direct);
         if tcp.control == TcpControl::Syn {
@@ -144,7 +145,7 @@ impl Window {
         }
     }
 
-    /// Takes note of a segment of the peer; `sent` is the number behind all that the stack sent.
+    /// Processes a segment from the peer; `sent` is the sequence number after all sent data.
     pub(super) fn incoming(&mut self, tcp: &TcpRepr<'_>, sent: TcpSeqNumber, path: &Path) -> Advice {
         self.follow(path.is_direct());
         if tcp.control == TcpControl::Syn {
@@ -154,23 +155,23 @@ impl Window {
         if let Some(number) = tcp.ack_number {
             if self.is_duplicate(tcp, number, sent) {
                 self.duplicates = self.duplicates.saturating_add(1);
-                advice.third = self.duplicates == DUPLICATES;
+                advice.third_duplicate = self.duplicates == DUPLICATES;
             } else {
                 advice.progress = self.acknowledge(number, sent, path);
             }
         }
-        self.told = tcp.window_len;
+        self.advertised = tcp.window_len;
         advice
     }
 
-    /// The window to tell the stack instead of that of this segment of the peer, if it must be smaller. `beyond`: bytes that
-    /// have arrived beyond a gap.
-    pub(super) fn limit(&self, tcp: &TcpRepr<'_>, path: &Path, beyond: usize, now: Instant) -> Option<u16> {
-        let usable = path.usable(self.size(), now).max(STEP) + beyond;
+    /// Returns the window to substitute in this segment of the peer, if a smaller one is needed. `sacked` is the number
+    /// of selectively acknowledged bytes.
+    pub(super) fn limit(&self, tcp: &TcpRepr<'_>, path: &Path, sacked: usize, now: Instant) -> Option<u16> {
+        let usable = path.usable(self.size(), now).max(STEP) + sacked;
         limited(tcp, usable, self.our_shift.and(self.their_shift))
     }
 
-    /// A round trip took this long; `sent` is the number behind all that the stack sent.
+    /// Processes a measured round trip; `sent` is the sequence number after all sent data.
     pub(super) fn measured(
         &mut self,
         round_trip: Duration,
@@ -187,7 +188,7 @@ impl Window {
         let queue = path.queue_of(shortest);
         let is_over = round.until.is_none_or(|until| self.acknowledged >= Some(until));
         if is_over || round.measured >= CERTAIN {
-            path.waits(queue, now);
+            path.record_queue(queue, now);
             if path.is_crowded() {
                 self.threshold = self.threshold.min(self.size);
             }
@@ -196,8 +197,9 @@ impl Window {
             return;
         }
         self.last = (shortest, queue);
-        // A processor with too much to do makes a round long now and then. On a long way that is little, and waiting much.
-        let is_long = queue > QUEUE && !round.is_of_before;
+        // A busy processor occasionally delays a round, so one long round is not conclusive. On a long path, waiting
+        // for a second round costs more.
+        let is_long = queue > QUEUE && !round.predates_change;
         let is_certain = round.was_long || queue > QUEUE * 3 / 2 || shortest > QUEUE * 5;
         self.long = if is_long {
             self.long.saturating_add(round.measured)
@@ -218,20 +220,21 @@ impl Window {
         }
         self.round = Round {
             until: Some(sent),
-            is_of_before: shrinks,
+            predates_change: shrinks,
             was_long: is_long,
             ..Round::default()
         };
     }
 
-    /// So many bytes were lost; `sent` is the number behind all that the stack sent, and so much of it is still on the way. A loss on a way that has no queue is none of ours, unless more is lost than chance takes.
-    pub(super) fn lose(&mut self, bytes: usize, on_the_way: usize, sent: TcpSeqNumber, path: &Path) {
+    /// Processes a loss of `bytes`, with `in_flight` bytes still in flight; `sent` is the sequence number after all
+    /// sent data. A small loss on a direct path without a queue is no sign of congestion.
+    pub(super) fn on_loss(&mut self, bytes: usize, in_flight: usize, sent: TcpSeqNumber, path: &Path) {
         let by_chance = if self.is_direct && path.is_free(self.last.1) {
             (self.size / BY_CHANCE).max(STEP)
         } else {
             0
         };
-        let window = on_the_way.max(least(self.is_direct));
+        let window = in_flight.max(least(self.is_direct));
         let repair = self.repair.get_or_insert(Repair {
             until: sent,
             window,
@@ -247,7 +250,7 @@ impl Window {
         }
     }
 
-    /// What such a queue leaves of the window at least.
+    /// Returns the minimum window for this queueing delay.
     fn floor(&self, queue: Duration, path: &Path) -> usize {
         if self.is_direct && path.is_free(queue) {
             FIRST_WINDOW
@@ -256,15 +259,15 @@ impl Window {
         }
     }
 
-    /// So many bytes have arrived.
+    /// Processes the arrival of data.
     pub(super) fn arrived(&mut self, bytes: usize) {
         if let Some(repair) = &mut self.repair {
             repair.window = repair.window.saturating_add(bytes).min(TCP_BUFFER);
         }
     }
 
-    /// What was sent again was lost too, or nothing at all comes back.
-    pub(super) fn expire(&mut self, sent: TcpSeqNumber) {
+    /// Starts over with one packet: the retransmission was lost too, or no answer arrives at all.
+    pub(super) fn on_timeout(&mut self, sent: TcpSeqNumber) {
         self.repair = Some(Repair {
             until: sent,
             window: STEP,
@@ -279,18 +282,18 @@ impl Window {
             && number < sent
             && tcp.payload.is_empty()
             && tcp.control == TcpControl::None
-            // Else it answers the question whether there is room.
+            // Otherwise it answers a window probe.
             && tcp.window_len != 0
-            && (tcp.window_len == self.told || tcp.sack_ranges[0].is_some())
+            && (tcp.window_len == self.advertised || tcp.sack_ranges[0].is_some())
     }
 
-    /// Whether that is new.
+    /// Processes an acknowledgement number. Returns whether it is new.
     fn acknowledge(&mut self, number: TcpSeqNumber, sent: TcpSeqNumber, path: &Path) -> bool {
         let Some(before) = self.acknowledged else {
             self.acknowledged = Some(number);
             return true;
         };
-        // A peer may acknowledge what was never sent. The order of the numbers is a circle: all three pairs count.
+        // A peer may acknowledge data never sent. Sequence numbers wrap, so all three pairs must be compared.
         if number <= before || number > sent || sent < before {
             return false;
         }
@@ -299,7 +302,7 @@ impl Window {
         if let Some(repair) = &self.repair {
             if number >= repair.until {
                 if repair.is_answered {
-                    // All at once would be a burst.
+                    // Restoring the whole window at once would cause a burst.
                     self.threshold = self.threshold.min(self.size);
                     self.size = self.size.min(repair.window.max(least(self.is_direct)));
                 }
@@ -310,7 +313,7 @@ impl Window {
         }
         let (bytes, in_flight) = (number - before, sent - before);
         if in_flight * 2 < self.size || path.is_draining() {
-            // The sender has not tried the window that it has.
+            // The connection has not used its current window.
             return true;
         }
         let (round_trip, queue) = self.last;
@@ -322,7 +325,7 @@ impl Window {
         } else if queue > QUEUE / 4 {
             step
         } else {
-            // On a long way, a round trip must not add more than this to the queue.
+            // On a long path, a round trip must not add more than this to the queue.
             let most = scaled(bytes, QUEUE / 4, round_trip);
             let most = if self.is_direct { most.max(bytes / 8) } else { most };
             step + scaled(bytes, round_trip, DOUBLES).min(most)
@@ -333,7 +336,7 @@ impl Window {
         true
     }
 
-    /// On another path nothing is known.
+    /// Starts over if the path has changed, since earlier measurements do not apply.
     fn follow(&mut self, is_direct: bool) {
         if self.is_direct != is_direct {
             self.is_direct = is_direct;
@@ -351,12 +354,13 @@ const fn least(is_direct: bool) -> usize {
     if is_direct { LEAST_DIRECT } else { LEAST }
 }
 
-/// A window as it stands in a segment; rounded up, so that a packet fits into a window for one.
+/// Returns a window as a segment encodes it; rounded up, so that a window of one packet admits one.
 fn shifted(window: usize, shift: u8) -> u16 {
     u16::try_from(window.div_ceil(1 << shift)).unwrap_or(u16::MAX)
 }
 
-/// The limit as the window of this segment, if its window is larger. The window of a SYN is not shifted.
+/// Returns the limit as the window of this segment, if the segment's window is larger. The window of a SYN is never
+/// scaled.
 fn limited(tcp: &TcpRepr<'_>, limit: usize, shift: Option<u8>) -> Option<u16> {
     let shift = match tcp.control {
         TcpControl::Syn => 0,

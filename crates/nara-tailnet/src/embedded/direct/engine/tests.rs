@@ -36,7 +36,7 @@ impl Node {
     }
 }
 
-/// Two nodes that control has told of each other, `a` with no address of `b` and the other way round.
+/// Returns two listed nodes that do not know each other's addresses.
 fn pair(now: Instant) -> (Node, Node) {
     let (mut a, mut b) = (Node::new(1, now), Node::new(2, now));
     let (listed_a, listed_b) = (a.listed(&[]), b.listed(&[]));
@@ -49,7 +49,7 @@ fn active(nodes: &[&Node]) -> HashSet<NodePublicKey> {
     nodes.iter().map(|node| node.key).collect()
 }
 
-/// Carries packets between two nodes until none is left; says where packets of `a` and `b` go at the end.
+/// Exchanges packets between two nodes until none remain. Returns the final paths of `a` and `b`.
 fn carry(a: &mut Node, b: &mut Node, udp: bool, now: Instant) -> Vec<(NodePublicKey, Option<SocketAddr>)> {
     let mut routes = Vec::new();
     loop {
@@ -153,7 +153,7 @@ fn a_node_that_moves_tells_its_peers() {
     a.engine.set_own(vec![a.address], now);
     carry(&mut a, &mut b, true, now);
     a.engine.set_own(vec![at(9)], now);
-    assert_eq!(calls(&mut a.engine), 1, "also on a path that works");
+    assert_eq!(calls(&mut a.engine), 1, "even while its path works");
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn when_a_node_moves_both_ends_have_a_path_again_within_two_seconds() {
     for n in 0..100 {
         now += Duration::from_millis(100);
         if n == 50 {
-            // Nobody answers at the old address.
+            // The old address no longer answers.
             a.address = at(9);
             a.engine.set_own(vec![at(9)], now);
             moved = Some(now);
@@ -179,12 +179,12 @@ fn when_a_node_moves_both_ends_have_a_path_again_within_two_seconds() {
             let Some(moved) = moved.filter(|_| peer == a.key) else {
                 continue;
             };
-            assert_eq!(path, Some(at(9)), "without the relay between");
+            assert_eq!(path, Some(at(9)), "without using the relay in between");
             assert!(now - moved <= 2 * SECOND, "{:?}", now - moved);
             return;
         }
     }
-    panic!("the peer does not follow");
+    panic!("the peer does not switch paths");
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn a_pong_counts_only_from_the_address_that_was_pinged_once_and_in_time() {
         let (to, mut ping) = pings(engine).remove(0);
         assert_eq!(to, b.address);
         let Some(Message::Ping { tx, .. }) = disco::open(&mut ping, &b.disco.private) else {
-            panic!("it is a ping")
+            panic!("the action is not a ping")
         };
         let pong = Message::Pong { tx, seen: at(1) };
         let sealed = disco::seal(&pong, &keys.private, &a.disco.public).unwrap();
@@ -230,7 +230,7 @@ fn a_pong_counts_only_from_the_address_that_was_pinged_once_and_in_time() {
     assert_eq!(
         pong(&mut a.engine, &b.disco, b.address, SECOND),
         (true, 0),
-        "good, and replayed"
+        "a valid pong, and its replay"
     );
 }
 
@@ -245,14 +245,14 @@ fn strangers_get_no_answer() {
     };
     for mut packet in [
         ping(&stranger, b.key),
-        // A key of theirs with the name of somebody else.
+        // A disco key of a stranger with the node key of another.
         ping(&b.disco, NodePublicKey::from_bytes([9; 32])),
         b"TS\xf0\x9f\x92\xac".to_vec(),
         vec![0; 3000],
     ] {
         a.engine.received(&mut packet, Via::Udp(b.address), now);
     }
-    // A ping through a relay is no sign of a path, and an invitation over UDP none of a peer.
+    // A ping through a relay reveals no path, and addresses over UDP are not accepted.
     a.engine
         .received(&mut ping(&b.disco, b.key), Via::Relay(b.key), now);
     let call = Message::CallMeMaybe(vec![b.address]);
@@ -283,7 +283,7 @@ fn a_flood_of_packets_is_answered_at_a_limited_rate() {
         a.engine.received(&mut packet, Via::Udp(at(1 + n % 7)), now);
         answers += a.engine.actions().len();
     }
-    // A pong, a note whose address it is, and at the first of an address a ping back.
+    // A pong, an action that records the address, and a ping to each new address.
     assert!(answers <= 3 * (OF_A_PEER + OF_ANYBODY) as usize, "{answers}");
     assert!(a.engine.pings.len() <= MAX_CANDIDATES);
 }
@@ -300,7 +300,7 @@ fn an_invitation_to_bad_addresses_is_not_followed() {
 }
 
 #[test]
-fn a_peer_that_was_started_again_begins_anew() {
+fn the_session_of_a_restarted_peer_starts_over() {
     let now = Instant::now();
     let (mut a, mut b) = pair(now);
     a.engine.set_active(&active(&[&b]), now);
@@ -312,14 +312,14 @@ fn a_peer_that_was_started_again_begins_anew() {
     };
     a.engine.set_peers(&[again], now);
     assert_eq!(a.engine.actions(), [Action::Route(b.key, None)]);
-    // So does one that is gone.
+    // A peer that is no longer listed loses its session.
     b.engine.set_peers(&[], now);
     assert_eq!(b.engine.actions(), [Action::Route(a.key, None)]);
     assert!(b.engine.sessions.is_empty() && b.engine.next_timeout().is_none());
 }
 
 #[test]
-fn a_peer_without_a_disco_key_is_left_to_the_relays() {
+fn a_peer_without_a_disco_key_is_reached_through_relays() {
     let now = Instant::now();
     let (mut a, b) = pair(now);
     let zero = DirectPeer {
@@ -332,7 +332,7 @@ fn a_peer_without_a_disco_key_is_left_to_the_relays() {
 }
 
 #[test]
-fn pings_that_nobody_answers_are_forgotten() {
+fn unanswered_pings_are_removed() {
     let mut now = Instant::now();
     let (mut a, b) = pair(now);
     let endpoints: Vec<_> = (1..=40).map(at).collect();
@@ -349,7 +349,7 @@ fn pings_that_nobody_answers_are_forgotten() {
         assert_eq!(a.engine.pings.len(), a.engine.sent.len());
         a.engine.actions();
     }
-    // No traffic: nothing goes on, and in the end nothing is remembered.
+    // Without traffic, pings stop and sessions are removed.
     a.engine.set_active(&HashSet::new(), now);
     now += Duration::from_secs(200);
     a.engine.timeout(now);

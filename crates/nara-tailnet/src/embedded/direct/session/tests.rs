@@ -16,7 +16,7 @@ fn pings(wishes: &[Wish]) -> Vec<SocketAddr> {
     wishes.iter().filter_map(ping).collect()
 }
 
-/// An active session with a path to `address(0)`.
+/// Returns an active session with a path to `address(0)`.
 fn direct(now: Instant, latency: Duration) -> Session {
     let mut session = Session::new(&[address(0), address(1)], now);
     session.set_active(true, now);
@@ -26,7 +26,7 @@ fn direct(now: Instant, latency: Duration) -> Session {
     session
 }
 
-/// Lets time pass, with no answer to anything, until a wish is of interest.
+/// Advances the time, without answering pings, until a matching request.
 fn run_until(session: &mut Session, limit: Instant, is_wanted: impl Fn(&Wish) -> bool) -> Option<Instant> {
     while let Some(next) = session.next_timeout().filter(|next| *next <= limit) {
         session.timeout(next);
@@ -61,7 +61,7 @@ fn traffic_starts_a_search_that_slows_down() {
         at.push((next - now).as_secs());
     }
     assert_eq!(at[..3], [1, 3, 7]);
-    // As often as tsnet: a path that is back is found within seconds.
+    // As often as tsnet, so that a restored path is found within seconds.
     assert!(at.windows(2).all(|pair| pair[1] - pair[0] <= 5), "{at:?}");
 }
 
@@ -82,7 +82,7 @@ fn only_a_much_faster_path_replaces_a_good_one() {
     let mut session = direct(now, 30 * MS);
     session.ponged(address(1), 10 * MS, now);
     assert_eq!(session.wishes(), [Wish::Route(Some(address(1)))]);
-    // Within one machine everything is fast, and nothing is much faster.
+    // On one machine all paths are fast, so the absolute difference is too small.
     let mut session = direct(now, MS / 2);
     session.ponged(address(1), MS / 10, now);
     assert_eq!(session.path(), Some(address(0)));
@@ -155,7 +155,7 @@ fn a_dead_path_is_left_within_five_seconds_and_looked_for_again() {
         let took = left.unwrap() - now;
         assert!(took <= Duration::from_secs(5), "{latency:?}: {took:?}");
         assert_eq!(session.path(), None);
-        // It comes back when it answers again.
+        // The path is used again once it answers.
         session.ponged(address(0), latency, now + took);
         assert_eq!(session.path(), Some(address(0)));
     }
@@ -169,7 +169,7 @@ fn a_path_that_the_system_refuses_is_left_at_once() {
     assert_eq!(session.path(), Some(address(0)));
     session.refused(address(0), now);
     assert_eq!(session.wishes(), [Wish::Route(None)]);
-    // It does not turn into a loop.
+    // The session does not retry in a loop.
     assert!(session.next_timeout().unwrap() >= now + FIRST_SEARCH);
 }
 
@@ -184,7 +184,7 @@ fn after_a_sleep_the_path_is_left_and_looked_for_at_once() {
     assert_eq!(pings(&wishes), [address(0), address(1)]);
     assert!(
         wishes.contains(&Wish::Call),
-        "the peer's firewall lets nothing in"
+        "the peer's firewall blocks our pings"
     );
 
     let mut idle = Session::new(&[address(0)], now);
@@ -193,7 +193,7 @@ fn after_a_sleep_the_path_is_left_and_looked_for_at_once() {
 }
 
 #[test]
-fn when_the_traffic_ends_so_do_the_pings() {
+fn pings_stop_when_the_traffic_ends() {
     let now = Instant::now();
     let mut session = direct(now, 10 * MS);
     session.set_active(false, now);
@@ -201,7 +201,7 @@ fn when_the_traffic_ends_so_do_the_pings() {
     assert_eq!(session.next_timeout(), None);
     assert!(!session.is_over(now + Duration::from_secs(60)));
     assert!(session.is_over(now + FORGET));
-    // A late answer does not begin it again.
+    // A late answer does not restart the pings.
     session.ponged(address(0), MS, now);
     assert_eq!(session.path(), None);
 }
@@ -244,13 +244,13 @@ fn candidates_are_bounded_and_those_of_control_stay() {
     }
     assert_eq!(session.candidates.len(), MAX_CANDIDATES);
     assert!(session.knows(&address(0)) && session.knows(&address(1)));
-    // The latest is known: a peer that moves is found.
+    // The latest address is known, so that a peer that moves is found.
     assert!(session.knows(&address(499)));
 }
 
 proptest! {
     #[test]
-    fn whatever_happens_it_stays_bounded_and_consistent(
+    fn any_sequence_of_events_keeps_the_session_bounded_and_consistent(
         steps in prop::collection::vec((0u8..8, 0u16..64, 0u64..3000), 1..200),
     ) {
         let mut now = Instant::now();
@@ -278,7 +278,7 @@ proptest! {
             prop_assert_eq!(routed, session.path());
             prop_assert!(session.candidates.len() <= MAX_CANDIDATES);
             prop_assert!(session.path().is_none_or(|path| session.knows(&path)));
-            // What is due now has been done after `timeout`: no loop without a pause.
+            // `timeout` has handled all due work, so the caller cannot loop without a pause.
             session.timeout(now);
             prop_assert!(session.next_timeout().is_none_or(|next| next > now));
             for wish in session.wishes() {

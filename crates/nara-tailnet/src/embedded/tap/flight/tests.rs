@@ -17,20 +17,20 @@ fn number(packets: usize) -> TcpSeqNumber {
     TcpSeqNumber((packets * LEN) as i32)
 }
 
-/// The stack sends packets from the first to before the second; returns which of them go out.
+/// Sends packets `from..to` of the stack; returns those that are forwarded.
 fn send(flight: &mut Flight, from: usize, to: usize, now: Instant) -> Vec<usize> {
     (from..to)
         .filter(|n| flight.sent(&[*n as u8], (number(*n), number(n + 1)), false, now))
         .collect()
 }
 
-/// What is sent again.
+/// Returns the retransmitted packets.
 fn again(flight: &mut Flight, now: Instant) -> Vec<u8> {
-    std::iter::from_fn(|| flight.send_again(usize::MAX, now).map(|packet| packet[0])).collect()
+    std::iter::from_fn(|| flight.retransmit(usize::MAX, now).map(|packet| packet[0])).collect()
 }
 
-/// The peer has all packets before this one, and those from the first to before the second.
-fn ack(flight: &mut Flight, all: usize, beyond: (usize, usize), now: Instant) -> News {
+/// Acknowledges all packets before `all`, and selectively those in `beyond`.
+fn ack(flight: &mut Flight, all: usize, beyond: (usize, usize), now: Instant) -> AckOutcome {
     let (left, right) = beyond;
     let range = (left < right).then(|| (number(left).0 as u32, number(right).0 as u32));
     flight.acknowledged(number(all), &[range, None, None], TIMES, now)
@@ -43,17 +43,17 @@ fn flight(packets: usize, now: Instant) -> Flight {
 }
 
 #[test]
-fn what_is_on_its_way_does_not_go_out_again_and_what_is_new_does() {
+fn packets_in_flight_are_dropped_and_new_ones_forwarded() {
     let now = Instant::now();
     let mut flight = flight(10, now);
     assert!(send(&mut flight, 0, 10, now).is_empty());
     assert_eq!(send(&mut flight, 0, 12, now), [10, 11]);
     assert!(again(&mut flight, now).is_empty());
-    assert_eq!(flight.on_the_way(), 12 * LEN);
+    assert_eq!(flight.in_flight(), 12 * LEN);
 }
 
 #[test]
-fn three_packets_behind_it_say_that_one_was_lost_and_only_it_goes_out_again_once() {
+fn three_later_packets_mark_a_packet_lost_which_is_retransmitted_once() {
     let now = Instant::now();
     let mut flight = flight(10, now);
     let later = now + USUAL;
@@ -61,21 +61,25 @@ fn three_packets_behind_it_say_that_one_was_lost_and_only_it_goes_out_again_once
     assert_eq!(
         ack(&mut flight, 2, (3, 5), later).lost,
         0,
-        "they may have overtaken it"
+        "the packets may be reordered"
     );
     assert_eq!(ack(&mut flight, 2, (3, 6), later).lost, LEN);
-    assert_eq!((flight.beyond(), flight.on_the_way()), (3 * LEN, 4 * LEN));
+    assert_eq!((flight.sacked(), flight.in_flight()), (3 * LEN, 4 * LEN));
     assert_eq!(again(&mut flight, later), [2]);
-    assert_eq!(flight.on_the_way(), 5 * LEN);
+    assert_eq!(flight.in_flight(), 5 * LEN);
     assert_eq!(ack(&mut flight, 2, (3, 10), later).lost, 0);
     assert!(again(&mut flight, later).is_empty() && send(&mut flight, 2, 10, later).is_empty());
-    let news = ack(&mut flight, 10, (0, 0), later + USUAL);
-    assert_eq!((news.arrived, news.lost), (LEN, 0), "the others had arrived");
-    assert_eq!((flight.beyond(), flight.on_the_way()), (0, 0));
+    let outcome = ack(&mut flight, 10, (0, 0), later + USUAL);
+    assert_eq!(
+        (outcome.arrived, outcome.lost),
+        (LEN, 0),
+        "the others have arrived already"
+    );
+    assert_eq!((flight.sacked(), flight.in_flight()), (0, 0));
 }
 
 #[test]
-fn what_was_sent_again_and_lost_again_is_noticed_by_what_was_sent_later() {
+fn a_lost_retransmission_is_detected_by_later_packets() {
     let now = Instant::now();
     let mut flight = flight(10, now);
     let mut at = now + USUAL;
@@ -86,7 +90,7 @@ fn what_was_sent_again_and_lost_again_is_noticed_by_what_was_sent_later() {
     assert_eq!(
         ack(&mut flight, 0, (1, 11), at + USUAL).lost,
         0,
-        "it may have overtaken it"
+        "the packets may be reordered"
     );
     at += ms(60);
     send(&mut flight, 11, 12, at);
@@ -95,27 +99,27 @@ fn what_was_sent_again_and_lost_again_is_noticed_by_what_was_sent_later() {
 }
 
 #[test]
-fn the_answer_to_a_first_packet_that_was_sent_again_shows_that_all_were_lost() {
+fn the_answer_to_a_probe_marks_all_earlier_packets_lost() {
     let now = Instant::now();
     let mut flight = flight(10, now);
-    assert_eq!(flight.lose_first(), LEN);
+    assert_eq!(flight.mark_first_lost(), LEN);
     let later = now + USUAL * 2;
     assert_eq!(again(&mut flight, later), [0]);
     assert_eq!(ack(&mut flight, 1, (0, 0), later + USUAL).lost, 9 * LEN);
 }
 
 #[test]
-fn an_answer_that_comes_too_soon_is_of_the_packet_before_and_shows_nothing() {
+fn an_early_answer_belongs_to_the_first_transmission() {
     let now = Instant::now();
     let mut flight = flight(10, now);
-    flight.lose_first();
+    flight.mark_first_lost();
     let later = now + USUAL * 2;
     again(&mut flight, later);
     assert_eq!(ack(&mut flight, 1, (0, 0), later + ms(1)).lost, 0);
 }
 
 #[test]
-fn a_round_trip_is_measured_also_beyond_a_gap_but_not_of_what_was_sent_again() {
+fn round_trips_are_measured_after_a_gap_but_not_on_retransmissions() {
     let now = Instant::now();
     let mut flight = flight(20, now);
     let later = now + USUAL;
@@ -126,19 +130,19 @@ fn a_round_trip_is_measured_also_beyond_a_gap_but_not_of_what_was_sent_again() {
 }
 
 #[test]
-fn each_of_small_packets_that_go_alone_is_measured() {
+fn single_small_packets_are_each_measured() {
     let mut flight = Flight::default();
     let mut now = Instant::now();
     for n in 0..10 {
         assert!(flight.sent(&[0], (TcpSeqNumber(n), TcpSeqNumber(n + 1)), false, now));
         now += USUAL;
-        let news = flight.acknowledged(TcpSeqNumber(n + 1), &[], TIMES, now);
-        assert_eq!(news.round_trip, Some(USUAL));
+        let outcome = flight.acknowledged(TcpSeqNumber(n + 1), &[], TIMES, now);
+        assert_eq!(outcome.round_trip, Some(USUAL));
     }
 }
 
 #[test]
-fn a_question_that_is_asked_twice_and_one_for_room_measure_nothing() {
+fn repeated_packets_and_window_probes_are_not_measured() {
     let now = Instant::now();
     let (syn, byte) = (
         (TcpSeqNumber(0), TcpSeqNumber(1)),
@@ -164,17 +168,17 @@ fn a_question_that_is_asked_twice_and_one_for_room_measure_nothing() {
 }
 
 #[test]
-fn no_more_is_sent_again_than_there_is_room_on_the_way() {
+fn retransmission_respects_the_window() {
     let now = Instant::now();
     let mut flight = flight(10, now);
-    flight.lose_all();
+    flight.mark_all_lost();
     let room = 3 * LEN;
-    let count = std::iter::from_fn(|| flight.send_again(room, now).map(drop)).count();
-    assert_eq!(count, 4, "the last one exceeds it");
+    let count = std::iter::from_fn(|| flight.retransmit(room, now).map(drop)).count();
+    assert_eq!(count, 4, "the last one exceeds the limit");
 }
 
 #[test]
-fn small_packets_without_end_are_kept_within_a_limit_and_what_follows_waits() {
+fn the_number_of_kept_packets_is_bounded() {
     let mut flight = Flight::default();
     let now = Instant::now();
     let byte = |n: usize| (TcpSeqNumber(n as i32), TcpSeqNumber(n as i32 + 1));
@@ -183,16 +187,13 @@ fn small_packets_without_end_are_kept_within_a_limit_and_what_follows_waits() {
         assert_eq!(send(&mut flight, n), n < MOST);
     }
     flight.acknowledged(byte(100).0, &[], TIMES, now);
-    assert!(
-        !send(&mut flight, 2 * MOST),
-        "the peer would not get those between"
-    );
+    assert!(!send(&mut flight, 2 * MOST), "the packets before it are missing");
     assert!(send(&mut flight, MOST));
 }
 
 proptest! {
     #[test]
-    fn whatever_a_peer_says_no_more_is_aside_than_was_sent(
+    fn acknowledgements_never_exceed_sent_bytes(
         steps in prop::collection::vec((any::<bool>(), any::<u16>(), any::<u32>(), any::<u32>(), 0_u64..500), 0..80),
         first in any::<i32>(),
     ) {
@@ -210,8 +211,8 @@ proptest! {
                 flight.acknowledged(sent - number, &range, TIMES, now);
             }
             let begin = flight.begin.unwrap_or(sent);
-            prop_assert!(flight.beyond() + flight.on_the_way() <= sent - begin);
-            flight.send_again(number * 10, now);
+            prop_assert!(flight.sacked() + flight.in_flight() <= sent - begin);
+            flight.retransmit(number * 10, now);
         }
     }
 }

@@ -27,7 +27,7 @@ fn unmeasured(is_direct: bool) -> Path {
     path
 }
 
-/// A connection that we opened.
+/// Returns the window of a connection that we opened.
 fn open(is_direct: bool) -> Window {
     let mut window = Window::new(is_direct, First::Alone, None);
     window.outgoing(&tcp(TcpControl::Syn, -1, None, b""), is_direct);
@@ -36,7 +36,7 @@ fn open(is_direct: bool) -> Window {
     window
 }
 
-/// What the peer acknowledges of what was sent.
+/// Acknowledges `number` of `sent` bytes.
 fn ack(window: &mut Window, number: usize, sent: usize, is_direct: bool) -> Option<u16> {
     let ack = tcp(TcpControl::None, 1, Some(number as i32), b"");
     let path = unmeasured(is_direct);
@@ -44,14 +44,14 @@ fn ack(window: &mut Window, number: usize, sent: usize, is_direct: bool) -> Opti
     window.limit(&ack, &path, 0, Instant::now())
 }
 
-/// A path whose round trip takes 20 ms without a queue.
+/// Returns a path with a round trip of 20 ms without a queue.
 fn path() -> Path {
     let mut path = Path::default();
     path.measured(Duration::from_millis(20), Instant::now());
     path
 }
 
-/// Round trips with the whole window in flight that take so many milliseconds.
+/// Runs round trips of `ms` milliseconds with the whole window in flight.
 fn round_trips_of(ms: u64, window: &mut Window, from: usize, count: usize) -> usize {
     (0..count).fold(from, |acknowledged, _| {
         let sent = acknowledged + window.size();
@@ -67,14 +67,18 @@ fn round_trips_of(ms: u64, window: &mut Window, from: usize, count: usize) -> us
     })
 }
 
-/// The peer acknowledges nothing new so many times; returns whether one of them was the third.
+/// Sends duplicate acknowledgements; returns whether one of them was the third.
 fn duplicates(window: &mut Window, number: usize, sent: usize, count: usize) -> bool {
     let ack = tcp(TcpControl::None, 1, Some(number as i32), b"");
     let path = unmeasured(true);
-    (0..count).any(|_| window.incoming(&ack, TcpSeqNumber(sent as i32), &path).third)
+    (0..count).any(|_| {
+        window
+            .incoming(&ack, TcpSeqNumber(sent as i32), &path)
+            .third_duplicate
+    })
 }
 
-/// Round trips with the whole window in flight. Returns the number behind what was sent.
+/// Runs round trips with the whole window in flight. Returns the sequence number after all sent data.
 fn round_trips(window: &mut Window, from: usize, count: usize) -> usize {
     (0..count).fold(from, |acknowledged, _| {
         let sent = acknowledged + window.size();
@@ -91,15 +95,15 @@ fn a_queue_ends_the_doubling_and_a_long_one_shrinks_the_window_to_what_fits() {
     let sent = round_trips_of(35, &mut window, sent, 1);
     let before = window.size();
     let sent = round_trips_of(35, &mut window, sent, 1);
-    assert_eq!(window.size(), before + STEP, "by a packet only");
+    assert_eq!(window.size(), before + STEP, "only by one packet");
     let before = window.size();
     let sent = round_trips_of(45, &mut window, sent, 1);
-    assert_eq!(window.size(), before + STEP, "once may be chance");
+    assert_eq!(window.size(), before + STEP, "one long round may be random");
     let sent = round_trips_of(45, &mut window, sent, 1);
     assert_eq!(window.size(), (before + STEP) * 2 / 3);
     let before = window.size();
     round_trips_of(45, &mut window, sent, 1);
-    assert_eq!(window.size(), before, "that was sent before");
+    assert_eq!(window.size(), before, "this data was sent before the change");
 }
 
 #[test]
@@ -117,7 +121,7 @@ fn without_a_queue_the_window_grows_by_a_part_of_itself() {
 fn a_window_becomes_smaller_than_the_first_one_only_when_many_measurements_in_a_row_are_long() {
     let mut window = open(false);
     window.threshold = window.size;
-    // The first shrinks what has grown, the second was sent before that.
+    // The first round shrinks the grown window; the data of the second was sent before that.
     let count = 2 + usize::from(CERTAIN_IN_A_ROW);
     let sent = round_trips_of(60, &mut window, 0, count - 1);
     assert_eq!(window.size(), FIRST_WINDOW);
@@ -131,11 +135,11 @@ fn a_window_becomes_smaller_than_the_first_one_only_when_many_measurements_in_a_
         sent = round_trips_of(60, &mut window, sent, 12);
         sent = round_trips_of(20, &mut window, sent, 1);
     }
-    assert_eq!(window.size(), FIRST_WINDOW, "it is not a queue that stays");
+    assert_eq!(window.size(), FIRST_WINDOW, "the queue does not persist");
 }
 
 #[test]
-fn beside_others_that_use_the_path_up_a_window_begins_small() {
+fn a_window_begins_small_on_a_saturated_path() {
     assert_eq!(Window::new(false, First::Beside, None).size(), LEAST);
     assert_eq!(Window::new(true, First::Beside, None).size(), LEAST_DIRECT);
     assert_eq!(Window::new(true, First::Together, None).size(), LEAST_DIRECT);
@@ -143,7 +147,7 @@ fn beside_others_that_use_the_path_up_a_window_begins_small() {
 }
 
 #[test]
-fn the_window_doubles_up_to_what_is_enough() {
+fn the_window_doubles_up_to_its_maximum() {
     let mut window = open(true);
     assert_eq!(window.size(), FIRST_WINDOW);
     let sent = round_trips(&mut window, 0, 1);
@@ -167,12 +171,12 @@ fn a_loss_shrinks_the_window_once_and_then_it_grows_slowly() {
     let acknowledged = round_trips(&mut window, 0, 10);
     let sent = acknowledged + MOST_NEAR;
     for _ in 0..5 {
-        window.lose(STEP, MOST_NEAR, TcpSeqNumber(sent as i32), &unmeasured(true));
+        window.on_loss(STEP, MOST_NEAR, TcpSeqNumber(sent as i32), &unmeasured(true));
     }
     let left = MOST_NEAR * 7 / 10;
     assert_eq!(window.size(), left);
     ack(&mut window, acknowledged + STEP, sent, true);
-    assert_eq!(window.size(), left, "it is not repaired yet");
+    assert_eq!(window.size(), left, "recovery has not ended");
     ack(&mut window, sent, sent, true);
     let before = window.size();
     round_trips(&mut window, sent, 1);
@@ -181,7 +185,7 @@ fn a_loss_shrinks_the_window_once_and_then_it_grows_slowly() {
 }
 
 #[test]
-fn what_is_lost_by_chance_on_a_direct_path_without_a_queue_shrinks_nothing() {
+fn random_loss_on_a_direct_path_without_a_queue_does_not_shrink_the_window() {
     for (is_direct, lost, shrinks) in [(true, 2, false), (true, 9, true), (false, 1, true)] {
         let mut window = open(is_direct);
         let now = Instant::now();
@@ -190,7 +194,7 @@ fn what_is_lost_by_chance_on_a_direct_path_without_a_queue_shrinks_nothing() {
         let mut path = unmeasured(is_direct);
         path.measured(Duration::from_millis(200), now);
         for _ in 0..lost {
-            window.lose(STEP, MOST_NEAR, TcpSeqNumber((sent + MOST_NEAR) as i32), &path);
+            window.on_loss(STEP, MOST_NEAR, TcpSeqNumber((sent + MOST_NEAR) as i32), &path);
         }
         assert_eq!(
             window.size() < MOST_NEAR,
@@ -201,7 +205,7 @@ fn what_is_lost_by_chance_on_a_direct_path_without_a_queue_shrinks_nothing() {
 }
 
 #[test]
-fn what_has_arrived_beyond_a_gap_makes_room_for_more() {
+fn selectively_acknowledged_bytes_open_the_window() {
     let mut window = open(true);
     let acknowledged = round_trips(&mut window, 0, 1);
     let ack = tcp(TcpControl::None, 1, Some(acknowledged as i32), b"");
@@ -209,12 +213,12 @@ fn what_has_arrived_beyond_a_gap_makes_room_for_more() {
     let told = |window: &Window, beyond| window.limit(&ack, &path, beyond, Instant::now()).map(usize::from);
     let without = told(&window, 0).unwrap();
     assert_eq!(told(&window, STEP), Some(without + (STEP >> SHIFT)));
-    window.lose(STEP, MOST_NEAR, TcpSeqNumber(acknowledged as i32 + 1), &path);
+    window.on_loss(STEP, MOST_NEAR, TcpSeqNumber(acknowledged as i32 + 1), &path);
     assert!(told(&window, 0).unwrap() < without);
 }
 
 #[test]
-fn nothing_is_sent_again_for_acknowledgements_while_nothing_is_outstanding() {
+fn duplicate_acknowledgements_without_outstanding_data_are_ignored() {
     let mut window = open(true);
     let sent = round_trips(&mut window, 0, 1);
     assert!(!duplicates(&mut window, sent, sent, 20));
@@ -227,13 +231,13 @@ fn no_loss_makes_the_window_too_small() {
         let mut path = unmeasured(is_direct);
         path.measured(Duration::from_millis(200), Instant::now());
         for n in 1..20_usize {
-            window.lose(9 * STEP, 9 * FIRST_WINDOW, TcpSeqNumber((n * 1000) as i32), &path);
+            window.on_loss(9 * STEP, 9 * FIRST_WINDOW, TcpSeqNumber((n * 1000) as i32), &path);
             ack(&mut window, n * 1000, n * 1000, is_direct);
         }
         let least = if is_direct { FIRST_WINDOW } else { LEAST };
         assert_eq!(window.size(), least, "without a queue");
-        window.expire(TcpSeqNumber(20_000));
-        assert_eq!(window.size(), STEP, "nothing came back");
+        window.on_timeout(TcpSeqNumber(20_000));
+        assert_eq!(window.size(), STEP, "no answer arrived");
     }
 }
 
@@ -246,7 +250,7 @@ fn an_acknowledgement_from_half_a_circle_away_is_ignored() {
 }
 
 #[test]
-fn another_path_begins_anew() {
+fn a_new_path_resets_the_window() {
     let mut window = open(true);
     let sent = round_trips(&mut window, 0, 10);
     ack(&mut window, sent, sent, false);
@@ -268,7 +272,7 @@ fn without_window_scaling_at_both_ends_nothing_is_shifted() {
 
 proptest! {
     #[test]
-    fn whatever_a_peer_sends_the_window_stays_within_its_limits(
+    fn the_window_stays_within_its_limits(
         segments in prop::collection::vec((any::<i32>(), any::<i32>(), any::<bool>(), any::<bool>(), 0_usize..9), 0..60),
     ) {
         let mut window = open(true);
@@ -279,7 +283,7 @@ proptest! {
             path.follow(is_direct);
             if goes_out {
                 window.outgoing(&segment, is_direct);
-                window.lose(len, 0, sent, &path);
+                window.on_loss(len, 0, sent, &path);
             } else {
                 window.incoming(&segment, sent, &path);
                 let took = Duration::from_millis(number.unsigned_abs().into());
