@@ -160,6 +160,8 @@ pub(super) enum Stage {
     Dial,
     #[error("too many calls to this peer were in flight until the deadline")]
     Queue,
+    #[error("the answer arrived too slowly")]
+    Slow,
     #[error("the answer could not be verified before the deadline")]
     Verify,
 }
@@ -287,7 +289,7 @@ impl Problem {
             Self::Stash(_) => (Kind::Stash, "fetch it from another peer"),
             Self::StashRefused(_) => (Kind::StashRefused, "store it with another peer, or store less"),
             Self::Status(answer) => (Kind::Status, answer.hint()),
-            Self::Timeout(Stage::Answer | Stage::Body | Stage::Dial) => {
+            Self::Timeout(Stage::Answer | Stage::Body | Stage::Dial | Stage::Slow) => {
                 (Kind::Timeout, "try again, or allow more time")
             }
             Self::Timeout(Stage::Queue) => (Kind::Timeout, "make fewer calls at once"),
@@ -352,6 +354,11 @@ impl ClientError {
     pub fn is_timeout(&self) -> bool {
         use ClientErrorKind::{DialTimeout, NoReply, Timeout};
         matches!(self.kind(), DialTimeout | NoReply | Timeout)
+    }
+
+    /// Returns whether a smaller answer might have arrived in time: its head came, and the rest did not.
+    pub(crate) fn is_too_slow(&self) -> bool {
+        matches!(self.problem(), Problem::Timeout(Stage::Slow))
     }
 
     /// Returns whether no connection was established, now or at the last attempt: see also
