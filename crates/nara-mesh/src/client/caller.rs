@@ -186,7 +186,7 @@ impl Caller {
             deadline,
             patience: outgoing.patience,
         };
-        let read = self.read_in(open, limit, time).await;
+        let read = self.read(open, limit, time).await;
         read.map_err(|problem| Attempt::failed(problem, reused))
     }
 
@@ -278,22 +278,12 @@ impl Caller {
         Box::pin(self.admitted(route, deadline, opening))
     }
 
-    /// Reads the body of an answer, until a deadline.
+    /// Reads the body of an answer.
     pub(super) fn read(
         &self,
         open: OpenReply,
         limit: Limit,
-        deadline: Instant,
-    ) -> impl Future<Output = Result<Reply, Problem>> {
-        let patience = None;
-        self.read_in(open, limit, BodyTime { deadline, patience })
-    }
-
-    fn read_in(
-        &self,
-        open: OpenReply,
-        limit: Limit,
-        time: BodyTime,
+        time: impl Into<BodyTime>,
     ) -> impl Future<Output = Result<Reply, Problem>> {
         let OpenReply {
             head,
@@ -304,6 +294,7 @@ impl Caller {
             dial,
             ..
         } = open;
+        let time = time.into();
         async move {
             let bytes = match limit {
                 Limit::Whole(bytes) if body.size_hint().lower() > bytes as u64 => {

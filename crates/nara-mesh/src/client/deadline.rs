@@ -21,6 +21,13 @@ pub(super) struct BodyTime {
     pub(super) patience: Option<Duration>,
 }
 
+impl From<Instant> for BodyTime {
+    fn from(deadline: Instant) -> Self {
+        let patience = None;
+        Self { deadline, patience }
+    }
+}
+
 impl BodyTime {
     /// Returns the time by which the next bytes must arrive.
     pub(super) fn next(self) -> Instant {

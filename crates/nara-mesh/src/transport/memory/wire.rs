@@ -58,10 +58,8 @@ async fn carry(
     let reading = async move {
         loop {
             let mut piece = BytesMut::with_capacity(most);
-            let sent = match (&mut from).take(most as u64).read_buf(&mut piece).await {
-                Ok(sent @ 1..) => sent,
-                _ => return,
-            };
+            let reading = (&mut from).take(most as u64).read_buf(&mut piece).await;
+            let Ok(sent @ 1..) = reading else { return };
             if let Some(rate) = rate {
                 sleep(Duration::from_secs(sent as u64) / rate.get()).await;
             }
