@@ -289,10 +289,11 @@ impl Problem {
             Self::Stash(_) => (Kind::Stash, "fetch it from another peer"),
             Self::StashRefused(_) => (Kind::StashRefused, "store it with another peer, or store less"),
             Self::Status(answer) => (Kind::Status, answer.hint()),
-            Self::Timeout(Stage::Answer | Stage::Body | Stage::Dial | Stage::Slow) => {
+            Self::Timeout(Stage::Answer | Stage::Body | Stage::Dial) => {
                 (Kind::Timeout, "try again, or allow more time")
             }
             Self::Timeout(Stage::Queue) => (Kind::Timeout, "make fewer calls at once"),
+            Self::Timeout(Stage::Slow) => (Kind::Timeout, "allow more time, or ask for less at once"),
             Self::Timeout(Stage::Verify) => (Kind::Timeout, "allow more time"),
             Self::TlsGone(_) => (
                 Kind::TlsGone,

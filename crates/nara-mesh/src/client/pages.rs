@@ -70,6 +70,10 @@ impl PageSize {
         }
         self.slow += 1;
         self.now = (self.now / 4).max(1);
+        tracing::debug!(
+            events = self.now,
+            "a page was too slow, a smaller one is requested"
+        );
         true
     }
 
