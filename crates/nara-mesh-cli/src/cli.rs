@@ -95,6 +95,8 @@ pub(crate) struct GlobalArgs {
     #[arg(long, global = true, value_name = "DIR", env = "NARA_MESH_DATA_DIR", value_parser = value::path())]
     pub(crate) data_dir: Option<PathBuf>,
     /// Time limit for connecting to a peer, and for each call, e.g. 500ms or 5s
+    ///
+    /// While the bytes of a page of events keep arriving, it may take 15s more.
     #[arg(long, global = true, value_name = "DURATION", env = "NARA_MESH_TIMEOUT", default_value = "5s", value_parser = value::timeout)]
     pub(crate) timeout: Duration,
     /// Protection of connections: plain, tls (if the peer supports it) or tls-only

@@ -119,6 +119,7 @@ impl MeshClient {
     }
 
     /// Returns the same client with another time limit for whole calls: `client.with_timeout(limit).ping(&id)`.
+    /// Answers with many events may take longer: see [`PeerHandle::with_timeout`].
     #[must_use]
     pub fn with_timeout(&self, call_timeout: Duration) -> Self {
         Self {

@@ -21,6 +21,10 @@ pub(crate) const PORT_DELAY: Duration = Duration::from_millis(250);
 /// precedence.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How much longer an answer with events may take while its bytes keep arriving. It ends, with [`CALL_TIMEOUT`], when a
+/// server may close the connection to a slow reader, so that the client decides first and asks for a smaller page.
+pub(crate) const SLOW_ANSWER: Duration = Duration::from_secs(15);
+
 /// The time limit for the `/ping` that discovers a key (docs/protocol/v1.md, section 3.2).
 pub(crate) const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -88,7 +88,8 @@ impl MeshClientBuilder {
         self
     }
 
-    /// Sets the time limit of a whole call, from dialling to the last verified byte; by default 5 s.
+    /// Sets the time limit of a whole call, from dialling to the last verified byte; by default 5 s. Answers with many
+    /// events may take longer: see [`PeerHandle::with_timeout`](super::PeerHandle::with_timeout).
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = timeout;
         self

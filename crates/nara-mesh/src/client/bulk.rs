@@ -10,8 +10,9 @@ use nara_proto::event::{CheckedEvent, CheckedEvents, EventProblem, EventTrust, R
 use nara_proto::reconcile::ItemId;
 use nara_proto::sync::{Cursor, EventFilter, MAX_EVENTS};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
+use super::deadline::deadline_after;
 use super::error::ClientError;
 use super::handle::PeerHandle;
 use super::verified::SyncPage;
@@ -25,7 +26,7 @@ const MAX_NAMED: usize = 1000;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SyncOptions {
-    /// Events per page, 1 to 5,000.
+    /// Events per page, 1 to 5,000; fewer while the line is too slow for so many.
     pub page_size: usize,
     /// Whether to resume after the last sync of this peer and filter.
     pub resume: bool,
@@ -42,7 +43,7 @@ pub struct SyncOptions {
 pub(crate) struct Pace {
     /// Pause after each page.
     pub(crate) pause: Duration,
-    /// Time limit, after which the transfer ends as if there were no more pages.
+    /// Time limit, after which the transfer ends as if there were no more pages, also within a page.
     pub(crate) time: Duration,
     /// Limit in bytes, likewise.
     pub(crate) bytes: u64,
@@ -245,7 +246,7 @@ impl PeerHandle {
     /// While one page is written, the next is verified on all cores and the one after it is requested, so at most
     /// three pages are in memory. The report counts and lists refused events. The cursor is stored after each
     /// page, so that an interrupted sync resumes there; after `kill -9` one page may be fetched twice, and the
-    /// ledger drops the duplicates.
+    /// ledger drops the duplicates. Pages shrink on a slow line: see [`PeerHandle::sync_pages`].
     ///
     /// Pages are ordered by the time of events: only [`PeerHandle::reconcile`] finds events with an older time
     /// that reach the peer later.
@@ -324,9 +325,18 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
         mut pages: BoxStream<'static, Result<SyncPage, ClientError>>,
         place: Option<&str>,
     ) -> Result<(), SyncError> {
-        while let Some(page) = pages.next().await {
-            self.store(page?, place).await?;
-            if self.is_over() {
+        let remaining = self.pace.time.saturating_sub(self.started.elapsed());
+        let end = deadline_after(remaining);
+        loop {
+            let is_over = match timeout_at(end, pages.next()).await {
+                Ok(Some(page)) => {
+                    self.store(page?, place).await?;
+                    self.is_over()
+                }
+                Ok(None) => return Ok(()),
+                Err(_) => true,
+            };
+            if is_over {
                 self.is_cut = true;
                 return Ok(());
             }
@@ -334,7 +344,6 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
                 sleep(self.pace.pause).await;
             }
         }
-        Ok(())
     }
 
     fn is_over(&self) -> bool {
@@ -435,4 +444,26 @@ fn awaited_by(checked: &CheckedEvent) -> Option<String> {
 fn awaited_by_refused(event: &RefusedEvent) -> Option<String> {
     let by_key = waits_for_key(Err(event.problem));
     (by_key && !event.emitter.is_empty()).then(|| event.emitter.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+    use crate::ledger::MemoryLedger;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_transfer_with_a_time_limit_does_not_wait_for_a_page_any_longer() {
+        let ledger = MemoryLedger::new();
+        let pace = Pace {
+            time: Duration::from_secs(120),
+            ..Pace::FREE
+        };
+        let mut storing = Storing::new(&ledger, None, pace);
+        let ended = storing.store_all(stream::pending().boxed(), None).await;
+        let report = storing.finish(ended).unwrap();
+        assert!(!report.complete);
+        assert_eq!(report.progress.elapsed.as_secs(), 120);
+    }
 }

@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::clocks::{Asked, PeerClocks};
-use super::deadline::deadline_after;
+use super::deadline::{BodyTime, deadline_after};
 use super::error::{Problem, Stage};
 use super::pool::{Connection, Pool, Target, TlsTarget, read_body};
 use super::refusal::{AskedToWait, Asking};
@@ -36,7 +36,6 @@ use super::resolve::Route;
 use super::retry_after::asked_to_wait;
 use super::sign::{RequestSigner, SentSignatures};
 use crate::clock::monotonic_now;
-use crate::offload::promptly;
 use crate::registry::PeerRegistry;
 use crate::tls::{CertificateKind, TlsPolicy};
 
@@ -183,7 +182,11 @@ impl Caller {
             _ => Limit::Refusal,
         };
         let reused = open.reused;
-        let read = self.read(open, limit, deadline).await;
+        let time = BodyTime {
+            deadline,
+            patience: outgoing.patience,
+        };
+        let read = self.read(open, limit, time).await;
         read.map_err(|problem| Attempt::failed(problem, reused))
     }
 
@@ -280,10 +283,10 @@ impl Caller {
         &self,
         open: OpenReply,
         limit: Limit,
-        deadline: Instant,
+        time: impl Into<BodyTime>,
     ) -> impl Future<Output = Result<Reply, Problem>> {
         let OpenReply {
-            mut head,
+            head,
             body,
             lease,
             address,
@@ -291,6 +294,7 @@ impl Caller {
             dial,
             ..
         } = open;
+        let time = time.into();
         async move {
             let bytes = match limit {
                 Limit::Whole(bytes) if body.size_hint().lower() > bytes as u64 => {
@@ -299,12 +303,11 @@ impl Caller {
                 Limit::Whole(bytes) => bytes,
                 Limit::Refusal => MAX_ERROR_BODY,
             };
-            let reading = pin!(read_body(body, bytes));
-            let Ok(read) = promptly(reading, || deadline).await else {
+            let read = read_body(body, bytes, time).await;
+            if let Err(Problem::Timeout(_)) = read {
                 // The connection of this request closes when the request is dropped.
                 self.pool.evict(address, since);
-                return Err(Problem::Timeout(Stage::Answer));
-            };
+            }
             let (body, complete) = read?;
             let at = Instant::now();
             if complete {
@@ -312,7 +315,6 @@ impl Caller {
             } else if limit != Limit::Refusal {
                 return Err(Problem::TooLarge(bytes));
             }
-            head.asked = head.asked.answered(self.clocks.clock());
             Ok(Reply {
                 head,
                 body,
@@ -347,6 +349,8 @@ impl Caller {
             Ok(_) | Err(Problem::TooLarge(_)) => admission.succeeded(),
             Err(Problem::Dial(_) | Problem::DialTimeout(_)) => admission.failed(Failure::Unreachable),
             Err(Problem::Timeout(_)) if monotonic_now() - admission.began() < PATIENCE => drop(admission),
+            // It answered, and the line may be slow; but a peer that drips proves nothing.
+            Err(Problem::Timeout(Stage::Slow)) => drop(admission),
             // Not the peer's fault: another nara answered, or an unauthenticated refusal asked us to wait.
             Err(Problem::OtherKey(_) | Problem::AskedToWait(_) | Problem::KeyReplaced) => drop(admission),
             // A broken pooled connection tells the past state of the peer, not the current one.
@@ -485,7 +489,7 @@ impl Caller {
             address,
             status: parts.status,
             headers: parts.headers,
-            asked: line.asked,
+            asked: line.asked.answered(self.clocks.clock()),
             retry_after: None,
             sent: signatures,
             channel: line.connection.channel().cloned(),

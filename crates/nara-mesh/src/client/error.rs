@@ -160,6 +160,8 @@ pub(super) enum Stage {
     Dial,
     #[error("too many calls to this peer were in flight until the deadline")]
     Queue,
+    #[error("the answer arrived too slowly")]
+    Slow,
     #[error("the answer could not be verified before the deadline")]
     Verify,
 }
@@ -291,6 +293,7 @@ impl Problem {
                 (Kind::Timeout, "try again, or allow more time")
             }
             Self::Timeout(Stage::Queue) => (Kind::Timeout, "make fewer calls at once"),
+            Self::Timeout(Stage::Slow) => (Kind::Timeout, "allow more time, or ask for less at once"),
             Self::Timeout(Stage::Verify) => (Kind::Timeout, "allow more time"),
             Self::TlsGone(_) => (
                 Kind::TlsGone,
@@ -352,6 +355,11 @@ impl ClientError {
     pub fn is_timeout(&self) -> bool {
         use ClientErrorKind::{DialTimeout, NoReply, Timeout};
         matches!(self.kind(), DialTimeout | NoReply | Timeout)
+    }
+
+    /// Returns whether a smaller answer might have arrived in time: its head came, and the rest did not.
+    pub(crate) fn is_too_slow(&self) -> bool {
+        matches!(self.problem(), Problem::Timeout(Stage::Slow))
     }
 
     /// Returns whether no connection was established, now or at the last attempt: see also

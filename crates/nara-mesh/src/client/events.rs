@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::error::{ClientError, Problem};
 use super::exchange::Answer;
 use super::handle::PeerHandle;
-use super::pages::{FetchedPage, PageChecker, PageSource, pages_ahead};
+use super::pages::{FetchedPage, PageChecker, PageSize, PageSource, pages_ahead};
 use super::resolve::Route;
 use super::verified::{SyncEvents, SyncPage, Verification, Verified};
 
@@ -22,13 +22,13 @@ const CHECKPOINT_PAGE: usize = 1000;
 const MAX_CHECKPOINTS: usize = 100_000;
 
 impl PeerHandle {
-    /// Fetches events of the peer in one answer. Sets `from` of the request to our name.
+    /// Fetches events of the peer in one answer. Sets `from` of the request to our name. The answer must begin within
+    /// the time limit of a call, and may then take 15 s more while its bytes keep arriving.
     ///
     /// # Errors
     /// [`ClientError`]. A refused event is not an error: see [`CheckedEvents::refused`].
     pub async fn fetch_sync_events(&self, request: SyncRequest) -> Result<Verified<SyncEvents>, ClientError> {
-        let deadline = self.deadline();
-        let (answer, verification) = self.sync(request, deadline).await?;
+        let (answer, verification) = self.sync(request).await?;
         let SyncResponse {
             from,
             events,
@@ -38,7 +38,7 @@ impl PeerHandle {
             ..
         } = answer.value;
         let events = self
-            .check(&answer.route, events.unwrap_or_default(), deadline)
+            .check(&answer.route, events.unwrap_or_default(), self.deadline())
             .await?;
         let value = SyncEvents {
             from,
@@ -52,8 +52,10 @@ impl PeerHandle {
     }
 
     /// Pages through the events of the peer, oldest first, each exactly once, `page_size` at a time, starting
-    /// after `resume`. Each page has the time limit of one call. The stream ends after the first error;
-    /// [`SyncPage::cursor`] of the previous page tells where to resume.
+    /// after `resume`. Each page must begin within the time limit of one call, and may then take 15 s more while its
+    /// bytes keep arriving. A page that is still too slow is requested again with a quarter of the events, up to
+    /// three times in a row; pages grow again while they arrive within the limit of a call. The stream ends after
+    /// the first error; [`SyncPage::cursor`] of the previous page tells where to resume.
     ///
     /// Prefetches: while the caller handles one page, the next is verified on all cores and the one after it is
     /// requested, at most three in memory. Needs the tokio runtime; dropping the stream cancels the requests.
@@ -64,10 +66,7 @@ impl PeerHandle {
         resume: Option<Cursor>,
     ) -> BoxStream<'static, Result<SyncPage, ClientError>> {
         let pager = Pager::resume(filter, page_size, resume.unwrap_or(Cursor::START));
-        let pages = PagesByTime {
-            peer: self.clone(),
-            pager,
-        };
+        let pages = PagesByTime::new(self.clone(), pager);
         pages_ahead(pages, self.page_checker())
     }
 
@@ -81,10 +80,11 @@ impl PeerHandle {
             services: vec![Service::Checkpoint.as_str().to_owned()],
             ..EventFilter::default()
         };
-        let mut pager = Pager::new(filter, CHECKPOINT_PAGE);
+        let mut pages = PagesByTime::new(self.clone(), Pager::new(filter, CHECKPOINT_PAGE));
         let mut checkpoints = SyncEvents::default();
         let mut verification = Verification::open();
-        while let Some(page) = self.next_page(&mut pager).await? {
+        while let Some(page) = pages.next().await? {
+            let page = self.page_checker().check(page).await?;
             checkpoints.events.append(page.events);
             verification = page.verification;
             checkpoints.more = checkpoints.events.received() >= MAX_CHECKPOINTS;
@@ -104,18 +104,17 @@ impl PeerHandle {
     /// # Errors
     /// [`ClientError`]. A refused event is not an error: see [`CheckedEvents::refused`].
     pub async fn exchange_zine(&self, events: Vec<SyncEvent>) -> Result<Verified<SyncEvents>, ClientError> {
-        let deadline = self.deadline();
         let local = &self.exchange.local;
         let now = self.exchange.clocks.clock().now_seconds();
         let zine = Zine::signed(local.name().as_str(), now, events, local.keypair());
         let answer = self
             .exchange
-            .call::<GossipZine>(&self.peer, &zine, deadline)
+            .call_for_events::<GossipZine>(&self.peer, &zine, self.call_timeout)
             .await?;
         let verification = self.verify_inner(&answer)?;
         let zine = answer.value;
         let events = self
-            .check(&answer.route, zine.events.unwrap_or_default(), deadline)
+            .check(&answer.route, zine.events.unwrap_or_default(), self.deadline())
             .await?;
         let value = SyncEvents {
             from: zine.from,
@@ -126,20 +125,12 @@ impl PeerHandle {
         Ok(Verified::new(value, verification))
     }
 
-    async fn next_page(&self, pager: &mut Pager) -> Result<Option<SyncPage>, ClientError> {
-        match self.fetch_page(pager).await? {
-            Some(page) => Ok(Some(self.page_checker().check(page).await?)),
-            None => Ok(None),
-        }
-    }
-
     /// Fetches one page; its events are not yet verified.
-    pub(super) async fn fetch_page(&self, pager: &mut Pager) -> Result<Option<FetchedPage>, ClientError> {
+    async fn fetch_page(&self, pager: &mut Pager) -> Result<Option<FetchedPage>, ClientError> {
         let Some(request) = pager.next_request() else {
             return Ok(None);
         };
-        let deadline = self.deadline();
-        let (answer, verification) = self.sync(request, deadline).await?;
+        let (answer, verification) = self.sync(request).await?;
         let total = answer.value.total;
         let events = pager
             .accept(answer.value)
@@ -164,22 +155,27 @@ impl PeerHandle {
 
     async fn fetch_old_checkpoints(&self) -> Result<SyncEvents, ClientError> {
         let mut checkpoints = SyncEvents::default();
+        let mut size = PageSize::new(CHECKPOINT_PAGE, self.call_timeout);
         loop {
-            let deadline = self.deadline();
             let received = checkpoints.events.received();
             let request = CheckpointsRequest {
-                limit: CHECKPOINT_PAGE as u32,
+                limit: u32::try_from(size.events()).unwrap_or(u32::MAX),
                 offset: u32::try_from(received).unwrap_or(u32::MAX),
             };
-            let answer = self
-                .exchange
-                .call::<AllCheckpoints>(&self.peer, &request, deadline)
-                .await?;
+            let begun = Instant::now();
+            let call =
+                self.exchange
+                    .call_for_events::<AllCheckpoints>(&self.peer, &request, self.call_timeout);
+            let answer = match call.await {
+                Err(error) if size.failed(&error, begun.elapsed()) => continue,
+                answer => answer?,
+            };
+            size.arrived(begun.elapsed());
             let events = answer.value.checkpoints.unwrap_or_default();
             checkpoints.more = answer.value.has_more && !events.is_empty();
             checkpoints
                 .events
-                .append(self.check(&answer.route, events, deadline).await?);
+                .append(self.check(&answer.route, events, self.deadline()).await?);
             if !checkpoints.more || checkpoints.events.received() >= MAX_CHECKPOINTS {
                 return Ok(checkpoints);
             }
@@ -190,12 +186,11 @@ impl PeerHandle {
     async fn sync(
         &self,
         mut request: SyncRequest,
-        deadline: Instant,
     ) -> Result<(Answer<SyncResponse>, Verification), ClientError> {
         self.exchange.local.name().as_str().clone_into(&mut request.from);
         let answer = self
             .exchange
-            .call::<EventsSync>(&self.peer, &request, deadline)
+            .call_for_events::<EventsSync>(&self.peer, &request, self.call_timeout)
             .await?;
         let verification = self.verify_inner(&answer)?;
         Ok((answer, verification))
@@ -244,13 +239,37 @@ impl PeerHandle {
 /// The pages of a peer, by time.
 #[derive(Debug)]
 pub(super) struct PagesByTime {
-    pub(super) peer: PeerHandle,
-    pub(super) pager: Pager,
+    peer: PeerHandle,
+    pager: Pager,
+    size: PageSize,
+}
+
+impl PagesByTime {
+    pub(super) fn new(peer: PeerHandle, pager: Pager) -> Self {
+        let size = PageSize::new(pager.size(), peer.call_timeout);
+        Self { peer, pager, size }
+    }
 }
 
 impl PageSource for PagesByTime {
     async fn next(&mut self) -> Result<Option<FetchedPage>, ClientError> {
-        self.peer.fetch_page(&mut self.pager).await
+        loop {
+            let begun = Instant::now();
+            let fetched = self.peer.fetch_page(&mut self.pager).await;
+            let resized = match &fetched {
+                Err(error) if self.size.failed(error, begun.elapsed()) => {
+                    self.pager.resize(self.size.events());
+                    continue;
+                }
+                Ok(Some(page)) if !page.events.is_empty() => self.size.arrived(begun.elapsed()),
+                _ => false,
+            };
+            // Otherwise keep the size that the pager may have chosen to get past events that share a time.
+            if resized {
+                self.pager.resize(self.size.events());
+            }
+            return fetched;
+        }
     }
 }
 

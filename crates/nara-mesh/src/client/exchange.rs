@@ -24,6 +24,7 @@ use tracing::Instrument as _;
 
 use super::caller::{Caller, Limit};
 use super::clocks::{Asked, PeerClocks};
+use super::deadline::deadline_after;
 use super::error::{ClientError, Problem, Stage};
 use super::event_check::EventChecker;
 use super::own_journeys::OwnJourneys;
@@ -161,10 +162,40 @@ impl Exchange {
     where
         E::Response: 'static,
     {
+        self.call_with::<E>(peer, request, deadline, None).await
+    }
+
+    /// Like [`Exchange::call`], for answers with many events. `limit` is the time limit until the answer begins and
+    /// for each pause in it; while its bytes keep arriving, it may take [`SLOW_ANSWER`](crate::defaults::SLOW_ANSWER)
+    /// longer.
+    pub(super) async fn call_for_events<E: Endpoint>(
+        &self,
+        peer: &Callee,
+        request: &E::Request,
+        limit: Duration,
+    ) -> Result<Answer<E::Response>, ClientError>
+    where
+        E::Response: 'static,
+    {
+        self.call_with::<E>(peer, request, deadline_after(limit), Some(limit))
+            .await
+    }
+
+    async fn call_with<E: Endpoint>(
+        &self,
+        peer: &Callee,
+        request: &E::Request,
+        deadline: Instant,
+        patience: Option<Duration>,
+    ) -> Result<Answer<E::Response>, ClientError>
+    where
+        E::Response: 'static,
+    {
         let call = pin!(async {
             let route = self.route(peer)?;
-            let outgoing =
+            let mut outgoing =
                 Outgoing::new::<E>(request).map_err(|problem| ClientError::new(&route, problem))?;
+            outgoing.patience = patience;
             self.call_on::<E>(route, &outgoing, deadline).await
         });
         traced(peer, E::PATH, call).await
@@ -209,6 +240,10 @@ impl Exchange {
             self.verifier.introduce(route, deadline).await?;
         }
         let reply = self.send(route, outgoing, deadline).await?;
+        // A slow body leaves as much time to verify it as a fast one.
+        let deadline = outgoing
+            .patience
+            .map_or(deadline, |limit| deadline.max(deadline_after(limit)));
         let called = reply.head.address;
         route.answered_at(called);
         let arrival = Arrival::of(&reply, signed);

@@ -51,6 +51,9 @@ impl fmt::Display for PeerHandle {
 
 impl PeerHandle {
     /// Returns the same peer with another time limit for whole calls.
+    ///
+    /// An answer with many events (sync, reconciliation, zines, checkpoints) must begin within it, and no pause in it
+    /// may be longer; while its bytes keep arriving, it may take 15 s more.
     #[must_use]
     pub fn with_timeout(mut self, call_timeout: Duration) -> Self {
         self.call_timeout = call_timeout;

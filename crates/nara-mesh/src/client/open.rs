@@ -172,7 +172,7 @@ impl Exchange {
     async fn accept_open(
         &self,
         route: &Route,
-        mut open: OpenReply,
+        open: OpenReply,
         max_answer: usize,
         deadline: tokio::time::Instant,
     ) -> Result<Response<AnswerBody>, Problem> {
@@ -184,7 +184,6 @@ impl Exchange {
         *answer.status_mut() = open.head.status;
         answer.headers_mut().clone_from(&open.head.headers);
         strip_reserved(answer.headers_mut());
-        open.head.asked = open.head.asked.answered(self.clocks.clock());
         let (asked, called, at) = (open.head.asked, open.head.address, monotonic_now());
         let peer = route.to_string();
         let verifying = timeout_at(deadline, self.verifier.verify_head(route, &open.head, deadline)).await;

@@ -141,6 +141,7 @@ fn outgoing(head: Parts, target: PathAndQuery, max_answer: usize) -> Outgoing {
         authentication: Authentication::Signed,
         content_type: None,
         max_answer,
+        patience: None,
         headers: head.headers,
         any_status: true,
         accepts_stream: false,

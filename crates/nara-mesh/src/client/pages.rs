@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use super::deadline::deadline_after;
-use super::error::ClientError;
+use super::error::{ClientError, ClientErrorKind};
 use super::event_check::EventChecker;
 use super::resolve::Route;
 use super::verified::{SyncPage, Verification};
@@ -24,6 +24,68 @@ pub(super) struct FetchedPage {
     pub(super) total: Option<u64>,
     pub(super) route: Route,
     pub(super) verification: Verification,
+}
+
+/// The number of events per page: smaller after a page that arrived too slowly, and larger again while pages arrive
+/// fast.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PageSize {
+    most: usize,
+    now: usize,
+    /// A page that takes longer is not followed by a larger one.
+    fast: Duration,
+    /// Consecutive pages that arrived too slowly.
+    slow: usize,
+}
+
+impl PageSize {
+    /// How often a page is requested again with a quarter of the events, so that a peer that drips is given up.
+    const RETRIES: usize = 3;
+
+    pub(super) fn new(most: usize, fast: Duration) -> Self {
+        Self {
+            most,
+            now: most,
+            fast,
+            slow: 0,
+        }
+    }
+
+    pub(super) fn events(&self) -> usize {
+        self.now
+    }
+
+    /// Records a failed page, and returns whether to request it again.
+    ///
+    /// A page that breaks off late may be one for which the peer did not want to wait longer.
+    pub(super) fn failed(&mut self, error: &ClientError, took: Duration) -> bool {
+        let broke_off = error.kind() == ClientErrorKind::Broken && took > self.fast;
+        (error.is_too_slow() || broke_off) && self.shrink()
+    }
+
+    /// Returns whether to request the page again, with fewer events.
+    pub(super) fn shrink(&mut self) -> bool {
+        if self.now <= 1 || self.slow == Self::RETRIES {
+            return false;
+        }
+        self.slow += 1;
+        self.now = (self.now / 4).max(1);
+        tracing::debug!(
+            events = self.now,
+            "a page was too slow, a smaller one is requested"
+        );
+        true
+    }
+
+    /// Records a page with events, and returns whether the next one is larger.
+    pub(super) fn arrived(&mut self, took: Duration) -> bool {
+        self.slow = 0;
+        let grows = self.now < self.most && took < self.fast;
+        if grows {
+            self.now = (self.now * 2).min(self.most);
+        }
+        grows
+    }
 }
 
 /// A source of consecutive pages.
@@ -141,6 +203,47 @@ async fn verify(
         place.send(page);
         if failed {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::error::{Problem, Stage};
+    use super::*;
+
+    const FAST: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn pages_shrink_while_they_are_too_slow_and_grow_while_they_are_fast() {
+        let slow = ClientError::new("bob", Problem::Timeout(Stage::Slow));
+        let mut size = PageSize::new(1000, FAST);
+        assert!(size.failed(&slow, 4 * FAST) && size.failed(&slow, 4 * FAST));
+        assert_eq!(size.events(), 62);
+        assert!(!size.arrived(2 * FAST));
+        assert_eq!(size.events(), 62, "neither slow nor fast");
+        for larger in [124, 248, 496, 992, 1000] {
+            assert!(size.arrived(FAST / 2));
+            assert_eq!(size.events(), larger);
+        }
+        assert!(!size.arrived(FAST / 2));
+    }
+
+    #[test]
+    fn a_page_is_requested_again_three_times_and_never_without_events() {
+        let slow = ClientError::new("bob", Problem::Timeout(Stage::Slow));
+        let mut size = PageSize::new(5000, FAST);
+        assert_eq!((0..9).take_while(|_| size.failed(&slow, 4 * FAST)).count(), 3);
+        let mut size = PageSize::new(3, FAST);
+        assert_eq!((0..9).take_while(|_| size.failed(&slow, 4 * FAST)).count(), 1);
+        assert_eq!(size.events(), 1);
+    }
+
+    #[test]
+    fn only_a_slow_page_is_requested_again() {
+        let mut size = PageSize::new(5000, FAST);
+        for problem in [Stage::Answer, Stage::Dial, Stage::Queue].map(Problem::Timeout) {
+            assert!(!size.failed(&ClientError::new("bob", problem), FAST));
         }
     }
 }

@@ -22,11 +22,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
+use super::deadline::BodyTime;
 use super::error::{Problem, Stage};
 use super::request::RequestBody;
 use crate::clock::slept_by;
 use crate::gathered::Gathered;
 use crate::metrics::Plain;
+use crate::offload::promptly;
 use crate::registry::{KeyLease, PeerRegistry};
 use crate::tls::{CertificateKind, ClientTls, SecureChannel};
 use crate::transport::{BoxMeshStream, Transport};
@@ -414,10 +416,21 @@ impl Connection {
 }
 
 /// Reads a body, at most `limit` bytes. Returns the bytes, and whether they are the whole body.
-pub(super) async fn read_body(mut body: Incoming, limit: usize) -> Result<(Bytes, bool), Problem> {
+pub(super) async fn read_body(
+    mut body: Incoming,
+    limit: usize,
+    time: BodyTime,
+) -> Result<(Bytes, bool), Problem> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     let mut read = Gathered::expecting(announced.min(limit));
-    while let Some(frame) = body.frame().await {
+    loop {
+        let Ok(frame) = promptly(body.frame(), || time.next()).await else {
+            let slow = time.patience.map(|_| Stage::Slow);
+            return Err(Problem::Timeout(slow.unwrap_or(Stage::Answer)));
+        };
+        let Some(frame) = frame else {
+            return Ok((read.finish(), true));
+        };
         let Ok(data) = frame?.into_data() else { continue };
         let room = limit - read.len();
         if data.len() > room {
@@ -426,7 +439,6 @@ pub(super) async fn read_body(mut body: Incoming, limit: usize) -> Result<(Bytes
         }
         read.push(data);
     }
-    Ok((read.finish(), true))
 }
 
 #[cfg(test)]

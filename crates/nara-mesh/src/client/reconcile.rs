@@ -11,12 +11,13 @@ use nara_proto::sync::{Cursor, EventFilter, MAX_EVENTS, Pager};
 use nara_proto::time::{UnixNanos, UnixSeconds};
 use tokio::sync::broadcast::error::TryRecvError;
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 
 use super::bulk::{Pace, Storing, SyncError, SyncOptions, SyncProgress, SyncReport};
-use super::error::{ClientError, Problem};
+use super::error::{ClientError, ClientErrorKind, Problem};
 use super::events::PagesByTime;
 use super::handle::PeerHandle;
-use super::pages::{FetchedPage, PageSource, pages_ahead};
+use super::pages::{FetchedPage, PageSize, PageSource, pages_ahead};
 use crate::ledger::Ledger;
 use crate::offload::offload;
 use crate::registry::{PeerEvent, learned};
@@ -128,10 +129,9 @@ impl PeerHandle {
                 scope: scope.clone(),
                 frame,
             };
-            let deadline = self.deadline();
             let answer = self
                 .exchange
-                .call::<EventsReconcile>(&self.peer, &request, deadline)
+                .call_for_events::<EventsReconcile>(&self.peer, &request, self.call_timeout)
                 .await?;
             report.rounds += 1;
             report.bytes_received += answer.arrival.bytes as u64;
@@ -161,6 +161,7 @@ impl PeerHandle {
         let source = ById {
             peer: self.clone(),
             requests_left: missing.len().div_ceil(FETCH) * 2 + 16,
+            size: PageSize::new(FETCH, self.call_timeout),
             missing,
         };
         let ended = storing
@@ -208,10 +209,7 @@ impl PeerHandle {
         let pager = Pager::resume(filter, MAX_EVENTS, begin);
         let end = scope.to.map(nanos);
         let mut over = false;
-        let pages = PagesByTime {
-            peer: self.clone(),
-            pager,
-        };
+        let pages = PagesByTime::new(self.clone(), pager);
         let pages = pages_ahead(pages, self.page_checker()).take_while(move |page| {
             let wanted = !over;
             over = match (page, end) {
@@ -253,14 +251,30 @@ struct ById {
     missing: VecDeque<ItemId>,
     /// Bounds the requests to a peer that returns one event at a time.
     requests_left: usize,
+    size: PageSize,
 }
 
 impl PageSource for ById {
     async fn next(&mut self) -> Result<Option<FetchedPage>, ClientError> {
         while !self.missing.is_empty() && self.requests_left > 0 {
+            let count = self.size.events().min(self.missing.len());
+            let asked: Vec<_> = self.missing.drain(..count).collect();
+            let begun = Instant::now();
+            let page = match self.peer.fetch_by_ids(&asked).await {
+                // The request grows with its events as well, so the answer may be late because the request was slow.
+                Err(error)
+                    if self.size.failed(&error, begun.elapsed())
+                        || error.kind() == ClientErrorKind::Timeout && self.size.shrink() =>
+                {
+                    self.missing.extend(asked);
+                    // The smaller pages need more requests.
+                    self.requests_left += self.missing.len().div_ceil(self.size.events());
+                    continue;
+                }
+                page => page?,
+            };
             self.requests_left -= 1;
-            let asked: Vec<_> = self.missing.drain(..self.missing.len().min(FETCH)).collect();
-            let page = self.peer.fetch_by_ids(&asked).await?;
+            self.size.arrived(begun.elapsed());
             if page.events.is_empty() {
                 // All of them are gone.
                 continue;
@@ -287,10 +301,9 @@ impl PeerHandle {
             from: self.exchange.local.name().as_str().to_owned(),
             ids: Some(ids.clone()),
         };
-        let deadline = self.deadline();
         let answer = self
             .exchange
-            .call::<EventsFetch>(&self.peer, &request, deadline)
+            .call_for_events::<EventsFetch>(&self.peer, &request, self.call_timeout)
             .await?;
         let verification = self.verify_inner(&answer)?;
         let events = answer.value.events.unwrap_or_default();

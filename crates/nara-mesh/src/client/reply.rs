@@ -22,7 +22,7 @@ pub(super) struct ReplyHead {
     pub(super) address: SocketAddr,
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    /// The interval, by our clock, in which it was made; complete once it is read.
+    /// The interval, by our clock, in which it was made: it ends before the body arrives, which may take long.
     pub(super) asked: Asked,
     /// How long the peer asks not to be called.
     pub(super) retry_after: Option<Duration>,

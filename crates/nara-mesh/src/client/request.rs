@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -32,6 +33,9 @@ pub(super) struct Outgoing {
     pub(super) content_type: Option<&'static str>,
     pub(super) idempotent: bool,
     pub(super) max_answer: usize,
+    /// Lets the body of the answer arrive for [`SLOW_ANSWER`](crate::defaults::SLOW_ANSWER) beyond the deadline, with
+    /// pauses of at most this duration.
+    pub(super) patience: Option<Duration>,
     /// Headers in addition to the protocol's.
     pub(super) headers: HeaderMap,
     /// Whether every proven answer is returned, whatever its status. The caller then handles a pause that such an
@@ -57,6 +61,7 @@ impl Outgoing {
             content_type: Some(E::CONTENT_TYPE),
             idempotent: E::IDEMPOTENT,
             max_answer: E::MAX_RESPONSE,
+            patience: None,
             headers: HeaderMap::new(),
             any_status: false,
             accepts_stream: false,

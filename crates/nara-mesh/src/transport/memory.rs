@@ -3,6 +3,7 @@ mod wire;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ struct Hosts {
     listeners: BTreeMap<SocketAddr, mpsc::Sender<(BoxMeshStreamDebug, SocketAddr)>>,
     silent: BTreeSet<IpAddr>,
     latency: Duration,
+    /// In bytes per second.
+    rate: Option<NonZeroU32>,
     wires: Vec<Wire>,
     next_port: u16,
 }
@@ -81,6 +84,11 @@ impl MemoryNetwork {
         self.hosts().latency = latency;
     }
 
+    /// Limits connections opened from now on to so many bytes per second in each direction. Needs a tokio runtime.
+    pub fn set_rate(&self, bytes_per_second: NonZeroU32) {
+        self.hosts().rate = Some(bytes_per_second);
+    }
+
     /// Breaks every connection from and to a host: both ends get an error, and bytes in flight are lost. New
     /// connections can be opened at once.
     pub fn cut(&self, host: IpAddr) {
@@ -131,7 +139,7 @@ impl Transport for MemoryTransport {
             let (ours, theirs) = {
                 let mut hosts = self.network.hosts();
                 let cut = CancellationToken::new();
-                let ends = wire::connect(hosts.latency, &cut);
+                let ends = wire::connect(hosts.latency, hosts.rate, &cut);
                 if hosts.wires.len().is_power_of_two() {
                     hosts.wires.retain(Wire::is_open);
                 }

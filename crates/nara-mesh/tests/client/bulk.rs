@@ -164,7 +164,7 @@ async fn an_interrupted_sync_keeps_its_events_and_resumes_without_duplicates() {
 }
 
 /// Returns the page for a sync request.
-fn page(events: &[SyncEvent], request: &[u8]) -> bytes::Bytes {
+pub(crate) fn page(events: &[SyncEvent], request: &[u8]) -> bytes::Bytes {
     let request: SyncRequest = go_json::from_slice(request).unwrap();
     let after: Cursor = request.after.parse().unwrap();
     let size = usize::try_from(request.page_size).unwrap();

@@ -24,5 +24,6 @@ mod reconcile;
 mod retry_after;
 mod routing;
 mod service;
+mod slow_lines;
 mod support;
 mod verification;

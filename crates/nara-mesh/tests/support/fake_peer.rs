@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -45,6 +46,8 @@ pub(crate) enum Answer {
     Nothing,
     /// Answers with a head and the beginning of a body, and then stops.
     Half(Response<Bytes>),
+    /// Answers with a head, and after each pause with so many bytes of the body.
+    Drip(Response<Bytes>, usize, Duration),
 }
 
 pub(crate) fn plain(status: u16, body: impl Into<Bytes>) -> Answer {
@@ -126,6 +129,17 @@ impl FakePeer {
             Answer::Half(response) => Ok(response.map(|body| {
                 let begin = stream::iter([Ok(Frame::data(body))]);
                 BodyExt::boxed(StreamBody::new(begin.chain(stream::pending())))
+            })),
+            Answer::Drip(response, size, pause) => Ok(response.map(|body| {
+                let drops = stream::unfold(body, move |mut body| async move {
+                    if body.is_empty() {
+                        return None;
+                    }
+                    tokio::time::sleep(pause).await;
+                    let drop = body.split_to(size.min(body.len()));
+                    Some((Ok(Frame::data(drop)), body))
+                });
+                BodyExt::boxed(StreamBody::new(Box::pin(drops)))
             })),
         }
     }

@@ -82,6 +82,16 @@ impl Pager {
         }
     }
 
+    /// Returns the number of events of the next request.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Sets the number of events of the following requests, 1 to [`MAX_EVENTS`]. Call it while no request is pending.
+    pub fn resize(&mut self, size: usize) {
+        self.size = size.clamp(1, MAX_EVENTS);
+    }
+
     /// Returns the position behind the last accepted event, to resume from.
     pub fn cursor(&self) -> &Cursor {
         &self.last
@@ -267,6 +277,37 @@ mod tests {
                 .collect();
             let expected: Vec<_> = events.iter().map(|event| event.id.clone()).collect();
             prop_assert_eq!(all_ids(&events, size, modern).unwrap(), expected);
+        }
+
+        #[test]
+        fn pages_of_changing_sizes_bring_every_event_exactly_once(
+            mut times in proptest::collection::vec(1_i64..12, 0..60),
+            sizes in proptest::collection::vec(1_usize..9, 60),
+            modern: bool,
+        ) {
+            times.sort_unstable();
+            let events: Vec<_> = times
+                .iter()
+                .enumerate()
+                .map(|(n, &ts)| SyncEvent {
+                    id: format!("{n:04}"),
+                    ts: UnixNanos::new(ts),
+                    ..SyncEvent::default()
+                })
+                .collect();
+            let mut pager = Pager::new(EventFilter::default(), 4);
+            let mut sizes = sizes.into_iter();
+            let mut ids = Vec::new();
+            while let Some(request) = pager.next_request() {
+                let fresh = pager.accept(serve(&events, &request, modern)).unwrap();
+                // As the client does: a page without events keeps the size that the pager chose.
+                if let (Some(size), false) = (sizes.next(), fresh.is_empty()) {
+                    pager.resize(size);
+                }
+                ids.extend(fresh.into_iter().map(|event| event.id));
+            }
+            let expected: Vec<_> = events.iter().map(|event| event.id.clone()).collect();
+            prop_assert_eq!(ids, expected);
         }
     }
 

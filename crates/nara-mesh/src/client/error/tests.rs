@@ -66,6 +66,7 @@ fn all_kinds() -> Vec<Problem> {
         Problem::NotStreamable,
         Problem::Timeout(Stage::Dial),
         Problem::Timeout(Stage::Queue),
+        Problem::Timeout(Stage::Slow),
         Problem::Timeout(Stage::Verify),
         Problem::TooLarge(1),
         Problem::TooManyPending(1),

@@ -1,6 +1,7 @@
 //! An in-process connection with latency, which can be cut.
 
 use std::io;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
@@ -12,7 +13,7 @@ use tokio::io::{
     duplex, split,
 };
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// The number of bytes that a connection buffers in each direction.
@@ -21,41 +22,49 @@ const BUFFER: usize = 64 << 10;
 /// The number of pieces in flight in each direction of a slow connection.
 const ON_THEIR_WAY: usize = 64;
 
+/// The maximum size of a piece in bytes.
+const PIECE: usize = 4 << 10;
+
 /// Returns both ends of a new connection; cancelling `cut` breaks it.
-pub(super) fn connect(latency: Duration, cut: &CancellationToken) -> (WireEnd, WireEnd) {
+pub(super) fn connect(
+    latency: Duration,
+    rate: Option<NonZeroU32>,
+    cut: &CancellationToken,
+) -> (WireEnd, WireEnd) {
     let (near, mut far) = duplex(BUFFER);
-    if !latency.is_zero() {
+    if !latency.is_zero() || rate.is_some() {
         let (other_near, other_far) = duplex(BUFFER);
         let (near_read, near_write) = split(far);
         let (far_read, far_write) = split(other_near);
-        tokio::spawn(carry(near_read, far_write, latency, cut.clone()));
-        tokio::spawn(carry(far_read, near_write, latency, cut.clone()));
+        tokio::spawn(carry(near_read, far_write, latency, rate, cut.clone()));
+        tokio::spawn(carry(far_read, near_write, latency, rate, cut.clone()));
         far = other_far;
     }
     let open = Arc::new(());
     (WireEnd::new(near, cut, &open), WireEnd::new(far, cut, &open))
 }
 
-/// Copies bytes from one end to the other, each piece `latency` later.
+/// Copies bytes from one end to the other, at this rate, each piece `latency` later.
 async fn carry(
     mut from: ReadHalf<DuplexStream>,
     mut to: WriteHalf<DuplexStream>,
     latency: Duration,
+    rate: Option<NonZeroU32>,
     cut: CancellationToken,
 ) {
     let (sender, mut pieces) = mpsc::channel::<(Instant, Bytes)>(ON_THEIR_WAY);
+    // Pieces of a slow connection take at most 100 ms.
+    let most = rate.map_or(PIECE, |rate| PIECE.min(rate.get() as usize / 10).max(1));
     let reading = async move {
         loop {
-            let mut piece = BytesMut::with_capacity(4 << 10);
-            match from.read_buf(&mut piece).await {
-                Ok(1..) => {}
-                _ => return,
+            let mut piece = BytesMut::with_capacity(most);
+            let reading = (&mut from).take(most as u64).read_buf(&mut piece).await;
+            let Ok(sent @ 1..) = reading else { return };
+            if let Some(rate) = rate {
+                sleep(Duration::from_secs(sent as u64) / rate.get()).await;
             }
-            if sender
-                .send((Instant::now() + latency, piece.freeze()))
-                .await
-                .is_err()
-            {
+            let due = Instant::now() + latency;
+            if sender.send((due, piece.freeze())).await.is_err() {
                 return;
             }
         }
