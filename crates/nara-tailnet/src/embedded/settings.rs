@@ -12,10 +12,10 @@ use crate::AuthKey;
 pub const TAILSCALE_CONTROL: &str = "https://controlplane.tailscale.com";
 
 /// The size of the send and of the receive buffer of a TCP connection, in bytes, which is its maximum window. Sufficient for
-/// 7 Mbit/s at 600 ms.
+/// 100 Mbit/s at 20 ms.
 ///
-/// Only buffered data uses memory.
-pub const TCP_BUFFER: usize = 512 * 1024;
+/// A larger buffer is slower on a short path: 512 KiB cost a sixth of the throughput between two nodes on one machine.
+pub const TCP_BUFFER: usize = 256 * 1024;
 
 /// The initial window of a TCP connection, in bytes.
 ///

@@ -401,7 +401,8 @@ fn a_loss_on_a_long_path_costs_little() {
         jitter: Duration::ZERO,
     };
     let (took, longest) = World::new(satellite, true, 1).transfer(4 * MIB);
-    assert!(took < ms(10_500), "{took:?}");
+    // Round trips at the largest window take 9.6 s, and slow start adds five.
+    assert!(took < ms(13_000), "{took:?}");
     assert!(longest < ms(1300), "nothing arrived for {longest:?}");
 }
 

@@ -25,9 +25,6 @@ const BY_CHANCE: usize = 50;
 /// The minimum window in bytes, over a relay, whose queue is short, and over a direct path (RFC 6928).
 const LEAST: usize = 4 * STEP;
 const LEAST_DIRECT: usize = 10 * STEP;
-/// Over a relay, or with a shorter round trip than this, a window above [`MOST_NEAR`] only lengthens the queue.
-const FAR: Duration = Duration::from_millis(50);
-const MOST_NEAR: usize = 256 * 1024;
 /// The number of measurements that distinguish a queue from a random delay.
 const CERTAIN: u8 = 4;
 /// The number of consecutive measurements of a long queue before the window shrinks below [`FIRST_WINDOW`]: a small
@@ -330,9 +327,7 @@ impl Window {
             let most = if self.is_direct { most.max(bytes / 8) } else { most };
             step + scaled(bytes, round_trip, DOUBLES).min(most)
         };
-        let is_far = self.is_direct && path.shortest() >= FAR;
-        let most = if is_far { TCP_BUFFER } else { MOST_NEAR };
-        self.size = (self.size + growth).min(most).max(self.size);
+        self.size = (self.size + growth).min(TCP_BUFFER).max(self.size);
         true
     }
 

@@ -153,7 +153,7 @@ fn the_window_doubles_up_to_its_maximum() {
     let sent = round_trips(&mut window, 0, 1);
     assert_eq!(window.size(), 2 * FIRST_WINDOW);
     round_trips(&mut window, sent, 10);
-    assert_eq!(window.size(), MOST_NEAR);
+    assert_eq!(window.size(), TCP_BUFFER);
 }
 
 #[test]
@@ -169,11 +169,11 @@ fn a_window_that_is_not_used_does_not_grow() {
 fn a_loss_shrinks_the_window_once_and_then_it_grows_slowly() {
     let mut window = open(true);
     let acknowledged = round_trips(&mut window, 0, 10);
-    let sent = acknowledged + MOST_NEAR;
+    let sent = acknowledged + TCP_BUFFER;
     for _ in 0..5 {
-        window.on_loss(STEP, MOST_NEAR, TcpSeqNumber(sent as i32), &unmeasured(true));
+        window.on_loss(STEP, TCP_BUFFER, TcpSeqNumber(sent as i32), &unmeasured(true));
     }
-    let left = MOST_NEAR * 7 / 10;
+    let left = TCP_BUFFER * 7 / 10;
     assert_eq!(window.size(), left);
     ack(&mut window, acknowledged + STEP, sent, true);
     assert_eq!(window.size(), left, "recovery has not ended");
@@ -194,10 +194,10 @@ fn random_loss_on_a_direct_path_without_a_queue_does_not_shrink_the_window() {
         let mut path = unmeasured(is_direct);
         path.measured(Duration::from_millis(200), now);
         for _ in 0..lost {
-            window.on_loss(STEP, MOST_NEAR, TcpSeqNumber((sent + MOST_NEAR) as i32), &path);
+            window.on_loss(STEP, TCP_BUFFER, TcpSeqNumber((sent + TCP_BUFFER) as i32), &path);
         }
         assert_eq!(
-            window.size() < MOST_NEAR,
+            window.size() < TCP_BUFFER,
             shrinks,
             "{lost} on a direct path: {is_direct}"
         );
@@ -213,7 +213,7 @@ fn selectively_acknowledged_bytes_open_the_window() {
     let told = |window: &Window, beyond| window.limit(&ack, &path, beyond, Instant::now()).map(usize::from);
     let without = told(&window, 0).unwrap();
     assert_eq!(told(&window, STEP), Some(without + (STEP >> SHIFT)));
-    window.on_loss(STEP, MOST_NEAR, TcpSeqNumber(acknowledged as i32 + 1), &path);
+    window.on_loss(STEP, TCP_BUFFER, TcpSeqNumber(acknowledged as i32 + 1), &path);
     assert!(told(&window, 0).unwrap() < without);
 }
 
