@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use self::figures::Figures;
-use crate::kind::{Kind, Settings};
+use crate::kind::Kind;
 use crate::network::{AUTH_KEY, Network};
 use crate::process::{Process, memory_mb};
+use crate::settings::Settings;
 use crate::space::Space;
 use crate::tsnet::MESH_PORT;
 

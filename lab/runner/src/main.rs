@@ -18,6 +18,7 @@ mod network;
 mod process;
 mod program;
 mod scenario;
+mod settings;
 mod space;
 mod table;
 mod tsnet;

@@ -18,8 +18,9 @@ use nara_proto::world::WorldMessage;
 use nara_tailnet::MeshNode;
 use tokio::sync::watch;
 
-use crate::kind::{Kind, Settings, embedded};
+use crate::kind::{Kind, embedded};
 use crate::network::Network;
+use crate::settings::Settings;
 use crate::tsnet::MESH_PORT;
 
 /// The timeout for a node to join.

@@ -16,8 +16,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, watch};
 
-use crate::kind::Settings;
 use crate::process::Process;
+use crate::settings::Settings;
 
 /// The mesh port in the tailnet.
 pub(crate) const MESH_PORT: u16 = 9632;

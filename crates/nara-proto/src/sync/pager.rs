@@ -244,6 +244,19 @@ mod tests {
         }
     }
 
+    /// Returns one event per time, in order.
+    fn events_at(mut times: Vec<i64>) -> Vec<SyncEvent> {
+        times.sort_unstable();
+        let events = times.into_iter().enumerate();
+        events
+            .map(|(n, ts)| SyncEvent {
+                id: format!("{n:04}"),
+                ts: UnixNanos::new(ts),
+                ..SyncEvent::default()
+            })
+            .collect()
+    }
+
     fn all_ids(events: &[SyncEvent], size: usize, modern: bool) -> Result<Vec<String>, PageError> {
         let mut pager = Pager::new(EventFilter::default(), size);
         let mut ids = Vec::new();
@@ -261,40 +274,22 @@ mod tests {
     proptest! {
         #[test]
         fn every_event_comes_exactly_once(
-            mut times in proptest::collection::vec(1_i64..12, 0..60),
+            times in proptest::collection::vec(1_i64..12, 0..60),
             size in 1_usize..9,
             modern: bool,
         ) {
-            times.sort_unstable();
-            let events: Vec<_> = times
-                .iter()
-                .enumerate()
-                .map(|(n, &ts)| SyncEvent {
-                    id: format!("{n:04}"),
-                    ts: UnixNanos::new(ts),
-                    ..SyncEvent::default()
-                })
-                .collect();
+            let events = events_at(times);
             let expected: Vec<_> = events.iter().map(|event| event.id.clone()).collect();
             prop_assert_eq!(all_ids(&events, size, modern).unwrap(), expected);
         }
 
         #[test]
         fn pages_of_changing_sizes_bring_every_event_exactly_once(
-            mut times in proptest::collection::vec(1_i64..12, 0..60),
+            times in proptest::collection::vec(1_i64..12, 0..60),
             sizes in proptest::collection::vec(1_usize..9, 60),
             modern: bool,
         ) {
-            times.sort_unstable();
-            let events: Vec<_> = times
-                .iter()
-                .enumerate()
-                .map(|(n, &ts)| SyncEvent {
-                    id: format!("{n:04}"),
-                    ts: UnixNanos::new(ts),
-                    ..SyncEvent::default()
-                })
-                .collect();
+            let events = events_at(times);
             let mut pager = Pager::new(EventFilter::default(), 4);
             let mut sizes = sizes.into_iter();
             let mut ids = Vec::new();

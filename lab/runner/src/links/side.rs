@@ -22,10 +22,11 @@ use tokio::time::{interval, sleep, timeout};
 
 use super::world::World;
 use crate::echo::{Echo, exchange};
-use crate::kind::{Kind, Settings};
+use crate::kind::Kind;
 use crate::nara::{Nara, story, story_number};
 use crate::network::Network;
 use crate::process::Process;
+use crate::settings::Settings;
 
 /// The number of bytes exchanged in each direction on a new connection.
 const BYTES: usize = 64 * 1024;

@@ -10,8 +10,9 @@ use nara_mesh::transport::Transport;
 use nara_tailnet::MeshNode as _;
 
 use crate::echo::{Echo, exchange};
-use crate::kind::{Settings, embedded};
+use crate::kind::embedded;
 use crate::network::{ControlKind, Network};
+use crate::settings::Settings;
 use crate::table::Table;
 
 const NODES: usize = 24;

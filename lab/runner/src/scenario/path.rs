@@ -10,9 +10,10 @@ use tokio::process::Command;
 
 use super::naras::{Naras, until_answered};
 use crate::echo::{Echo, exchange};
-use crate::kind::{Kind, Settings, embedded};
+use crate::kind::{Kind, embedded};
 use crate::nara::Nara;
 use crate::network::{ControlKind, Network};
+use crate::settings::Settings;
 use crate::table::Table;
 
 const LIMIT: Duration = Duration::from_secs(60);

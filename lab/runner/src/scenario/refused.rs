@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use nara_tailnet::status::{NodeState, NotReadyReason};
 
-use crate::kind::{Kind, Settings};
+use crate::kind::Kind;
 use crate::network::{ControlKind, Network};
+use crate::settings::Settings;
 use crate::table::{Outcome, Table};
 
 const LIMIT: Duration = Duration::from_secs(60);
