@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::{new_soul, text};
+use crate::{new_soul, signal, text};
 
 /// Runs a nara with a peers file whose name contains a line break, which the log warns about. Returns its
 /// output.
@@ -33,14 +33,7 @@ fn serve(folder: &Path, arguments: &[&str]) -> Output {
     BufReader::new(child.stdout.as_mut().unwrap())
         .read_line(&mut listening)
         .unwrap();
-    let id = child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &id])
-            .status()
-            .unwrap()
-            .success()
-    );
+    signal(&child, "-TERM");
     child.wait_with_output().unwrap()
 }
 

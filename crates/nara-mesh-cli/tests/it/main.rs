@@ -52,7 +52,7 @@ mod v1_peers;
 mod watch;
 
 use std::path::Path;
-use std::process::Output;
+use std::process::{Child, Output};
 
 use assert_cmd::Command;
 use serde_json::Value;
@@ -112,6 +112,16 @@ fn json_as_user(folder: &Path, expected: i32, args: &[&str]) -> Value {
     let json = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"));
     schemas::validate(&json);
     json
+}
+
+/// Sends a signal, such as `-TERM`, to a running program.
+fn signal(program: &Child, name: &str) {
+    let id = program.id().to_string();
+    let sent = std::process::Command::new("kill")
+        .args([name, &id])
+        .status()
+        .unwrap();
+    assert!(sent.success());
 }
 
 /// Creates a soul file, and returns the program's JSON output.

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command};
 
-use crate::{nara_mesh, new_soul, run, text};
+use crate::{nara_mesh, new_soul, run, signal, text};
 
 /// A nara whose output is not read.
 struct Unread {
@@ -81,14 +81,7 @@ impl Unread {
     }
 
     fn end(&mut self) -> Option<i32> {
-        let id = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &id])
-                .status()
-                .unwrap()
-                .success()
-        );
+        signal(&self.child, "-TERM");
         self.child.wait().unwrap().code()
     }
 }
@@ -157,14 +150,7 @@ fn on_one_stream_the_stanza_follows_the_sentences_about_it() {
         let mut seen = String::new();
         reader.read_to_string(&mut seen).map(|_| seen)
     });
-    let id = child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &id])
-            .status()
-            .unwrap()
-            .success()
-    );
+    signal(&child, "-TERM");
     assert_eq!(child.wait().unwrap().code(), Some(0));
     let seen = reading.join().unwrap().unwrap();
     let (before, _) = seen.trim_start_matches('x').split_once("[[peer]]").unwrap();

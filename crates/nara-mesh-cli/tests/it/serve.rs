@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::{new_soul, run, run_json, text};
+use crate::{new_soul, run, run_json, signal, text};
 
 /// A nara in a process of its own, until dropped.
 pub(crate) struct Serving {
@@ -69,16 +69,12 @@ impl Serving {
 
     /// Sends SIGHUP, which reloads its files.
     pub(crate) fn hang_up(&self) {
-        let id = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-HUP", &id]).status().unwrap();
-        assert!(sent.success());
+        signal(&self.child, "-HUP");
     }
 
     /// Stops it as it is: it hangs.
     pub(crate) fn halt(&self) {
-        let id = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-STOP", &id]).status().unwrap();
-        assert!(sent.success());
+        signal(&self.child, "-STOP");
     }
 
     /// Waits for the next line of its output.
@@ -97,14 +93,7 @@ impl Serving {
 
     /// Terminates it as a service manager does.
     pub(crate) fn end(mut self) -> (Value, Option<i32>) {
-        let id = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &id])
-                .status()
-                .unwrap()
-                .success()
-        );
+        signal(&self.child, "-TERM");
         (self.next(), self.child.wait().unwrap().code())
     }
 }

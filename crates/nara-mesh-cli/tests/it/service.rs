@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::serve::Serving;
-use crate::{new_soul, run};
+use crate::{new_soul, run, signal};
 
 /// A service manager that records its notifications.
 struct Manager {
@@ -61,10 +61,8 @@ impl Service {
         Self(child)
     }
 
-    fn signal(&self, signal: &str) {
-        let id = self.0.id().to_string();
-        let sent = Command::new("kill").args([signal, &id]).status().unwrap();
-        assert!(sent.success());
+    fn signal(&self, name: &str) {
+        signal(&self.0, name);
     }
 }
 

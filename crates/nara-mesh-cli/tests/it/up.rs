@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::serve::Serving;
 use crate::tailnet::{Tailnet, free_port};
-use crate::{new_soul, run, run_json, text};
+use crate::{new_soul, run, run_json, signal, text};
 
 /// A command that runs until dropped, and its JSON lines.
 struct Running {
@@ -52,14 +52,7 @@ impl Running {
     }
 
     fn end(mut self) -> (Option<i32>, String) {
-        let id = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &id])
-                .status()
-                .unwrap()
-                .success()
-        );
+        signal(&self.child, "-TERM");
         let mut stderr = String::new();
         self.child
             .stderr
