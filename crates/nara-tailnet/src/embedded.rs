@@ -1,7 +1,7 @@
 //! A tailnet node inside the process: no daemon, no root, nothing to install.
 //!
-//! The node is built from the crates of tailscale-rs (`ts_*`): the control protocol, WireGuard, packet filter and
-//! network stack. This module adds what a node needs to run for months: a control loop that survives outages, relay
+//! The node is built from the crates of tailscale-rs (`ts_*`): the control protocol, packet filter and network stack;
+//! WireGuard is `gotatun`. This module adds what a node needs to run for months: a control loop that survives outages, relay
 //! links that reconnect, timeouts on every connection, and bounds on every queue.
 //!
 //! | file | is |

@@ -5,18 +5,18 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
+use bytes::BytesMut;
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 use ts_netstack_smoltcp::netcore::AsyncWakeDevice;
 use ts_netstack_smoltcp::netcore::smoltcp::phy::{self, DeviceCapabilities, Medium};
 use ts_netstack_smoltcp::netcore::smoltcp::time::Instant;
-use ts_packet::PacketMut;
 
 /// The maximum packet size in bytes: fits into WireGuard on any path.
 pub(super) const MTU: usize = 1280;
 
-/// The WireGuard overhead in bytes: padding, header and authentication tag.
-const SEAL: usize = 3 * 16;
+/// WireGuard pads packets to a multiple of this, in bytes.
+pub(super) const PADDING: usize = 16;
 
 /// The capacity of the queue to the stack, in packets; more are dropped.
 const UP: usize = 2048;
@@ -26,9 +26,9 @@ const DOWN: usize = 512;
 /// The device: one queue per direction.
 #[derive(Default)]
 pub(super) struct Device {
-    up: Mutex<VecDeque<PacketMut>>,
-    down: Mutex<VecDeque<PacketMut>>,
-    again: Mutex<Vec<PacketMut>>,
+    up: Mutex<VecDeque<BytesMut>>,
+    down: Mutex<VecDeque<BytesMut>>,
+    again: Mutex<Vec<BytesMut>>,
     up_ready: AtomicWaker,
     down_room: AtomicWaker,
     down_ready: Notify,
@@ -36,7 +36,7 @@ pub(super) struct Device {
 
 impl Device {
     /// Queues a packet for the stack. Returns `false` and drops the packet if the queue is full.
-    pub(super) fn put(&self, packet: PacketMut) -> bool {
+    pub(super) fn put(&self, packet: BytesMut) -> bool {
         {
             let mut up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
             if up.len() >= UP {
@@ -49,7 +49,7 @@ impl Device {
     }
 
     /// Puts a packet that is sent again, past the stack.
-    pub(super) fn put_again(&self, packet: PacketMut) {
+    pub(super) fn put_again(&self, packet: BytesMut) {
         self.again
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -58,7 +58,7 @@ impl Device {
     }
 
     /// The packets that are sent again, and those that the stack has sent; at least one. Cancel safe.
-    pub(super) async fn take(&self) -> (Vec<PacketMut>, Vec<PacketMut>) {
+    pub(super) async fn take(&self) -> (Vec<BytesMut>, Vec<BytesMut>) {
         loop {
             let ready = self.down_ready.notified();
             let again = std::mem::take(&mut *self.again.lock().unwrap_or_else(PoisonError::into_inner));
@@ -165,7 +165,7 @@ impl phy::Device for StackEnd {
 }
 
 /// A packet for the stack.
-pub(super) struct Received(PacketMut);
+pub(super) struct Received(BytesMut);
 
 impl phy::RxToken for Received {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
@@ -178,8 +178,8 @@ pub(super) struct Sending<'a>(&'a Device);
 
 impl phy::TxToken for Sending<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
-        let mut packet = PacketMut::with_capacity(len + SEAL);
-        packet.resize(len);
+        let mut packet = BytesMut::with_capacity(len + PADDING);
+        packet.resize(len, 0);
         let written = write(packet.as_mut());
         self.0
             .down
@@ -201,7 +201,7 @@ mod tests {
     fn packets_to_a_slow_stack_are_dropped_and_memory_stays_bounded() {
         let device = Device::default();
         for n in 0..UP + 5 {
-            assert_eq!(device.put(PacketMut::new(40)), n < UP);
+            assert_eq!(device.put(BytesMut::zeroed(40)), n < UP);
         }
         assert_eq!(device.up.lock().unwrap().len(), UP);
     }
@@ -217,7 +217,7 @@ mod tests {
             token.consume(20, |packet| packet.fill(1));
         }
         assert!(end.transmit(Instant::ZERO).is_none());
-        device.put(PacketMut::from(&[2; 40]));
+        device.put(BytesMut::from(&[2; 40][..]));
         assert!(
             end.receive(Instant::ZERO).is_none(),
             "an answer would find no room"

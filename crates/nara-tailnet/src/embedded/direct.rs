@@ -29,12 +29,12 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use ts_control::Endpoint;
 use ts_keys::{DiscoKeyPair, NodePublicKey};
-use ts_packet::PacketMut;
 
 pub(super) use self::address::Policy;
 use self::endpoints::Endpoints;
@@ -62,14 +62,14 @@ const BROKEN: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(super) struct Port {
     pub(super) sockets: Arc<Sockets>,
-    relayed: mpsc::Sender<(NodePublicKey, PacketMut)>,
+    relayed: mpsc::Sender<(NodePublicKey, BytesMut)>,
     refused: mpsc::Sender<SocketAddr>,
     activity: Arc<Notify>,
 }
 
 impl Port {
     /// Queues a disco packet that arrived through a relay. Returns `false` and drops the packet if the queue is full.
-    pub(super) fn relayed(&self, from: NodePublicKey, packet: PacketMut) -> bool {
+    pub(super) fn relayed(&self, from: NodePublicKey, packet: BytesMut) -> bool {
         self.relayed.try_send((from, packet)).is_ok()
     }
 
@@ -79,7 +79,7 @@ impl Port {
     }
 
     /// Sends packets to an address.
-    pub(super) fn send(&self, to: SocketAddr, packets: &[PacketMut]) {
+    pub(super) fn send(&self, to: SocketAddr, packets: &[BytesMut]) {
         if self.sockets.send(to, packets) == SendOutcome::Refused {
             let _ = self.refused.try_send(to);
         }
@@ -145,7 +145,7 @@ fn replace<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
 pub(super) struct Runner {
     sockets: Arc<Sockets>,
     policy: Policy,
-    relayed: mpsc::Receiver<(NodePublicKey, PacketMut)>,
+    relayed: mpsc::Receiver<(NodePublicKey, BytesMut)>,
     refused: mpsc::Receiver<SocketAddr>,
     activity: Arc<Notify>,
     peers: watch::Receiver<Vec<DirectPeer>>,
@@ -289,7 +289,6 @@ impl Runner {
                 }
                 Action::Relay(to, packet) => host.relay(to, packet),
                 Action::Route(peer, path) => host.set_path(peer, path),
-                Action::Known(address, peer) => host.set_known(address, peer),
             }
         }
         // Refused packets only produce routes back to relays.
@@ -306,7 +305,7 @@ fn now() -> std::time::Instant {
 }
 
 /// Passes a packet to the engine. If a library panics, only this packet is lost.
-fn take(engine: &mut Engine, mut packet: PacketMut, via: Via) {
+fn take(engine: &mut Engine, mut packet: BytesMut, via: Via) {
     let taken = std::panic::catch_unwind(AssertUnwindSafe(|| {
         engine.received(packet.as_mut(), via, now());
     }));
@@ -319,8 +318,8 @@ fn take(engine: &mut Engine, mut packet: PacketMut, via: Via) {
 struct Reader {
     sockets: Arc<Sockets>,
     host: Arc<dyn DirectHost>,
-    disco: mpsc::Sender<(SocketAddr, PacketMut)>,
-    stun: mpsc::Sender<(SocketAddr, PacketMut)>,
+    disco: mpsc::Sender<(SocketAddr, BytesMut)>,
+    stun: mpsc::Sender<(SocketAddr, BytesMut)>,
 }
 
 impl Reader {

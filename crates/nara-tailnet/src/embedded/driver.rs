@@ -7,10 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use ts_keys::{NodeKeyPair, NodePublicKey};
-use ts_packet::PacketMut;
 
 use super::device::Device;
 use super::direct::Port;
@@ -110,12 +110,17 @@ impl Driver {
 
     /// See [`Plane::heard_since`].
     pub(super) fn heard_since(&self, peer: &NodePublicKey, since: Instant) -> bool {
-        self.state().plane.heard_since(peer, since, Instant::now())
+        self.state().plane.heard_since(peer, since)
     }
 
-    /// See [`Plane::greet_again`].
-    pub(super) fn greet_again(&self, peer: &NodePublicKey) {
-        self.state().plane.greet_again(peer);
+    /// See [`Plane::round_trip`].
+    pub(super) fn round_trip(&self, peer: &NodePublicKey) -> Option<Duration> {
+        self.state().plane.round_trip(peer)
+    }
+
+    /// Starts another handshake with a peer that does not answer.
+    pub(super) fn greet(&self, peer: NodePublicKey) {
+        self.handle(Input::Greet(peer));
     }
 
     /// Carries packets from the stack. Never returns.
@@ -219,7 +224,7 @@ impl RelayHost for Driver {
         self.tap.relays_changed();
     }
 
-    fn relayed(&self, packets: Vec<(NodePublicKey, PacketMut)>) {
+    fn relayed(&self, packets: Vec<(NodePublicKey, BytesMut)>) {
         self.beat(sleep::now());
         self.handle(Input::Relay(packets));
     }
@@ -231,7 +236,7 @@ impl DirectHost for Driver {
     }
 
     fn relay(&self, to: NodePublicKey, packet: Vec<u8>) {
-        self.handle(Input::Disco(to, packet.into()));
+        self.handle(Input::Disco(to, BytesMut::from(&packet[..])));
     }
 
     fn set_path(&self, peer: NodePublicKey, path: Option<SocketAddr>) {
@@ -244,11 +249,7 @@ impl DirectHost for Driver {
         self.tap.rerouted(&addresses, Instant::now());
     }
 
-    fn set_known(&self, address: SocketAddr, peer: NodePublicKey) {
-        self.state().plane.set_known(address, peer);
-    }
-
-    fn inbound(&self, packets: Vec<(SocketAddr, PacketMut)>) {
+    fn inbound(&self, packets: Vec<(SocketAddr, BytesMut)>) {
         self.beat(sleep::now());
         self.handle(Input::Udp(packets));
     }

@@ -3,33 +3,30 @@
 //! The input is packets and times, the output packets: see [`Plane::handle`]. The [`driver`](super::driver) does the
 //! I/O.
 
+mod tunnels;
+
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use ts_keys::{NodeKeyPair, NodePublicKey};
-use ts_packet::PacketMut;
-use ts_tunnel::{Endpoint, PeerConfig, PeerId};
 
+use self::tunnels::{Opened, Origin, Tunnels};
+use super::device::PADDING;
 use super::direct::packet::{Kind, kind};
+use super::tap::Ip;
 use super::underlay::{RegionId, RelayBatch};
 
 /// The maximum number of packets per [`Input`]; more are dropped. The queues that feed the plane are shorter.
 pub(super) const MAX_BATCH: usize = 1024;
-/// The maximum number of addresses with a known peer.
-const MAX_KNOWN: usize = 4096;
 /// A peer becomes inactive if nothing was sent to it for this long.
 const ACTIVE: Duration = Duration::from_secs(45);
 /// The interval between searches for inactive peers.
 const TIDY: Duration = Duration::from_secs(10);
-/// Our handshake counts as lost if unanswered for this long. Until then, a crossing handshake of the peer waits.
-const CROSSING: Duration = Duration::from_secs(1);
-/// The message types of WireGuard (its specification, section 5.4).
-const INITIATION: u8 = 1;
+/// The type of a WireGuard handshake response (section 5.4.3 of the WireGuard paper).
 const RESPONSE: u8 = 2;
-/// WireGuard pads data to a multiple of this, in bytes.
-const PADDING: usize = 16;
 
 /// A peer in the map of the control server, as routing needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,13 +41,15 @@ pub(super) struct PeerRoute {
 #[derive(Debug)]
 pub(super) enum Input {
     /// IP packets from the network stack.
-    Stack(Vec<PacketMut>),
+    Stack(Vec<BytesMut>),
     /// Packets from a relay, each with the sender that the relay claims.
-    Relay(Vec<(NodePublicKey, PacketMut)>),
+    Relay(Vec<(NodePublicKey, BytesMut)>),
     /// WireGuard packets received over UDP, each with its source address.
-    Udp(Vec<(SocketAddr, PacketMut)>),
+    Udp(Vec<(SocketAddr, BytesMut)>),
     /// A disco packet for a peer, to send through its relay.
-    Disco(NodePublicKey, PacketMut),
+    Disco(NodePublicKey, BytesMut),
+    /// A peer does not answer: it may have lost its session, or the handshake was lost.
+    Greet(NodePublicKey),
     /// The time of [`Plane::next_timeout`] has passed.
     Timeout,
     /// The node has slept.
@@ -61,11 +60,11 @@ pub(super) enum Input {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Outputs {
     /// IP packets for the network stack.
-    pub(super) stack: Vec<PacketMut>,
+    pub(super) stack: Vec<BytesMut>,
     pub(super) relay: Vec<(RegionId, RelayBatch)>,
-    pub(super) udp: Vec<(SocketAddr, Vec<PacketMut>)>,
+    pub(super) udp: Vec<(SocketAddr, Vec<BytesMut>)>,
     /// Disco packets from a relay, for the direct paths.
-    pub(super) disco: Vec<(NodePublicKey, PacketMut)>,
+    pub(super) disco: Vec<(NodePublicKey, BytesMut)>,
     /// A peer has become active.
     pub(super) newly_active: bool,
 }
@@ -81,6 +80,8 @@ pub(super) struct Dropped {
     pub(super) misaddressed: u64,
     /// A packet from a relay that is neither WireGuard nor disco.
     pub(super) unknown: u64,
+    /// A WireGuard packet that is malformed, forged, replayed, or of a session that has ended.
+    pub(super) unreadable: u64,
     /// The batch was longer than [`MAX_BATCH`].
     pub(super) too_many: u64,
     /// The destination queue is full.
@@ -89,87 +90,48 @@ pub(super) struct Dropped {
     pub(super) panics: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Peer {
-    id: PeerId,
     /// The region of its relay.
     region: Option<RegionId>,
     /// Its direct path.
     path: Option<SocketAddr>,
-    /// The time of the last packet from it.
-    heard: Option<Instant>,
     /// The time of its last packet in a session.
-    opened: Option<Instant>,
+    heard: Option<Instant>,
     /// The time of the last packet to it; `None` if it is inactive.
     sent: Option<Instant>,
-    /// The time and the session of our last unanswered handshake.
-    initiated: Option<(Instant, Session)>,
-    /// A handshake of the peer that crossed ours.
-    crossed: Option<PacketMut>,
     /// The source address of its last handshake over UDP. The answer goes there even if no path is known.
     greeted_from: Option<SocketAddr>,
 }
 
-/// The index of a session in WireGuard messages.
-type Session = [u8; 4];
-
-impl Peer {
-    /// Starts a new session with the next packet.
-    fn forget_session(&self, key: &NodePublicKey, wireguard: &mut Endpoint) {
-        wireguard.remove_peer(self.id);
-        wireguard.upsert_peer(PeerConfig::new(self.id, *key, [0; 32]));
-    }
-
-    /// Returns until when our own handshake takes precedence over one of the peer, if we have started one.
-    fn crossing_ends(&self) -> Option<Instant> {
-        self.initiated.map(|(at, _)| at + CROSSING)
-    }
-}
-
 /// WireGuard and routing without I/O; see the module.
 pub(super) struct Plane {
-    wireguard: Endpoint,
-    /// Our public key.
-    key: NodePublicKey,
+    tunnels: Tunnels,
     peers: HashMap<NodePublicKey, Peer>,
-    by_id: HashMap<PeerId, NodePublicKey>,
     by_address: HashMap<IpAddr, NodePublicKey>,
     own: HashSet<IpAddr>,
-    /// The peers behind these source addresses.
-    known: HashMap<SocketAddr, NodePublicKey>,
-    next_id: u32,
     /// The time of the next search for inactive peers.
     tidy: Option<Instant>,
-    /// The time to process handshakes that crossed ours.
-    crossed: Option<Instant>,
     dropped: Dropped,
 }
 
 impl Plane {
     pub(super) fn new(keys: &NodeKeyPair) -> Self {
         Self {
-            wireguard: Endpoint::new(keys.clone()),
-            key: keys.public,
+            tunnels: Tunnels::new(keys),
             peers: HashMap::new(),
-            by_id: HashMap::new(),
             by_address: HashMap::new(),
             own: HashSet::new(),
-            known: HashMap::new(),
-            next_id: 0,
             tidy: None,
-            crossed: None,
             dropped: Dropped::default(),
         }
     }
 
     /// Replaces our key. Peers and routes stay; sessions end.
     pub(super) fn set_keys(&mut self, keys: &NodeKeyPair) {
-        self.wireguard = Endpoint::new(keys.clone());
-        self.key = keys.public;
-        for (key, peer) in &mut self.peers {
-            (peer.heard, peer.initiated, peer.crossed) = (None, None, None);
-            self.wireguard
-                .upsert_peer(PeerConfig::new(peer.id, *key, [0; 32]));
+        self.tunnels = Tunnels::new(keys);
+        for peer in self.peers.values_mut() {
+            peer.heard = None;
         }
     }
 
@@ -179,35 +141,10 @@ impl Plane {
         self.own = own.iter().copied().collect();
         self.by_address.clear();
         let listed: HashSet<_> = routes.iter().map(|route| route.key).collect();
-        let (wireguard, by_id) = (&mut self.wireguard, &mut self.by_id);
-        self.peers.retain(|key, peer| {
-            let stays = listed.contains(key);
-            if !stays {
-                wireguard.remove_peer(peer.id);
-                by_id.remove(&peer.id);
-            }
-            stays
-        });
-        self.known.retain(|_, key| listed.contains(key));
+        self.peers.retain(|key, _| listed.contains(key));
+        self.tunnels.retain(|key| listed.contains(key));
         for route in routes {
-            let peer = self.peers.entry(route.key).or_insert_with(|| {
-                self.next_id = self.next_id.wrapping_add(1);
-                let id = PeerId(self.next_id);
-                wireguard.upsert_peer(PeerConfig::new(id, route.key, [0; 32]));
-                by_id.insert(id, route.key);
-                Peer {
-                    id,
-                    region: None,
-                    path: None,
-                    heard: None,
-                    opened: None,
-                    sent: None,
-                    initiated: None,
-                    crossed: None,
-                    greeted_from: None,
-                }
-            });
-            peer.region = route.region.or(home);
+            self.peers.entry(route.key).or_default().region = route.region.or(home);
             self.by_address
                 .extend(route.addresses.iter().map(|address| (*address, route.key)));
         }
@@ -218,15 +155,6 @@ impl Plane {
         if let Some(peer) = self.peers.get_mut(peer) {
             peer.path = path;
         }
-    }
-
-    /// Counts packets from this address as heard from this peer.
-    pub(super) fn set_known(&mut self, address: SocketAddr, peer: NodePublicKey) {
-        if self.known.len() >= MAX_KNOWN && !self.known.contains_key(&address) {
-            // Present peers will ping again soon.
-            self.known.clear();
-        }
-        self.known.insert(address, peer);
     }
 
     /// Returns the direct path to a peer, if any.
@@ -246,15 +174,15 @@ impl Plane {
         direct.map(|(address, _)| *address).collect()
     }
 
-    /// Returns whether a packet from this peer has arrived since then. Returns `false` while our last handshake counts
-    /// as lost: the packet may answer an earlier handshake that we have given up.
-    pub(super) fn heard_since(&self, peer: &NodePublicKey, since: Instant, now: Instant) -> bool {
-        self.peers.get(peer).is_some_and(|peer| {
-            let is_lost = |(at, _): &(Instant, Session)| {
-                *at + CROSSING <= now && peer.opened.is_none_or(|opened| opened < *at)
-            };
-            !peer.initiated.as_ref().is_some_and(is_lost) && peer.heard.is_some_and(|heard| heard >= since)
-        })
+    /// Returns whether a packet of a session with this peer has arrived since then.
+    pub(super) fn heard_since(&self, peer: &NodePublicKey, since: Instant) -> bool {
+        let heard = self.peers.get(peer).and_then(|peer| peer.heard);
+        heard.is_some_and(|heard| heard >= since)
+    }
+
+    /// Returns the duration of the last handshake with a peer, if it is known.
+    pub(super) fn round_trip(&self, peer: &NodePublicKey) -> Option<Duration> {
+        self.tunnels.round_trip(peer)
     }
 
     /// Returns the active peers.
@@ -263,19 +191,9 @@ impl Plane {
         active.map(|(key, _)| *key).collect()
     }
 
-    /// Starts a new WireGuard session with a peer at its next packet.
-    ///
-    /// The first handshake is lost if the peer does not know this node yet; WireGuard itself retries only after 5 s.
-    pub(super) fn greet_again(&mut self, peer: &NodePublicKey) {
-        if let Some(known) = self.peers.get(peer) {
-            known.forget_session(peer, &mut self.wireguard);
-        }
-    }
-
     /// Returns when [`Input::Timeout`] is due; `None` for never.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        let wireguard = self.wireguard.next_event().map(|range| range.end());
-        wireguard.into_iter().chain(self.tidy).chain(self.crossed).min()
+        self.tunnels.next_timeout().into_iter().chain(self.tidy).min()
     }
 
     /// Returns the numbers of packets dropped so far.
@@ -290,7 +208,7 @@ impl Plane {
 
     /// Processes an input. Never panics.
     ///
-    /// Returns at most as many packets as the input has, plus those that waited for a session: up to 32 per peer and a
+    /// Returns at most as many packets as the input has, plus those that waited for a session: up to 256 per peer and a
     /// handshake.
     pub(super) fn handle(&mut self, input: Input, now: Instant) -> Outputs {
         let mut outputs = Outputs::default();
@@ -314,8 +232,9 @@ impl Plane {
                 self.take_relayed(packets, now, outputs);
             }
             Input::Udp(packets) => {
-                let packets = self.cut(packets);
-                self.take_udp(packets, now, outputs);
+                for (from, packet) in self.cut(packets) {
+                    self.open(packet, Origin::Udp(from), now, outputs);
+                }
             }
             Input::Disco(to, packet) => match self.peers.get(&to).and_then(|peer| peer.region) {
                 Some(region) => {
@@ -324,6 +243,11 @@ impl Plane {
                 }
                 None => self.dropped.no_way += 1,
             },
+            Input::Greet(peer) if self.peers.contains_key(&peer) => {
+                let greeting = self.tunnels.greet(&peer, now);
+                self.route(&peer, greeting.into_iter().collect(), now, outputs);
+            }
+            Input::Greet(_) => {}
             Input::Timeout => self.timeout(now, outputs),
             Input::Slept => self.reset_after_sleep(now, outputs),
         }
@@ -336,96 +260,86 @@ impl Plane {
     }
 
     /// Encrypts packets of the stack for the peers at their destination addresses.
-    fn seal(&mut self, packets: Vec<PacketMut>, now: Instant, outputs: &mut Outputs) {
-        let mut by_peer: HashMap<PeerId, Vec<PacketMut>> = HashMap::new();
+    fn seal(&mut self, packets: Vec<BytesMut>, now: Instant, outputs: &mut Outputs) {
+        // Packets to the same peer are sent in one call.
+        let mut batches: Vec<(NodePublicKey, Vec<BytesMut>)> = Vec::new();
         for mut packet in packets {
-            let key = packet.get_dst_addr().and_then(|to| self.by_address.get(&to));
-            let Some((key, id)) = key.and_then(|key| Some((*key, self.peers.get(key)?.id))) else {
+            let ip = Ip::parse(&packet);
+            let Some(to) = ip.and_then(|ip| self.by_address.get(&ip.destination)).copied() else {
                 self.dropped.no_peer += 1;
                 continue;
             };
-            let over = packet.len() % PADDING;
-            if over != 0 {
-                packet.grow_back(PADDING - over);
+            self.set_active(&to, now, outputs);
+            packet.resize(packet.len().next_multiple_of(PADDING), 0);
+            let Some(sealed) = self.tunnels.seal(&to, packet, now) else {
+                continue;
+            };
+            match batches.iter_mut().rfind(|(peer, _)| *peer == to) {
+                Some((_, batch)) => batch.push(sealed),
+                None => batches.push((to, vec![sealed])),
             }
-            self.set_active(&key, now, outputs);
-            by_peer.entry(id).or_default().push(packet);
         }
-        let sealed = self.wireguard.send(now, by_peer);
-        self.route(sealed.to_peers, now, outputs);
+        for (to, batch) in batches {
+            self.route(&to, batch, now, outputs);
+        }
     }
 
-    fn take_relayed(
-        &mut self,
-        packets: Vec<(NodePublicKey, PacketMut)>,
-        now: Instant,
-        outputs: &mut Outputs,
-    ) {
-        let mut sealed = Vec::with_capacity(packets.len());
+    fn take_relayed(&mut self, packets: Vec<(NodePublicKey, BytesMut)>, now: Instant, outputs: &mut Outputs) {
         for (from, packet) in packets {
-            match kind(packet.as_ref()) {
+            match kind(&packet) {
                 Kind::Disco => outputs.disco.push((from, packet)),
-                Kind::WireGuard => {
-                    self.set_heard(&from, &packet, None, now);
-                    sealed.extend(self.resolve_crossing(&from, packet, now));
-                }
+                Kind::WireGuard => self.open(packet, Origin::Relay(from), now, outputs),
                 Kind::Stun | Kind::Unknown => self.dropped.unknown += 1,
             }
         }
-        self.open(sealed, now, outputs);
     }
 
-    fn take_udp(&mut self, packets: Vec<(SocketAddr, PacketMut)>, now: Instant, outputs: &mut Outputs) {
-        let mut sealed = Vec::with_capacity(packets.len());
-        for (address, packet) in packets {
-            if let Some(from) = self.known.get(&address).copied() {
-                self.set_heard(&from, &packet, Some(address), now);
-                sealed.extend(self.resolve_crossing(&from, packet, now));
-            } else {
-                sealed.push(packet);
-            }
-        }
-        self.open(sealed, now, outputs);
-    }
-
-    /// Decrypts WireGuard packets, and answers handshakes.
-    fn open(&mut self, sealed: Vec<PacketMut>, now: Instant, outputs: &mut Outputs) {
-        if sealed.is_empty() {
-            return;
-        }
-        let opened = self.wireguard.recv(now, sealed);
-        for (from, packets) in opened.to_local {
-            if let Some(peer) = self.by_id.get(&from).and_then(|key| self.peers.get_mut(key)) {
-                peer.opened = Some(now);
-            }
-            for mut packet in packets {
-                if self.is_addressed(from, &packet)
-                    && let Some(len) = packet.get_ip_len()
-                {
-                    packet.resize(len);
-                    outputs.stack.push(packet);
-                } else {
-                    self.dropped.misaddressed += 1;
+    /// Decrypts a WireGuard packet, and answers a handshake.
+    fn open(&mut self, packet: BytesMut, origin: Origin, now: Instant, outputs: &mut Outputs) {
+        let is_listed = |peer: &NodePublicKey| self.peers.contains_key(peer);
+        let (peer, packet, answers) = match self.tunnels.open(packet, origin, now, is_listed) {
+            Opened::Peer {
+                peer,
+                packet,
+                answers,
+            } => (peer, packet, answers),
+            Opened::Cookie(cookie) => {
+                match origin {
+                    Origin::Udp(address) => outputs.udp.push((address, vec![cookie])),
+                    Origin::Relay(peer) => self.route(&peer, vec![cookie], now, outputs),
                 }
+                return;
+            }
+            Opened::Unreadable => {
+                self.dropped.unreadable += 1;
+                return;
+            }
+        };
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            if is_response(&answers) {
+                peer.greeted_from = match origin {
+                    Origin::Udp(address) => Some(address),
+                    Origin::Relay(_) => None,
+                };
+            } else {
+                peer.heard = Some(now);
             }
         }
-        self.route(opened.to_peers, now, outputs);
+        if let Some(mut packet) = packet {
+            match self.ip_len(&peer, &packet) {
+                Some(len) => {
+                    packet.truncate(len);
+                    outputs.stack.push(packet);
+                }
+                None => self.dropped.misaddressed += 1,
+            }
+        }
+        self.route(&peer, answers, now, outputs);
     }
 
     fn timeout(&mut self, now: Instant, outputs: &mut Outputs) {
-        let sealed = self.wireguard.dispatch_events(now);
-        self.route(sealed.to_peers, now, outputs);
-        if self.crossed.is_some_and(|at| at <= now) {
-            let waits = |peer: &Peer| peer.crossing_ends().filter(|end| now < *end);
-            let over = self.peers.values_mut().filter(|peer| waits(peer).is_none());
-            let over = over.filter_map(|peer| peer.crossed.take()).collect();
-            self.crossed = self
-                .peers
-                .values()
-                .filter(|peer| peer.crossed.is_some())
-                .filter_map(waits)
-                .min();
-            self.open(over, now, outputs);
+        for (peer, packet) in self.tunnels.timers(now) {
+            self.route(&peer, vec![packet], now, outputs);
         }
         if self.tidy.is_some_and(|tidy| tidy <= now) {
             let mut is_any_active = false;
@@ -442,49 +356,40 @@ impl Plane {
     /// Drops all sessions and paths, since peers and NATs may have dropped them too. Starts handshakes with active
     /// peers, which may still use a session that we have dropped.
     fn reset_after_sleep(&mut self, now: Instant, outputs: &mut Outputs) {
-        self.known.clear();
-        let mut greeted = Vec::new();
-        for (key, peer) in &mut self.peers {
-            peer.forget_session(key, &mut self.wireguard);
-            (peer.path, peer.heard) = (None, None);
-            (peer.initiated, peer.crossed, peer.greeted_from) = (None, None, None);
-            if peer.sent.is_some() {
-                greeted.push((peer.id, Vec::new()));
-            }
+        self.tunnels.reset();
+        for peer in self.peers.values_mut() {
+            (peer.path, peer.heard, peer.greeted_from) = (None, None, None);
         }
-        let sealed = self.wireguard.send(now, greeted);
-        self.route(sealed.to_peers, now, outputs);
+        for peer in self.active() {
+            let greeting = self.tunnels.greet(&peer, now);
+            self.route(&peer, greeting.into_iter().collect(), now, outputs);
+        }
     }
 
-    /// Returns whether a packet goes from an address of this peer to one of ours.
-    fn is_addressed(&self, from: PeerId, packet: &PacketMut) -> bool {
-        let owner = packet
-            .get_src_addr()
-            .and_then(|source| self.by_address.get(&source));
-        owner.is_some()
-            && owner == self.by_id.get(&from)
-            && packet.get_dst_addr().is_some_and(|to| self.own.contains(&to))
+    /// Returns the length of an IP packet from an address of this peer to one of ours, without the padding.
+    fn ip_len(&self, from: &NodePublicKey, packet: &[u8]) -> Option<usize> {
+        let ip = Ip::parse(packet)?;
+        let is_addressed =
+            self.by_address.get(&ip.source) == Some(from) && self.own.contains(&ip.destination);
+        is_addressed.then_some(ip.len())
     }
 
-    fn route(&mut self, sealed: HashMap<PeerId, Vec<PacketMut>>, now: Instant, outputs: &mut Outputs) {
-        for (id, packets) in sealed {
-            let Some(to) = self.by_id.get(&id).copied() else {
-                continue;
-            };
-            self.set_active(&to, now, outputs);
-            let Some(peer) = self.peers.get_mut(&to) else {
-                continue;
-            };
-            if let Some(session) = packets.iter().find_map(initiated) {
-                peer.initiated = Some((now, session));
-            }
-            let is_response = packets.iter().all(|packet| is(packet, RESPONSE));
-            let path = peer.path.or_else(|| peer.greeted_from.filter(|_| is_response));
-            match (path, peer.region) {
-                (Some(path), _) => outputs.udp.push((path, packets)),
-                (None, Some(region)) => outputs.relay.push((region, RelayBatch { to, packets })),
-                (None, None) => self.dropped.no_way += packets.len() as u64,
-            }
+    fn route(&mut self, to: &NodePublicKey, packets: Vec<BytesMut>, now: Instant, outputs: &mut Outputs) {
+        if packets.is_empty() {
+            return;
+        }
+        self.set_active(to, now, outputs);
+        let Some(peer) = self.peers.get(to) else {
+            self.dropped.no_peer += packets.len() as u64;
+            return;
+        };
+        let path = peer
+            .path
+            .or_else(|| peer.greeted_from.filter(|_| is_response(&packets)));
+        match (path, peer.region) {
+            (Some(path), _) => outputs.udp.push((path, packets)),
+            (None, Some(region)) => outputs.relay.push((region, RelayBatch { to: *to, packets })),
+            (None, None) => self.dropped.no_way += packets.len() as u64,
         }
     }
 
@@ -495,70 +400,11 @@ impl Plane {
             self.tidy.get_or_insert(now + TIDY);
         }
     }
-
-    /// Returns a WireGuard packet, unless it starts a handshake that crosses ours and must wait.
-    ///
-    /// If each end abandoned its own handshake to answer the other, both would wait for data that never comes. So the
-    /// order of the keys decides which handshake continues. If it is not answered in time, the other one is processed.
-    fn resolve_crossing(
-        &mut self,
-        from: &NodePublicKey,
-        packet: PacketMut,
-        now: Instant,
-    ) -> Option<PacketMut> {
-        let is_ours = self.key > *from;
-        let Some(peer) = self.peers.get_mut(from) else {
-            return Some(packet);
-        };
-        if answered(&packet).is_some_and(|session| peer.initiated.is_some_and(|(_, ours)| ours == session)) {
-            (peer.initiated, peer.crossed) = (None, None);
-        }
-        match peer
-            .crossing_ends()
-            .filter(|end| is_ours && is(&packet, INITIATION) && now < *end)
-        {
-            Some(end) => {
-                peer.crossed = Some(packet);
-                self.crossed = Some(self.crossed.map_or(end, |at| at.min(end)));
-                None
-            }
-            None => Some(packet),
-        }
-    }
-
-    /// Records that a packet arrived from an address or through a relay. Only for listed peers, since a relay can name
-    /// any key.
-    fn set_heard(
-        &mut self,
-        peer: &NodePublicKey,
-        packet: &PacketMut,
-        from: Option<SocketAddr>,
-        now: Instant,
-    ) {
-        if let Some(peer) = self.peers.get_mut(peer) {
-            peer.heard = Some(now);
-            if is(packet, INITIATION) {
-                peer.greeted_from = from;
-            }
-        }
-    }
 }
 
-/// Returns whether a packet is a WireGuard message of this type.
-fn is(packet: &PacketMut, kind: u8) -> bool {
-    packet.as_ref().first() == Some(&kind)
-}
-
-/// Returns the sender's session of a handshake initiation.
-fn initiated(packet: &PacketMut) -> Option<Session> {
-    let number = packet.as_ref().get(4..8).filter(|_| is(packet, INITIATION));
-    number?.try_into().ok()
-}
-
-/// Returns the session that a handshake response answers.
-fn answered(packet: &PacketMut) -> Option<Session> {
-    let number = packet.as_ref().get(8..12).filter(|_| is(packet, RESPONSE));
-    number?.try_into().ok()
+/// Returns whether these packets are a handshake response.
+fn is_response(packets: &[BytesMut]) -> bool {
+    packets.first().and_then(|packet| packet.first()) == Some(&RESPONSE)
 }
 
 #[cfg(test)]

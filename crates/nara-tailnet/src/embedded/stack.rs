@@ -29,9 +29,10 @@ const COMMANDS: usize = 256;
 /// The first port for outgoing connections (RFC 6335, section 6).
 const FIRST_PORT: u16 = 49152;
 const PORTS: u16 = u16::MAX - FIRST_PORT;
-/// A peer that has sent no byte within this time may not know this node yet, so the handshake is repeated. Doubles each
-/// time.
+/// A peer that has sent nothing within this time, or two round trips if that is longer, may not know this node yet, or
+/// not our session any more, so the handshake is repeated. Doubles each time.
 const GREET_AGAIN: Duration = Duration::from_millis(250);
+const GREET_AGAIN_MOST: Duration = Duration::from_secs(2);
 const GREET_AGAIN_LIMIT: Duration = Duration::from_secs(5);
 /// The timeout of stack commands that involve no peer.
 const COMMAND: Duration = Duration::from_secs(5);
@@ -113,7 +114,11 @@ impl Stack {
                 format!("there are too many connections with {}", peer.ip()),
             ));
         }
-        let mut backoff = Backoff::new(GREET_AGAIN, GREET_AGAIN_LIMIT);
+        let round_trip = self.driver.round_trip(&key).unwrap_or_default();
+        let mut backoff = Backoff::new(
+            (round_trip * 2).clamp(GREET_AGAIN, GREET_AGAIN_MOST),
+            GREET_AGAIN_LIMIT,
+        );
         loop {
             let wait = backoff.after_failure(u32::MAX);
             let begin = Instant::now();
@@ -139,7 +144,7 @@ impl Stack {
                 }
             }
             drop(abandoned);
-            self.driver.greet_again(&key);
+            self.driver.greet(key);
         }
     }
 
@@ -278,7 +283,7 @@ mod tests {
             let (ours, theirs) = self.ends;
             let sequence = TcpSeqNumber(sequence);
             let answer = Segment::new(theirs, ours, control, sequence, Some(to), &[]);
-            self.device.put(answer.packet().unwrap().into());
+            self.device.put(answer.packet().unwrap());
         }
 
         /// Returns the sequence number after the next segment of the stack.

@@ -26,13 +26,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use tokio::sync::Notify;
-use ts_packet::PacketMut;
 use ts_packetfilter::{DropAllFilter, Filter, FilterExt as _, IpProto, PacketInfo};
 
 use self::flight::{AckOutcome, Flight, Times};
 use self::path::{First, Path};
-use self::segment::{Ip, IpProtocol, Segment, TcpControl, TcpSeqNumber, set_window};
+pub(super) use self::segment::Ip;
+use self::segment::{IpProtocol, Segment, TcpControl, TcpSeqNumber, set_window};
 use self::timer::Timer;
 use self::window::Window;
 use super::device::{Device, MTU};
@@ -99,7 +100,7 @@ enum Outgoing {
     /// The peer has the content, or the content is in flight.
     Drop,
     /// The payload is dropped, but the peer needs this acknowledgement or window.
-    Replace(Vec<u8>),
+    Replace(BytesMut),
 }
 
 /// Monitors the TCP connections of the network stack; see the module.
@@ -197,11 +198,11 @@ impl Tap {
     }
 
     /// Filters a packet of the stack, and returns the packet to send, if any.
-    pub(super) fn outgoing(&self, packet: PacketMut) -> Option<PacketMut> {
+    pub(super) fn outgoing(&self, packet: BytesMut) -> Option<BytesMut> {
         match self.outgoing_at(packet.as_ref(), Instant::now()) {
             Outgoing::Forward => Some(packet),
             Outgoing::Drop => None,
-            Outgoing::Replace(other) => Some(other.into()),
+            Outgoing::Replace(other) => Some(other),
         }
     }
 
@@ -428,7 +429,7 @@ impl Tap {
             let reset = TcpControl::Rst;
             let reset = Segment::new(theirs, ours, reset, track.acknowledged, Some(track.sent), &[]);
             if let Some(packet) = reset.packet() {
-                self.device.put(packet.into());
+                self.device.put(packet);
             }
         }
     }
@@ -446,7 +447,7 @@ impl Tap {
             segment.tcp.ack_number = Some(track.acknowledged);
             segment.tcp.window_len = track.advertised;
             if let Some(packet) = segment.packet() {
-                self.device.put_again(packet.into());
+                self.device.put_again(packet);
             }
         }
     }

@@ -73,13 +73,16 @@ impl Side {
         }
     }
 
-    async fn know(&mut self, other: &Self) {
-        let route = PeerRoute {
-            key: other.key,
-            addresses: vec![other.address],
+    fn route(&self) -> PeerRoute {
+        PeerRoute {
+            key: self.key,
+            addresses: vec![self.address],
             region: Some(REGION),
-        };
-        self.driver.set_routes(&[self.address], &[route], None);
+        }
+    }
+
+    async fn know(&mut self, other: &Self) {
+        self.driver.set_routes(&[self.address], &[other.route()], None);
         self.stack.set_addresses(&[self.address]).await;
         let (queue, mut waiting) = mpsc::channel(64);
         self.driver.add_link(REGION, queue);
@@ -163,7 +166,8 @@ async fn after_a_sleep_a_peer_without_our_session_is_reached_and_old_connections
     let (mut old, _accepted) = (old.unwrap(), accepted.unwrap());
 
     // While A slept, B dropped its session, and the path broke.
-    b.driver.greet_again(&a.key);
+    b.driver.set_routes(&[b.address], &[], None);
+    b.driver.set_routes(&[b.address], &[a.route()], None);
     a.driver.set_path(b.key, Some((Ipv4Addr::LOCALHOST, 9).into()));
     let mut sleeps = a.driver.sleeps();
     a.driver.beat(sleep::now() + Duration::from_secs(600));

@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
+use bytes::BytesMut;
 use tokio::sync::mpsc;
 use ts_keys::NodePublicKey;
-use ts_packet::PacketMut;
 
 /// The number of a relay region.
 pub(super) type RegionId = u32;
@@ -14,7 +14,7 @@ pub(super) type RegionId = u32;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct RelayBatch {
     pub(super) to: NodePublicKey,
-    pub(super) packets: Vec<PacketMut>,
+    pub(super) packets: Vec<BytesMut>,
 }
 
 /// The interface of the node for its relay links.
@@ -24,7 +24,7 @@ pub(super) trait RelayHost: Send + Sync + 'static {
     /// Notifies the node of a new connection to a relay: packets may take another network path than before.
     fn connected(&self);
     /// Handles packets from a relay, each with the sender that the relay names.
-    fn relayed(&self, packets: Vec<(NodePublicKey, PacketMut)>);
+    fn relayed(&self, packets: Vec<(NodePublicKey, BytesMut)>);
 }
 
 /// The interface of the node for direct paths.
@@ -35,8 +35,6 @@ pub(super) trait DirectHost: Send + Sync + 'static {
     fn relay(&self, to: NodePublicKey, packet: Vec<u8>);
     /// Sets the path of packets to a peer; `None` for its relay.
     fn set_path(&self, peer: NodePublicKey, path: Option<SocketAddr>);
-    /// Records the presumed sender of packets from this address; WireGuard authenticates them later.
-    fn set_known(&self, address: SocketAddr, peer: NodePublicKey);
     /// Handles WireGuard packets, each with its source address.
-    fn inbound(&self, packets: Vec<(SocketAddr, PacketMut)>);
+    fn inbound(&self, packets: Vec<(SocketAddr, BytesMut)>);
 }

@@ -6,11 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use nara_mesh::proto::backoff::{Backoff, spread};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use ts_control::{Endpoint, EndpointType};
-use ts_packet::PacketMut;
 
 use super::address::Policy;
 use super::sockets::Sockets;
@@ -51,7 +51,7 @@ pub(super) struct Endpoints {
     pub(super) addresses: Addresses,
     pub(super) sleeps: Sleeps,
     /// Packets classified as STUN.
-    pub(super) answers: mpsc::Receiver<(SocketAddr, PacketMut)>,
+    pub(super) answers: mpsc::Receiver<(SocketAddr, BytesMut)>,
     pub(super) mapping: watch::Receiver<PortMapping>,
     pub(super) own: watch::Sender<Vec<Endpoint>>,
 }

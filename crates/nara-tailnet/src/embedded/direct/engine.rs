@@ -51,8 +51,6 @@ pub(super) enum Action {
     Relay(NodePublicKey, Vec<u8>),
     /// Set the path of packets to a peer; `None` for its relay.
     Route(NodePublicKey, Option<SocketAddr>),
-    /// Count WireGuard packets from this address as packets of this peer.
-    Known(SocketAddr, NodePublicKey),
 }
 
 struct Peer {
@@ -274,7 +272,6 @@ impl Engine {
         if let Some(packet) = disco::seal(&pong, &self.keys.private, &disco) {
             self.actions.push(Action::Send(from, packet));
         }
-        self.actions.push(Action::Known(usable, node));
         self.with_session(node, now, |session| session.pinged(usable, now));
     }
 
@@ -290,7 +287,6 @@ impl Engine {
         // A pong counts once.
         if let Some(sent) = self.pings.remove(&tx) {
             let latency = now.saturating_duration_since(sent.at);
-            self.actions.push(Action::Known(from, sent.peer));
             self.with_session(sent.peer, now, |session| session.ponged(from, latency, now));
         }
     }

@@ -4,13 +4,13 @@
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use bytes::BytesMut;
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 #[cfg(target_os = "linux")]
 use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
-use ts_packet::PacketMut;
 
 use super::packet;
 
@@ -200,7 +200,7 @@ impl Udp {
     pub(super) async fn receive(
         &self,
         buffers: &mut Buffers,
-        batch: &mut Vec<(SocketAddr, PacketMut)>,
+        batch: &mut Vec<(SocketAddr, BytesMut)>,
     ) -> io::Result<()> {
         let mut metas = [RecvMeta::default(); TOGETHER];
         let read = self.socket.async_io(Interest::READABLE, || {
@@ -212,7 +212,7 @@ impl Udp {
             let datagrams = buffer.get(..meta.len).unwrap_or_default();
             let datagrams = datagrams.chunks(meta.stride.max(1));
             let short = datagrams.filter(|datagram| datagram.len() <= packet::MAX);
-            batch.extend(short.map(|datagram| (meta.addr, PacketMut::from(datagram))));
+            batch.extend(short.map(|datagram| (meta.addr, BytesMut::from(datagram))));
         }
         Ok(())
     }

@@ -10,7 +10,6 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use ts_keys::NodeKeyPair;
-use ts_packet::PacketMut;
 
 use super::client::{self, Connection, Reader, RelayError};
 use super::frame::{self, Frame};
@@ -240,7 +239,7 @@ async fn receive(
         let mut next = Some(first);
         while let Some(frame) = next.take() {
             match frame {
-                Frame::Packet(from, packet) => packets.push((from, PacketMut::from(&packet[..]))),
+                Frame::Packet(from, packet) => packets.push((from, BytesMut::from(&packet[..]))),
                 // A pong is not needed if the queue is full.
                 Frame::Ping(payload) => drop(pongs.try_send(payload)),
                 Frame::Restarting => return RelayError::Restarting,
@@ -367,7 +366,7 @@ mod tests {
 
     impl RelayHost for NoHost {
         fn add_link(&self, _region: RegionId, _queue: mpsc::Sender<RelayBatch>) {}
-        fn relayed(&self, _packets: Vec<(NodePublicKey, PacketMut)>) {}
+        fn relayed(&self, _packets: Vec<(NodePublicKey, BytesMut)>) {}
         fn connected(&self) {}
     }
 

@@ -7,9 +7,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use tokio::time::Instant;
 use ts_keys::NodePublicKey;
-use ts_packet::PacketMut;
 
 use crate::embedded::settings::RELAY_BURST;
 
@@ -32,7 +32,7 @@ const IDLE: Duration = Duration::from_secs(10);
 pub(super) struct Pacer {
     /// Packets per second; 0 for no limit.
     rate: u32,
-    small: VecDeque<(NodePublicKey, PacketMut)>,
+    small: VecDeque<(NodePublicKey, BytesMut)>,
     peers: HashMap<NodePublicKey, Bucket>,
     /// Packets in the queues of all peers.
     queued: usize,
@@ -44,7 +44,7 @@ struct Bucket {
     /// The number of packets that may be sent now.
     tokens: f64,
     filled: Instant,
-    queue: VecDeque<PacketMut>,
+    queue: VecDeque<BytesMut>,
 }
 
 impl Pacer {
@@ -59,7 +59,7 @@ impl Pacer {
     }
 
     /// Queues a packet, or drops it if the queue is full.
-    pub(super) fn push(&mut self, to: NodePublicKey, packet: PacketMut, now: Instant) {
+    pub(super) fn push(&mut self, to: NodePublicKey, packet: BytesMut, now: Instant) {
         let is_small = self.rate == 0 || packet.len() <= SMALL;
         let queued = if is_small { self.small.len() } else { self.queued };
         if queued >= QUEUE_ALL {
@@ -84,7 +84,7 @@ impl Pacer {
     }
 
     /// Returns the next packet that may be sent now.
-    pub(super) fn pop(&mut self, now: Instant) -> Option<(NodePublicKey, PacketMut)> {
+    pub(super) fn pop(&mut self, now: Instant) -> Option<(NodePublicKey, BytesMut)> {
         if let Some(first) = self.small.pop_front() {
             return Some(first);
         }
@@ -160,7 +160,7 @@ mod tests {
         let now = Instant::now();
         let mut pacer = Pacer::new(1000);
         for _ in 0..100 {
-            pacer.push(peer(1), PacketMut::new(1200), now);
+            pacer.push(peer(1), BytesMut::zeroed(1200), now);
         }
         assert_eq!(drain(&mut pacer, now), RELAY_BURST as usize);
         assert!(pacer.next().is_some_and(|next| next > now));
@@ -176,11 +176,11 @@ mod tests {
         let now = Instant::now();
         let mut pacer = Pacer::new(1000);
         for _ in 0..100 {
-            pacer.push(peer(1), PacketMut::new(1200), now);
+            pacer.push(peer(1), BytesMut::zeroed(1200), now);
         }
         drain(&mut pacer, now);
-        pacer.push(peer(1), PacketMut::new(100), now);
-        pacer.push(peer(2), PacketMut::new(1200), now);
+        pacer.push(peer(1), BytesMut::zeroed(100), now);
+        pacer.push(peer(2), BytesMut::zeroed(1200), now);
         assert_eq!(pacer.pop(now).map(|(_, packet)| packet.len()), Some(100));
         assert_eq!(pacer.pop(now).map(|(to, _)| to), Some(peer(2)));
         assert!(pacer.pop(now).is_none());
@@ -191,11 +191,11 @@ mod tests {
         let now = Instant::now();
         let mut pacer = Pacer::new(1);
         for _ in 0..QUEUE + 10 {
-            pacer.push(peer(1), PacketMut::new(1200), now);
+            pacer.push(peer(1), BytesMut::zeroed(1200), now);
         }
         assert_eq!(pacer.take_dropped(), 10);
         for n in 0..2 * QUEUE_ALL {
-            pacer.push(peer((n % 200) as u8), PacketMut::new(1200), now);
+            pacer.push(peer((n % 200) as u8), BytesMut::zeroed(1200), now);
         }
         assert_eq!(pacer.queued, QUEUE_ALL);
         pacer.clear();
@@ -207,13 +207,13 @@ mod tests {
         let now = Instant::now();
         let mut pacer = Pacer::new(1);
         for n in 0..QUEUE_ALL {
-            pacer.push(peer((n % 4) as u8), PacketMut::new(1200), now);
+            pacer.push(peer((n % 4) as u8), BytesMut::zeroed(1200), now);
         }
         assert_eq!((pacer.queued, pacer.take_dropped()), (QUEUE_ALL, 0));
-        pacer.push(peer(5), PacketMut::new(60), now);
+        pacer.push(peer(5), BytesMut::zeroed(60), now);
         assert_eq!(pacer.pop(now).map(|(to, _)| to), Some(peer(5)));
         for _ in 0..QUEUE_ALL + 10 {
-            pacer.push(peer(5), PacketMut::new(60), now);
+            pacer.push(peer(5), BytesMut::zeroed(60), now);
         }
         assert_eq!(pacer.take_dropped(), 10, "small packets are bounded too");
         drain(&mut pacer, now);
@@ -225,7 +225,7 @@ mod tests {
         let now = Instant::now();
         let mut pacer = Pacer::new(0);
         for _ in 0..300 {
-            pacer.push(peer(1), PacketMut::new(1200), now);
+            pacer.push(peer(1), BytesMut::zeroed(1200), now);
         }
         assert_eq!(drain(&mut pacer, now), 300);
     }
@@ -234,7 +234,7 @@ mod tests {
     async fn peers_that_are_idle_are_forgotten() {
         let now = Instant::now();
         let mut pacer = Pacer::new(1000);
-        pacer.push(peer(1), PacketMut::new(1200), now);
+        pacer.push(peer(1), BytesMut::zeroed(1200), now);
         drain(&mut pacer, now);
         assert_eq!(pacer.peers.len(), 1);
         assert!(pacer.pop(now + IDLE * 2).is_none());

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use bytes::BytesMut;
 use ts_netstack_smoltcp::netcore::smoltcp::phy::ChecksumCapabilities;
 pub(super) use ts_netstack_smoltcp::netcore::smoltcp::wire::{IpProtocol, TcpRepr};
 use ts_netstack_smoltcp::netcore::smoltcp::wire::{IpRepr, IpVersion, Ipv4Packet, Ipv6Packet, TcpPacket};
@@ -12,10 +13,10 @@ const HOP_LIMIT: u8 = 64;
 
 /// The relevant part of an IP packet.
 #[derive(Debug)]
-pub(super) struct Ip<'a> {
+pub(in crate::embedded) struct Ip<'a> {
     pub(super) protocol: IpProtocol,
-    pub(super) source: IpAddr,
-    pub(super) destination: IpAddr,
+    pub(in crate::embedded) source: IpAddr,
+    pub(in crate::embedded) destination: IpAddr,
     /// The length of the header in bytes.
     header: usize,
     payload: &'a [u8],
@@ -23,7 +24,7 @@ pub(super) struct Ip<'a> {
 
 impl<'a> Ip<'a> {
     /// Parses a packet; `None` if it is not an IP packet.
-    pub(super) fn parse(packet: &'a [u8]) -> Option<Self> {
+    pub(in crate::embedded) fn parse(packet: &'a [u8]) -> Option<Self> {
         if packet.is_empty() {
             return None;
         }
@@ -49,6 +50,11 @@ impl<'a> Ip<'a> {
                 })
             }
         }
+    }
+
+    /// Returns the length of the packet in bytes, without what follows it.
+    pub(in crate::embedded) const fn len(&self) -> usize {
+        self.header + self.payload.len()
     }
 }
 
@@ -111,14 +117,14 @@ impl<'a> Segment<'a> {
     }
 
     /// Builds an IP packet with the segment; `None` if the address families differ.
-    pub(in crate::embedded) fn packet(&self) -> Option<Vec<u8>> {
+    pub(in crate::embedded) fn packet(&self) -> Option<BytesMut> {
         if self.source.is_ipv4() != self.destination.is_ipv4() {
             return None;
         }
         let (from, to) = (self.source.ip().into(), self.destination.ip().into());
         let ip = IpRepr::new(from, to, IpProtocol::Tcp, self.tcp.buffer_len(), HOP_LIMIT);
         let checksums = ChecksumCapabilities::default();
-        let mut packet = vec![0; ip.buffer_len()];
+        let mut packet = BytesMut::zeroed(ip.buffer_len());
         ip.emit(&mut packet, &checksums);
         let mut tcp = TcpPacket::new_unchecked(packet.get_mut(ip.header_len()..)?);
         self.tcp.emit(&mut tcp, &from, &to, &checksums);

@@ -4,6 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use fastrand::Rng;
 use futures_util::FutureExt as _;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
@@ -44,13 +45,13 @@ struct Way {
     free: Duration,
     late: Duration,
     next_late: Duration,
-    flying: VecDeque<(Duration, Vec<u8>)>,
+    flying: VecDeque<(Duration, BytesMut)>,
     /// The number of packets sent.
     count: usize,
 }
 
 impl Way {
-    fn push(&mut self, packet: Vec<u8>, now: Duration) {
+    fn push(&mut self, packet: BytesMut, now: Duration) {
         self.count += 1;
         let each = Duration::from_secs(1) / self.path.rate;
         let begin = self.free.max(now);
@@ -174,11 +175,11 @@ impl World {
                     break;
                 };
                 for packet in again {
-                    way.push(packet.as_ref().to_vec(), self.now);
+                    way.push(packet.clone(), self.now);
                 }
                 for packet in packets {
                     match end.tap.outgoing_at(packet.as_ref(), now) {
-                        Outgoing::Forward => way.push(packet.as_ref().to_vec(), self.now),
+                        Outgoing::Forward => way.push(packet.clone(), self.now),
                         Outgoing::Drop => {}
                         Outgoing::Replace(packet) => way.push(packet, self.now),
                     }
@@ -206,7 +207,7 @@ impl World {
         for (way, end) in [(there, second), (back, first)] {
             while let Some((_, mut packet)) = way.flying.pop_front_if(|(at, _)| *at <= self.now) {
                 if end.tap.incoming_at(&mut packet, &Anything, now) {
-                    end.device.put(packet.into());
+                    end.device.put(packet);
                 }
             }
         }

@@ -31,7 +31,7 @@ fn tap() -> (Tap, Arc<Device>) {
 }
 
 /// A segment without an acknowledgement.
-fn packet(from: SocketAddr, to: SocketAddr, sequence: i32, control: TcpControl, payload: usize) -> Vec<u8> {
+fn packet(from: SocketAddr, to: SocketAddr, sequence: i32, control: TcpControl, payload: usize) -> BytesMut {
     segment(from, to, sequence, control, None, payload)
 }
 
@@ -41,7 +41,7 @@ fn acknowledging(
     sequence: i32,
     control: TcpControl,
     payload: usize,
-) -> Vec<u8> {
+) -> BytesMut {
     segment(from, to, sequence, control, Some(TcpSeqNumber(0)), payload)
 }
 
@@ -52,7 +52,7 @@ fn segment(
     control: TcpControl,
     acknowledgement: Option<TcpSeqNumber>,
     payload: usize,
-) -> Vec<u8> {
+) -> BytesMut {
     let payload = vec![0; payload];
     let sequence = TcpSeqNumber(sequence);
     Segment::new(from, to, control, sequence, acknowledgement, &payload)
@@ -72,7 +72,7 @@ fn a_peer_that_does_not_answer_is_given_up() {
 #[test]
 fn a_sleep_longer_than_the_user_timeout_ends_connections() {
     let (tap, device) = tap();
-    tap.outgoing(packet(ours(), theirs(), 7, Syn, 0).into());
+    tap.outgoing(packet(ours(), theirs(), 7, Syn, 0));
     tap.slept(Duration::from_secs(4));
     assert!(tap.is_used(&(ours(), theirs())));
     tap.slept(Duration::from_secs(5));
@@ -283,9 +283,9 @@ async fn a_syn_that_comes_twice_does_not_reset_the_connection() {
     running.spawn(async move { stack.run_tokio().await });
     channel.set_ips([ours().ip()]).await.unwrap();
     let listener = channel.tcp_listen(ours()).await.unwrap();
-    let put = |mut packet: Vec<u8>| {
+    let put = |mut packet: BytesMut| {
         if tap.incoming_at(&mut packet, &Anything, Instant::now()) {
-            device.put(packet.as_slice().into());
+            device.put(packet.clone());
         }
     };
     let answer = async || {

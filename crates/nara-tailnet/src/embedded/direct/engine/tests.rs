@@ -78,7 +78,7 @@ fn deliver(
             }
             Action::Relay(_, mut packet) => to.engine.received(&mut packet, Via::Relay(key), now),
             Action::Route(peer, path) => routes.push((peer, path)),
-            Action::Send(..) | Action::Known(..) => {}
+            Action::Send(..) => {}
         }
     }
 }
