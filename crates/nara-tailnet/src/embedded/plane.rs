@@ -297,12 +297,13 @@ impl Plane {
     /// Decrypts a WireGuard packet, and answers a handshake.
     fn open(&mut self, packet: BytesMut, origin: Origin, now: Instant, outputs: &mut Outputs) {
         let is_listed = |peer: &NodePublicKey| self.peers.contains_key(peer);
-        let (peer, packet, answers) = match self.tunnels.open(packet, origin, now, is_listed) {
+        let (peer, in_session, packet, answers) = match self.tunnels.open(packet, origin, now, is_listed) {
             Opened::Peer {
                 peer,
+                in_session,
                 packet,
                 answers,
-            } => (peer, packet, answers),
+            } => (peer, in_session, packet, answers),
             Opened::Cookie(cookie) => {
                 match origin {
                     Origin::Udp(address) => outputs.udp.push((address, vec![cookie])),
@@ -316,13 +317,13 @@ impl Plane {
             }
         };
         if let Some(peer) = self.peers.get_mut(&peer) {
-            if is_response(&answers) {
+            if in_session {
+                peer.heard = Some(now);
+            } else if is_response(&answers) {
                 peer.greeted_from = match origin {
                     Origin::Udp(address) => Some(address),
                     Origin::Relay(_) => None,
                 };
-            } else {
-                peer.heard = Some(now);
             }
         }
         if let Some(mut packet) = packet {

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
 use gotatun::noise::handshake::parse_handshake_anon;
@@ -19,11 +19,14 @@ use gotatun::x25519::{PublicKey, StaticSecret};
 use ts_keys::{NodeKeyPair, NodePublicKey};
 
 use crate::embedded::device::MTU;
+use crate::embedded::sleep;
 
 /// The maximum number of handshakes per second from one address. Further ones must prove that they can receive there.
 const HANDSHAKES: u64 = 100;
 /// The interval between checks of the timers.
 const EVERY: Duration = Duration::from_secs(1);
+/// The time of day was set if it differs by more than this from the one expected.
+const STEP: Duration = Duration::from_secs(1);
 /// A tunnel without packets for this long is no longer in use. WireGuard drops a session after 180 s.
 const UNUSED: Duration = Duration::from_secs(200);
 
@@ -56,6 +59,8 @@ pub(super) enum Opened {
     /// From this peer, authenticated.
     Peer {
         peer: NodePublicKey,
+        /// The packet proves that both ends have a session.
+        in_session: bool,
         /// The IP packet in it, if any.
         packet: Option<BytesMut>,
         /// Packets to send to the peer.
@@ -95,6 +100,8 @@ pub(super) struct Tunnels {
     limiter: Arc<RateLimiter>,
     /// The time of the next check of the timers.
     next: Option<Instant>,
+    /// See [`clock_offset`].
+    clock_offset: Duration,
 }
 
 impl Tunnels {
@@ -109,6 +116,7 @@ impl Tunnels {
             by_index: HashMap::new(),
             indices: IndexTable::from_os_rng(),
             next: None,
+            clock_offset: clock_offset(),
         }
     }
 
@@ -168,7 +176,7 @@ impl Tunnels {
         let Some(peer) = peer.filter(is_listed) else {
             return Opened::Unreadable;
         };
-        let is_initiation = matches!(sealed, WgKind::HandshakeInit(_));
+        let in_session = matches!(sealed, WgKind::HandshakeResp(_) | WgKind::Data(_));
         let tunnel = self.tunnel(&peer, now);
         let (packet, answer) = match tunnel.handle_incoming_packet(sealed) {
             TunnResult::Done => (None, None),
@@ -178,8 +186,8 @@ impl Tunnels {
             TunnResult::WriteToTunnel(mut packet) => (Some(std::mem::take(packet.buf_mut())), None),
         };
         let mut answers: Vec<_> = answer.into_iter().collect();
-        // After our response, the peer must use the session first (section 5.1).
-        if !is_initiation {
+        // After our own response, the peer must use the session first (section 5.1 of the WireGuard paper).
+        if in_session {
             answers.extend(tunnel.get_queued_packets(&mut MtuWatcher::new(MTU as u16)));
         }
         let answers = answers
@@ -188,6 +196,7 @@ impl Tunnels {
             .collect();
         Opened::Peer {
             peer,
+            in_session,
             packet,
             answers,
         }
@@ -217,6 +226,7 @@ impl Tunnels {
             return Vec::new();
         }
         self.limiter.try_reset_count();
+        self.follow_clock(clock_offset());
         let (mut due, mut is_any_used) = (Vec::new(), false);
         for (peer, tunnel) in &mut self.tunnels {
             let Some(used) = tunnel.used else { continue };
@@ -236,6 +246,19 @@ impl Tunnels {
         due.into_iter()
             .map(|(peer, packet)| (peer, self.register(&peer, packet)))
             .collect()
+    }
+
+    /// Starts over with peers without a session if the time of day was set forward, as on a machine that gets the time
+    /// after its start. A tunnel stamps its handshakes with the time of day at its creation and the time passed since,
+    /// and peers that know a later stamp refuse them.
+    fn follow_clock(&mut self, offset: Duration) {
+        if offset > self.clock_offset + STEP {
+            self.tunnels
+                .retain(|_, tunnel| tunnel.tunnel.time_since_last_handshake().is_some());
+        }
+        if offset.abs_diff(self.clock_offset) > STEP {
+            self.clock_offset = offset;
+        }
     }
 
     fn tunnel(&mut self, peer: &NodePublicKey, now: Instant) -> &mut Tunn {
@@ -264,6 +287,35 @@ impl Tunnels {
     }
 }
 
+/// Returns the difference between the time of day and the time that the machine has run. It changes if the time of day is
+/// set.
+fn clock_offset() -> Duration {
+    let time_of_day = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    time_of_day.saturating_sub(sleep::now())
+}
+
 fn bytes(packet: WgKind) -> BytesMut {
     std::mem::take(Packet::from(packet).buf_mut())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn setting_the_time_of_day_forward_starts_over_where_there_is_no_session() {
+        let now = Instant::now();
+        let peer = NodeKeyPair::random().public;
+        let mut tunnels = Tunnels::new(&NodeKeyPair::random());
+        let expected = tunnels.clock_offset;
+        let mut greet = |offset| {
+            tunnels.follow_clock(offset);
+            tunnels.seal(&peer, BytesMut::zeroed(32), now).is_some()
+        };
+        assert!(greet(expected));
+        assert!(!greet(expected), "a handshake is in progress");
+        assert!(!greet(expected - Duration::from_secs(3600)));
+        assert!(greet(expected));
+        assert!(!greet(expected + STEP / 2));
+    }
 }
