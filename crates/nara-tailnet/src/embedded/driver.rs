@@ -119,8 +119,8 @@ impl Driver {
     }
 
     /// Starts another handshake with a peer that does not answer.
-    pub(super) fn greet(&self, peer: NodePublicKey) {
-        self.handle(Input::Greet(peer));
+    pub(super) fn unanswered(&self, peer: NodePublicKey) {
+        self.handle(Input::Unanswered(peer));
     }
 
     /// Carries packets from the stack. Never returns.

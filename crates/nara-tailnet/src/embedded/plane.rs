@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use ts_keys::{NodeKeyPair, NodePublicKey};
 
-use self::tunnels::{Opened, Origin, Tunnels};
+use self::tunnels::{Opened, Origin, RESPONSE, Tunnels};
 use super::device::PADDING;
 use super::direct::packet::{Kind, kind};
 use super::tap::Ip;
@@ -25,9 +25,6 @@ pub(super) const MAX_BATCH: usize = 1024;
 const ACTIVE: Duration = Duration::from_secs(45);
 /// The interval between searches for inactive peers.
 const TIDY: Duration = Duration::from_secs(10);
-/// The type of a WireGuard handshake response (section 5.4.3 of the WireGuard paper).
-const RESPONSE: u8 = 2;
-
 /// A peer in the map of the control server, as routing needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PeerRoute {
@@ -49,7 +46,7 @@ pub(super) enum Input {
     /// A disco packet for a peer, to send through its relay.
     Disco(NodePublicKey, BytesMut),
     /// A peer does not answer: it may have lost its session, or the handshake was lost.
-    Greet(NodePublicKey),
+    Unanswered(NodePublicKey),
     /// The time of [`Plane::next_timeout`] has passed.
     Timeout,
     /// The node has slept.
@@ -100,8 +97,6 @@ struct Peer {
     heard: Option<Instant>,
     /// The time of the last packet to it; `None` if it is inactive.
     sent: Option<Instant>,
-    /// The source address of its last handshake over UDP. The answer goes there even if no path is known.
-    greeted_from: Option<SocketAddr>,
 }
 
 /// WireGuard and routing without I/O; see the module.
@@ -243,11 +238,7 @@ impl Plane {
                 }
                 None => self.dropped.no_way += 1,
             },
-            Input::Greet(peer) if self.peers.contains_key(&peer) => {
-                let greeting = self.tunnels.greet(&peer, now);
-                self.route(&peer, greeting.into_iter().collect(), now, outputs);
-            }
-            Input::Greet(_) => {}
+            Input::Unanswered(peer) => self.initiate_handshake(&peer, now, outputs),
             Input::Timeout => self.timeout(now, outputs),
             Input::Slept => self.reset_after_sleep(now, outputs),
         }
@@ -280,7 +271,7 @@ impl Plane {
             }
         }
         for (to, batch) in batches {
-            self.route(&to, batch, now, outputs);
+            self.route(&to, batch, None, outputs);
         }
     }
 
@@ -307,7 +298,7 @@ impl Plane {
             Opened::Cookie(cookie) => {
                 match origin {
                     Origin::Udp(address) => outputs.udp.push((address, vec![cookie])),
-                    Origin::Relay(peer) => self.route(&peer, vec![cookie], now, outputs),
+                    Origin::Relay(sender) => self.route(&sender, vec![cookie], Some(origin), outputs),
                 }
                 return;
             }
@@ -316,15 +307,8 @@ impl Plane {
                 return;
             }
         };
-        if let Some(peer) = self.peers.get_mut(&peer) {
-            if in_session {
-                peer.heard = Some(now);
-            } else if is_response(&answers) {
-                peer.greeted_from = match origin {
-                    Origin::Udp(address) => Some(address),
-                    Origin::Relay(_) => None,
-                };
-            }
+        if in_session && let Some(peer) = self.peers.get_mut(&peer) {
+            peer.heard = Some(now);
         }
         if let Some(mut packet) = packet {
             match self.ip_len(&peer, &packet) {
@@ -335,12 +319,28 @@ impl Plane {
                 None => self.dropped.misaddressed += 1,
             }
         }
-        self.route(&peer, answers, now, outputs);
+        if !answers.is_empty() {
+            self.set_active(&peer, now, outputs);
+            // The peer listens there, although it may not be its path.
+            let back = is_response(&answers).then_some(origin);
+            self.route(&peer, answers, back, outputs);
+        }
+    }
+
+    fn initiate_handshake(&mut self, peer: &NodePublicKey, now: Instant, outputs: &mut Outputs) {
+        if !self.peers.contains_key(peer) {
+            return;
+        }
+        self.set_active(peer, now, outputs);
+        if let Some(initiation) = self.tunnels.initiate_handshake(peer, now) {
+            self.route(peer, vec![initiation], None, outputs);
+        }
     }
 
     fn timeout(&mut self, now: Instant, outputs: &mut Outputs) {
         for (peer, packet) in self.tunnels.timers(now) {
-            self.route(&peer, vec![packet], now, outputs);
+            self.set_active(&peer, now, outputs);
+            self.route(&peer, vec![packet], None, outputs);
         }
         if self.tidy.is_some_and(|tidy| tidy <= now) {
             let mut is_any_active = false;
@@ -355,15 +355,14 @@ impl Plane {
     }
 
     /// Drops all sessions and paths, since peers and NATs may have dropped them too. Starts handshakes with active
-    /// peers, which may still use a session that we have dropped.
+    /// peers, and with those that may still use a session that we have dropped.
     fn reset_after_sleep(&mut self, now: Instant, outputs: &mut Outputs) {
-        self.tunnels.reset();
+        let had_session = self.tunnels.reset();
         for peer in self.peers.values_mut() {
-            (peer.path, peer.heard, peer.greeted_from) = (None, None, None);
+            (peer.path, peer.heard) = (None, None);
         }
-        for peer in self.active() {
-            let greeting = self.tunnels.greet(&peer, now);
-            self.route(&peer, greeting.into_iter().collect(), now, outputs);
+        for peer in self.active().into_iter().chain(had_session) {
+            self.initiate_handshake(&peer, now, outputs);
         }
     }
 
@@ -375,18 +374,23 @@ impl Plane {
         is_addressed.then_some(ip.len())
     }
 
-    fn route(&mut self, to: &NodePublicKey, packets: Vec<BytesMut>, now: Instant, outputs: &mut Outputs) {
-        if packets.is_empty() {
-            return;
-        }
-        self.set_active(to, now, outputs);
+    /// Sends packets to a peer: back to where its packet came from, or on its path.
+    fn route(
+        &mut self,
+        to: &NodePublicKey,
+        packets: Vec<BytesMut>,
+        back: Option<Origin>,
+        outputs: &mut Outputs,
+    ) {
         let Some(peer) = self.peers.get(to) else {
             self.dropped.no_peer += packets.len() as u64;
             return;
         };
-        let path = peer
-            .path
-            .or_else(|| peer.greeted_from.filter(|_| is_response(&packets)));
+        let path = match back {
+            Some(Origin::Udp(address)) => Some(address),
+            Some(Origin::Relay(_)) => None,
+            None => peer.path,
+        };
         match (path, peer.region) {
             (Some(path), _) => outputs.udp.push((path, packets)),
             (None, Some(region)) => outputs.relay.push((region, RelayBatch { to: *to, packets })),

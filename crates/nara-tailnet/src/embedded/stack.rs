@@ -31,9 +31,8 @@ const FIRST_PORT: u16 = 49152;
 const PORTS: u16 = u16::MAX - FIRST_PORT;
 /// A peer that has sent nothing within this time, or two round trips if that is longer, may not know this node yet, or
 /// not our session any more, so the handshake is repeated. Doubles each time.
-const GREET_AGAIN: Duration = Duration::from_millis(250);
-const GREET_AGAIN_MOST: Duration = Duration::from_secs(2);
-const GREET_AGAIN_LIMIT: Duration = Duration::from_secs(5);
+const HANDSHAKE_RETRY: Duration = Duration::from_millis(250);
+const MAX_HANDSHAKE_RETRY: Duration = Duration::from_secs(2);
 /// The timeout of stack commands that involve no peer.
 const COMMAND: Duration = Duration::from_secs(5);
 
@@ -116,8 +115,8 @@ impl Stack {
         }
         let round_trip = self.driver.round_trip(&key).unwrap_or_default();
         let mut backoff = Backoff::new(
-            (round_trip * 2).clamp(GREET_AGAIN, GREET_AGAIN_MOST),
-            GREET_AGAIN_LIMIT,
+            (round_trip * 2).clamp(HANDSHAKE_RETRY, MAX_HANDSHAKE_RETRY),
+            MAX_HANDSHAKE_RETRY,
         );
         loop {
             let wait = backoff.after_failure(u32::MAX);
@@ -144,7 +143,7 @@ impl Stack {
                 }
             }
             drop(abandoned);
-            self.driver.greet(key);
+            self.driver.unanswered(key);
         }
     }
 

@@ -1,10 +1,10 @@
 //! The WireGuard tunnels to the peers.
 //!
 //! The library reads the clock itself, one that counts sleep. Its timers are checked each second while a tunnel is in
-//! use; unused tunnels cost nothing.
+//! use. A peer without traffic has no tunnel.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -22,13 +22,23 @@ use crate::embedded::device::MTU;
 use crate::embedded::sleep;
 
 /// The maximum number of handshakes per second from one address. Further ones must prove that they can receive there.
-const HANDSHAKES: u64 = 100;
+const MAX_HANDSHAKES: u64 = 100;
+/// The minimum interval between our handshakes with a peer, if its round trip is not longer: several calls may find at
+/// the same moment that it does not answer, and it ignores handshakes that follow each other closely.
+const HANDSHAKE_INTERVAL: Duration = Duration::from_millis(200);
+/// The maximum round trip that delays a handshake.
+const MAX_ROUND_TRIP: Duration = Duration::from_secs(2);
+/// The number of our handshakes whose responses are recognized.
+const RECOGNIZED: usize = 4;
 /// The interval between checks of the timers.
-const EVERY: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_secs(1);
 /// The time of day was set if it differs by more than this from the one expected.
 const STEP: Duration = Duration::from_secs(1);
 /// A tunnel without packets for this long is no longer in use. WireGuard drops a session after 180 s.
 const UNUSED: Duration = Duration::from_secs(200);
+/// The types of handshake messages (sections 5.4.2 and 5.4.3 of the WireGuard paper).
+const INITIATION: u8 = 1;
+pub(super) const RESPONSE: u8 = 2;
 
 /// The origin of a packet.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +52,11 @@ impl Origin {
     /// Returns the address for which handshakes are counted.
     fn counted(self) -> SocketAddr {
         match self {
+            // A host has as many addresses of its network as it likes.
+            Self::Udp(SocketAddr::V6(address)) => {
+                let network = address.ip().to_bits() >> 64 << 64;
+                (Ipv6Addr::from_bits(network), address.port()).into()
+            }
             Self::Udp(address) => address,
             // A relay authenticates its clients, so their keys can be counted like addresses.
             Self::Relay(sender) => {
@@ -59,7 +74,7 @@ pub(super) enum Opened {
     /// From this peer, authenticated.
     Peer {
         peer: NodePublicKey,
-        /// The packet proves that both ends have a session.
+        /// The packet shows that the peer has the current session.
         in_session: bool,
         /// The IP packet in it, if any.
         packet: Option<BytesMut>,
@@ -68,24 +83,73 @@ pub(super) enum Opened {
     },
     /// A cookie for the origin, which must repeat its handshake with it (section 5.3 of the WireGuard paper).
     Cookie(BytesMut),
-    /// The packet is malformed, forged, replayed, or belongs to a session that has ended.
+    /// The packet is malformed, forged, replayed, or belongs to a session or handshake that has ended.
     Unreadable,
 }
 
 struct Tunnel {
-    tunnel: Box<Tunn>,
+    tunn: Box<Tunn>,
     /// The time of the last packet, if in use.
     used: Option<Instant>,
+    /// Our unanswered handshakes by index, each with its time, the last one at the end.
+    initiations: VecDeque<(u32, Instant)>,
+    /// The time until a response.
+    round_trip: Option<Duration>,
+    /// The [`clock_offset`] at the creation of the tunnel.
+    clock_offset: Duration,
 }
 
 impl Tunnel {
-    /// Marks the tunnel as in use, and tells it the time.
-    fn wake(&mut self, now: Instant) -> &mut Tunn {
-        if self.used.replace(now).is_none() {
-            // What was due long ago is of no interest.
-            let _ = self.tunnel.update_timers();
+    fn new(tunn: Tunn) -> Self {
+        Self {
+            tunn: Box::new(tunn),
+            used: None,
+            initiations: VecDeque::new(),
+            round_trip: None,
+            clock_offset: clock_offset(),
         }
-        &mut self.tunnel
+    }
+
+    fn has_session(&self) -> bool {
+        self.tunn.time_since_last_handshake().is_some()
+    }
+
+    /// Returns whether peers may refuse our handshakes because the time of day was set forward. They are stamped with
+    /// the time of day at the creation of the tunnel and the time passed since, and a peer that knows a later stamp
+    /// refuses them: a machine without a clock gets the time after its start. (If the time is set back, only a restart
+    /// changes the stamps, and peers refuse them until that time is reached again.)
+    fn is_outdated(&self, offset: Duration) -> bool {
+        offset > self.clock_offset + STEP && !self.has_session()
+    }
+
+    fn reset(&mut self) {
+        self.tunn.reset();
+        self.initiations.clear();
+    }
+
+    /// Returns whether a handshake began so recently that its response may still arrive.
+    fn awaits_response(&self, now: Instant) -> bool {
+        let round_trip = self.round_trip.unwrap_or_default().min(MAX_ROUND_TRIP);
+        let enough = HANDSHAKE_INTERVAL.max(round_trip * 3 / 2);
+        let last = self.initiations.back();
+        last.is_some_and(|(_, at)| now.saturating_duration_since(*at) < enough)
+    }
+
+    /// Returns whether a response answers the last handshake. A peer drops the session of an earlier one as soon as it
+    /// has answered the next.
+    fn answers_last(&mut self, index: u32, now: Instant) -> bool {
+        let Some(n) = self.initiations.iter().position(|(ours, _)| *ours == index) else {
+            return false;
+        };
+        self.round_trip = self
+            .initiations
+            .get(n)
+            .map(|(_, at)| now.saturating_duration_since(*at));
+        let is_last = n + 1 == self.initiations.len();
+        if is_last {
+            self.initiations.clear();
+        }
+        is_last
     }
 }
 
@@ -99,9 +163,7 @@ pub(super) struct Tunnels {
     indices: IndexTable,
     limiter: Arc<RateLimiter>,
     /// The time of the next check of the timers.
-    next: Option<Instant>,
-    /// See [`clock_offset`].
-    clock_offset: Duration,
+    next_tick: Option<Instant>,
 }
 
 impl Tunnels {
@@ -109,14 +171,13 @@ impl Tunnels {
         let private = StaticSecret::from(keys.private.to_x25519_dalek().to_bytes());
         let public = PublicKey::from(&private);
         Self {
-            limiter: Arc::new(RateLimiter::new(&public, HANDSHAKES)),
+            limiter: Arc::new(RateLimiter::new(&public, MAX_HANDSHAKES)),
             private,
             public,
             tunnels: HashMap::new(),
             by_index: HashMap::new(),
             indices: IndexTable::from_os_rng(),
-            next: None,
-            clock_offset: clock_offset(),
+            next_tick: None,
         }
     }
 
@@ -128,22 +189,22 @@ impl Tunnels {
 
     /// Returns when [`Self::timers`] is due; `None` for never.
     pub(super) const fn next_timeout(&self) -> Option<Instant> {
-        self.next
+        self.next_tick
     }
 
-    /// Returns the duration of the last handshake with a peer.
+    /// Returns the round-trip time of the last handshake with a peer.
     pub(super) fn round_trip(&self, peer: &NodePublicKey) -> Option<Duration> {
-        let (_, _, _, _, millis) = self.tunnels.get(peer)?.tunnel.stats();
-        millis.map(|millis| Duration::from_millis(millis.into()))
+        self.tunnels.get(peer)?.round_trip
     }
 
     /// Encrypts an IP packet to a peer. Returns the packet to send: a handshake if there is no session, or none while
     /// one is in progress; up to 256 IP packets wait for its end.
     pub(super) fn seal(&mut self, to: &NodePublicKey, packet: BytesMut, now: Instant) -> Option<BytesMut> {
-        let sealed = self
-            .tunnel(to, now)
+        let tunnel = self.tunnel(to, now);
+        let sealed = tunnel
+            .tunn
             .handle_outgoing_packet(Packet::from_bytes(packet), None)?;
-        Some(self.register(to, sealed))
+        Some(self.register(to, sealed, now))
     }
 
     /// Decrypts a packet from the network. Only listed peers get a tunnel.
@@ -154,6 +215,9 @@ impl Tunnels {
         now: Instant,
         is_listed: impl Fn(&NodePublicKey) -> bool,
     ) -> Opened {
+        if matches!(sealed.first(), Some(&(INITIATION | RESPONSE))) {
+            self.limiter.try_reset_count();
+        }
         let sealed = match self
             .limiter
             .verify_packet(origin.counted(), Packet::from_bytes(sealed))
@@ -163,12 +227,9 @@ impl Tunnels {
             Err(_) => return Opened::Unreadable,
         };
         let peer = match &sealed {
-            WgKind::HandshakeInit(sealed) => {
-                self.limiter.try_reset_count();
-                parse_handshake_anon(&self.private, &self.public, sealed)
-                    .ok()
-                    .map(|half| NodePublicKey::from_bytes(half.peer_static_public))
-            }
+            WgKind::HandshakeInit(sealed) => parse_handshake_anon(&self.private, &self.public, sealed)
+                .ok()
+                .map(|half| NodePublicKey::from_bytes(half.peer_static_public)),
             WgKind::HandshakeResp(sealed) => self.by_index.get(&sealed.receiver_idx.get()).copied(),
             WgKind::CookieReply(sealed) => self.by_index.get(&sealed.receiver_idx.get()).copied(),
             WgKind::Data(sealed) => self.by_index.get(&sealed.header.receiver_idx.get()).copied(),
@@ -176,11 +237,24 @@ impl Tunnels {
         let Some(peer) = peer.filter(is_listed) else {
             return Opened::Unreadable;
         };
-        let in_session = matches!(sealed, WgKind::HandshakeResp(_) | WgKind::Data(_));
+        let before = self.tunnels.get(&peer).map(|tunnel| tunnel.used);
         let tunnel = self.tunnel(&peer, now);
-        let (packet, answer) = match tunnel.handle_incoming_packet(sealed) {
+        if let WgKind::HandshakeResp(response) = &sealed
+            && !tunnel.answers_last(response.receiver_idx.get(), now)
+        {
+            return Opened::Unreadable;
+        }
+        let in_session = matches!(sealed, WgKind::HandshakeResp(_) | WgKind::Data(_));
+        let (packet, answer) = match tunnel.tunn.handle_incoming_packet(sealed) {
             TunnResult::Done => (None, None),
-            TunnResult::Err(_) => return Opened::Unreadable,
+            TunnResult::Err(_) => {
+                // A forged packet neither creates a tunnel nor keeps it in use.
+                match before {
+                    Some(used) => tunnel.used = used,
+                    None => drop(self.tunnels.remove(&peer)),
+                }
+                return Opened::Unreadable;
+            }
             TunnResult::WriteToNetwork(answer) => (None, Some(answer)),
             TunnResult::WriteToTunnel(packet) if packet.is_empty() => (None, None),
             TunnResult::WriteToTunnel(mut packet) => (Some(std::mem::take(packet.buf_mut())), None),
@@ -188,11 +262,11 @@ impl Tunnels {
         let mut answers: Vec<_> = answer.into_iter().collect();
         // After our own response, the peer must use the session first (section 5.1 of the WireGuard paper).
         if in_session {
-            answers.extend(tunnel.get_queued_packets(&mut MtuWatcher::new(MTU as u16)));
+            answers.extend(tunnel.tunn.get_queued_packets(&mut MtuWatcher::new(MTU as u16)));
         }
         let answers = answers
             .into_iter()
-            .map(|answer| self.register(&peer, answer))
+            .map(|answer| self.register(&peer, answer, now))
             .collect();
         Opened::Peer {
             peer,
@@ -202,87 +276,98 @@ impl Tunnels {
         }
     }
 
-    /// Starts a handshake with a peer that does not answer, which may have lost its session.
-    pub(super) fn greet(&mut self, peer: &NodePublicKey, now: Instant) -> Option<BytesMut> {
+    /// Starts a handshake with a peer that does not answer, which may have lost its session, unless one has just
+    /// begun.
+    pub(super) fn initiate_handshake(&mut self, peer: &NodePublicKey, now: Instant) -> Option<BytesMut> {
         let tunnel = self.tunnel(peer, now);
-        if tunnel.time_since_last_handshake().is_some() {
+        if tunnel.awaits_response(now) {
+            return None;
+        }
+        if tunnel.has_session() {
             tunnel.reset();
         }
-        // The response to an earlier handshake is accepted, too.
-        let handshake = tunnel.format_handshake_initiation(true)?;
-        Some(self.register(peer, handshake.into()))
+        let handshake = tunnel.tunn.format_handshake_initiation(true)?;
+        Some(self.register(peer, handshake.into(), now))
     }
 
-    /// Ends all sessions.
-    pub(super) fn reset(&mut self) {
-        for tunnel in self.tunnels.values_mut() {
-            tunnel.tunnel.reset();
+    /// Ends all sessions, and returns the peers that had one.
+    pub(super) fn reset(&mut self) -> Vec<NodePublicKey> {
+        let mut had_session = Vec::new();
+        for (peer, tunnel) in &mut self.tunnels {
+            if tunnel.has_session() {
+                had_session.push(*peer);
+            }
+            tunnel.reset();
         }
+        had_session
     }
 
     /// Runs the timers: repeated handshakes, new keys, keep-alives. Returns packets to send, each with its peer.
     pub(super) fn timers(&mut self, now: Instant) -> Vec<(NodePublicKey, BytesMut)> {
-        if self.next.is_none_or(|next| next > now) {
+        if self.next_tick.is_none_or(|next| next > now) {
             return Vec::new();
         }
-        self.limiter.try_reset_count();
-        self.follow_clock(clock_offset());
+        let offset = clock_offset();
+        self.tunnels.retain(|_, tunnel| !tunnel.is_outdated(offset));
         let (mut due, mut is_any_used) = (Vec::new(), false);
         for (peer, tunnel) in &mut self.tunnels {
             let Some(used) = tunnel.used else { continue };
             if now.saturating_duration_since(used) >= UNUSED {
-                tunnel.tunnel.reset();
+                tunnel.reset();
                 tunnel.used = None;
                 continue;
             }
             is_any_used = true;
             // An error is the end of a session or of an attempt; the next packet starts a new one.
-            if let Ok(Some(packet)) = tunnel.tunnel.update_timers() {
+            if let Ok(Some(packet)) = tunnel.tunn.update_timers() {
                 due.push((*peer, packet));
             }
         }
-        self.next = is_any_used.then(|| now + EVERY);
+        self.next_tick = is_any_used.then(|| now + TICK);
         self.by_index.retain(|index, _| self.indices.in_use(*index));
         due.into_iter()
-            .map(|(peer, packet)| (peer, self.register(&peer, packet)))
+            .map(|(peer, packet)| (peer, self.register(&peer, packet, now)))
             .collect()
     }
 
-    /// Starts over with peers without a session if the time of day was set forward, as on a machine that gets the time
-    /// after its start. A tunnel stamps its handshakes with the time of day at its creation and the time passed since,
-    /// and peers that know a later stamp refuse them.
-    fn follow_clock(&mut self, offset: Duration) {
-        if offset > self.clock_offset + STEP {
-            self.tunnels
-                .retain(|_, tunnel| tunnel.tunnel.time_since_last_handshake().is_some());
+    /// Returns the tunnel to a peer, and marks it as in use.
+    fn tunnel(&mut self, peer: &NodePublicKey, now: Instant) -> &mut Tunnel {
+        self.next_tick.get_or_insert(now + TICK);
+        let is_outdated = |tunnel: &Tunnel| tunnel.used.is_none() && tunnel.is_outdated(clock_offset());
+        if self.tunnels.get(peer).is_some_and(is_outdated) {
+            self.tunnels.remove(peer);
         }
-        if offset.abs_diff(self.clock_offset) > STEP {
-            self.clock_offset = offset;
-        }
-    }
-
-    fn tunnel(&mut self, peer: &NodePublicKey, now: Instant) -> &mut Tunn {
-        self.next.get_or_insert(now + EVERY);
         let tunnel = self.tunnels.entry(*peer).or_insert_with(|| {
             let (private, indices) = (self.private.clone(), self.indices.clone());
             let limiter = Arc::clone(&self.limiter);
             let peer = PublicKey::from(peer.to_x25519_dalek().to_bytes());
-            Tunnel {
-                tunnel: Box::new(Tunn::new(private, peer, None, None, indices, limiter)),
-                used: None,
-            }
+            Tunnel::new(Tunn::new(private, peer, None, None, indices, limiter))
         });
-        tunnel.wake(now)
+        if tunnel.used.replace(now).is_none() {
+            // Sets the time. What was due long ago is of no interest.
+            let _ = tunnel.tunn.update_timers();
+        }
+        tunnel
     }
 
     /// Records the index of a handshake, by which the response names it.
-    fn register(&mut self, peer: &NodePublicKey, packet: WgKind) -> BytesMut {
-        let index = match &packet {
-            WgKind::HandshakeInit(packet) => Some(packet.sender_idx.get()),
-            WgKind::HandshakeResp(packet) => Some(packet.sender_idx.get()),
-            WgKind::CookieReply(_) | WgKind::Data(_) => None,
-        };
-        self.by_index.extend(index.map(|index| (index, *peer)));
+    fn register(&mut self, peer: &NodePublicKey, packet: WgKind, now: Instant) -> BytesMut {
+        match &packet {
+            WgKind::HandshakeInit(packet) => {
+                let index = packet.sender_idx.get();
+                self.by_index.insert(index, *peer);
+                if let Some(tunnel) = self.tunnels.get_mut(peer) {
+                    tunnel.initiations.push_back((index, now));
+                    if tunnel.initiations.len() > RECOGNIZED {
+                        tunnel.initiations.pop_front();
+                    }
+                }
+            }
+            WgKind::HandshakeResp(packet) => {
+                self.by_index.insert(packet.sender_idx.get(), *peer);
+            }
+            WgKind::CookieReply(_) | WgKind::Data(_) => {}
+        }
         bytes(packet)
     }
 }
@@ -307,15 +392,47 @@ mod tests {
         let now = Instant::now();
         let peer = NodeKeyPair::random().public;
         let mut tunnels = Tunnels::new(&NodeKeyPair::random());
-        let expected = tunnels.clock_offset;
-        let mut greet = |offset| {
-            tunnels.follow_clock(offset);
-            tunnels.seal(&peer, BytesMut::zeroed(32), now).is_some()
+        let seal = |tunnels: &mut Tunnels| tunnels.seal(&peer, BytesMut::zeroed(32), now).is_some();
+        assert!(seal(&mut tunnels));
+        assert!(!seal(&mut tunnels), "a handshake is in progress");
+        let shift = |tunnels: &mut Tunnels, to: Duration| {
+            tunnels.tunnels.get_mut(&peer).unwrap().clock_offset = to;
+            tunnels.next_tick = Some(now);
+            tunnels.timers(now);
         };
-        assert!(greet(expected));
-        assert!(!greet(expected), "a handshake is in progress");
-        assert!(!greet(expected - Duration::from_secs(3600)));
-        assert!(greet(expected));
-        assert!(!greet(expected + STEP / 2));
+        let hour = Duration::from_secs(3600);
+        shift(&mut tunnels, clock_offset() + hour);
+        assert!(!seal(&mut tunnels), "the time was set back");
+        shift(&mut tunnels, clock_offset() - hour);
+        assert!(seal(&mut tunnels));
+    }
+
+    #[test]
+    fn forged_packets_neither_create_a_tunnel_nor_keep_it_in_use() {
+        let now = Instant::now();
+        let (ours, theirs) = (NodeKeyPair::random(), NodeKeyPair::random());
+        let (mut a, mut b) = (Tunnels::new(&ours), Tunnels::new(&theirs));
+        let origin = Origin::Relay(ours.public);
+        let greeting = a.seal(&theirs.public, BytesMut::zeroed(32), now).unwrap();
+        let opened = b.open(greeting.clone(), origin, now, |_| true);
+        assert!(matches!(
+            opened,
+            Opened::Peer {
+                in_session: false,
+                ..
+            }
+        ));
+        let used = |b: &Tunnels| b.tunnels.get(&ours.public).map(|tunnel| tunnel.used);
+        // A replay.
+        let opened = b.open(greeting.clone(), origin, now + TICK, |_| true);
+        assert!(matches!(opened, Opened::Unreadable));
+        assert_eq!(used(&b), Some(Some(now)));
+        // A stranger has no tunnel.
+        let mut c = Tunnels::new(&theirs);
+        assert!(matches!(
+            c.open(greeting, origin, now, |_| false),
+            Opened::Unreadable
+        ));
+        assert!(c.tunnels.is_empty() && c.next_tick.is_none());
     }
 }
