@@ -228,7 +228,7 @@ impl LocalApiBuilder {
             started_at: clock,
             stopping: stopping.clone(),
         });
-        let (router, _) = route::routes(shared.clone());
+        let router = route::routes(shared.clone());
         let registry = shared.nara.registry();
         let nara = shared.nara.clone();
         let now = move || nara.client().clock().now_millis();
@@ -378,8 +378,8 @@ impl Drop for LocalApi {
     }
 }
 
-/// Returns the OpenAPI document of the API, as JSON: `docs/local-api.json`.
+/// Generates the OpenAPI document of the API, as JSON: `docs/local-api.json`.
 pub fn openapi() -> String {
-    let document = route::document();
+    let document = route::described();
     document.to_pretty_json().unwrap_or_default()
 }
