@@ -17,6 +17,10 @@ pub(crate) struct Printed {
     make: fn(&str) -> serde_json::Value,
 }
 
+#[cfg_attr(
+    not(test),
+    expect(clippy::extra_unused_type_parameters, reason = "only the test uses the types")
+)]
 impl Printed {
     /// Declares that a command prints one object of this type.
     pub(crate) const fn of<T: ToSchema>(command: &'static str, schema: &'static str) -> Self {
