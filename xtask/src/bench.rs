@@ -178,6 +178,7 @@ fn build(folder: &Path) -> Result<Programs, String> {
     process::run(
         process::cargo()
             .args(["build", "--profile", "dist", "--locked"])
+            .env("RUSTFLAGS", process::DIST_FLAGS)
             .args(programs),
     )?;
     Ok(Programs {

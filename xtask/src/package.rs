@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use self::machine::Machine;
-use crate::process::{cargo, output, root, run as run_program, target};
+use crate::process::{DIST_FLAGS, cargo, output, root, run as run_program, target};
 
 /// The highest exposure that `systemd-analyze security` may report, in tenths.
 const MAX_EXPOSURE: &str = "20";
@@ -16,7 +16,7 @@ const MAX_EXPOSURE: &str = "20";
 const PACKED_RELOCATIONS: &str = "link-arg=-Wl,-z,pack-relative-relocs";
 
 /// The largest program to package, in MiB.
-const MAX_MIB: u64 = 24;
+const MAX_MIB: u64 = 21;
 
 /// The version to upgrade from: the same program with an older version number.
 const OLDER: &str = "0.0.1-1";
@@ -87,6 +87,7 @@ fn build(profile: &str) -> Result<PathBuf, String> {
             "nara-mesh",
         ]);
         build.args(["--profile", profile, "--", "-C", PACKED_RELOCATIONS]);
+        build.env("RUSTFLAGS", DIST_FLAGS);
     } else {
         build.args(["build", "--locked", "--bin", "nara-mesh", "--profile", profile]);
     }
