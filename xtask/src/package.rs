@@ -16,7 +16,7 @@ const MAX_EXPOSURE: &str = "20";
 const PACKED_RELOCATIONS: &str = "link-arg=-Wl,-z,pack-relative-relocs";
 
 /// The largest program to package, in MiB.
-const MAX_MIB: u64 = 24;
+const MAX_MIB: u64 = 21;
 
 /// The version to upgrade from: the same program with an older version number.
 const OLDER: &str = "0.0.1-1";

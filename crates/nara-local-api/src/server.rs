@@ -46,6 +46,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use nara_mesh::Nara;
 use nara_mesh::server::expose::Services;
 use tokio::sync::mpsc;
@@ -228,12 +229,16 @@ impl LocalApiBuilder {
             started_at: clock,
             stopping: stopping.clone(),
         });
-        let (router, _) = route::routes(shared.clone());
+        let router = route::routes(shared.clone());
         let registry = shared.nara.registry();
         let nara = shared.nara.clone();
         let now = move || nara.client().clock().now_millis();
-        tasks.spawn(conflicts.follow(registry.subscribe(), now, stopping.clone()));
-        tasks.spawn(history::sample(shared.clone(), stopping.clone()));
+        tasks.spawn(
+            conflicts
+                .follow(registry.subscribe(), now, stopping.clone())
+                .boxed(),
+        );
+        tasks.spawn(history::sample(shared.clone(), stopping.clone()).boxed());
         if let Some(web) = web {
             let loopback = Loopback {
                 web,
@@ -241,9 +246,9 @@ impl LocalApiBuilder {
                 stopping: stopping.clone(),
                 tasks: tasks.clone(),
             };
-            tasks.spawn(loopback.run(questions));
+            tasks.spawn(loopback.run(questions).boxed());
         }
-        tasks.spawn(outbox::delivery::deliver(shared.clone()));
+        tasks.spawn(outbox::delivery::deliver(shared.clone()).boxed());
         LocalApi {
             shared,
             router,
@@ -310,7 +315,7 @@ impl LocalApi {
             stopping: self.stopping.clone(),
             tasks: self.tasks.clone(),
         };
-        self.tasks.spawn(acceptor.run(listener));
+        self.tasks.spawn(acceptor.run(listener).boxed());
         Ok(())
     }
 
@@ -378,8 +383,8 @@ impl Drop for LocalApi {
     }
 }
 
-/// Returns the OpenAPI document of the API, as JSON: `docs/local-api.json`.
+/// Generates the OpenAPI document of the API, as JSON: `docs/local-api.json`.
 pub fn openapi() -> String {
-    let document = route::document();
+    let document = route::described();
     document.to_pretty_json().unwrap_or_default()
 }

@@ -1,125 +1,60 @@
-//! JSON Schemas of the `--json` output of commands, derived from the printed types.
+//! JSON Schemas of the `--json` output of commands: the files in docs/schemas. A test generates them from the
+//! printed types, so the program does not contain the generator.
 
-use serde_json::{Map, Value, json};
+#[cfg(test)]
+mod generate;
+
 use utoipa::ToSchema;
-use utoipa::openapi::{RefOr, Schema};
-
-/// The dialect of the schemas.
-const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
-
-/// The prefix of references in utoipa's output, and in a stand-alone schema.
-const REFERENCES: (&str, &str) = ("#/components/schemas/", "#/$defs/");
 
 /// The output of a command.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Printed {
     /// The command, with hyphens between its words.
     pub(crate) command: &'static str,
-    make: fn(&str) -> Value,
+    /// Its JSON Schema.
+    pub(crate) schema: &'static str,
+    #[cfg(test)]
+    make: fn(&str) -> serde_json::Value,
 }
 
+#[cfg_attr(
+    not(test),
+    expect(clippy::extra_unused_type_parameters, reason = "only the test uses the types")
+)]
 impl Printed {
     /// Declares that a command prints one object of this type.
-    pub(crate) const fn of<T: ToSchema>(command: &'static str) -> Self {
+    pub(crate) const fn of<T: ToSchema>(command: &'static str, schema: &'static str) -> Self {
         Self {
             command,
-            make: document::<T>,
+            schema,
+            #[cfg(test)]
+            make: generate::document::<T>,
         }
     }
 
     /// Declares that a command prints a line of this type for each event.
-    pub(crate) const fn lines_of<T: ToSchema>(command: &'static str) -> Self {
+    pub(crate) const fn lines_of<T: ToSchema>(command: &'static str, schema: &'static str) -> Self {
         Self {
             command,
-            make: lines::<T>,
+            schema,
+            #[cfg(test)]
+            make: generate::lines::<T>,
         }
     }
 
     /// Declares that a command prints a bare mesh event on each line.
-    pub(crate) const fn events(command: &'static str) -> Self {
+    pub(crate) const fn events(command: &'static str, schema: &'static str) -> Self {
         Self {
             command,
-            make: bare_event,
+            schema,
+            #[cfg(test)]
+            make: generate::bare_event,
         }
     }
 
-    /// Returns the JSON Schema.
-    pub(crate) fn schema(self) -> Value {
+    /// Generates the schema.
+    #[cfg(test)]
+    pub(crate) fn generate(self) -> serde_json::Value {
         (self.make)(self.command)
-    }
-}
-
-fn document<T: ToSchema>(command: &str) -> Value {
-    let mut parts = Vec::new();
-    T::schemas(&mut parts);
-    complete(command, &T::schema(), parts)
-}
-
-/// Returns a document with the schema of a type and of the types that it refers to.
-fn complete(command: &str, schema: &RefOr<Schema>, parts: Vec<(String, RefOr<Schema>)>) -> Value {
-    let parts: Map<String, Value> = parts
-        .into_iter()
-        .map(|(name, schema)| (name, json!(schema)))
-        .collect();
-    let mut schema = json!(schema);
-    let id = format!("nara-mesh/{command}/1");
-    schema["$schema"] = json!(DIALECT);
-    schema["$id"] = json!(id);
-    schema["title"] = json!(format!("What {} prints with --json", command.replace('-', " ")));
-    schema["properties"]["schema"] = json!({ "const": id });
-    match schema["required"].as_array_mut() {
-        Some(required) => required.insert(0, json!("schema")),
-        None => schema["required"] = json!(["schema"]),
-    }
-    if !parts.is_empty() {
-        schema["$defs"] = Value::Object(parts);
-    }
-    refer(&mut schema);
-    schema
-}
-
-fn lines<T: ToSchema>(command: &str) -> Value {
-    titled_as_lines(command, document::<T>(command))
-}
-
-fn titled_as_lines(command: &str, mut schema: Value) -> Value {
-    schema["title"] = json!(format!(
-        "A line of what {} prints with --json",
-        command.replace('-', " ")
-    ));
-    schema
-}
-
-/// Returns the schema of a mesh event as transmitted, without fields of ours.
-fn bare_event(command: &str) -> Value {
-    json!({
-        "$schema": DIALECT,
-        "$id": format!("nara-mesh/{command}/1"),
-        "title": format!("A line of what {} prints: an event", command.replace('-', " ")),
-        "description": "The payload is in the field that is named after the service (docs/protocol/v1.md, section 8).",
-        "type": "object",
-        "required": ["id", "ts", "svc"],
-        "properties": {
-            "id": { "type": "string" },
-            "ts": { "type": "integer", "description": "Unix time in nanoseconds." },
-            "svc": { "type": "string", "description": "The service." },
-            "emitter": { "type": "string", "description": "The name of the nara that signed it." },
-            "emitter_id": { "type": "string", "description": "Its nara id." },
-            "sig": { "type": "string", "description": "The signature, base64." },
-        },
-    })
-}
-
-/// Makes references point into the document itself.
-fn refer(schema: &mut Value) {
-    match schema {
-        Value::Object(fields) => {
-            if let Some(Value::String(reference)) = fields.get_mut("$ref") {
-                *reference = reference.replace(REFERENCES.0, REFERENCES.1);
-            }
-            fields.values_mut().for_each(refer);
-        }
-        Value::Array(items) => items.iter_mut().for_each(refer),
-        _ => {}
     }
 }

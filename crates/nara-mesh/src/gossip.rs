@@ -34,6 +34,7 @@ pub(crate) use zines::exchange_events;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -68,7 +69,7 @@ impl GossipService {
         let stopping = CancellationToken::new();
         let (sender, status) = watch::channel(GossipStatus::default());
         let driver = Driver::new(client, ledger, config, catch_up, sender);
-        let task = tokio::spawn(driver.run(stopping.clone()));
+        let task = tokio::spawn(driver.run(stopping.clone()).boxed());
         Self {
             status,
             stopping,

@@ -71,6 +71,7 @@ mod clock_watch;
 mod coverage;
 pub mod defaults;
 pub mod discovery;
+mod erased;
 #[cfg(feature = "sqlite")]
 mod folder_owner;
 mod gathered;

@@ -4,12 +4,16 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use futures_util::TryFutureExt as _;
 use futures_util::future::{BoxFuture, Either};
 use nara_proto::event::SyncEvent;
 use tokio::runtime::Handle;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
+
+use crate::erased::{Erased, typed};
 
 /// The maximum number of signatures that are verified on the runtime's thread. One takes some 50 µs, and up to a
 /// millisecond for an event of maximum size; moving the work to another thread takes 10 µs.
@@ -27,6 +31,14 @@ pub(crate) fn are_many(events: &[SyncEvent]) -> bool {
     events.iter().map(signatures).sum::<usize>() > SIGNATURES_VERIFIED_HERE
 }
 
+/// Runs `work` on a blocking thread. Its types are erased, because the runtime compiles each kind of task, 2 kB.
+pub(crate) fn on_blocking_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> impl Future<Output = Result<T, JoinError>> + Send + Unpin {
+    let work: Box<dyn FnOnce() -> Erased + Send> = Box::new(|| Box::new(work()));
+    spawn_blocking(work).map_ok(typed)
+}
+
 /// Runs `work` inline if it is small, otherwise on a blocking thread. It starts with the call, not with the first poll:
 /// small work is done when this function returns.
 pub(crate) fn offload<T: Send + 'static>(
@@ -35,7 +47,7 @@ pub(crate) fn offload<T: Send + 'static>(
 ) -> impl Future<Output = T> + Send {
     // Started here, so that the future holds the result and not the work.
     let work = if large {
-        Either::Right(tokio::task::spawn_blocking(work))
+        Either::Right(on_blocking_thread(work))
     } else {
         Either::Left(work())
     };

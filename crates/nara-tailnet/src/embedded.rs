@@ -40,6 +40,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
@@ -164,30 +165,34 @@ impl EmbeddedNode {
         let (leave, leaving) = mpsc::channel(1);
 
         let mut tasks = JoinSet::new();
-        tasks.spawn(interfaces::run(addresses));
-        tasks.spawn(runner.run());
-        tasks.spawn(control.run(leaving, driver.sleeps()));
-        tasks.spawn(published.run(status));
-        tasks.spawn(async move { tap.run().await });
+        tasks.spawn(interfaces::run(addresses).boxed());
+        tasks.spawn(runner.run().boxed());
+        tasks.spawn(control.run(leaving, driver.sleeps()).boxed());
+        tasks.spawn(published.run(status).boxed());
+        tasks.spawn(async move { tap.run().await }.boxed());
         if let Some(paths) = paths {
             let host = Arc::<Driver>::clone(&driver);
-            tasks.spawn(paths.run(disco_keys, host, watched_addresses, driver.sleeps()));
+            tasks.spawn(
+                paths
+                    .run(disco_keys, host, watched_addresses, driver.sleeps())
+                    .boxed(),
+            );
         }
         {
             let driver = Arc::clone(&driver);
-            tasks.spawn(async move { driver.run_timers().await });
+            tasks.spawn(async move { driver.run_timers().await }.boxed());
         }
         {
             let driver = Arc::clone(&driver);
-            tasks.spawn(async move { driver.run_stack().await });
+            tasks.spawn(async move { driver.run_stack().await }.boxed());
         }
         {
             let driver = Arc::clone(&driver);
-            tasks.spawn(async move { driver.run_pulse().await });
+            tasks.spawn(async move { driver.run_pulse().await }.boxed());
         }
         {
             let relays = Arc::clone(&relays);
-            tasks.spawn(async move { relays.keep_home().await });
+            tasks.spawn(async move { relays.keep_home().await }.boxed());
         }
         Ok(Self {
             stack,

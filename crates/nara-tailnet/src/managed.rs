@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use nara_mesh::proto::identity::NaraName;
@@ -108,7 +109,7 @@ impl ManagedNode {
                 ephemeral,
                 ports: Mutex::default(),
                 end,
-                _supervisor: AbortOnDropHandle::new(tokio::spawn(supervisor.run())),
+                _supervisor: AbortOnDropHandle::new(tokio::spawn(supervisor.run().boxed())),
                 _short_folder: short_folder,
             }),
         })

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
@@ -78,7 +79,7 @@ impl TailscaledNode {
                 status: outputs.status,
                 candidates: outputs.candidates,
                 refresh: outputs.refresh,
-                _follower: AbortOnDropHandle::new(tokio::spawn(follower.run())),
+                _follower: AbortOnDropHandle::new(tokio::spawn(follower.run().boxed())),
             }),
         }
     }

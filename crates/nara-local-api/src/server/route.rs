@@ -25,14 +25,13 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
-use http::{HeaderValue, StatusCode, header};
+use axum::routing::{MethodFilter, any, get, on};
+use http::{StatusCode, header};
+use pastey::paste;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
-use utoipa::OpenApi as _;
-use utoipa::openapi::OpenApi;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
+use utoipa::openapi::{HttpMethod, OpenApi};
+use utoipa::{OpenApi as _, Path as _};
 
 use super::rights::{Rights, require};
 use super::state::Shared;
@@ -44,105 +43,109 @@ const MAX_BODY: usize = 1 << 20;
 /// How long a caller may take for the next bytes of a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-#[derive(utoipa::OpenApi)]
-#[openapi(
-    info(
-        title = "nara-mesh: the local API of a running nara",
-        version = "1",
-        description = "HTTP/1.1 on a unix socket, and with bearer tokens on loopback. Errors are problems of RFC 9457 (`application/problem+json`)."
-    ),
-    paths(proxy::proxy),
-    components(schemas(Problem))
-)]
-struct Document;
+/// The OpenAPI document of the API, which a test generates.
+const DOCUMENT: &str = include_str!("../../../../docs/local-api.json");
 
-/// Returns all routes and their OpenAPI description.
-pub(super) fn routes(shared: Arc<Shared>) -> (Router, OpenApi) {
-    let (router, document) = described().split_for_parts();
-    let json = document.to_pretty_json().unwrap_or_default();
-    let router = router
-        .route(
-            "/v1/openapi.json",
-            get(async move || {
-                let json_type = HeaderValue::from_static("application/json");
-                ([(header::CONTENT_TYPE, json_type)], json.clone())
-            }),
-        )
+/// Declares the endpoints, and the function with the routes of each right. Nothing but a test refers to the
+/// description: the program does not contain what generates it, about 0.7 MB.
+macro_rules! endpoints {
+    ($($routes:ident: $($topic:ident::$handler:ident),+;)+) => {
+        #[derive(utoipa::OpenApi)]
+        #[openapi(
+            info(
+                title = "nara-mesh: the local API of a running nara",
+                version = "1",
+                description = "HTTP/1.1 on a unix socket, and with bearer tokens on loopback. Errors are problems of RFC 9457 (`application/problem+json`)."
+            ),
+            paths(proxy::proxy, $($($topic::$handler),+),+),
+            components(schemas(Problem))
+        )]
+        struct Described;
+
+        $(
+            fn $routes() -> Router<Arc<Shared>> {
+                Router::new()
+                    $(.route(
+                        &paste!($topic::[<__path_ $handler>]::path()),
+                        on(method_of(&paste!($topic::[<__path_ $handler>]::methods())), $topic::$handler),
+                    ))+
+            }
+        )+
+    };
+}
+
+endpoints! {
+    read:
+        status::status, status::metrics,
+        peers::list, peers::watch, peers::ping, peers::query, peers::one,
+        events::page, events::live, events::summary,
+        postcards::list, postcards::one,
+        stash::list,
+        inbox::page, inbox::live,
+        admin::clock, admin::coordinates, admin::doctor,
+        services::list,
+        web::history, web::conflicts;
+    messages:
+        events::publish,
+        messages::dm, messages::zine, messages::runtime,
+        postcards::send,
+        stash::put, stash::get,
+        inbox::acknowledge,
+        outbox::list, outbox::live, outbox::one, outbox::remove,
+        transfers::list, transfers::cancel,
+        transfer::sync, transfer::reconcile, transfer::check, transfer::checkpoints, transfer::live;
+    all:
+        peers::trust, peers::ban, peers::forget, peers::prune,
+        services::put, services::remove,
+        stash::forget,
+        web::dashboard, web::tokens, web::make_token, web::revoke_token,
+        admin::reload, admin::shutdown;
+}
+
+/// Returns the filter for the methods of an endpoint.
+fn method_of(methods: &[HttpMethod]) -> MethodFilter {
+    let filter = |method: &HttpMethod| match method {
+        HttpMethod::Get => MethodFilter::GET,
+        HttpMethod::Put => MethodFilter::PUT,
+        HttpMethod::Post => MethodFilter::POST,
+        HttpMethod::Delete => MethodFilter::DELETE,
+        HttpMethod::Options => MethodFilter::OPTIONS,
+        HttpMethod::Head => MethodFilter::HEAD,
+        HttpMethod::Patch => MethodFilter::PATCH,
+        HttpMethod::Trace => MethodFilter::TRACE,
+    };
+    let filters = methods.iter().map(filter).reduce(MethodFilter::or);
+    filters.expect("an endpoint has a method")
+}
+
+/// Returns all routes.
+pub(super) fn routes(shared: Arc<Shared>) -> Router {
+    let proxy = || any(proxy::proxy);
+    let messages = messages()
+        .route("/v1/peers/{peer}/http", proxy())
+        .route("/v1/peers/{peer}/http/", proxy())
+        .route("/v1/peers/{peer}/http/{*path}", proxy());
+    read()
+        .route_layer(from_fn_with_state(Rights::Read, require))
+        .merge(messages.route_layer(from_fn_with_state(Rights::Messages, require)))
+        .merge(all().route_layer(from_fn_with_state(Rights::All, require)))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .route("/v1/openapi.json", get(document))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT))
-        .with_state(shared);
-    (router, document)
+        .with_state(shared)
 }
 
-/// Returns the OpenAPI description only.
-pub(super) fn document() -> OpenApi {
-    described().into_openapi()
+/// Generates the OpenAPI document.
+pub(super) fn described() -> OpenApi {
+    Described::openapi()
 }
 
-fn described() -> OpenApiRouter<Arc<Shared>> {
-    let read = OpenApiRouter::with_openapi(Document::openapi())
-        .routes(routes!(status::status))
-        .routes(routes!(status::metrics))
-        .routes(routes!(peers::list))
-        .routes(routes!(peers::watch))
-        .routes(routes!(peers::ping))
-        .routes(routes!(peers::query))
-        .routes(routes!(peers::one))
-        .routes(routes!(events::page))
-        .routes(routes!(events::live))
-        .routes(routes!(events::summary))
-        .routes(routes!(postcards::list))
-        .routes(routes!(postcards::one))
-        .routes(routes!(stash::list))
-        .routes(routes!(inbox::page))
-        .routes(routes!(inbox::live))
-        .routes(routes!(admin::clock))
-        .routes(routes!(admin::coordinates))
-        .routes(routes!(admin::doctor))
-        .routes(routes!(services::list))
-        .routes(routes!(web::history))
-        .routes(routes!(web::conflicts))
-        .route_layer(from_fn_with_state(Rights::Read, require));
-    let messages = OpenApiRouter::new()
-        .routes(routes!(events::publish))
-        .routes(routes!(messages::dm))
-        .routes(routes!(messages::zine))
-        .routes(routes!(postcards::send))
-        .routes(routes!(messages::runtime))
-        .routes(routes!(stash::put, stash::get))
-        .routes(routes!(inbox::acknowledge))
-        .routes(routes!(outbox::list))
-        .routes(routes!(outbox::live))
-        .routes(routes!(outbox::one, outbox::remove))
-        .routes(routes!(transfers::list))
-        .routes(routes!(transfers::cancel))
-        .routes(routes!(transfer::sync))
-        .routes(routes!(transfer::reconcile))
-        .routes(routes!(transfer::check))
-        .routes(routes!(transfer::checkpoints))
-        .routes(routes!(transfer::live))
-        .route("/v1/peers/{peer}/http", axum::routing::any(proxy::proxy))
-        .route("/v1/peers/{peer}/http/", axum::routing::any(proxy::proxy))
-        .route("/v1/peers/{peer}/http/{*path}", axum::routing::any(proxy::proxy))
-        .route_layer(from_fn_with_state(Rights::Messages, require));
-    let all = OpenApiRouter::new()
-        .routes(routes!(peers::trust))
-        .routes(routes!(peers::ban))
-        .routes(routes!(peers::forget))
-        .routes(routes!(peers::prune))
-        .routes(routes!(services::put, services::remove))
-        .routes(routes!(stash::forget))
-        .routes(routes!(web::dashboard))
-        .routes(routes!(web::tokens, web::make_token))
-        .routes(routes!(web::revoke_token))
-        .routes(routes!(admin::reload))
-        .routes(routes!(admin::shutdown))
-        .route_layer(from_fn_with_state(Rights::All, require));
-    read.merge(messages)
-        .merge(all)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
+async fn document() -> Response {
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    (json, DOCUMENT).into_response()
 }
 
 async fn no_such_path() -> Problem {

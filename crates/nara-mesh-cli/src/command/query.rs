@@ -41,29 +41,18 @@ async fn through(nara: &LocalClient, args: &QueryArgs, settings: &Settings, prin
         known.retain(|peer| peer.address.is_some() && is_other(peer.name.as_deref()));
         peers.extend(known.iter().map(|peer| peer.reference().to_owned()));
     }
-    if peers.is_empty() {
-        return Err(no_peer("the running nara knows no other peer with an address"));
-    }
-    let mut failed = Vec::new();
-    for peer in peers {
-        match nara.ask_for_key(&peer, args.nara.as_str()).await {
-            Ok(answer) => {
-                let told = Printed {
-                    name: answer.name,
-                    public_key: answer.public_key,
-                    mesh_ip: answer.mesh_ip.unwrap_or_default(),
-                    told_by: peer,
-                };
-                return print(told, printer);
-            }
-            Err(CallError::Problem(problem)) => {
-                printer.note(harmless(&problem.detail));
-                failed.push(running::exit_of(&problem));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(unknown(&args.nara, &failed))
+    let ask = async |peer: String| match nara.ask_for_key(&peer, args.nara.as_str()).await {
+        Ok(answer) => Ok(Ok(Printed {
+            name: answer.name,
+            public_key: answer.public_key,
+            mesh_ip: answer.mesh_ip.unwrap_or_default(),
+            told_by: peer,
+        })),
+        Err(CallError::Problem(problem)) => Ok(Err(Failure::from(*problem))),
+        Err(error) => Err(error.into()),
+    };
+    let hint = "the running nara knows no other peer with an address";
+    first_answer(peers, hint, &args.nara, printer, ask).await
 }
 
 fn directly(args: &QueryArgs, settings: &Settings, printer: Printer) -> Outcome {
@@ -81,34 +70,57 @@ fn directly(args: &QueryArgs, settings: &Settings, printer: Printer) -> Outcome 
                 }
             }
         }
-        if peers.is_empty() {
-            return Err(no_peer("name a peer, or pass --peers FILE"));
-        }
         let request = PeerQueryRequest {
             target: args.nara.to_string(),
             asked: Vec::new(),
         };
-        let mut failed = Vec::new();
-        for (peer, label) in peers {
-            match client.peer(peer).call::<PeerQuery>(&request).await {
-                Ok(answer) => {
-                    let answer = answer.into_inner();
-                    let told = Printed {
-                        name: answer.target,
-                        public_key: answer.public_key,
-                        mesh_ip: answer.mesh_ip,
-                        told_by: label,
-                    };
-                    return print(told, printer);
-                }
-                Err(error) => {
-                    printer.note(harmless(&error.to_string()));
-                    failed.push(connect::exit_of(&error));
-                }
+        let ask = async |(peer, label): (PeerRef, String)| match client
+            .peer(peer)
+            .call::<PeerQuery>(&request)
+            .await
+        {
+            Ok(answer) => {
+                let answer = answer.into_inner();
+                Ok(Ok(Printed {
+                    name: answer.target,
+                    public_key: answer.public_key,
+                    mesh_ip: answer.mesh_ip,
+                    told_by: label,
+                }))
+            }
+            Err(error) => Ok(Err(Failure::new(connect::exit_of(&error), error.to_string()))),
+        };
+        let hint = "name a peer, or pass --peers FILE";
+        first_answer(peers, hint, &args.nara, printer, ask).await
+    })
+}
+
+/// Asks peers in turn, and prints the first answer. `ask` fails if asking others is pointless; `hint` is for the case
+/// that there is no peer.
+async fn first_answer<P>(
+    peers: Vec<P>,
+    hint: &str,
+    sought: &NaraName,
+    printer: Printer,
+    ask: impl AsyncFn(P) -> Outcome<Result<Printed, Failure>>,
+) -> Outcome {
+    if peers.is_empty() {
+        return Err(Failure::usage("there is no peer to ask").hint(hint));
+    }
+    let mut failed = Vec::new();
+    for peer in peers {
+        match ask(peer).await? {
+            Ok(told) => return print(told, printer),
+            Err(failure) => {
+                printer.note(harmless(&failure.message));
+                failed.push(failure.exit);
             }
         }
-        Err(unknown(&args.nara, &failed))
-    })
+    }
+    Err(Failure::new(
+        Exit::of_many(0, &failed),
+        format!("none of the peers knows {sought}"),
+    ))
 }
 
 fn print(told: Printed, printer: Printer) -> Outcome {
@@ -126,16 +138,4 @@ fn print(told: Printed, printer: Printer) -> Outcome {
     ))?;
     printer.json(told)?;
     Ok(Exit::Ok)
-}
-
-fn no_peer(hint: &str) -> Failure {
-    Failure::usage("there is no peer to ask").hint(hint)
-}
-
-/// The failure of a search. `failed`: the exit codes of the calls.
-fn unknown(nara: &NaraName, failed: &[Exit]) -> Failure {
-    Failure::new(
-        Exit::of_many(0, failed),
-        format!("none of the peers knows {nara}"),
-    )
 }

@@ -1,5 +1,8 @@
 //! `schema`: prints the JSON Schemas of the --json output.
 
+#[cfg(test)]
+mod tests;
+
 use nara_local_api::model::{
     DashboardLink, JourneyList, MadeToken, OutboxList, Reloaded, StashList, TokenList,
 };
@@ -15,61 +18,70 @@ use crate::lines::DaemonLine;
 use crate::printer::Printer;
 use crate::schema::Printed;
 
-/// The commands whose `--json` output has a published schema in docs/schemas.
-const PRINTED: &[Printed] = &[
-    Printed::of::<ledger::BackedUp>("backup"),
-    Printed::of::<checkpoints::Printed>("checkpoints"),
-    Printed::of::<completions::Printed>("completions"),
-    Printed::of::<config::Checked>("config-check"),
-    Printed::of::<config::Shown>("config-show"),
-    Printed::of::<DashboardLink>("dashboard"),
-    Printed::of::<demo::Printed>("demo"),
-    Printed::of::<dm::Printed>("dm"),
-    Printed::of::<doctor::Printed>("doctor"),
-    Printed::of::<events::Printed>("events"),
-    Printed::events("events-export"),
-    Printed::of::<events::Imported>("events-import"),
-    Printed::of::<health::Printed>("health"),
-    Printed::of::<id::NewNara>("id-new"),
-    Printed::of::<succeed::Printed>("id-retire"),
-    Printed::of::<id::ShownNara>("id-show"),
-    Printed::of::<succeed::Printed>("id-succeed"),
-    Printed::of::<ledger::Checked>("ledger-check"),
-    Printed::of::<man::Printed>("man"),
-    Printed::of::<outbox::Dropped>("outbox-drop"),
-    Printed::of::<OutboxList>("outbox-list"),
-    Printed::of::<peers::Listed>("peers"),
-    Printed::of::<peers::Decided>("peers-reset"),
-    Printed::of::<peers::Decided>("peers-trust"),
-    Printed::of::<peers::Decided>("peers-untrust"),
-    Printed::lines_of::<peers::WatchedLine>("peers-watch"),
-    Printed::of::<ping::Printed>("ping"),
-    Printed::of::<query::Printed>("query"),
-    Printed::of::<Reloaded>("reload"),
-    Printed::of::<request::Printed>("request"),
-    Printed::of::<ledger::Restored>("restore"),
-    Printed::lines_of::<DaemonLine>("serve"),
-    Printed::of::<sign::Printed>("sign"),
-    Printed::of::<stash::Forgotten>("stash-drop"),
-    Printed::of::<stash::Fetched>("stash-get"),
-    Printed::of::<StashList>("stash-list"),
-    Printed::of::<stash::Left>("stash-put"),
-    Printed::of::<sync::Printed>("sync"),
-    Printed::of::<TokenList>("token-list"),
-    Printed::of::<MadeToken>("token-new"),
-    Printed::of::<token::Revoked>("token-revoke"),
-    Printed::lines_of::<DaemonLine>("up"),
-    Printed::of::<verify::Printed>("verify"),
-    Printed::lines_of::<watch::WatchLine>("watch"),
-    Printed::of::<JourneyList>("world-list"),
-    Printed::of::<world::SentPostcard>("world-send"),
-    Printed::of::<zine::Printed>("zine"),
-];
+/// Declares the commands whose `--json` output has a published schema, with that schema. The file of a new one is empty
+/// at first.
+macro_rules! published {
+    ($($command:literal: $declare:expr,)+) => {
+        const PUBLISHED: &[Printed] = &[
+            $($declare($command, include_str!(concat!("../../../../docs/schemas/", $command, ".json")))),+
+        ];
+    };
+}
+
+published! {
+    "backup": Printed::of::<ledger::BackedUp>,
+    "checkpoints": Printed::of::<checkpoints::Printed>,
+    "completions": Printed::of::<completions::Printed>,
+    "config-check": Printed::of::<config::Checked>,
+    "config-show": Printed::of::<config::Shown>,
+    "dashboard": Printed::of::<DashboardLink>,
+    "demo": Printed::of::<demo::Printed>,
+    "dm": Printed::of::<dm::Printed>,
+    "doctor": Printed::of::<doctor::Printed>,
+    "events": Printed::of::<events::Printed>,
+    "events-export": Printed::events,
+    "events-import": Printed::of::<events::Imported>,
+    "health": Printed::of::<health::Printed>,
+    "id-new": Printed::of::<id::NewNara>,
+    "id-retire": Printed::of::<succeed::Printed>,
+    "id-show": Printed::of::<id::ShownNara>,
+    "id-succeed": Printed::of::<succeed::Printed>,
+    "ledger-check": Printed::of::<ledger::Checked>,
+    "man": Printed::of::<man::Printed>,
+    "outbox-drop": Printed::of::<outbox::Dropped>,
+    "outbox-list": Printed::of::<OutboxList>,
+    "peers": Printed::of::<peers::Listed>,
+    "peers-reset": Printed::of::<peers::Decided>,
+    "peers-trust": Printed::of::<peers::Decided>,
+    "peers-untrust": Printed::of::<peers::Decided>,
+    "peers-watch": Printed::lines_of::<peers::WatchedLine>,
+    "ping": Printed::of::<ping::Printed>,
+    "query": Printed::of::<query::Printed>,
+    "reload": Printed::of::<Reloaded>,
+    "request": Printed::of::<request::Printed>,
+    "restore": Printed::of::<ledger::Restored>,
+    "serve": Printed::lines_of::<DaemonLine>,
+    "sign": Printed::of::<sign::Printed>,
+    "stash-drop": Printed::of::<stash::Forgotten>,
+    "stash-get": Printed::of::<stash::Fetched>,
+    "stash-list": Printed::of::<StashList>,
+    "stash-put": Printed::of::<stash::Left>,
+    "sync": Printed::of::<sync::Printed>,
+    "token-list": Printed::of::<TokenList>,
+    "token-new": Printed::of::<MadeToken>,
+    "token-revoke": Printed::of::<token::Revoked>,
+    "up": Printed::lines_of::<DaemonLine>,
+    "verify": Printed::of::<verify::Printed>,
+    "watch": Printed::lines_of::<watch::WatchLine>,
+    "world-list": Printed::of::<JourneyList>,
+    "world-send": Printed::of::<world::SentPostcard>,
+    "zine": Printed::of::<zine::Printed>,
+}
 
 pub(super) fn run(args: &SchemaArgs, printer: Printer) -> Outcome {
     let command = args.command.join(" ");
     if command.is_empty() {
-        for printed in PRINTED {
+        for printed in PUBLISHED {
             printer.raw(printed.command.replace('-', " "))?;
         }
         return Ok(Exit::Ok);
@@ -78,12 +90,12 @@ pub(super) fn run(args: &SchemaArgs, printer: Printer) -> Outcome {
         Failure::usage(format!("{command:?} has no published schema"))
             .hint("`nara-mesh schema` lists the commands that have one")
     })?;
-    printer.raw(format_args!("{:#}", printed.schema()))?;
+    printer.raw(printed.schema.trim_end())?;
     Ok(Exit::Ok)
 }
 
 /// Finds an output by the name of its command: `peers list` or `peers-list`.
 fn of_command(command: &str) -> Option<Printed> {
     let name = command.split_whitespace().collect::<Vec<_>>().join("-");
-    PRINTED.iter().copied().find(|printed| printed.command == name)
+    PUBLISHED.iter().copied().find(|printed| printed.command == name)
 }

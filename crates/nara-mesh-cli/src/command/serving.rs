@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use nara_local_api::model::{Check, ConflictList};
@@ -194,12 +195,8 @@ impl Serving {
         };
         self.ledger = Some(InUse::new(ledger.clone()));
         self.hosts.send_replace(settings.peers()?);
-        tokio::spawn(hosts::follow(
-            nara.registry().clone(),
-            self.hosts.subscribe(),
-            hosts::look_up,
-        ));
-        tokio::spawn(show_peer_events(events, self.feed.clone()));
+        tokio::spawn(hosts::follow(nara.registry().clone(), self.hosts.subscribe(), hosts::look_up).boxed());
+        tokio::spawn(show_peer_events(events, self.feed.clone()).boxed());
         keeping::log(nara.recalled());
         if let Some(exposition) = &self.exposition {
             exposition.measure(&nara, ledger);
@@ -248,10 +245,10 @@ impl Serving {
         let printing = self.lines.print(printer);
         let ledger = self.ledger.take().expect("the nara was started");
         let keeping = keep_in_place(ledger.clone(), self.feed.clone());
-        let keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
+        let keeping = AbortOnDropHandle::new(tokio::spawn(keeping.boxed()));
         let reloaded = Arc::new(Notify::new());
         let following = follow(self.listening.take(), reloaded.clone(), self.feed.clone());
-        let following = AbortOnDropHandle::new(tokio::spawn(following));
+        let following = AbortOnDropHandle::new(tokio::spawn(following.boxed()));
         let around = Around {
             nara: &nara,
             ledger: &ledger,

@@ -4,8 +4,6 @@
 
 mod access;
 mod away;
-#[path = "../../../nara-local-api/tests/support/compatible.rs"]
-mod compatible;
 mod conformance;
 mod demo;
 mod doctor;

@@ -14,7 +14,6 @@ use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::StatusCode;
 use nara_proto::endpoint::{Authentication, Endpoint, PATHS};
 use nara_proto::identity::PublicKey;
@@ -33,8 +32,9 @@ use super::reply::{OpenReply, Reply};
 use super::request::Outgoing;
 use super::resolve::{InvalidPeerRef, PeerRef, Resolver, Route};
 use super::verified::Verification;
-use super::verifier::AnswerVerifier;
+use super::verifier::{AnswerVerifier, Decode};
 use crate::clock::with_sleep;
+use crate::erased::{Erased, typed};
 use crate::identity::LocalNara;
 use crate::metrics::{self, Series};
 use crate::offload::promptly;
@@ -62,6 +62,37 @@ pub(super) struct Answer<T> {
     pub(super) verification: Verification,
     pub(super) route: Route,
     pub(super) arrival: Arrival,
+}
+
+impl Answer<Erased> {
+    fn typed<T: 'static>(self) -> Answer<T> {
+        Answer {
+            value: typed(self.value),
+            verification: self.verification,
+            route: self.route,
+            arrival: self.arrival,
+        }
+    }
+}
+
+/// What a call takes from its [`Endpoint`].
+struct Called {
+    path: &'static str,
+    signed: bool,
+    decode: Decode,
+}
+
+impl Called {
+    const fn at<E: Endpoint>() -> Self
+    where
+        E::Response: 'static,
+    {
+        Self {
+            path: E::PATH,
+            signed: matches!(E::AUTHENTICATION, Authentication::Signed),
+            decode: |body| E::decode(body).map(|response| Box::new(response) as Erased),
+        }
+    }
 }
 
 /// How an answer arrived.
@@ -191,28 +222,54 @@ impl Exchange {
     where
         E::Response: 'static,
     {
+        let outgoing = || Outgoing::new::<E>(request);
+        let answer = self
+            .call_erased(peer, &Called::at::<E>(), &outgoing, deadline, patience)
+            .await?;
+        Ok(answer.typed())
+    }
+
+    async fn call_erased(
+        &self,
+        peer: &Callee,
+        called: &Called,
+        outgoing: &(dyn Fn() -> Result<Outgoing, Problem> + Sync),
+        deadline: Instant,
+        patience: Option<Duration>,
+    ) -> Result<Answer<Erased>, ClientError> {
         let call = pin!(async {
             let route = self.route(peer)?;
-            let mut outgoing =
-                Outgoing::new::<E>(request).map_err(|problem| ClientError::new(&route, problem))?;
+            let mut outgoing = outgoing().map_err(|problem| ClientError::new(&route, problem))?;
             outgoing.patience = patience;
-            self.call_on::<E>(route, &outgoing, deadline).await
+            self.call_on_erased(called, route, &outgoing, deadline).await
         });
-        traced(peer, E::PATH, call).await
+        traced(peer, called.path, call).await
     }
 
     /// Like [`Exchange::call`], for a prepared request.
     pub(super) async fn call_on<E: Endpoint>(
         &self,
-        mut route: Route,
+        route: Route,
         outgoing: &Outgoing,
         deadline: Instant,
     ) -> Result<Answer<E::Response>, ClientError>
     where
         E::Response: 'static,
     {
-        let called = self.call_route::<E>(&mut route, outgoing, deadline).await;
-        match called {
+        let answer = self
+            .call_on_erased(&Called::at::<E>(), route, outgoing, deadline)
+            .await?;
+        Ok(answer.typed())
+    }
+
+    async fn call_on_erased(
+        &self,
+        called: &Called,
+        mut route: Route,
+        outgoing: &Outgoing,
+        deadline: Instant,
+    ) -> Result<Answer<Erased>, ClientError> {
+        match self.call_route(called, &mut route, outgoing, deadline).await {
             Ok((value, verification, arrival)) => Ok(Answer {
                 value,
                 verification,
@@ -226,16 +283,13 @@ impl Exchange {
         }
     }
 
-    async fn call_route<E: Endpoint>(
+    async fn call_route(
         &self,
+        &Called { signed, decode, .. }: &Called,
         route: &mut Route,
         outgoing: &Outgoing,
         deadline: Instant,
-    ) -> Result<(E::Response, Verification, Arrival), Problem>
-    where
-        E::Response: 'static,
-    {
-        let signed = E::AUTHENTICATION == Authentication::Signed;
+    ) -> Result<(Erased, Verification, Arrival), Problem> {
         if signed {
             self.verifier.introduce(route, deadline).await?;
         }
@@ -247,7 +301,6 @@ impl Exchange {
         let called = reply.head.address;
         route.answered_at(called);
         let arrival = Arrival::of(&reply, signed);
-        let decode = |body: &Bytes| E::decode(body);
         let verified = match (reply.head.status, signed) {
             (StatusCode::OK, true) => {
                 let verifying = pin!(self.verifier.verify(route, reply, deadline, decode));

@@ -21,6 +21,7 @@ use super::request::Outgoing;
 use super::resolve::Route;
 use super::verified::{BodyProof, Verification, Verified};
 use crate::clock::{monotonic_now, with_sleep};
+use crate::erased::typed;
 
 /// A body known to be at most this large is buffered instead of streamed, which saves a dedicated connection.
 const SMALL_BODY: u64 = 64 << 10;
@@ -101,12 +102,14 @@ impl Exchange {
         let verifying = self
             .verifier
             // Copied, because the buffer of the connection may be larger.
-            .verify(route, reply, deadline, |body| Ok(Bytes::copy_from_slice(body)));
+            .verify(route, reply, deadline, |body| {
+                Ok(Box::new(Bytes::copy_from_slice(body)))
+            });
         let verified = timeout_at(deadline, verifying).await;
         let (body, verification) = verified.map_err(|_| Problem::Timeout(Stage::Verify))??;
         self.clocks
             .learn(&route.peer, &verification, asked, called.ip(), at);
-        Ok(Verified::new(answer.map(|()| body), verification))
+        Ok(Verified::new(answer.map(|()| typed(body)), verification))
     }
 
     /// Sends an arbitrary request; both bodies may be streamed.
@@ -200,10 +203,13 @@ impl Exchange {
                 let reply = self.caller.read(open, Limit::Whole(max_answer), deadline).await?;
                 let verifying = self
                     .verifier
-                    .verify(route, reply, deadline, |body| Ok(body.clone()));
+                    .verify(route, reply, deadline, |body| Ok(Box::new(body.clone())));
                 let verified = timeout_at(deadline, verifying).await;
                 let (body, verification) = verified.map_err(|_| Problem::Timeout(Stage::Verify))??;
-                (AnswerBody::whole(body, BodyProof::Whole, peer), verification)
+                (
+                    AnswerBody::whole(typed(body), BodyProof::Whole, peer),
+                    verification,
+                )
             }
         };
         self.clocks

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::stream::{self, BoxStream};
 use nara_proto::event::SyncEvent;
 use nara_proto::sync::Cursor;
@@ -152,8 +153,8 @@ impl Ahead {
         let (fetched, to_verify) = mpsc::channel(1);
         let (verified, pages) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
-        tasks.spawn(fetch(source, fetched).in_current_span());
-        tasks.spawn(verify(checker, to_verify, verified).in_current_span());
+        tasks.spawn(fetch(source, fetched).in_current_span().boxed());
+        tasks.spawn(verify(checker, to_verify, verified).in_current_span().boxed());
         Self { pages, tasks }
     }
 

@@ -38,6 +38,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
+use futures_util::FutureExt as _;
 use futures_util::Stream;
 use nara_proto::event::{EventTrust, SyncEvent};
 use nara_proto::stream::ArrivalCursor;
@@ -123,7 +124,7 @@ impl PeerHandle {
             state,
             start,
             refused,
-            _task: AbortOnDropHandle::new(tokio::spawn(runner.run())),
+            _task: AbortOnDropHandle::new(tokio::spawn(runner.run().boxed())),
         }
     }
 }

@@ -23,6 +23,7 @@ use super::reply::{Reply, ReplyHead};
 use super::request::Outgoing;
 use super::resolve::Route;
 use super::verified::{DiscoveredKey, Verification};
+use crate::erased::Erased;
 use crate::identity::LocalNara;
 use crate::offload::offload;
 use crate::registry::{KeyRefused, KeySource, KnownKey, Peer, PeerProtocol, PeerRegistry, PinnedKey};
@@ -35,6 +36,9 @@ const OFFLOAD_BYTES: usize = 64 << 10;
 
 /// The refusal of a server that looks only for a v1 signature (docs/protocol/v1.md, section 4.3).
 const LOOKS_FOR_V1: &[u8] = b"Authentication failed: missing auth headers";
+
+/// Decodes a body.
+pub(super) type Decode = fn(&Bytes) -> Result<Erased, JsonError>;
 
 /// Decides which answers to trust: keys, trust, proofs, first contact and conflicts.
 #[derive(Debug)]
@@ -59,13 +63,13 @@ pub(super) struct Responder {
 
 impl AnswerVerifier {
     /// Verifies an answer and decodes its body.
-    pub(super) fn verify<T: Send + 'static>(
+    pub(super) fn verify(
         &self,
         route: &Route,
         reply: Reply,
         deadline: Instant,
-        decode: impl FnOnce(&Bytes) -> Result<T, JsonError> + Send + 'static,
-    ) -> impl Future<Output = Result<(T, Verification), Problem>> {
+        decode: Decode,
+    ) -> impl Future<Output = Result<(Erased, Verification), Problem>> {
         let Reply { head, body, .. } = reply;
         async move {
             let large = body.len() > OFFLOAD_BYTES;
@@ -180,11 +184,11 @@ impl AnswerVerifier {
     }
 
     /// Decodes an answer of an open endpoint.
-    pub(super) fn decode_open<T: Send + 'static>(
+    pub(super) fn decode_open(
         &self,
         reply: Reply,
-        decode: impl FnOnce(&Bytes) -> Result<T, JsonError> + Send + 'static,
-    ) -> impl Future<Output = Result<(T, Verification), Problem>> {
+        decode: Decode,
+    ) -> impl Future<Output = Result<(Erased, Verification), Problem>> + use<> {
         let large = reply.body.len() > OFFLOAD_BYTES;
         offload(large, move || {
             let value = decode(&reply.body).map_err(Problem::Decode)?;

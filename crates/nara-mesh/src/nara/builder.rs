@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::FutureExt as _;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use nara_proto::identity::NaraName;
@@ -26,6 +27,8 @@ use crate::gossip::{GossipConfig, GossipService};
 use crate::identity::LocalNara;
 use crate::ledger::{Ledger, LedgerError, MemoryLedger, Opening};
 use crate::mesh_ranges::{LOOPBACK, TAILNET};
+#[cfg(feature = "sqlite")]
+use crate::offload::on_blocking_thread;
 use crate::own_events;
 use crate::registry::{KnownKeys, PeerInfo, PeerKeeper, PeerRegistry, TrustPolicy, own_successions};
 use crate::server::{MeshHandler, MeshServer, MeshServerBuilder, RunningServer};
@@ -361,11 +364,11 @@ impl NaraBuilder {
             };
             if self.gossip.is_some() {
                 let telling = presence::tell_coming(client.clone(), ledger.clone(), introduction);
-                following.push(AbortOnDropHandle::new(tokio::spawn(telling)));
+                following.push(AbortOnDropHandle::new(tokio::spawn(telling.boxed())));
             }
             if self.catch_up {
                 let catching_up = CatchUp::new(client.clone(), ledger.clone()).run();
-                following.push(AbortOnDropHandle::new(tokio::spawn(catching_up)));
+                following.push(AbortOnDropHandle::new(tokio::spawn(catching_up.boxed())));
             }
         }
 
@@ -379,14 +382,16 @@ impl NaraBuilder {
                 moved,
             };
             let addresses = self.transport.watch_addresses();
-            following.push(AbortOnDropHandle::new(tokio::spawn(follower.run(addresses))));
+            following.push(AbortOnDropHandle::new(tokio::spawn(
+                follower.run(addresses).boxed(),
+            )));
         }
         let measuring = distances::measure(client.clone());
-        following.push(AbortOnDropHandle::new(tokio::spawn(measuring)));
+        following.push(AbortOnDropHandle::new(tokio::spawn(measuring.boxed())));
         if let Some(discovery) = discovery {
             let on_found = self.on_found;
             let finding = async move { discovery.run(on_found).await };
-            following.push(AbortOnDropHandle::new(tokio::spawn(finding)));
+            following.push(AbortOnDropHandle::new(tokio::spawn(finding.boxed())));
         }
         let gossip = self.gossip.map(|config| {
             GossipService::start(client.clone(), ledger.clone(), config, GossipService::CATCH_UP)
@@ -442,7 +447,7 @@ impl LedgerPlace {
                 let known = registry.known_names(own.clone());
                 let holder = own.to_string();
                 // Opening blocks on disk I/O.
-                let opened = tokio::task::spawn_blocking(move || {
+                let opened = on_blocking_thread(move || {
                     if let Some(folder) = path.parent() {
                         std::fs::create_dir_all(folder).map_err(|source| LedgerError::File {
                             path: path.clone(),
@@ -460,7 +465,7 @@ impl LedgerPlace {
 #[cfg(feature = "sqlite")]
 async fn open_stash(file: PathBuf) -> Result<Arc<dyn StashStore>, NaraError> {
     // Opening blocks on disk I/O.
-    let opening = tokio::task::spawn_blocking(move || SqliteStash::open(file));
+    let opening = on_blocking_thread(move || SqliteStash::open(file));
     match opening.await {
         Ok(Ok(stash)) => Ok(Arc::new(stash)),
         Ok(Err(error)) => Err(ServeError::Stash(error).into()),

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use nara_proto::event::{EventReception, Service, verify_events};
 use nara_proto::identity::NaraName;
 use nara_proto::succession::{Lineage, Succession};
@@ -16,6 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{KeySource, PeerEvent, PeerRecord, PeerRegistry, RegisterError};
 use crate::identity::LocalNara;
 use crate::ledger::{CheckedEvent, Followed, Follower, Ledger, LedgerError, ReadLimit};
+use crate::offload::on_blocking_thread;
 use crate::random::random;
 
 /// Minimum interval between scans of the whole registry. Events are missed when peers cause many of them, for
@@ -64,11 +66,11 @@ impl PeerKeeper {
         let events = registry.subscribe();
         let stored = Follower::new(ledger.clone(), ledger.position().await?, about_keys());
         let recalled = recall(&registry, &*ledger).await?;
-        let heeding = tokio::spawn(heed(registry.clone(), stored));
+        let heeding = tokio::spawn(heed(registry.clone(), stored).boxed());
         let stopping = CancellationToken::new();
         let keeping = keep(events, registry.clone(), ledger.clone(), stopping.clone());
         let keeper = Self {
-            task: AbortOnDropHandle::new(tokio::spawn(keeping)),
+            task: AbortOnDropHandle::new(tokio::spawn(keeping.boxed())),
             heeding: AbortOnDropHandle::new(heeding),
             registry,
             ledger,
@@ -345,7 +347,7 @@ async fn verify_stored(
         return Ok(());
     }
     let keys = registry.clone();
-    let checked = tokio::task::spawn_blocking(move || {
+    let checked = on_blocking_thread(move || {
         let (mut events, tellers): (Vec<_>, Vec<_>) = arrivals
             .into_iter()
             .map(|arrival| (arrival.event, arrival.origin))

@@ -1,5 +1,6 @@
 use std::future::Future;
 
+use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,11 +19,12 @@ impl Background {
     /// Spawns a task that no answer waits for. It is aborted with the server.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stopped = self.stopped.clone();
-        self.tasks.spawn(async move {
+        let task = async move {
             tokio::select! {
                 () = stopped.cancelled() => {}
                 () = task => {}
             }
-        });
+        };
+        self.tasks.spawn(task.boxed());
     }
 }

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::FutureExt as _;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -227,10 +228,10 @@ impl Runner {
                 disco: disco.clone(),
                 stun: stun.clone(),
             };
-            tasks.spawn(reader.run(n));
+            tasks.spawn(reader.run(n).boxed());
         }
         if let Some(mapper) = self.mapper.take() {
-            tasks.spawn(mapper.run(addresses.clone(), sleeps.clone()));
+            tasks.spawn(mapper.run(addresses.clone(), sleeps.clone()).boxed());
         }
         let mut own = self.own.subscribe();
         let endpoints = Endpoints {
@@ -243,7 +244,7 @@ impl Runner {
             mapping: self.mapping.subscribe(),
             own: self.own.clone(),
         };
-        tasks.spawn(endpoints.run());
+        tasks.spawn(endpoints.run().boxed());
 
         let node = *self.node.borrow_and_update();
         let mut engine = Engine::new(keys, node, self.policy, now());

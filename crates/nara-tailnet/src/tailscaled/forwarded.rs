@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use nara_mesh::transport::{BoxMeshStream, MeshListener};
 use tokio::net::{TcpListener, TcpStream};
@@ -73,7 +74,7 @@ impl ForwardedListener {
         announced: Announced,
     ) -> Self {
         let (sender, accepted) = mpsc::channel(BACKLOG);
-        let task = tokio::spawn(accept(listener, api, announced, sender));
+        let task = tokio::spawn(accept(listener, api, announced, sender).boxed());
         Self {
             accepted,
             address,

@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::response::sse::Event;
 use axum::{Extension, Json};
+use futures_util::FutureExt as _;
 use futures_util::{Stream, StreamExt as _, stream};
 use http::{HeaderMap, StatusCode};
 use nara_mesh::client::{StreamState, SubscribeOptions, SyncError, SyncOptions, SyncProgress};
@@ -348,7 +349,7 @@ where
     let (reports, waiting) = mpsc::channel(WAITING);
     let running = begin(shared, of, progress.clone())?;
     let transfer = work(reports.clone());
-    let task = tokio::spawn(async move {
+    let task = async move {
         let reporting = reports.clone();
         let report = async {
             while progress.changed().await.is_ok() {
@@ -370,7 +371,8 @@ where
         drop(running);
         // The caller may have disconnected.
         let _ = reports.send(end).await;
-    });
+    };
+    let task = tokio::spawn(task.boxed());
     let events = Held {
         events: ReceiverStream::new(waiting),
         _task: AbortOnDropHandle::new(task),

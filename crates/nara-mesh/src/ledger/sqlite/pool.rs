@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::TryFutureExt as _;
 use nara_proto::stream::LedgerEpoch;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use rusqlite::config::DbConfig;
 use rusqlite::ffi::{SQLITE_IOERR_SHMMAP, SQLITE_IOERR_SHMOPEN, SQLITE_IOERR_SHMSIZE};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
-use tokio::task::spawn_blocking;
 
 use super::convert::Converted;
 use super::failure::{Failure, counted};
@@ -18,8 +18,10 @@ use super::lock::Lock;
 use super::place::check_file;
 use super::{schema, sql, wal};
 use crate::clock::monotonic_now;
+use crate::erased::{Erased, typed};
 use crate::folder_owner::as_owner_of_folder;
 use crate::ledger::{LedgerError, Opening};
+use crate::offload::on_blocking_thread;
 
 /// Number of concurrent readers; further ones wait.
 const READERS: usize = 4;
@@ -199,6 +201,15 @@ impl Pool {
         work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure> + Send + 'static,
         then: impl FnOnce(T) -> U + Send + 'static,
     ) -> impl Future<Output = Result<U, LedgerError>> + Send {
+        let then = |result| -> Erased { Box::new(then(typed(result))) };
+        self.write_erased(erased(work), Box::new(then)).map_ok(typed)
+    }
+
+    fn write_erased(
+        &self,
+        work: Work,
+        then: Box<dyn FnOnce(Erased) -> Erased + Send>,
+    ) -> impl Future<Output = Result<Erased, LedgerError>> + Send {
         let writer = self.writer.clone();
         let work = move |writer: &mut Connection| {
             let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -217,6 +228,10 @@ impl Pool {
         &self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure> + Send + 'static,
     ) -> impl Future<Output = Result<T, LedgerError>> + Send {
+        self.read_erased(erased(work)).map_ok(typed)
+    }
+
+    fn read_erased(&self, work: Work) -> impl Future<Output = Result<Erased, LedgerError>> + Send {
         let readers = self.readers.clone();
         let writer = self.writer.clone();
         async move {
@@ -227,6 +242,15 @@ impl Pool {
             blocking(move || work(&lease.connection()?.transaction()?)).await
         }
     }
+}
+
+/// What a transaction does. Connections are leased, and transactions committed, by code that is compiled once.
+type Work = Box<dyn FnOnce(&Transaction<'_>) -> Result<Erased, Failure> + Send>;
+
+fn erased<T: Send + 'static>(
+    work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure> + Send + 'static,
+) -> Work {
+    Box::new(|transaction| Ok(Box::new(work(transaction)?)))
 }
 
 /// Enlarges the page cache of the writer during bulk inserts and shrinks it afterwards.
@@ -246,7 +270,7 @@ pub(super) fn pace(writer: &Connection, events: usize) -> rusqlite::Result<()> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, LedgerError> {
-    let outcome = spawn_blocking(work).await.map_err(|_| LedgerError::Closed)?;
+    let outcome = on_blocking_thread(work).await.map_err(|_| LedgerError::Closed)?;
     outcome.map_err(counted)
 }
 

@@ -7,6 +7,7 @@ use nara_proto::endpoint::{Endpoint as _, EventsReconcile};
 use nara_proto::reconcile::{Scope, respond};
 
 use crate::ledger::LedgerError;
+use crate::offload::on_blocking_thread;
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::VerifiedSender;
 use crate::server::limits::body_bytes::Source;
@@ -40,7 +41,7 @@ async fn answer(
     let set = shared.ledger.items(scope).await?;
     // A range is summed up item by item, which takes milliseconds for a large ledger. Fails only when the runtime shuts
     // down.
-    let answer = tokio::task::spawn_blocking(move || respond(set, &frame))
+    let answer = on_blocking_thread(move || respond(set, &frame))
         .await
         .map_err(|_| LedgerError::Closed)?;
     let answer = answer.inspect_err(|error| {
