@@ -36,6 +36,7 @@ use self::segment::{Ip, IpProtocol, Segment, TcpControl, TcpSeqNumber, set_windo
 use self::timer::Timer;
 use self::window::Window;
 use super::device::{Device, MTU};
+use super::settings::TCP_BUFFER;
 
 /// The maximum number of connections per peer, in both directions together.
 const PER_PEER: usize = 256;
@@ -234,6 +235,7 @@ impl Tap {
                 is_direct,
                 first,
                 self.opening().remove(&flow).and_then(|opening| opening.scale),
+                TCP_BUFFER,
             ),
             flight: Flight::default(),
             timer: Timer::default(),
