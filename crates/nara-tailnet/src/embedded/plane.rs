@@ -13,6 +13,7 @@ use ts_packet::PacketMut;
 use ts_tunnel::{Endpoint, PeerConfig, PeerId};
 
 use super::direct::packet::{Kind, kind};
+use super::settings::FAR;
 use super::underlay::{RegionId, RelayBatch};
 
 /// The maximum number of packets per [`Input`]; more are dropped. The queues that feed the plane are shorter.
@@ -68,6 +69,8 @@ pub(super) struct Outputs {
     pub(super) disco: Vec<(NodePublicKey, PacketMut)>,
     /// A peer has become active.
     pub(super) newly_active: bool,
+    /// [`Plane::far_addresses`] has changed.
+    pub(super) far_changed: bool,
 }
 
 /// The numbers of dropped packets, by reason.
@@ -104,6 +107,10 @@ struct Peer {
     sent: Option<Instant>,
     /// The time and the session of our last unanswered handshake.
     initiated: Option<(Instant, Session)>,
+    /// The time of our last answer to a handshake of the peer, until a packet arrives in the new session.
+    answered: Option<Instant>,
+    /// The round trip of its last handshake was long.
+    is_far: bool,
     /// A handshake of the peer that crossed ours.
     crossed: Option<PacketMut>,
     /// The source address of its last handshake over UDP. The answer goes there even if no path is known.
@@ -118,6 +125,12 @@ impl Peer {
     fn forget_session(&self, key: &NodePublicKey, wireguard: &mut Endpoint) {
         wireguard.remove_peer(self.id);
         wireguard.upsert_peer(PeerConfig::new(self.id, *key, [0; 32]));
+    }
+
+    /// Records the round trip of a handshake. Returns whether the distance has changed.
+    fn measured(&mut self, round_trip: Duration) -> bool {
+        let was_far = std::mem::replace(&mut self.is_far, round_trip >= FAR);
+        was_far != self.is_far
     }
 
     /// Returns until when our own handshake takes precedence over one of the peer, if we have started one.
@@ -167,7 +180,7 @@ impl Plane {
         self.wireguard = Endpoint::new(keys.clone());
         self.key = keys.public;
         for (key, peer) in &mut self.peers {
-            (peer.heard, peer.initiated, peer.crossed) = (None, None, None);
+            (peer.heard, peer.initiated, peer.answered, peer.crossed) = (None, None, None, None);
             self.wireguard
                 .upsert_peer(PeerConfig::new(peer.id, *key, [0; 32]));
         }
@@ -203,6 +216,8 @@ impl Plane {
                     opened: None,
                     sent: None,
                     initiated: None,
+                    answered: None,
+                    is_far: false,
                     crossed: None,
                     greeted_from: None,
                 }
@@ -244,6 +259,13 @@ impl Plane {
     pub(super) fn direct_addresses(&self) -> HashSet<IpAddr> {
         let direct = self.by_address.iter().filter(|(_, key)| self.path(key).is_some());
         direct.map(|(address, _)| *address).collect()
+    }
+
+    /// Returns the addresses of all peers with a long round trip at their last handshake.
+    pub(super) fn far_addresses(&self) -> HashSet<IpAddr> {
+        let is_far = |key| self.peers.get(key).is_some_and(|peer| peer.is_far);
+        let far = self.by_address.iter().filter(|(_, key)| is_far(key));
+        far.map(|(address, _)| *address).collect()
     }
 
     /// Returns whether a packet from this peer has arrived since then. Returns `false` while our last handshake counts
@@ -367,7 +389,7 @@ impl Plane {
                 Kind::Disco => outputs.disco.push((from, packet)),
                 Kind::WireGuard => {
                     self.set_heard(&from, &packet, None, now);
-                    sealed.extend(self.resolve_crossing(&from, packet, now));
+                    sealed.extend(self.resolve_crossing(&from, packet, now, outputs));
                 }
                 Kind::Stun | Kind::Unknown => self.dropped.unknown += 1,
             }
@@ -380,7 +402,7 @@ impl Plane {
         for (address, packet) in packets {
             if let Some(from) = self.known.get(&address).copied() {
                 self.set_heard(&from, &packet, Some(address), now);
-                sealed.extend(self.resolve_crossing(&from, packet, now));
+                sealed.extend(self.resolve_crossing(&from, packet, now, outputs));
             } else {
                 sealed.push(packet);
             }
@@ -397,6 +419,10 @@ impl Plane {
         for (from, packets) in opened.to_local {
             if let Some(peer) = self.by_id.get(&from).and_then(|key| self.peers.get_mut(key)) {
                 peer.opened = Some(now);
+                // The peer sends its first packet when our answer arrives.
+                if let Some(at) = peer.answered.take() {
+                    outputs.far_changed |= peer.measured(now.saturating_duration_since(at));
+                }
             }
             for mut packet in packets {
                 if self.is_addressed(from, &packet)
@@ -447,7 +473,8 @@ impl Plane {
         for (key, peer) in &mut self.peers {
             peer.forget_session(key, &mut self.wireguard);
             (peer.path, peer.heard) = (None, None);
-            (peer.initiated, peer.crossed, peer.greeted_from) = (None, None, None);
+            (peer.initiated, peer.answered) = (None, None);
+            (peer.crossed, peer.greeted_from) = (None, None);
             if peer.sent.is_some() {
                 greeted.push((peer.id, Vec::new()));
             }
@@ -479,6 +506,9 @@ impl Plane {
                 peer.initiated = Some((now, session));
             }
             let is_response = packets.iter().all(|packet| is(packet, RESPONSE));
+            if is_response {
+                peer.answered = Some(now);
+            }
             let path = peer.path.or_else(|| peer.greeted_from.filter(|_| is_response));
             match (path, peer.region) {
                 (Some(path), _) => outputs.udp.push((path, packets)),
@@ -505,13 +535,17 @@ impl Plane {
         from: &NodePublicKey,
         packet: PacketMut,
         now: Instant,
+        outputs: &mut Outputs,
     ) -> Option<PacketMut> {
         let is_ours = self.key > *from;
         let Some(peer) = self.peers.get_mut(from) else {
             return Some(packet);
         };
-        if answered(&packet).is_some_and(|session| peer.initiated.is_some_and(|(_, ours)| ours == session)) {
-            (peer.initiated, peer.crossed) = (None, None);
+        if let Some(session) = answered(&packet)
+            && let Some((at, _)) = peer.initiated.take_if(|(_, ours)| *ours == session)
+        {
+            peer.crossed = None;
+            outputs.far_changed |= peer.measured(now.saturating_duration_since(at));
         }
         match peer
             .crossing_ends()
