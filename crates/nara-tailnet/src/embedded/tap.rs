@@ -552,7 +552,7 @@ impl Tap {
         flows.retain(|_, track| {
             let is_closed = track.we_closed && track.they_closed && track.waiting.is_none();
             let is_forgotten = passed(track.seen) >= SILENT && track.distance == Distance::Near;
-            !(is_closed && passed(track.seen) > EVERY * 4) && !is_forgotten
+            !(is_forgotten || is_closed && passed(track.seen) > EVERY * 4)
         });
         let peers: HashSet<_> = flows.keys().map(|(_, theirs)| theirs.ip()).collect();
         let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use crate::embedded::device::Distance;
 use crate::embedded::settings::FAR;
 
-/// The maximum number of connections in the far stack, per peer and in all. Their buffers take half of what those of all
-/// possible others with a peer take, and a quarter of what all possible others take.
+/// The maximum number of connections in the far stack, per peer and in all. Their buffers take two thirds of what those of
+/// all possible others with a peer take, and a third of what all possible others take.
 const PER_PEER: usize = 16;
 const IN_ALL: usize = 64;
 
