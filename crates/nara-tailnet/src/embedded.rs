@@ -62,8 +62,8 @@ use self::keys::Keys;
 use self::netmap::{Node, View};
 use self::relay::{LinkState, Relays};
 pub use self::settings::{
-    EmbeddedError, EmbeddedSettings, FIRST_WINDOW, MAX_BACKOFF, RELAY_BURST, RELAY_RATE, TAILSCALE_CONTROL,
-    TCP_BUFFER, USER_TIMEOUT,
+    EmbeddedError, EmbeddedSettings, FAR, FAR_TCP_BUFFER, FIRST_WINDOW, MAX_BACKOFF, RELAY_BURST, RELAY_RATE,
+    TAILSCALE_CONTROL, TCP_BUFFER, USER_TIMEOUT,
 };
 use self::stack::Stack;
 use self::stack::listener::Listener;
@@ -136,7 +136,7 @@ impl EmbeddedNode {
             addresses.subscribe(),
             driver.sleeps(),
         );
-        let (stack, runner) = Stack::new(device, Arc::clone(&driver), Arc::clone(&tap));
+        let (stack, runners) = Stack::new(&device, Arc::clone(&driver), Arc::clone(&tap));
         let control_state = watch::Sender::default();
         let view = watch::Sender::default();
         let published = Published {
@@ -166,7 +166,9 @@ impl EmbeddedNode {
 
         let mut tasks = JoinSet::new();
         tasks.spawn(interfaces::run(addresses).boxed());
-        tasks.spawn(runner.run().boxed());
+        for runner in runners {
+            tasks.spawn(runner.run().boxed());
+        }
         tasks.spawn(control.run(leaving, driver.sleeps()).boxed());
         tasks.spawn(published.run(status).boxed());
         tasks.spawn(async move { tap.run().await }.boxed());

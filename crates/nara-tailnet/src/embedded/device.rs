@@ -1,8 +1,10 @@
-//! The virtual device between the network stack of the node and its data plane: two bounded queues.
+//! The virtual device between the network stacks of the node and its data plane: bounded queues.
+//!
+//! There are two stacks, because all connections of a stack have buffers of the same size.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
@@ -11,6 +13,8 @@ use tokio::sync::Notify;
 use ts_netstack_smoltcp::netcore::AsyncWakeDevice;
 use ts_netstack_smoltcp::netcore::smoltcp::phy::{self, DeviceCapabilities, Medium};
 use ts_netstack_smoltcp::netcore::smoltcp::time::Instant;
+
+use super::settings::{FAR_TCP_BUFFER, TCP_BUFFER};
 
 /// The maximum packet size in bytes: fits into WireGuard on any path.
 pub(super) const MTU: usize = 1280;
@@ -23,28 +27,69 @@ const UP: usize = 2048;
 /// The capacity of the queue from the stack, in packets; the stack waits while it is full.
 const DOWN: usize = 512;
 
-/// The device: one queue per direction.
+/// The network stack of a connection: each has buffers for peers at this distance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Distance {
+    Near,
+    Far,
+}
+
+impl Distance {
+    pub(super) const ALL: [Self; 2] = [Self::Near, Self::Far];
+
+    /// Returns the size of each of the two buffers of a connection, in bytes.
+    pub(super) const fn buffer(self) -> usize {
+        match self {
+            Self::Near => TCP_BUFFER,
+            Self::Far => FAR_TCP_BUFFER,
+        }
+    }
+}
+
+/// The device: one queue to each stack, and one from both.
 #[derive(Default)]
 pub(super) struct Device {
-    up: Mutex<VecDeque<BytesMut>>,
-    down: Mutex<VecDeque<BytesMut>>,
+    near: Up,
+    far: Up,
+    down: Mutex<VecDeque<(Distance, BytesMut)>>,
     again: Mutex<Vec<BytesMut>>,
-    up_ready: AtomicWaker,
-    down_room: AtomicWaker,
     down_ready: Notify,
 }
 
+/// The queue to a stack.
+#[derive(Default)]
+struct Up {
+    packets: Mutex<VecDeque<BytesMut>>,
+    ready: AtomicWaker,
+    /// Wakes the stack when the queue from it has room.
+    down_room: AtomicWaker,
+}
+
+impl Up {
+    fn packets(&self) -> MutexGuard<'_, VecDeque<BytesMut>> {
+        self.packets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Device {
-    /// Queues a packet for the stack. Returns `false` and drops the packet if the queue is full.
-    pub(super) fn put(&self, packet: BytesMut) -> bool {
+    const fn up(&self, distance: Distance) -> &Up {
+        match distance {
+            Distance::Near => &self.near,
+            Distance::Far => &self.far,
+        }
+    }
+
+    /// Queues a packet for a stack. Returns `false` and drops the packet if the queue is full.
+    pub(super) fn put(&self, distance: Distance, packet: BytesMut) -> bool {
+        let up = self.up(distance);
         {
-            let mut up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
-            if up.len() >= UP {
+            let mut packets = up.packets();
+            if packets.len() >= UP {
                 return false;
             }
-            up.push_back(packet);
+            packets.push_back(packet);
         }
-        self.up_ready.wake();
+        up.ready.wake();
         true
     }
 
@@ -57,8 +102,8 @@ impl Device {
         self.down_ready.notify_one();
     }
 
-    /// The packets that are sent again, and those that the stack has sent; at least one. Cancel safe.
-    pub(super) async fn take(&self) -> (Vec<BytesMut>, Vec<BytesMut>) {
+    /// The packets that are sent again, and those that the stacks have sent; at least one. Cancel safe.
+    pub(super) async fn take(&self) -> (Vec<BytesMut>, Vec<(Distance, BytesMut)>) {
         loop {
             let ready = self.down_ready.notified();
             let again = std::mem::take(&mut *self.again.lock().unwrap_or_else(PoisonError::into_inner));
@@ -69,7 +114,8 @@ impl Device {
                 .drain(..)
                 .collect();
             if !packets.is_empty() || !again.is_empty() {
-                self.down_room.wake();
+                self.near.down_room.wake();
+                self.far.down_room.wake();
                 return (again, packets);
             }
             ready.await;
@@ -80,40 +126,41 @@ impl Device {
         self.down.lock().unwrap_or_else(PoisonError::into_inner).len() < DOWN
     }
 
-    /// Removes all packets for the stack, and returns their number.
+    /// Removes all packets for a stack, and returns their number.
     #[cfg(test)]
-    pub(super) fn clear(&self) -> usize {
-        self.up
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .drain(..)
-            .count()
-    }
-
-    fn has_packet(&self) -> bool {
-        !self.up.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    pub(super) fn clear(&self, distance: Distance) -> usize {
+        self.up(distance).packets().drain(..).count()
     }
 }
 
 /// The stack's end of the device.
 pub(super) struct StackEnd {
     device: Arc<Device>,
+    distance: Distance,
     /// Whether packets were received since the stack last found the queue empty.
     taken: bool,
 }
 
 impl StackEnd {
-    pub(super) fn new(device: Arc<Device>) -> Self {
-        Self { device, taken: false }
+    pub(super) fn new(device: Arc<Device>, distance: Distance) -> Self {
+        Self {
+            device,
+            distance,
+            taken: false,
+        }
+    }
+
+    fn up(&self) -> &Up {
+        self.device.up(self.distance)
     }
 }
 
 impl AsyncWakeDevice for StackEnd {
     fn poll_rx(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         // Wakers are registered before the check, so that no packet is missed in between.
-        self.device.up_ready.register(cx.waker());
-        self.device.down_room.register(cx.waker());
-        if self.device.has_packet() && self.device.has_room() {
+        self.up().ready.register(cx.waker());
+        self.up().down_room.register(cx.waker());
+        if !self.up().packets().is_empty() && self.device.has_room() {
             self.taken = true;
             return Poll::Ready(());
         }
@@ -126,7 +173,7 @@ impl AsyncWakeDevice for StackEnd {
     }
 
     fn poll_tx(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.device.down_room.register(cx.waker());
+        self.up().down_room.register(cx.waker());
         if self.device.has_room() {
             Poll::Ready(())
         } else {
@@ -143,17 +190,14 @@ impl phy::Device for StackEnd {
         if !self.device.has_room() {
             return None;
         }
-        let packet = self
-            .device
-            .up
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop_front()?;
-        Some((Received(packet), Sending(&self.device)))
+        let packet = self.up().packets().pop_front()?;
+        Some((Received(packet), Sending(&self.device, self.distance)))
     }
 
     fn transmit(&mut self, _now: Instant) -> Option<Sending<'_>> {
-        self.device.has_room().then_some(Sending(&self.device))
+        self.device
+            .has_room()
+            .then_some(Sending(&self.device, self.distance))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -173,8 +217,8 @@ impl phy::RxToken for Received {
     }
 }
 
-/// A token to send one packet of the stack.
-pub(super) struct Sending<'a>(&'a Device);
+/// A token to send one packet of a stack.
+pub(super) struct Sending<'a>(&'a Device, Distance);
 
 impl phy::TxToken for Sending<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
@@ -185,7 +229,7 @@ impl phy::TxToken for Sending<'_> {
             .down
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push_back(packet);
+            .push_back((self.1, packet));
         self.0.down_ready.notify_one();
         written
     }
@@ -201,15 +245,15 @@ mod tests {
     fn packets_to_a_slow_stack_are_dropped_and_memory_stays_bounded() {
         let device = Device::default();
         for n in 0..UP + 5 {
-            assert_eq!(device.put(BytesMut::zeroed(40)), n < UP);
+            assert_eq!(device.put(Distance::Near, BytesMut::zeroed(40)), n < UP);
         }
-        assert_eq!(device.up.lock().unwrap().len(), UP);
+        assert_eq!(device.clear(Distance::Near), UP);
     }
 
     #[tokio::test]
     async fn the_stack_waits_while_the_queue_from_it_is_full() {
         let device = Arc::new(Device::default());
-        let mut end = StackEnd::new(Arc::clone(&device));
+        let mut end = StackEnd::new(Arc::clone(&device), Distance::Far);
         for n in 0..DOWN {
             let token = end
                 .transmit(Instant::ZERO)
@@ -217,7 +261,7 @@ mod tests {
             token.consume(20, |packet| packet.fill(1));
         }
         assert!(end.transmit(Instant::ZERO).is_none());
-        device.put(BytesMut::from(&[2; 40][..]));
+        device.put(Distance::Far, BytesMut::from(&[2; 40][..]));
         assert!(
             end.receive(Instant::ZERO).is_none(),
             "an answer would find no room"

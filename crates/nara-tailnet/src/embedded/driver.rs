@@ -101,6 +101,7 @@ impl Driver {
         let mut state = self.state();
         state.plane.set_routes(own, routes, home);
         self.tap.set_direct(state.plane.direct_addresses());
+        self.tap.set_far(state.plane.far_addresses());
     }
 
     /// See [`Plane::path`].
@@ -131,7 +132,7 @@ impl Driver {
             packets.extend(
                 of_stack
                     .into_iter()
-                    .filter_map(|packet| self.tap.outgoing(packet)),
+                    .filter_map(|(distance, packet)| self.tap.outgoing(distance, packet)),
             );
             self.handle(Input::Stack(packets));
         }
@@ -169,6 +170,10 @@ impl Driver {
             state.armed = next;
             self.sooner.notify_one();
         }
+        // A SYN may follow in the same outputs.
+        if outputs.far_changed {
+            self.tap.set_far(state.plane.far_addresses());
+        }
         // Sent under the lock, so that packets to a peer stay in order.
         for (region, batch) in outputs.relay {
             state.relay(region, batch);
@@ -187,8 +192,8 @@ impl Driver {
             }
         }
         for mut packet in outputs.stack {
-            if self.tap.incoming(packet.as_mut()) {
-                no_room += usize::from(!self.device.put(packet));
+            if let Some(distance) = self.tap.incoming(packet.as_mut()) {
+                no_room += usize::from(!self.device.put(distance, packet));
             }
         }
         if no_room > 0 {

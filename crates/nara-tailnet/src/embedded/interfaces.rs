@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// The polling interval: the maximum delay before a change of network is noticed. One poll takes some microseconds.
-const EVERY: Duration = Duration::from_secs(1);
+const EVERY: Duration = Duration::from_millis(250);
 
 /// A receiver of the addresses; empty until the first poll.
 pub(super) type Addresses = watch::Receiver<BTreeSet<IpAddr>>;

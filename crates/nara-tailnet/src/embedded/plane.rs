@@ -16,6 +16,7 @@ use ts_keys::{NodeKeyPair, NodePublicKey};
 use self::tunnels::{Opened, Origin, RESPONSE, Tunnels};
 use super::device::PADDING;
 use super::direct::packet::{Kind, kind};
+use super::settings::FAR;
 use super::tap::Ip;
 use super::underlay::{RegionId, RelayBatch};
 
@@ -64,6 +65,8 @@ pub(super) struct Outputs {
     pub(super) disco: Vec<(NodePublicKey, BytesMut)>,
     /// A peer has become active.
     pub(super) newly_active: bool,
+    /// [`Plane::far_addresses`] has changed.
+    pub(super) far_changed: bool,
 }
 
 /// The numbers of dropped packets, by reason.
@@ -97,6 +100,8 @@ struct Peer {
     heard: Option<Instant>,
     /// The time of the last packet to it; `None` if it is inactive.
     sent: Option<Instant>,
+    /// The round trip of its last handshake was long.
+    is_far: bool,
 }
 
 /// WireGuard and routing without I/O; see the module.
@@ -167,6 +172,13 @@ impl Plane {
     pub(super) fn direct_addresses(&self) -> HashSet<IpAddr> {
         let direct = self.by_address.iter().filter(|(_, key)| self.path(key).is_some());
         direct.map(|(address, _)| *address).collect()
+    }
+
+    /// Returns the addresses of all peers with a long round trip at their last handshake.
+    pub(super) fn far_addresses(&self) -> HashSet<IpAddr> {
+        let is_far = |key| self.peers.get(key).is_some_and(|peer| peer.is_far);
+        let far = self.by_address.iter().filter(|(_, key)| is_far(key));
+        far.map(|(address, _)| *address).collect()
     }
 
     /// Returns whether a packet of a session with this peer has arrived since then.
@@ -288,27 +300,33 @@ impl Plane {
     /// Decrypts a WireGuard packet, and answers a handshake.
     fn open(&mut self, packet: BytesMut, origin: Origin, now: Instant, outputs: &mut Outputs) {
         let is_listed = |peer: &NodePublicKey| self.peers.contains_key(peer);
-        let (peer, in_session, packet, answers) = match self.tunnels.open(packet, origin, now, is_listed) {
-            Opened::Peer {
-                peer,
-                in_session,
-                packet,
-                answers,
-            } => (peer, in_session, packet, answers),
-            Opened::Cookie(cookie) => {
-                match origin {
-                    Origin::Udp(address) => outputs.udp.push((address, vec![cookie])),
-                    Origin::Relay(sender) => self.route(&sender, vec![cookie], Some(origin), outputs),
+        let (peer, in_session, round_trip, packet, answers) =
+            match self.tunnels.open(packet, origin, now, is_listed) {
+                Opened::Peer {
+                    peer,
+                    in_session,
+                    round_trip,
+                    packet,
+                    answers,
+                } => (peer, in_session, round_trip, packet, answers),
+                Opened::Cookie(cookie) => {
+                    match origin {
+                        Origin::Udp(address) => outputs.udp.push((address, vec![cookie])),
+                        Origin::Relay(sender) => self.route(&sender, vec![cookie], Some(origin), outputs),
+                    }
+                    return;
                 }
-                return;
-            }
-            Opened::Unreadable => {
-                self.dropped.unreadable += 1;
-                return;
-            }
-        };
+                Opened::Unreadable => {
+                    self.dropped.unreadable += 1;
+                    return;
+                }
+            };
         if in_session && let Some(peer) = self.peers.get_mut(&peer) {
             peer.heard = Some(now);
+            if let Some(round_trip) = round_trip {
+                let was_far = std::mem::replace(&mut peer.is_far, round_trip >= FAR);
+                outputs.far_changed |= was_far != peer.is_far;
+            }
         }
         if let Some(mut packet) = packet {
             match self.ip_len(&peer, &packet) {

@@ -13,15 +13,15 @@ use futures_util::FutureExt as _;
 use nara_mesh::proto::backoff::Backoff;
 use nara_mesh::transport::BoxMeshStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use ts_keys::NodePublicKey;
 use ts_netstack_smoltcp::netcore::{self, Channel, InternalErrorKind, NetstackControl as _};
+use ts_netstack_smoltcp::netsock::TcpListener;
 use ts_netstack_smoltcp::{CreateSocket as _, HasChannel as _, Netstack};
 
 use self::stream::Stream;
-use super::device::{Device, MTU, StackEnd};
+use super::device::{Device, Distance, MTU, StackEnd};
 use super::driver::Driver;
-use super::settings::TCP_BUFFER;
 use super::tap::{Flow, Tap};
 
 /// The capacity of the command queue of the stack.
@@ -36,16 +36,17 @@ const MAX_HANDSHAKE_RETRY: Duration = Duration::from_secs(2);
 /// The timeout of stack commands that involve no peer.
 const COMMAND: Duration = Duration::from_secs(5);
 
-/// The TCP stack of the node.
+/// The TCP of the node. Each distance has a network stack of its own.
 pub(super) struct Stack {
-    channel: Channel,
+    near: Channel,
+    far: Channel,
     driver: Arc<Driver>,
     tap: Arc<Tap>,
     next_port: AtomicU16,
     addresses: watch::Sender<Vec<IpAddr>>,
 }
 
-/// The network stack task.
+/// The task of a network stack.
 pub(super) struct Runner(Netstack<StackEnd>);
 
 impl Runner {
@@ -59,31 +60,41 @@ impl Runner {
                 .is_err()
             {
                 tracing::error!("the network stack panicked; it continues");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                sleep(Duration::from_millis(100)).await;
             }
         }
     }
 }
 
 impl Stack {
-    pub(super) fn new(device: Arc<Device>, driver: Arc<Driver>, tap: Arc<Tap>) -> (Arc<Self>, Runner) {
-        let stack = Netstack::new(
-            StackEnd::new(device),
-            netcore::Config {
-                command_channel_capacity: Some(COMMANDS),
-                mtu: MTU,
-                tcp_buffer_size: TCP_BUFFER,
-                ..netcore::Config::default()
-            },
-        );
+    pub(super) fn new(device: &Arc<Device>, driver: Arc<Driver>, tap: Arc<Tap>) -> (Arc<Self>, [Runner; 2]) {
+        let [near, far] = Distance::ALL.map(|distance| {
+            Netstack::new(
+                StackEnd::new(Arc::clone(device), distance),
+                netcore::Config {
+                    command_channel_capacity: Some(COMMANDS),
+                    mtu: MTU,
+                    tcp_buffer_size: distance.buffer(),
+                    ..netcore::Config::default()
+                },
+            )
+        });
         let this = Self {
-            channel: stack.command_channel(),
+            near: near.command_channel(),
+            far: far.command_channel(),
             driver,
             tap,
             next_port: AtomicU16::new(random_port()),
             addresses: watch::Sender::default(),
         };
-        (Arc::new(this), Runner(stack))
+        (Arc::new(this), [Runner(near), Runner(far)])
+    }
+
+    const fn channel(&self, distance: Distance) -> &Channel {
+        match distance {
+            Distance::Near => &self.near,
+            Distance::Far => &self.far,
+        }
     }
 
     /// Sets our addresses as assigned by the control server. Listeners follow.
@@ -93,10 +104,12 @@ impl Stack {
         }
         // The stack supports four addresses.
         let few: Vec<_> = addresses.iter().copied().take(4).collect();
-        match timeout(COMMAND, self.channel.set_ips(few)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the network stack rejected our addresses"),
-            Err(_) => tracing::error!("the network stack did not accept our addresses in time"),
+        for distance in Distance::ALL {
+            match timeout(COMMAND, self.channel(distance).set_ips(few.clone())).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "the network stack rejected our addresses"),
+                Err(_) => tracing::error!("the network stack did not accept our addresses in time"),
+            }
         }
         self.addresses.send_replace(addresses.to_vec());
     }
@@ -118,32 +131,44 @@ impl Stack {
             (round_trip * 2).clamp(HANDSHAKE_RETRY, MAX_HANDSHAKE_RETRY),
             MAX_HANDSHAKE_RETRY,
         );
+        let mut wait = backoff.after_failure(u32::MAX);
+        let mut begin = Instant::now();
+        let mut far = self.tap.far();
         loop {
-            let wait = backoff.after_failure(u32::MAX);
-            let begin = Instant::now();
+            let distance = self.tap.distance_to(peer.ip());
+            let was_far = far.borrow().contains(&peer.ip());
             let local = self.local_end(peer)?;
             // The stack would keep a dropped connection attempt.
             let abandoned = AbortOnDrop {
                 tap: &self.tap,
                 flow: Some((local, peer)),
             };
-            let mut attempt = std::pin::pin!(self.channel.tcp_connect(local, peer));
-            loop {
-                match timeout(wait, &mut attempt).await {
-                    Ok(connected) => {
+            let mut attempt = std::pin::pin!(self.channel(distance).tcp_connect(local, peer));
+            let is_lost = loop {
+                tokio::select! {
+                    connected = &mut attempt => {
                         abandoned.keep();
                         return match connected {
                             Ok(stream) => Ok(Box::new(Stream::new(stream))),
                             Err(error) => Err(dial_error(peer, error)),
                         };
                     }
-                    // The peer is reachable but slow: TCP itself retransmits.
-                    Err(_) if self.driver.heard_since(&key, begin) => {}
-                    Err(_) => break,
+                    // The SYN, which waits for the first handshake with the peer, has chosen the buffers too early.
+                    Ok(_) = far.wait_for(|far| far.contains(&peer.ip())), if !was_far => break false,
+                    () = sleep(wait) => {
+                        // Otherwise the peer is reachable but slow: TCP itself retransmits.
+                        if !self.driver.heard_since(&key, begin) {
+                            break true;
+                        }
+                    }
                 }
-            }
+            };
             drop(abandoned);
-            self.driver.unanswered(key);
+            if is_lost {
+                self.driver.unanswered(key);
+                wait = backoff.after_failure(u32::MAX);
+                begin = Instant::now();
+            }
         }
     }
 
@@ -173,11 +198,15 @@ impl Stack {
         ))
     }
 
-    async fn bind(&self, local: SocketAddr) -> io::Result<ts_netstack_smoltcp::netsock::TcpListener> {
-        timeout(COMMAND, self.channel.tcp_listen(local))
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
-            .map_err(stack_error)
+    /// Listens in both stacks.
+    async fn bind(&self, local: SocketAddr) -> io::Result<[TcpListener; 2]> {
+        let bind = async |distance| {
+            timeout(COMMAND, self.channel(distance).tcp_listen(local))
+                .await
+                .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+                .map_err(stack_error)
+        };
+        Ok([bind(Distance::Near).await?, bind(Distance::Far).await?])
     }
 }
 
@@ -251,10 +280,10 @@ mod tests {
         async fn new() -> Self {
             let device = Arc::new(Device::default());
             let config = netcore::Config {
-                tcp_buffer_size: TCP_BUFFER,
+                tcp_buffer_size: Distance::Near.buffer(),
                 ..netcore::Config::default()
             };
-            let mut stack = Netstack::new(StackEnd::new(Arc::clone(&device)), config);
+            let mut stack = Netstack::new(StackEnd::new(Arc::clone(&device), Distance::Near), config);
             let channel = stack.command_channel();
             let mut this = Self {
                 device,
@@ -282,13 +311,13 @@ mod tests {
             let (ours, theirs) = self.ends;
             let sequence = TcpSeqNumber(sequence);
             let answer = Segment::new(theirs, ours, control, sequence, Some(to), &[]);
-            self.device.put(answer.packet().unwrap());
+            self.device.put(Distance::Near, answer.packet().unwrap());
         }
 
         /// Returns the sequence number after the next segment of the stack.
         async fn next(&self) -> TcpSeqNumber {
             let (_, packets) = self.device.take().await;
-            Segment::parse(packets.last().unwrap().as_ref()).unwrap().end()
+            Segment::parse(packets.last().unwrap().1.as_ref()).unwrap().end()
         }
     }
 

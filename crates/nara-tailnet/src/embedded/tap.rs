@@ -9,6 +9,7 @@
 //! stack a reset that appears to come from the peer. It keeps packets in flight and retransmits lost ones itself
 //! (`flight`). The stack would retransmit everything unacknowledged, so its retransmissions are dropped.
 
+mod distance;
 mod flight;
 mod path;
 mod segment;
@@ -27,16 +28,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use ts_packetfilter::{DropAllFilter, Filter, FilterExt as _, IpProto, PacketInfo};
 
+use self::distance::Distances;
 use self::flight::{AckOutcome, Flight, Times};
 use self::path::{First, Path};
 pub(super) use self::segment::Ip;
 use self::segment::{IpProtocol, Segment, TcpControl, TcpSeqNumber, set_window};
 use self::timer::Timer;
 use self::window::Window;
-use super::device::{Device, MTU};
+use super::device::{Device, Distance, MTU};
 
 /// The maximum number of connections per peer, in both directions together.
 const PER_PEER: usize = 256;
@@ -62,6 +64,8 @@ pub(super) type Flow = (SocketAddr, SocketAddr);
 
 #[derive(Debug)]
 struct Track {
+    /// The stack that has the connection.
+    distance: Distance,
     /// The acknowledgement number of our first segment: if the peer opened the connection, the number after its SYN.
     opened: Option<TcpSeqNumber>,
     /// The sequence number after the last byte sent.
@@ -90,6 +94,8 @@ struct Opening {
     end: TcpSeqNumber,
     /// The window scale of the peer, in bits.
     scale: Option<u8>,
+    /// The stack that has received the SYN.
+    distance: Distance,
     at: Instant,
 }
 
@@ -112,6 +118,7 @@ pub(super) struct Tap {
     opening: Mutex<HashMap<Flow, Opening>>,
     /// The addresses reached over a direct path.
     direct: Mutex<HashSet<IpAddr>>,
+    distances: Distances,
     /// The packet filter of the control server.
     filter: Mutex<Arc<dyn Filter + Send + Sync>>,
     device: Arc<Device>,
@@ -127,6 +134,7 @@ impl Tap {
             paths: Mutex::default(),
             opening: Mutex::default(),
             direct: Mutex::default(),
+            distances: Distances::default(),
             filter: Mutex::new(Arc::new(DropAllFilter)),
             device,
             outstanding: Notify::new(),
@@ -155,6 +163,30 @@ impl Tap {
     /// Sets the addresses that are reached over direct paths; others are reached over relays.
     pub(super) fn set_direct(&self, addresses: HashSet<IpAddr>) {
         *self.direct.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
+    /// Sets the addresses of peers with a long round trip at their last handshake.
+    pub(super) fn set_far(&self, addresses: HashSet<IpAddr>) {
+        self.distances.set_far(addresses);
+    }
+
+    /// Returns a receiver of these addresses.
+    pub(super) fn far(&self) -> watch::Receiver<HashSet<IpAddr>> {
+        self.distances.far()
+    }
+
+    /// Returns the stack for a new connection with this peer.
+    pub(super) fn distance_to(&self, peer: IpAddr) -> Distance {
+        self.distance(&self.flows(), peer)
+    }
+
+    fn distance(&self, flows: &HashMap<Flow, Track>, peer: IpAddr) -> Distance {
+        let paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        let measured = paths.get(&peer).map_or(Duration::ZERO, Path::shortest);
+        let others = flows
+            .iter()
+            .map(|((_, theirs), track)| (theirs.ip(), track.distance));
+        self.distances.choose(peer, measured, others)
     }
 
     /// Discards the measurements of relay paths, since a relay connection was replaced.
@@ -197,16 +229,16 @@ impl Tap {
         self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Filters a packet of the stack, and returns the packet to send, if any.
-    pub(super) fn outgoing(&self, packet: BytesMut) -> Option<BytesMut> {
-        match self.outgoing_at(packet.as_ref(), Instant::now()) {
+    /// Filters a packet of a stack, and returns the packet to send, if any.
+    pub(super) fn outgoing(&self, distance: Distance, packet: BytesMut) -> Option<BytesMut> {
+        match self.outgoing_at(distance, packet.as_ref(), Instant::now()) {
             Outgoing::Forward => Some(packet),
             Outgoing::Drop => None,
             Outgoing::Replace(other) => Some(other),
         }
     }
 
-    fn outgoing_at(&self, packet: &[u8], now: Instant) -> Outgoing {
+    fn outgoing_at(&self, distance: Distance, packet: &[u8], now: Instant) -> Outgoing {
         let Some(segment) = Segment::parse(packet) else {
             return Outgoing::Forward;
         };
@@ -230,11 +262,13 @@ impl Tap {
             )
         });
         let track = flows.entry(flow).or_insert_with(|| Track {
+            distance,
             opened: segment.tcp.ack_number,
             window: Window::new(
                 is_direct,
                 first,
                 self.opening().remove(&flow).and_then(|opening| opening.scale),
+                distance.buffer(),
             ),
             flight: Flight::default(),
             timer: Timer::default(),
@@ -292,27 +326,28 @@ impl Tap {
         }
     }
 
-    /// Filters a packet for the stack, and may reduce its window. Returns `false` if the packet must be dropped: the
-    /// filter refuses it, or it would open one connection too many.
-    pub(super) fn incoming(&self, packet: &mut [u8]) -> bool {
+    /// Filters a packet of a peer, and may reduce its window. Returns the stack that gets it, or `None` if the packet must
+    /// be dropped: the filter refuses it, or it would open one connection too many.
+    pub(super) fn incoming(&self, packet: &mut [u8]) -> Option<Distance> {
         let filter = Arc::clone(&self.filter.lock().unwrap_or_else(PoisonError::into_inner));
         self.incoming_at(packet, &*filter, Instant::now())
     }
 
-    fn incoming_at(&self, packet: &mut [u8], filter: &dyn Filter, now: Instant) -> bool {
+    fn incoming_at(&self, packet: &mut [u8], filter: &dyn Filter, now: Instant) -> Option<Distance> {
         let Some(segment) = Segment::parse(packet) else {
-            return is_allowed_ping(packet, filter);
+            return is_allowed_ping(packet, filter).then_some(Distance::Near);
         };
         let flow = (segment.destination, segment.source);
         let opens = segment.tcp.control == TcpControl::Syn && segment.tcp.ack_number.is_none();
         if opens && !self.may_open(&flow, segment.end(), now) {
-            return false;
+            return None;
         }
         let mut flows = self.flows();
         if let Some(track) = flows.get_mut(&flow) {
+            let distance = track.distance;
             if segment.tcp.control == TcpControl::Rst {
                 flows.remove(&flow);
-                return true;
+                return Some(distance);
             }
             track.waiting = None;
             track.seen = now;
@@ -358,7 +393,7 @@ impl Tap {
             if let Some(window) = window {
                 set_window(packet, window);
             }
-            return true;
+            return Some(distance);
         }
         // The answer of the stack starts the tracking; here we only decide whether the packet may reach the stack.
         let info = PacketInfo {
@@ -368,17 +403,28 @@ impl Tap {
             port: segment.destination.port(),
         };
         if !filter.can_access(&info, []) || (opens && !has_room(&flows, segment.source.ip())) {
-            return false;
+            return None;
         }
-        if opens {
-            let mut opening = self.opening();
-            if opening.len() >= OPENING {
-                opening.clear();
-            }
-            let (end, scale) = (segment.end(), segment.tcp.window_scale);
-            opening.insert(flow, Opening { end, scale, at: now });
+        if !opens {
+            return Some(Distance::Near);
         }
-        true
+        let mut opening = self.opening();
+        if opening.len() >= OPENING {
+            opening.clear();
+        }
+        let distance = match opening.get(&flow) {
+            Some(opening) => opening.distance,
+            None => self.distance(&flows, segment.source.ip()),
+        };
+        let (end, scale) = (segment.end(), segment.tcp.window_scale);
+        let this = Opening {
+            end,
+            scale,
+            distance,
+            at: now,
+        };
+        opening.insert(flow, this);
+        Some(distance)
     }
 
     /// Returns whether to pass on a SYN that ends before `end`. The stack gives a SYN to its first matching socket,
@@ -429,7 +475,7 @@ impl Tap {
             let reset = TcpControl::Rst;
             let reset = Segment::new(theirs, ours, reset, track.acknowledged, Some(track.sent), &[]);
             if let Some(packet) = reset.packet() {
-                self.device.put(packet);
+                self.device.put(track.distance, packet);
             }
         }
     }
@@ -506,7 +552,8 @@ impl Tap {
         let mut flows = self.flows();
         flows.retain(|_, track| {
             let is_closed = track.we_closed && track.they_closed && track.waiting.is_none();
-            !(is_closed && passed(track.seen) > EVERY * 4) && passed(track.seen) < SILENT
+            let is_forgotten = passed(track.seen) >= SILENT && track.distance == Distance::Near;
+            !(is_forgotten || is_closed && passed(track.seen) > EVERY * 4)
         });
         let peers: HashSet<_> = flows.keys().map(|(_, theirs)| theirs.ip()).collect();
         let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
@@ -519,7 +566,9 @@ impl Tap {
                     .waiting
                     .is_some_and(|since| passed(since) > self.user_timeout);
                 let is_abandoned = track.we_closed && passed(track.seen) > HALF_CLOSED;
-                is_dead || is_abandoned
+                // Without its track, its segments would reach the other stack.
+                let is_silent = track.distance == Distance::Far && passed(track.seen) >= SILENT;
+                is_dead || is_abandoned || is_silent
             })
             .map(|(flow, _)| *flow)
             .collect()

@@ -1,5 +1,6 @@
 //! End-to-end tests of two nodes in this process: through a relay in memory, and over UDP on loopback.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -7,6 +8,7 @@ use ts_keys::{DiscoKeyPair, NodeKeyPair};
 use ts_packetfilter::filter::CapIter;
 use ts_packetfilter::{Filter, PacketInfo};
 
+use super::device::Distance;
 use super::direct::Policy;
 use super::plane::PeerRoute;
 use super::underlay::{DirectHost as _, RelayHost as _};
@@ -52,9 +54,11 @@ impl Side {
             Arc::clone(&tap),
             Some(port),
         ));
-        let (stack, runner) = Stack::new(device, Arc::clone(&driver), Arc::clone(&tap));
+        let (stack, runners) = Stack::new(&device, Arc::clone(&driver), Arc::clone(&tap));
         let mut tasks = JoinSet::new();
-        tasks.spawn(runner.run());
+        for runner in runners {
+            tasks.spawn(runner.run());
+        }
         let host = Arc::<Driver>::clone(&driver);
         let addresses = watch::Sender::default().subscribe();
         tasks.spawn(paths.run(DiscoKeyPair::random(), host, addresses, driver.sleeps()));
@@ -155,6 +159,37 @@ async fn a_transfer_survives_a_change_of_path_in_both_directions() {
     timeout(LONG, transfer(&a, &b, true, false)).await.unwrap();
     let (c, d) = pair().await;
     timeout(LONG, transfer(&c, &d, false, true)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_connection_with_a_far_peer_has_long_buffers_at_both_ends() {
+    let (mut a, mut b) = (Side::new(1), Side::new(2));
+    let local = SocketAddr::new(b.address, PORT);
+    b.stack.set_addresses(&[b.address]).await;
+    let mut listener = Listener::open(Arc::clone(&b.stack), local).await.unwrap();
+    a.know(&b).await;
+    let (stack, tap, key) = (Arc::clone(&a.stack), Arc::clone(&a.tap), b.key);
+    let dial = async {
+        let (called, accepted) = tokio::join!(stack.dial(local, key), listener.accept());
+        (called.unwrap(), accepted.unwrap())
+    };
+    let handshake = async {
+        // The SYN waits for the handshake, which shows the distance.
+        while tap.distances().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(tap.distances(), [Distance::Near]);
+        tap.set_far(HashSet::from([b.address]));
+        b.know(&a).await;
+        b.tap.set_far(HashSet::from([a.address]));
+    };
+    let (connected, ()) = timeout(LONG, async { tokio::join!(dial, handshake) })
+        .await
+        .unwrap();
+    for tap in [&a.tap, &b.tap] {
+        assert_eq!(tap.distances(), [Distance::Far]);
+    }
+    drop(connected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -169,7 +169,13 @@ impl Session {
     pub(super) fn called(&mut self, addresses: &[SocketAddr], now: Instant) {
         self.used = now;
         self.replace(Source::Called, addresses);
-        self.check(now);
+        if self.best.as_ref().is_some_and(|best| best.misses > 0) {
+            // The peer has moved. The relay that brought this message works now; a new path takes another round trip.
+            self.leave();
+            self.search_now(now);
+        } else {
+            self.check(now);
+        }
         for address in addresses {
             self.ping_if_due(*address, now);
         }
@@ -204,8 +210,8 @@ impl Session {
             Some(best) => {
                 let is_faster = latency.as_secs_f64() < best.latency.as_secs_f64() * FASTER
                     && latency + FASTER_BY < best.latency;
-                // A path with unanswered pings is replaced by any other.
-                if !is_faster && best.misses == 0 {
+                // A silent path is replaced by any other.
+                if !is_faster && !best.is_silent(now) {
                     return;
                 }
             }
@@ -378,6 +384,11 @@ impl Session {
 }
 
 impl Best {
+    /// Returns whether a ping was not answered in the usual time.
+    fn is_silent(&self, now: Instant) -> bool {
+        self.misses > 0 || !self.answered && now.saturating_duration_since(self.pinged) > self.latency
+    }
+
     /// Returns when the next ping is due, or when the last one times out.
     fn due(&self) -> Instant {
         if self.answered {

@@ -76,6 +76,8 @@ pub(super) enum Opened {
         peer: NodePublicKey,
         /// The packet shows that the peer has the current session.
         in_session: bool,
+        /// The round-trip time, if a handshake has just ended.
+        round_trip: Option<Duration>,
         /// The IP packet in it, if any.
         packet: Option<BytesMut>,
         /// Packets to send to the peer.
@@ -93,7 +95,9 @@ struct Tunnel {
     used: Option<Instant>,
     /// Our unanswered handshakes by index, each with its time, the last one at the end.
     initiations: VecDeque<(u32, Instant)>,
-    /// The time until a response.
+    /// The time of our last response, until the peer uses the session.
+    responded: Option<Instant>,
+    /// The round-trip time of the last handshake.
     round_trip: Option<Duration>,
     /// The [`clock_offset`] at the creation of the tunnel.
     clock_offset: Duration,
@@ -105,6 +109,7 @@ impl Tunnel {
             tunn: Box::new(tunn),
             used: None,
             initiations: VecDeque::new(),
+            responded: None,
             round_trip: None,
             clock_offset: clock_offset(),
         }
@@ -125,6 +130,7 @@ impl Tunnel {
     fn reset(&mut self) {
         self.tunn.reset();
         self.initiations.clear();
+        self.responded = None;
     }
 
     /// Returns whether a handshake began so recently that its response may still arrive.
@@ -244,7 +250,8 @@ impl Tunnels {
         {
             return Opened::Unreadable;
         }
-        let in_session = matches!(sealed, WgKind::HandshakeResp(_) | WgKind::Data(_));
+        let is_response = matches!(sealed, WgKind::HandshakeResp(_));
+        let in_session = is_response || matches!(sealed, WgKind::Data(_));
         let (packet, answer) = match tunnel.tunn.handle_incoming_packet(sealed) {
             TunnResult::Done => (None, None),
             TunnResult::Err(_) => {
@@ -259,6 +266,15 @@ impl Tunnels {
             TunnResult::WriteToTunnel(packet) if packet.is_empty() => (None, None),
             TunnResult::WriteToTunnel(mut packet) => (Some(std::mem::take(packet.buf_mut())), None),
         };
+        let round_trip = if is_response {
+            tunnel.round_trip
+        } else if in_session && let Some(at) = tunnel.responded.take() {
+            // The peer sends its first packet when our response arrives.
+            tunnel.round_trip = Some(now.saturating_duration_since(at));
+            tunnel.round_trip
+        } else {
+            None
+        };
         let mut answers: Vec<_> = answer.into_iter().collect();
         // After our own response, the peer must use the session first (section 5.1 of the WireGuard paper).
         if in_session {
@@ -271,6 +287,7 @@ impl Tunnels {
         Opened::Peer {
             peer,
             in_session,
+            round_trip,
             packet,
             answers,
         }
@@ -365,6 +382,9 @@ impl Tunnels {
             }
             WgKind::HandshakeResp(packet) => {
                 self.by_index.insert(packet.sender_idx.get(), *peer);
+                if let Some(tunnel) = self.tunnels.get_mut(peer) {
+                    tunnel.responded = Some(now);
+                }
             }
             WgKind::CookieReply(_) | WgKind::Data(_) => {}
         }

@@ -67,25 +67,57 @@ pub(super) struct Connection {
 pub(super) struct Reader {
     io: ReadHalf<Upgraded>,
     bytes: BytesMut,
+    /// Opens the server information.
+    sealer: SalsaBox,
+    server: String,
 }
 
 impl Reader {
     /// Returns the next frame. Cancel safe.
     pub(super) async fn next(&mut self) -> Result<Frame, RelayError> {
         loop {
-            if let Some(frame) = frame::take(&mut self.bytes)? {
+            if let Some(frame) = self.buffered()? {
                 return Ok(frame);
             }
-            self.bytes.reserve(READ);
-            if self.io.read_buf(&mut self.bytes).await? == 0 {
-                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-            }
+            fill(&mut self.io, &mut self.bytes).await?;
         }
     }
 
-    /// Returns the next frame if it has arrived completely.
+    /// Returns the next frame if it has arrived completely. Server information is verified.
     pub(super) fn buffered(&mut self) -> Result<Option<Frame>, RelayError> {
-        Ok(frame::take(&mut self.bytes)?)
+        let frame = frame::take(&mut self.bytes)?;
+        if let Some(Frame::ServerInfo(info)) = &frame {
+            self.verify(info)?;
+        }
+        Ok(frame)
+    }
+
+    fn verify(&self, info: &[u8]) -> Result<(), RelayError> {
+        let failed = |detail: &str| RelayError::NoRelay {
+            server: self.server.clone(),
+            detail: detail.to_owned(),
+        };
+        let (nonce, sealed) = info
+            .split_first_chunk::<NONCE>()
+            .ok_or_else(|| failed("its server information is missing or malformed"))?;
+        let info = self
+            .sealer
+            .decrypt(nonce.into(), sealed)
+            .map_err(|_| failed("it does not own the key that it sent"))?;
+        let info: ServerInfo = serde_json::from_slice(&info)
+            .map_err(|_| failed("its server information is missing or malformed"))?;
+        if info.version != VERSION {
+            return Err(failed("its protocol version is unknown"));
+        }
+        Ok(())
+    }
+}
+
+async fn fill(io: &mut ReadHalf<Upgraded>, bytes: &mut BytesMut) -> io::Result<()> {
+    bytes.reserve(READ);
+    match io.read_buf(bytes).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
     }
 }
 
@@ -195,7 +227,8 @@ struct ServerInfo {
 /// The only existing version of the protocol.
 const VERSION: u32 = 2;
 
-/// Exchanges keys: the relay sends its public key, and both ends prove that they own theirs.
+/// Exchanges keys: the relay sends its public key, and we prove that we own ours. The relay does so with its server
+/// information, but accepts packets before that arrives: waiting for it would cost a round trip.
 async fn greet(
     server: &Server,
     io: Upgraded,
@@ -205,12 +238,15 @@ async fn greet(
         server: server.to_string(),
         detail: detail.to_owned(),
     };
-    let (io, mut writer) = tokio::io::split(io);
-    let mut reader = Reader {
-        io,
-        bytes: BytesMut::new(),
+    let (mut io, mut writer) = tokio::io::split(io);
+    let mut bytes = BytesMut::new();
+    let first = loop {
+        match frame::take(&mut bytes)? {
+            Some(frame) => break frame,
+            None => fill(&mut io, &mut bytes).await?,
+        }
     };
-    let Frame::ServerKey(theirs) = reader.next().await? else {
+    let Frame::ServerKey(theirs) = first else {
         return Err(failed("its first frame is not its key"));
     };
     let sealer = SalsaBox::new(
@@ -231,21 +267,12 @@ async fn greet(
     );
     writer.write_all(&hello).await?;
     writer.flush().await?;
-
-    let Frame::ServerInfo(info) = reader.next().await? else {
-        return Err(failed("its server information is missing or malformed"));
+    let reader = Reader {
+        io,
+        bytes,
+        sealer,
+        server: server.to_string(),
     };
-    let (nonce, sealed) = info
-        .split_first_chunk::<NONCE>()
-        .ok_or_else(|| failed("its server information is missing or malformed"))?;
-    let info = sealer
-        .decrypt(nonce.into(), sealed)
-        .map_err(|_| failed("it does not own the key that it sent"))?;
-    let info: ServerInfo = serde_json::from_slice(&info)
-        .map_err(|_| failed("its server information is missing or malformed"))?;
-    if info.version != VERSION {
-        return Err(failed("its protocol version is unknown"));
-    }
     Ok((reader, writer))
 }
 

@@ -172,12 +172,11 @@ impl Link {
             writer,
             local,
         } = connected;
-        self.state.send_replace(LinkState::Up);
         self.host.connected();
         tracing::debug!(region = self.region, "connected to a relay");
 
         let (pongs, pings) = mpsc::channel(4);
-        let receive = receive(reader, &*self.host, self.region, pongs);
+        let receive = receive(reader, &*self.host, self.region, &self.state, pongs);
         let mut home = self.home.clone();
         home.mark_changed();
         let send = Sender {
@@ -227,6 +226,7 @@ async fn receive(
     mut reader: Reader,
     host: &dyn RelayHost,
     region: RegionId,
+    state: &watch::Sender<LinkState>,
     pongs: mpsc::Sender<[u8; 8]>,
 ) -> RelayError {
     loop {
@@ -244,7 +244,9 @@ async fn receive(
                 Frame::Ping(payload) => drop(pongs.try_send(payload)),
                 Frame::Restarting => return RelayError::Restarting,
                 Frame::PeerGone(peer) => tracing::trace!(region, %peer, "a peer is not at this relay"),
-                Frame::ServerKey(_) | Frame::ServerInfo(_) | Frame::Other => {}
+                // The relay has accepted us.
+                Frame::ServerInfo(_) => drop(state.send_replace(LinkState::Up)),
+                Frame::ServerKey(_) | Frame::Other => {}
             }
             if packets.len() < INBOUND_BATCH {
                 next = match reader.buffered() {

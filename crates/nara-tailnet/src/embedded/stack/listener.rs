@@ -54,11 +54,11 @@ impl Listener {
         let port = if local.port() == 0 {
             free_port(&stack, first, &mut bound).await?
         } else {
-            bound.push(stack.bind((first, local.port()).into()).await?);
+            bound.extend(stack.bind((first, local.port()).into()).await?);
             local.port()
         };
         for address in wanted.iter().skip(1) {
-            bound.push(stack.bind((*address, port).into()).await?);
+            bound.extend(stack.bind((*address, port).into()).await?);
         }
         let (accept, accepted) = mpsc::channel(BACKLOG);
         let mut task = JoinSet::new();
@@ -78,8 +78,8 @@ async fn free_port(stack: &Stack, address: IpAddr, bound: &mut Vec<Bound>) -> io
     for _ in 0..TRIES {
         let port = random_port();
         match stack.bind((address, port).into()).await {
-            Ok(listener) => {
-                bound.push(listener);
+            Ok(listeners) => {
+                bound.extend(listeners);
                 return Ok(port);
             }
             Err(error) => last = error,
@@ -129,7 +129,7 @@ async fn follow(
         }
         for address in wanted(&now, local) {
             match stack.bind((address, port).into()).await {
-                Ok(listener) => bound.push(listener),
+                Ok(listeners) => bound.extend(listeners),
                 // The node has ended, so the listener ends too.
                 Err(error) if error.kind() == io::ErrorKind::NotConnected => return,
                 Err(error) => tracing::warn!(%address, port, %error, "cannot listen"),

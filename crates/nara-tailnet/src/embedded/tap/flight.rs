@@ -13,7 +13,7 @@ use crate::embedded::device::MTU;
 const BEHIND: usize = 3 * (MTU - 40);
 /// The maximum number of packets kept, more than a window holds. A peer that requests smaller segments gets no more at
 /// once.
-const MOST: usize = 1024;
+const MOST: usize = 4096;
 /// The minimum distance between two packets whose round trip is measured, in bytes.
 const BETWEEN: usize = 4 * (MTU - 40);
 

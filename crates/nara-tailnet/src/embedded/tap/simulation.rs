@@ -13,8 +13,8 @@ use smoltcp::wire::{HardwareAddress, IpCidr, Ipv4Address};
 
 use super::tests::Anything;
 use super::{Outgoing, SOON, Tap};
-use crate::embedded::device::{Device, StackEnd};
-use crate::embedded::settings::{FIRST_WINDOW, TCP_BUFFER, USER_TIMEOUT};
+use crate::embedded::device::{Device, Distance, StackEnd};
+use crate::embedded::settings::{FAR, FIRST_WINDOW, USER_TIMEOUT};
 
 const PORT: u16 = 9632;
 const MIB: usize = 1 << 20;
@@ -72,6 +72,7 @@ impl Way {
 }
 
 struct End {
+    distance: Distance,
     wire: StackEnd,
     device: Arc<Device>,
     interface: Interface,
@@ -80,9 +81,9 @@ struct End {
 }
 
 impl End {
-    fn new(n: u8, peer: u8, is_direct: bool) -> Self {
+    fn new(n: u8, peer: u8, is_direct: bool, distance: Distance) -> Self {
         let device = Arc::new(Device::default());
-        let mut wire = StackEnd::new(Arc::clone(&device));
+        let mut wire = StackEnd::new(Arc::clone(&device), distance);
         let config = Config::new(HardwareAddress::Ip);
         let mut interface = Interface::new(config, &mut wire, smoltcp::time::Instant::ZERO);
         interface.update_ip_addrs(|addresses| {
@@ -94,6 +95,7 @@ impl End {
             tap.set_direct(HashSet::from([address(peer).into()]));
         }
         Self {
+            distance,
             wire,
             device,
             interface,
@@ -103,7 +105,7 @@ impl End {
     }
 
     fn socket(&mut self) -> SocketHandle {
-        let buffer = || SocketBuffer::new(vec![0; TCP_BUFFER]);
+        let buffer = || SocketBuffer::new(vec![0; self.distance.buffer()]);
         self.sockets.add(Socket::new(buffer(), buffer()))
     }
 }
@@ -133,7 +135,15 @@ impl World {
             flying: VecDeque::new(),
             count: 0,
         };
-        let mut ends = [End::new(1, 2, is_direct), End::new(2, 1, is_direct)];
+        let distance = if path.delay * 2 < FAR {
+            Distance::Near
+        } else {
+            Distance::Far
+        };
+        let mut ends = [
+            End::new(1, 2, is_direct, distance),
+            End::new(2, 1, is_direct, distance),
+        ];
         let connections = (0..connections).map(|n| {
             let [a, b] = ends.each_mut().map(End::socket);
             let [first, second] = &mut ends;
@@ -177,8 +187,8 @@ impl World {
                 for packet in again {
                     way.push(packet.clone(), self.now);
                 }
-                for packet in packets {
-                    match end.tap.outgoing_at(packet.as_ref(), now) {
+                for (distance, packet) in packets {
+                    match end.tap.outgoing_at(distance, packet.as_ref(), now) {
                         Outgoing::Forward => way.push(packet.clone(), self.now),
                         Outgoing::Drop => {}
                         Outgoing::Replace(packet) => way.push(packet, self.now),
@@ -206,8 +216,8 @@ impl World {
         let [there, back] = &mut self.ways;
         for (way, end) in [(there, second), (back, first)] {
             while let Some((_, mut packet)) = way.flying.pop_front_if(|(at, _)| *at <= self.now) {
-                if end.tap.incoming_at(&mut packet, &Anything, now) {
-                    end.device.put(packet);
+                if end.tap.incoming_at(&mut packet, &Anything, now).is_some() {
+                    end.device.put(end.distance, packet);
                 }
             }
         }
@@ -402,8 +412,8 @@ fn a_loss_on_a_long_path_costs_little() {
         jitter: Duration::ZERO,
     };
     let (took, longest) = World::new(satellite, true, 1).transfer(4 * MIB);
-    // Round trips at the largest window take 9.6 s, and slow start adds five.
-    assert!(took < ms(13_000), "{took:?}");
+    // The line takes 1.7 s, and slow start adds six round trips.
+    assert!(took < ms(6500), "{took:?}");
     assert!(longest < ms(1300), "nothing arrived for {longest:?}");
 }
 
@@ -454,7 +464,7 @@ fn transfers_on_a_relay_use_the_line_share_it_and_leave_requests_room() {
             let shared = World::new(line, false, transfers + 1).share(ms((delay * 30).max(2000)), length);
             let what = format!("{transfers} on {line:?}: {shared:?}");
             assert!(shared.used > 0.9, "{what}");
-            assert!(shared.median <= ms(35) && shared.late <= ms(50), "{what}");
+            assert!(shared.median <= ms(35) && shared.late <= ms(55), "{what}");
             let even = 1.0 / f64::from(transfers);
             assert!(shared.least > even / 4.0 && shared.most < even * 3.0, "{what}");
         }

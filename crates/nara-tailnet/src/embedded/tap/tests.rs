@@ -17,6 +17,13 @@ impl Filter for Anything {
     }
 }
 
+impl Tap {
+    /// Returns the stack of each connection.
+    pub(in crate::embedded) fn distances(&self) -> Vec<Distance> {
+        self.flows().values().map(|track| track.distance).collect()
+    }
+}
+
 fn ours() -> SocketAddr {
     "100.64.0.1:50000".parse().unwrap()
 }
@@ -64,7 +71,7 @@ fn segment(
 fn a_peer_that_does_not_answer_is_given_up() {
     let (tap, _) = tap();
     let start = Instant::now();
-    tap.outgoing_at(&packet(ours(), theirs(), 7, Syn, 0), start);
+    tap.outgoing_at(Distance::Near, &packet(ours(), theirs(), 7, Syn, 0), start);
     assert!(tap.due(start + Duration::from_secs(4)).is_empty());
     assert_eq!(tap.due(start + Duration::from_secs(6)), [(ours(), theirs())]);
 }
@@ -72,24 +79,25 @@ fn a_peer_that_does_not_answer_is_given_up() {
 #[test]
 fn a_sleep_longer_than_the_user_timeout_ends_connections() {
     let (tap, device) = tap();
-    tap.outgoing(packet(ours(), theirs(), 7, Syn, 0));
+    tap.outgoing(Distance::Near, packet(ours(), theirs(), 7, Syn, 0));
     tap.slept(Duration::from_secs(4));
     assert!(tap.is_used(&(ours(), theirs())));
     tap.slept(Duration::from_secs(5));
     assert!(!tap.is_used(&(ours(), theirs())));
-    assert_eq!(device.clear(), 1, "the stack receives a reset");
+    assert_eq!(device.clear(Distance::Near), 1, "the stack receives a reset");
 }
 
 #[test]
 fn any_answer_resets_the_user_timeout() {
     let (tap, _) = tap();
     let start = Instant::now();
-    tap.outgoing_at(&packet(ours(), theirs(), 7, Syn, 0), start);
-    assert!(tap.incoming_at(
+    tap.outgoing_at(Distance::Near, &packet(ours(), theirs(), 7, Syn, 0), start);
+    tap.incoming_at(
         &mut acknowledging(theirs(), ours(), 1, Syn, 0),
         &DropAllFilter,
-        start
-    ));
+        start,
+    )
+    .unwrap();
     assert!(tap.due(start + Duration::from_secs(600)).is_empty());
 }
 
@@ -99,6 +107,7 @@ fn retransmissions_do_not_extend_the_user_timeout() {
     let start = Instant::now();
     for second in 0..6 {
         tap.outgoing_at(
+            Distance::Near,
             &acknowledging(ours(), theirs(), 100, TcpControl::None, 50),
             start + Duration::from_secs(second),
         );
@@ -111,9 +120,9 @@ async fn an_aborted_connection_gets_a_reset_that_the_stack_believes() {
     use smoltcp::phy::{Device as _, RxToken as _};
     let (tap, device) = tap();
     let now = Instant::now();
-    tap.outgoing_at(&packet(ours(), theirs(), 99, Syn, 0), now);
+    tap.outgoing_at(Distance::Near, &packet(ours(), theirs(), 99, Syn, 0), now);
     tap.abort(&(ours(), theirs()));
-    let mut end = StackEnd::new(Arc::clone(&device));
+    let mut end = StackEnd::new(Arc::clone(&device), Distance::Near);
     let (received, _) = end.receive(smoltcp::time::Instant::ZERO).unwrap();
     received.consume(|bytes| {
         let reset = Segment::parse(bytes).unwrap();
@@ -135,10 +144,14 @@ fn unanswered_data_is_retransmitted_at_once_on_a_new_path() {
     let (tap, device) = tap();
     let start = Instant::now();
     let peer = HashSet::from([theirs().ip()]);
-    tap.outgoing_at(&packet(ours(), theirs(), -1, Syn, 0), start);
+    tap.outgoing_at(Distance::Near, &packet(ours(), theirs(), -1, Syn, 0), start);
     let mut answer = acknowledging(theirs(), ours(), 0, Syn, 0);
     tap.incoming_at(&mut answer, &DropAllFilter, start);
-    tap.outgoing_at(&acknowledging(ours(), theirs(), 0, TcpControl::None, 100), start);
+    tap.outgoing_at(
+        Distance::Near,
+        &acknowledging(ours(), theirs(), 0, TcpControl::None, 100),
+        start,
+    );
     tap.rerouted(&peer, start);
     assert_eq!(again(&device), 0, "the answer may still arrive");
     tap.resend_due(start + Duration::from_secs(1));
@@ -153,16 +166,16 @@ fn unanswered_data_is_retransmitted_at_once_on_a_new_path() {
 fn retransmissions_of_the_stack_are_dropped_but_new_acknowledgements_forwarded() {
     let (tap, _) = tap();
     let now = Instant::now();
-    tap.outgoing_at(&packet(ours(), theirs(), -1, Syn, 0), now);
+    tap.outgoing_at(Distance::Near, &packet(ours(), theirs(), -1, Syn, 0), now);
     let mut answer = acknowledging(theirs(), ours(), 0, Syn, 0);
     tap.incoming_at(&mut answer, &DropAllFilter, now);
     let data = |acknowledged| {
         let number = Some(TcpSeqNumber(acknowledged));
         segment(ours(), theirs(), 0, TcpControl::None, number, 100)
     };
-    assert_eq!(tap.outgoing_at(&data(1), now), Outgoing::Forward);
-    assert_eq!(tap.outgoing_at(&data(1), now), Outgoing::Drop);
-    let Outgoing::Replace(packet) = tap.outgoing_at(&data(2), now) else {
+    assert_eq!(tap.outgoing_at(Distance::Near, &data(1), now), Outgoing::Forward);
+    assert_eq!(tap.outgoing_at(Distance::Near, &data(1), now), Outgoing::Drop);
+    let Outgoing::Replace(packet) = tap.outgoing_at(Distance::Near, &data(2), now) else {
         panic!("the peer needs the acknowledgement");
     };
     let only = Segment::parse(&packet).unwrap().tcp;
@@ -180,20 +193,69 @@ fn a_peer_cannot_open_connections_without_end() {
     let now = Instant::now();
     for port in 0..PER_PEER as u16 {
         let from = SocketAddr::new(theirs().ip(), 1000 + port);
-        assert!(tap.incoming_at(&mut packet(from, ours(), 0, Syn, 0), &Anything, now));
-        tap.outgoing_at(&acknowledging(ours(), from, 0, Syn, 0), now);
+        assert!(
+            tap.incoming_at(&mut packet(from, ours(), 0, Syn, 0), &Anything, now)
+                .is_some()
+        );
+        tap.outgoing_at(Distance::Near, &acknowledging(ours(), from, 0, Syn, 0), now);
     }
     let one_more = SocketAddr::new(theirs().ip(), 9);
-    assert!(!tap.incoming_at(&mut packet(one_more, ours(), 0, Syn, 0), &Anything, now));
+    assert!(
+        tap.incoming_at(&mut packet(one_more, ours(), 0, Syn, 0), &Anything, now)
+            .is_none()
+    );
     let another_peer = "100.64.0.3:9".parse().unwrap();
-    assert!(tap.incoming_at(&mut packet(another_peer, ours(), 0, Syn, 0), &Anything, now));
+    assert!(
+        tap.incoming_at(&mut packet(another_peer, ours(), 0, Syn, 0), &Anything, now)
+            .is_some()
+    );
+}
+
+#[test]
+fn connections_with_a_far_peer_have_the_stack_with_long_buffers() {
+    let (tap, device) = tap();
+    let start = Instant::now();
+    let opens = |tap: &Tap| tap.incoming_at(&mut packet(theirs(), ours(), 0, Syn, 0), &Anything, start);
+    assert_eq!(tap.distance_to(theirs().ip()), Distance::Near, "nothing is known");
+    tap.set_far(HashSet::from([theirs().ip()]));
+    assert_eq!(opens(&tap), Some(Distance::Far));
+    tap.set_far(HashSet::new());
+    let later = start + DOUBLED;
+    let again = tap.incoming_at(&mut packet(theirs(), ours(), 0, Syn, 0), &Anything, later);
+    assert_eq!(again, Some(Distance::Far), "the stack has the first SYN");
+    tap.outgoing_at(Distance::Far, &acknowledging(ours(), theirs(), -1, Syn, 0), start);
+    let mut answer = acknowledging(theirs(), ours(), 1, TcpControl::None, 0);
+    let came = tap.incoming_at(&mut answer, &Anything, start + Duration::from_millis(5));
+    assert_eq!(came, Some(Distance::Far));
+    tap.set_far(HashSet::from([theirs().ip()]));
+    assert_eq!(
+        tap.distance_to(theirs().ip()),
+        Distance::Near,
+        "5 ms were measured"
+    );
+    tap.abort(&(ours(), theirs()));
+    assert_eq!(device.clear(Distance::Far), 1);
+}
+
+#[test]
+fn a_silent_connection_stays_tracked_or_ends() {
+    for distance in Distance::ALL {
+        let (tap, _) = tap();
+        let start = Instant::now();
+        tap.outgoing_at(distance, &packet(ours(), theirs(), -1, Syn, 0), start);
+        tap.incoming_at(&mut acknowledging(theirs(), ours(), 0, Syn, 0), &Anything, start);
+        let ended = tap.due(start + SILENT);
+        assert_eq!(ended.is_empty(), distance == Distance::Near);
+        // Segments of an untracked connection reach the near stack.
+        assert_eq!(tap.is_used(&(ours(), theirs())), distance == Distance::Far);
+    }
 }
 
 #[test]
 fn a_connection_that_only_we_have_closed_ends() {
     let (tap, _) = tap();
     let start = Instant::now();
-    tap.outgoing_at(&acknowledging(ours(), theirs(), 7, Fin, 0), start);
+    tap.outgoing_at(Distance::Near, &acknowledging(ours(), theirs(), 7, Fin, 0), start);
     tap.incoming_at(
         &mut acknowledging(theirs(), ours(), 7, TcpControl::None, 0),
         &DropAllFilter,
@@ -207,7 +269,7 @@ fn a_connection_that_only_we_have_closed_ends() {
 fn a_closed_connection_is_forgotten() {
     let (tap, _) = tap();
     let start = Instant::now();
-    tap.outgoing_at(&acknowledging(ours(), theirs(), 7, Fin, 0), start);
+    tap.outgoing_at(Distance::Near, &acknowledging(ours(), theirs(), 7, Fin, 0), start);
     tap.incoming_at(
         &mut acknowledging(theirs(), ours(), 7, Fin, 0),
         &DropAllFilter,
@@ -222,15 +284,15 @@ fn the_filter_applies_to_connections_but_not_to_answers() {
     let (tap, _) = tap();
     let now = Instant::now();
     let mut opened = packet(theirs(), ours(), 0, Syn, 0);
-    assert!(!tap.incoming_at(&mut opened, &DropAllFilter, now));
-    assert!(tap.incoming_at(&mut opened, &Anything, now));
+    assert!(tap.incoming_at(&mut opened, &DropAllFilter, now).is_none());
+    assert!(tap.incoming_at(&mut opened, &Anything, now).is_some());
     let mut answer = acknowledging(theirs(), ours(), 0, TcpControl::None, 0);
     assert!(
-        !tap.incoming_at(&mut answer, &DropAllFilter, now),
+        tap.incoming_at(&mut answer, &DropAllFilter, now).is_none(),
         "no connection of ours exists"
     );
-    tap.outgoing_at(&packet(ours(), theirs(), 7, Syn, 0), now);
-    assert!(tap.incoming_at(&mut answer, &DropAllFilter, now));
+    tap.outgoing_at(Distance::Near, &packet(ours(), theirs(), 7, Syn, 0), now);
+    assert!(tap.incoming_at(&mut answer, &DropAllFilter, now).is_some());
 }
 
 #[test]
@@ -238,12 +300,12 @@ fn only_tcp_and_pings_pass() {
     let (tap, _) = tap();
     let mut packet = acknowledging(theirs(), ours(), 0, TcpControl::None, 0);
     packet[9] = IpProtocol::Icmp.into();
-    assert!(!tap.incoming(&mut packet), "no filter is set yet");
+    assert!(tap.incoming(&mut packet).is_none(), "no filter is set yet");
     tap.set_filter(Arc::new(Anything));
-    assert!(tap.incoming(&mut packet));
-    assert!(!tap.incoming(&mut []));
+    assert!(tap.incoming(&mut packet).is_some());
+    assert!(tap.incoming(&mut []).is_none());
     packet[9] = IpProtocol::Udp.into();
-    assert!(!tap.incoming(&mut packet));
+    assert!(tap.incoming(&mut packet).is_none());
 }
 
 #[test]
@@ -257,19 +319,28 @@ fn a_syn_that_comes_twice_reaches_the_stack_once() {
             &Anything,
             at(millis),
         )
+        .is_some()
     };
     assert!(comes(6, 0));
     assert!(!comes(6, 100), "duplicated by the network, and not answered yet");
     assert!(comes(6, 1000), "the stack may have lost the first one");
     let acknowledged = Some(TcpSeqNumber(7));
-    tap.outgoing_at(&segment(ours(), theirs(), 70, Syn, acknowledged, 0), at(1000));
+    tap.outgoing_at(
+        Distance::Near,
+        &segment(ours(), theirs(), 70, Syn, acknowledged, 0),
+        at(1000),
+    );
     assert!(!comes(6, 2000), "the answer was lost");
     assert!(tap.is_used(&(ours(), theirs())));
-    assert_eq!(device.clear(), 0);
+    assert_eq!(device.clear(Distance::Near), 0);
 
     assert!(comes(-9, 2000), "the peer has restarted");
     assert!(!tap.is_used(&(ours(), theirs())));
-    assert_eq!(device.clear(), 1, "the stack receives a reset first");
+    assert_eq!(
+        device.clear(Distance::Near),
+        1,
+        "the stack receives a reset first"
+    );
 }
 
 /// The library searches its sockets by index, and reuses the index of a closed connection for the next listening
@@ -277,20 +348,24 @@ fn a_syn_that_comes_twice_reaches_the_stack_once() {
 #[tokio::test]
 async fn a_syn_that_comes_twice_does_not_reset_the_connection() {
     let (tap, device) = tap();
-    let mut stack = Netstack::new(StackEnd::new(Arc::clone(&device)), netcore::Config::default());
+    let mut stack = Netstack::new(
+        StackEnd::new(Arc::clone(&device), Distance::Near),
+        netcore::Config::default(),
+    );
     let channel = stack.command_channel();
     let mut running = JoinSet::new();
     running.spawn(async move { stack.run_tokio().await });
     channel.set_ips([ours().ip()]).await.unwrap();
     let listener = channel.tcp_listen(ours()).await.unwrap();
     let put = |mut packet: BytesMut| {
-        if tap.incoming_at(&mut packet, &Anything, Instant::now()) {
-            device.put(packet.clone());
+        if let Some(distance) = tap.incoming_at(&mut packet, &Anything, Instant::now()) {
+            device.put(distance, packet.clone());
         }
     };
     let answer = async || {
         let (_, packets) = device.take().await;
-        let packet = tap.outgoing(packets.into_iter().next().unwrap()).unwrap();
+        let (distance, packet) = packets.into_iter().next().unwrap();
+        let packet = tap.outgoing(distance, packet).unwrap();
         let answer = Segment::parse(packet.as_ref()).unwrap();
         (answer.tcp.control, answer.end())
     };

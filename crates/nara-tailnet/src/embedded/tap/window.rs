@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::path::{First, Path, QUEUE, scaled};
 use super::segment::{TcpControl, TcpRepr, TcpSeqNumber};
 use crate::embedded::device::MTU;
-use crate::embedded::settings::{FIRST_WINDOW, TCP_BUFFER};
+use crate::embedded::settings::FIRST_WINDOW;
 
 /// The growth per round trip while packets queue, in bytes: the payload of a packet.
 const STEP: usize = MTU - 40;
@@ -39,6 +39,8 @@ pub(super) struct Window {
     is_direct: bool,
     /// The maximum number of bytes in flight.
     size: usize,
+    /// The size of the buffers of the connection.
+    buffer: usize,
     /// Below this size, the window doubles in a round trip.
     threshold: usize,
     round: Round,
@@ -91,10 +93,12 @@ pub(super) struct Advice {
 }
 
 impl Window {
-    /// Creates a window. `their_shift` is the window scale of the peer, if its SYN came first.
-    pub(super) fn new(is_direct: bool, first: First, their_shift: Option<u8>) -> Self {
+    /// Creates a window of a connection with buffers of this size. `their_shift` is the window scale of the peer, if its
+    /// SYN came first.
+    pub(super) fn new(is_direct: bool, first: First, their_shift: Option<u8>, buffer: usize) -> Self {
         Self {
             is_direct,
+            buffer,
             size: match first {
                 First::Together if is_direct => LEAST_DIRECT,
                 First::Alone | First::Together => FIRST_WINDOW,
@@ -259,7 +263,7 @@ impl Window {
     /// Processes the arrival of data.
     pub(super) fn arrived(&mut self, bytes: usize) {
         if let Some(repair) = &mut self.repair {
-            repair.window = repair.window.saturating_add(bytes).min(TCP_BUFFER);
+            repair.window = repair.window.saturating_add(bytes).min(self.buffer);
         }
     }
 
@@ -327,7 +331,7 @@ impl Window {
             let most = if self.is_direct { most.max(bytes / 8) } else { most };
             step + scaled(bytes, round_trip, DOUBLES).min(most)
         };
-        self.size = (self.size + growth).min(TCP_BUFFER).max(self.size);
+        self.size = (self.size + growth).min(self.buffer).max(self.size);
         true
     }
 

@@ -289,3 +289,38 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn packets_take_the_relay_when_a_peer_calls_whose_path_is_silent() {
+    let now = Instant::now();
+    let mut session = direct(now, 600 * MS);
+    session.called(&[address(5)], now + MS);
+    assert_eq!(session.path(), Some(address(0)), "the path may still work");
+    session.ponged(address(0), 600 * MS, now + 601 * MS);
+    session.wishes();
+    // A ping, and its timeout.
+    for _ in 0..2 {
+        session.timeout(session.next_timeout().unwrap());
+    }
+    session.wishes();
+    let called = now + Duration::from_secs(3);
+    session.called(&[address(6)], called);
+    let wishes = session.wishes();
+    assert_eq!(wishes.first(), Some(&Wish::Route(None)));
+    assert!(pings(&wishes).contains(&address(6)));
+    session.ponged(address(6), 600 * MS, called + 600 * MS);
+    assert_eq!(session.wishes(), [Wish::Route(Some(address(6)))]);
+}
+
+#[test]
+fn an_address_that_answers_replaces_a_path_whose_answer_is_late() {
+    let now = Instant::now();
+    let at = |ms| now + ms * MS;
+    for (late, replaced) in [(190, false), (210, true)] {
+        let mut session = direct(now, 200 * MS);
+        session.called(&[address(5)], at(500));
+        assert_eq!(pings(&session.wishes()), [address(0), address(5)]);
+        session.ponged(address(5), late * MS, at(500 + late));
+        assert_eq!(session.path() == Some(address(5)), replaced, "after {late} ms");
+    }
+}

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::super::segment::Segment;
 use super::*;
+use crate::embedded::settings::TCP_BUFFER;
 
 const SHIFT: u8 = 2;
 
@@ -29,7 +30,7 @@ fn unmeasured(is_direct: bool) -> Path {
 
 /// Returns the window of a connection that we opened.
 fn open(is_direct: bool) -> Window {
-    let mut window = Window::new(is_direct, First::Alone, None);
+    let mut window = Window::new(is_direct, First::Alone, None, TCP_BUFFER);
     window.outgoing(&tcp(TcpControl::Syn, -1, None, b""), is_direct);
     let answer = tcp(TcpControl::Syn, 0, Some(0), b"");
     window.incoming(&answer, TcpSeqNumber(0), &unmeasured(is_direct));
@@ -140,10 +141,19 @@ fn a_window_becomes_smaller_than_the_first_one_only_when_many_measurements_in_a_
 
 #[test]
 fn a_window_begins_small_on_a_saturated_path() {
-    assert_eq!(Window::new(false, First::Beside, None).size(), LEAST);
-    assert_eq!(Window::new(true, First::Beside, None).size(), LEAST_DIRECT);
-    assert_eq!(Window::new(true, First::Together, None).size(), LEAST_DIRECT);
-    assert_eq!(Window::new(false, First::Together, None).size(), FIRST_WINDOW);
+    assert_eq!(Window::new(false, First::Beside, None, TCP_BUFFER).size(), LEAST);
+    assert_eq!(
+        Window::new(true, First::Beside, None, TCP_BUFFER).size(),
+        LEAST_DIRECT
+    );
+    assert_eq!(
+        Window::new(true, First::Together, None, TCP_BUFFER).size(),
+        LEAST_DIRECT
+    );
+    assert_eq!(
+        Window::new(false, First::Together, None, TCP_BUFFER).size(),
+        FIRST_WINDOW
+    );
 }
 
 #[test]
@@ -261,7 +271,7 @@ fn a_new_path_resets_the_window() {
 
 #[test]
 fn without_window_scaling_at_both_ends_nothing_is_shifted() {
-    let mut window = Window::new(false, First::Alone, None);
+    let mut window = Window::new(false, First::Alone, None, TCP_BUFFER);
     let mut syn = tcp(TcpControl::Syn, -1, None, b"");
     window.outgoing(&syn, false);
     syn.window_scale = None;
