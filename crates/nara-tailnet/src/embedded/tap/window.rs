@@ -4,8 +4,8 @@
 //! the window that the stack sees. The window grows with acknowledgements until packets queue on the path. It shrinks
 //! when the queue grows too long or packets are lost, so it converges to slightly more than the bandwidth-delay
 //! product. Growth is the same for each connection and shrinking is proportional to the window, so connections share a
-//! path. During loss recovery, the bytes in flight are limited to those still in flight plus those that arrive (RFC
-//! 6937).
+//! path. On a relay, only a queue that lasts shrinks it (`path`). During loss recovery, the bytes in flight are limited
+//! to those still in flight plus those that arrive (RFC 6937).
 
 use std::time::{Duration, Instant};
 
@@ -96,8 +96,8 @@ impl Window {
         Self {
             is_direct,
             size: match first {
-                First::Together if is_direct => LEAST_DIRECT,
-                First::Alone | First::Together => FIRST_WINDOW,
+                First::Together => LEAST_DIRECT,
+                First::Alone => FIRST_WINDOW,
                 First::Beside => least(is_direct),
             },
             threshold: usize::MAX,
@@ -194,10 +194,16 @@ impl Window {
             return;
         }
         self.last = (shortest, queue);
-        // A busy processor occasionally delays a round, so one long round is not conclusive. On a long path, waiting
-        // for a second round costs more.
-        let is_long = queue > QUEUE && !round.predates_change;
-        let is_certain = round.was_long || queue > QUEUE * 3 / 2 || shortest > QUEUE * 5;
+        let (shortest, queue, is_certain) = if self.is_direct {
+            // A busy processor occasionally delays a round, so one long round is not conclusive. On a long path, waiting
+            // for a second round costs more.
+            let is_certain = round.was_long || queue > QUEUE * 3 / 2 || shortest > QUEUE * 5;
+            (shortest, queue, is_certain)
+        } else {
+            let queue = path.standing();
+            (path.shortest() + queue, queue, true)
+        };
+        let is_long = queue > path.target() && !round.predates_change;
         self.long = if is_long {
             self.long.saturating_add(round.measured)
         } else {
@@ -314,16 +320,18 @@ impl Window {
             return true;
         }
         let (round_trip, queue) = self.last;
+        let queue = if path.repairs() { path.standing() } else { queue };
+        let target = path.target();
         let step = (STEP * bytes / self.size).max(1);
         let growth = if self.size < self.threshold && !path.is_crowded() {
             bytes.min(self.threshold - self.size)
-        } else if queue > QUEUE {
+        } else if queue > target {
             0
-        } else if queue > QUEUE / 4 {
+        } else if queue > target / 4 {
             step
         } else {
             // On a long path, a round trip must not add more than this to the queue.
-            let most = scaled(bytes, QUEUE / 4, round_trip);
+            let most = scaled(bytes, target / 4, round_trip);
             let most = if self.is_direct { most.max(bytes / 8) } else { most };
             step + scaled(bytes, round_trip, DOUBLES).min(most)
         };
