@@ -5,7 +5,8 @@
 //! when the queue grows too long or packets are lost, so it converges to slightly more than the bandwidth-delay
 //! product. Growth is the same for each connection and shrinking is proportional to the window, so connections share a
 //! path. On a relay, only a queue that lasts shrinks it (`path`). During loss recovery, the bytes in flight are limited
-//! to those still in flight plus those that arrive (RFC 6937).
+//! to those still in flight plus those that arrive (RFC 6937). If the packets arrive nevertheless, the window is
+//! restored.
 
 use std::time::{Duration, Instant};
 
@@ -79,6 +80,8 @@ struct Repair {
     lost: usize,
     /// The window has shrunk for this loss.
     is_answered: bool,
+    /// The window and the threshold before that.
+    before: Option<(usize, usize)>,
 }
 
 /// The result of an incoming segment.
@@ -243,10 +246,12 @@ impl Window {
             window,
             lost: 0,
             is_answered: false,
+            before: None,
         });
         repair.lost = repair.lost.saturating_add(bytes);
         if repair.lost > by_chance && !repair.is_answered {
             repair.is_answered = true;
+            repair.before = Some((self.size, self.threshold));
             let floor = self.floor(self.last.1, path);
             self.size = (self.size * LOSS.0 / LOSS.1).max(floor).min(self.size);
             self.threshold = self.size;
@@ -259,6 +264,17 @@ impl Window {
             FIRST_WINDOW
         } else {
             least(self.is_direct)
+        }
+    }
+
+    /// Restores the window: the packets were delayed, not lost (RFC 4015).
+    pub(super) fn on_spurious_loss(&mut self) {
+        if let Some((size, threshold)) = self
+            .repair
+            .take_if(|repair| repair.before.is_some())
+            .and_then(|repair| repair.before)
+        {
+            (self.size, self.threshold) = (size, threshold);
         }
     }
 
@@ -276,6 +292,7 @@ impl Window {
             window: STEP,
             lost: 0,
             is_answered: true,
+            before: None,
         });
         self.duplicates = 0;
     }

@@ -135,6 +135,19 @@ fn on_a_relay_a_queue_that_lasts_shrinks_the_window_and_a_repaired_loss_does_not
 }
 
 #[test]
+fn a_spurious_loss_restores_the_window() {
+    let mut window = open(false);
+    let before = window.size();
+    window.on_loss(STEP, before, TcpSeqNumber(before as i32), &unmeasured(false));
+    assert!(window.size() < before);
+    window.on_spurious_loss();
+    assert_eq!(window.size(), before);
+    window.on_timeout(TcpSeqNumber(before as i32));
+    window.on_spurious_loss();
+    assert_eq!(window.size(), STEP, "nothing has arrived");
+}
+
+#[test]
 fn without_a_queue_the_window_grows_by_a_part_of_itself() {
     let mut window = open(false);
     window.size = 4 * FIRST_WINDOW;
