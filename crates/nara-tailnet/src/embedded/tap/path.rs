@@ -137,7 +137,8 @@ impl Path {
         }
         let without = self.shortest();
         // A queue does not grow this fast.
-        let is_jump = self.last.is_some_and(|last| round_trip >= last + without / 2);
+        let jump = QUEUE.max(without / 2);
+        let is_jump = self.last.is_some_and(|last| round_trip >= last + jump);
         if is_jump && !self.is_direct {
             self.repaired = Some(now);
         }
@@ -293,17 +294,17 @@ mod tests {
     #[test]
     fn a_delay_is_a_standing_queue_only_if_it_lasts() {
         // A jump by half of the round trip is a repaired loss, from which the longer limit applies.
-        for (jump, stands) in [(ms(9), 4), (ms(10), 6)] {
+        for (jump, stands) in [(ms(39), 4), (ms(40), 6)] {
             let (mut path, start) = (Path::default(), Instant::now());
-            let at = |n| start + ms(20) * n;
-            path.measured(ms(20), start);
+            let at = |n| start + ms(80) * n;
+            path.measured(ms(80), start);
             for n in 1..=stands {
-                path.measured(ms(20) + jump * n.min(4), at(n));
+                path.measured(ms(80) + jump * n.min(4), at(n));
                 assert_eq!(path.standing() > ms(0), n == stands, "{n} of {stands}");
             }
-            path.measured(ms(25), at(stands + 1));
+            path.measured(ms(85), at(stands + 1));
             assert_eq!(path.standing(), ms(5));
-            path.measured(ms(60), at(stands * 4));
+            path.measured(ms(160), at(stands * 4));
             assert_eq!(path.standing(), ms(0), "the earlier measurements are too old");
         }
     }

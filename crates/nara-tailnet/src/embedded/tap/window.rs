@@ -23,6 +23,8 @@ const DOUBLES: Duration = Duration::from_secs(1);
 const LOSS: (usize, usize) = (7, 10);
 /// The fraction of a window that may be lost at random, at least one packet.
 const BY_CHANCE: usize = 50;
+/// The fraction of a window that a burst may lose at the relay.
+const BY_BURST: usize = 8;
 /// The minimum window in bytes, over a relay, whose queue is short, and over a direct path (RFC 6928).
 const LEAST: usize = 4 * STEP;
 const LEAST_DIRECT: usize = 10 * STEP;
@@ -237,6 +239,9 @@ impl Window {
     pub(super) fn on_loss(&mut self, bytes: usize, in_flight: usize, sent: TcpSeqNumber, path: &Path) {
         let by_chance = if self.is_direct && path.is_free(self.last.1) {
             (self.size / BY_CHANCE).max(STEP)
+        } else if path.repairs() {
+            // After a repair, all packets behind it arrive at the relay at once.
+            (self.size / BY_BURST).max(STEP)
         } else {
             0
         };
