@@ -101,9 +101,8 @@ impl Window {
         Self {
             is_direct,
             size: match first {
-                First::Together => LEAST_DIRECT,
                 First::Alone => FIRST_WINDOW,
-                First::Beside => least(is_direct),
+                First::Together | First::Beside => least(is_direct),
             },
             threshold: usize::MAX,
             round: Round::default(),

@@ -184,7 +184,7 @@ fn a_window_begins_small_on_a_saturated_path() {
     assert_eq!(Window::new(false, First::Beside, None).size(), LEAST);
     assert_eq!(Window::new(true, First::Beside, None).size(), LEAST_DIRECT);
     assert_eq!(Window::new(true, First::Together, None).size(), LEAST_DIRECT);
-    assert_eq!(Window::new(false, First::Together, None).size(), LEAST_DIRECT);
+    assert_eq!(Window::new(false, First::Together, None).size(), LEAST);
 }
 
 #[test]
