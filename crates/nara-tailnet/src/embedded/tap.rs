@@ -380,6 +380,9 @@ impl Tap {
                     path.measured(took, now);
                     track.window.measured(took, path, track.sent, now);
                 }
+                if outcome.is_spurious {
+                    track.window.on_spurious_loss();
+                }
                 if outcome.lost > 0 {
                     track
                         .window

@@ -73,6 +73,8 @@ pub(super) struct AckOutcome {
     pub(super) round_trip: Option<Duration>,
     /// Bytes newly known to be lost.
     pub(super) lost: usize,
+    /// A retransmitted packet was only delayed: its first transmission has arrived.
+    pub(super) is_spurious: bool,
 }
 
 impl Flight {
@@ -247,8 +249,10 @@ impl Flight {
         if !last.again && last.is_sample {
             outcome.round_trip = Some(took);
         }
-        // An answer this soon after a retransmission belongs to the earlier transmission.
-        if !last.again || took >= times.shortest / 2 {
+        // An answer this soon after a retransmission belongs to the earlier transmission (RFC 8985, section 6.2).
+        if last.again && took < times.shortest {
+            outcome.is_spurious = true;
+        } else {
             self.newest = self.newest.max(Some(last.at));
         }
     }

@@ -3,6 +3,11 @@
 //! All connections with a peer share these measurements, since a connection that starts beside others never sees an
 //! empty queue. If no round trip without a queue was measured for a while, all connections reduce their windows
 //! together until the queue is empty and the path can be measured again.
+//!
+//! A relay link is a TCP connection. It repairs its losses, which delays all packets behind a lost one by at least a
+//! round trip. So on a relay only a delay that lasts several round trips is a queue ([`Path::standing`]). After a loss,
+//! that connection raises its rate only while packets wait for it, so the target queue is longer then
+//! ([`Path::target`]).
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +17,10 @@ pub(super) const QUEUE: Duration = Duration::from_millis(20);
 const KNOWN: Duration = Duration::from_secs(10);
 /// A measured queueing delay expires after this time.
 const RECENT: Duration = Duration::from_secs(1);
+/// The number of round trips during which a delay on a relay must last to count as a queue, and the number after a
+/// repaired loss: on a lossy line a delay often lasts longer.
+const STANDS: u32 = 4;
+const STANDS_LOSSY: u32 = 8;
 
 /// The path to a peer; see the module.
 #[derive(Debug, Default)]
@@ -22,6 +31,11 @@ pub(super) struct Path {
     draining: Option<(Instant, Duration)>,
     /// The last queueing delay that lasted a whole round trip, and its time.
     queue: Option<(Duration, Instant)>,
+    standing: Standing,
+    /// The last round trip.
+    last: Option<Duration>,
+    /// When the relay connection last repaired a loss, if recently.
+    repaired: Option<Instant>,
     /// When the last connection began.
     began: Option<Instant>,
 }
@@ -30,7 +44,7 @@ pub(super) struct Path {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum First {
     Alone,
-    /// Others began within the last round trip.
+    /// Others began within the last round trip, and their first windows together may be too large.
     Together,
     /// Others already saturate the path.
     Beside,
@@ -41,6 +55,35 @@ struct Shortest {
     round_trip: Duration,
     /// The time of the last similar round trip.
     seen: Instant,
+}
+
+/// The smallest queueing delay of the last round trips.
+#[derive(Debug, Default)]
+struct Standing {
+    /// The smallest one of the present period, and of the period before.
+    least: (Option<Duration>, Option<Duration>),
+    /// When the present period ends.
+    until: Option<Instant>,
+}
+
+impl Standing {
+    fn record(&mut self, queue: Duration, period: Duration, now: Instant) {
+        let (present, before) = &mut self.least;
+        if self.until.is_none_or(|until| now >= until) {
+            let is_recent = self.until.is_some_and(|until| now < until + period);
+            *before = present.take().filter(|_| is_recent);
+            self.until = Some(now + period);
+        }
+        *present = Some(present.map_or(queue, |least| least.min(queue)));
+    }
+
+    /// Returns zero unless there are measurements of two periods.
+    fn queue(&self) -> Duration {
+        match self.least {
+            (Some(present), Some(before)) => present.min(before),
+            _ => Duration::ZERO,
+        }
+    }
 }
 
 impl Path {
@@ -92,6 +135,39 @@ impl Path {
                 });
             }
         }
+        let without = self.shortest();
+        // A queue does not grow this fast.
+        let jump = QUEUE.max(without / 2);
+        let is_jump = self.last.is_some_and(|last| round_trip >= last + jump);
+        if is_jump && !self.is_direct {
+            self.repaired = Some(now);
+        }
+        self.repaired = self
+            .repaired
+            .filter(|at| now.saturating_duration_since(*at) <= KNOWN);
+        self.last = Some(round_trip);
+        let queue = self.queue_of(round_trip);
+        let stands = if self.repairs() { STANDS_LOSSY } else { STANDS };
+        self.standing.record(queue, without * stands / 2, now);
+    }
+
+    /// Returns the smallest queueing delay of the last round trips, [`STANDS`] or [`STANDS_LOSSY`].
+    pub(super) fn standing(&self) -> Duration {
+        self.standing.queue()
+    }
+
+    /// Returns whether the connection to the relay has repaired a loss recently.
+    pub(super) const fn repairs(&self) -> bool {
+        self.repaired.is_some()
+    }
+
+    /// Returns the target queueing delay: after a repaired loss, a round trip.
+    pub(super) fn target(&self) -> Duration {
+        if self.repairs() {
+            self.shortest().max(QUEUE)
+        } else {
+            QUEUE
+        }
     }
 
     /// Records the smallest queueing delay of a round trip.
@@ -108,7 +184,7 @@ impl Path {
     /// Returns the window that would halve the target queueing delay, given that `window` results in this round trip.
     pub(super) fn fitting(&self, window: usize, round_trip: Duration) -> usize {
         let without = round_trip - self.queue_of(round_trip);
-        scaled(window, without + QUEUE / 2, round_trip).min(window)
+        scaled(window, without + self.target() / 2, round_trip).min(window)
     }
 
     /// Returns how much of its window a connection may use now.
@@ -118,7 +194,7 @@ impl Path {
                 // Slightly below the capacity of the path: sending the difference at once afterwards is a burst.
                 let without = shortest.round_trip;
                 let less = without - (without / 8).min(QUEUE / 2);
-                scaled(window, less, without + QUEUE)
+                scaled(window, less, without + self.target())
             }
             _ => window,
         }
@@ -150,9 +226,10 @@ impl Path {
     pub(super) fn begin_connection(&mut self, now: Instant) -> First {
         let before = self.began.replace(now);
         let since = before.map(|began| now.saturating_duration_since(began));
+        let may_overflow = self.is_direct || self.repairs();
         if self.is_full(now) {
             First::Beside
-        } else if since.is_some_and(|since| since <= self.shortest()) {
+        } else if may_overflow && since.is_some_and(|since| since <= self.shortest()) {
             First::Together
         } else {
             First::Alone
@@ -162,7 +239,8 @@ impl Path {
     /// Returns whether other connections saturate the path.
     fn is_full(&self, now: Instant) -> bool {
         let is_recent = |(_, seen)| now.saturating_duration_since(seen) < RECENT;
-        self.is_crowded() && self.queue.is_some_and(is_recent)
+        let stands = self.is_direct || self.standing() > self.target() / 2;
+        self.is_crowded() && stands && self.queue.is_some_and(is_recent)
     }
 }
 
@@ -183,6 +261,7 @@ mod tests {
     #[test]
     fn the_excess_over_the_shortest_round_trip_is_a_queue() {
         let (mut path, now) = (Path::default(), Instant::now());
+        path.follow(true);
         path.measured(ms(50), now);
         assert_eq!(path.queue_of(ms(50)), ms(0));
         path.measured(ms(20), now);
@@ -213,6 +292,42 @@ mod tests {
     }
 
     #[test]
+    fn a_delay_is_a_standing_queue_only_if_it_lasts() {
+        // A jump by half of the round trip is a repaired loss, from which the longer limit applies.
+        for (jump, stands) in [(ms(39), 4), (ms(40), 6)] {
+            let (mut path, start) = (Path::default(), Instant::now());
+            let at = |n| start + ms(80) * n;
+            path.measured(ms(80), start);
+            for n in 1..=stands {
+                path.measured(ms(80) + jump * n.min(4), at(n));
+                assert_eq!(path.standing() > ms(0), n == stands, "{n} of {stands}");
+            }
+            path.measured(ms(85), at(stands + 1));
+            assert_eq!(path.standing(), ms(5));
+            path.measured(ms(160), at(stands * 4));
+            assert_eq!(path.standing(), ms(0), "the earlier measurements are too old");
+        }
+    }
+
+    #[test]
+    fn a_repaired_loss_makes_the_target_on_a_relay_a_round_trip() {
+        let start = Instant::now();
+        for is_direct in [false, true] {
+            let mut path = Path::default();
+            path.follow(is_direct);
+            for n in 0..10 {
+                path.measured(ms(80) + ms(30) * n, start);
+            }
+            assert_eq!(path.target(), QUEUE, "a queue grows steadily");
+            path.measured(ms(80), start);
+            path.measured(ms(160), start);
+            assert_eq!(path.target(), if is_direct { QUEUE } else { ms(80) });
+            path.measured(ms(160), start + KNOWN + ms(1));
+            assert_eq!(path.target(), QUEUE);
+        }
+    }
+
+    #[test]
     fn windows_stay_open_while_there_is_no_queue() {
         let (mut path, start) = (Path::default(), Instant::now());
         for second in 0..60 {
@@ -225,6 +340,7 @@ mod tests {
     #[test]
     fn connections_that_begin_within_a_round_trip_begin_together() {
         let (mut path, now) = (Path::default(), Instant::now());
+        path.follow(true);
         path.measured(ms(200), now);
         assert_eq!(path.begin_connection(now), First::Alone);
         assert_eq!(path.begin_connection(now + ms(50)), First::Together);

@@ -4,15 +4,16 @@
 //! the window that the stack sees. The window grows with acknowledgements until packets queue on the path. It shrinks
 //! when the queue grows too long or packets are lost, so it converges to slightly more than the bandwidth-delay
 //! product. Growth is the same for each connection and shrinking is proportional to the window, so connections share a
-//! path. During loss recovery, the bytes in flight are limited to those still in flight plus those that arrive (RFC
-//! 6937).
+//! path. On a relay, only a queue that lasts shrinks it (`path`). During loss recovery, the bytes in flight are limited
+//! to those still in flight plus those that arrive (RFC 6937). If the packets arrive nevertheless, the window is
+//! restored.
 
 use std::time::{Duration, Instant};
 
 use super::path::{First, Path, QUEUE, scaled};
 use super::segment::{TcpControl, TcpRepr, TcpSeqNumber};
 use crate::embedded::device::MTU;
-use crate::embedded::settings::FIRST_WINDOW;
+use crate::embedded::settings::{FIRST_WINDOW, TCP_BUFFER};
 
 /// The growth per round trip while packets queue, in bytes: the payload of a packet.
 const STEP: usize = MTU - 40;
@@ -22,6 +23,8 @@ const DOUBLES: Duration = Duration::from_secs(1);
 const LOSS: (usize, usize) = (7, 10);
 /// The fraction of a window that may be lost at random, at least one packet.
 const BY_CHANCE: usize = 50;
+/// The fraction of a window that a burst may lose at the relay.
+const BY_BURST: usize = 8;
 /// The minimum window in bytes, over a relay, whose queue is short, and over a direct path (RFC 6928).
 const LEAST: usize = 4 * STEP;
 const LEAST_DIRECT: usize = 10 * STEP;
@@ -81,6 +84,8 @@ struct Repair {
     lost: usize,
     /// The window has shrunk for this loss.
     is_answered: bool,
+    /// The window and the threshold before that.
+    before: Option<(usize, usize)>,
 }
 
 /// The result of an incoming segment.
@@ -100,9 +105,8 @@ impl Window {
             is_direct,
             buffer,
             size: match first {
-                First::Together if is_direct => LEAST_DIRECT,
-                First::Alone | First::Together => FIRST_WINDOW,
-                First::Beside => least(is_direct),
+                First::Alone => FIRST_WINDOW,
+                First::Together | First::Beside => least(is_direct),
             },
             threshold: usize::MAX,
             round: Round::default(),
@@ -114,6 +118,15 @@ impl Window {
             advertised: 0,
             our_shift: None,
             their_shift,
+        }
+    }
+
+    /// Returns the maximum size. On a relay, a queue shows late: a window that grows further meanwhile makes others wait.
+    fn most(&self) -> usize {
+        if self.is_direct {
+            self.buffer
+        } else {
+            self.buffer.min(TCP_BUFFER)
         }
     }
 
@@ -198,10 +211,16 @@ impl Window {
             return;
         }
         self.last = (shortest, queue);
-        // A busy processor occasionally delays a round, so one long round is not conclusive. On a long path, waiting
-        // for a second round costs more.
-        let is_long = queue > QUEUE && !round.predates_change;
-        let is_certain = round.was_long || queue > QUEUE * 3 / 2 || shortest > QUEUE * 5;
+        let (shortest, queue, is_certain) = if self.is_direct {
+            // A busy processor occasionally delays a round, so one long round is not conclusive. On a long path, waiting
+            // for a second round costs more.
+            let is_certain = round.was_long || queue > QUEUE * 3 / 2 || shortest > QUEUE * 5;
+            (shortest, queue, is_certain)
+        } else {
+            let queue = path.standing();
+            (path.shortest() + queue, queue, true)
+        };
+        let is_long = queue > path.target() && !round.predates_change;
         self.long = if is_long {
             self.long.saturating_add(round.measured)
         } else {
@@ -232,6 +251,9 @@ impl Window {
     pub(super) fn on_loss(&mut self, bytes: usize, in_flight: usize, sent: TcpSeqNumber, path: &Path) {
         let by_chance = if self.is_direct && path.is_free(self.last.1) {
             (self.size / BY_CHANCE).max(STEP)
+        } else if path.repairs() {
+            // After a repair, all packets behind it arrive at the relay at once.
+            (self.size / BY_BURST).max(STEP)
         } else {
             0
         };
@@ -241,10 +263,12 @@ impl Window {
             window,
             lost: 0,
             is_answered: false,
+            before: None,
         });
         repair.lost = repair.lost.saturating_add(bytes);
         if repair.lost > by_chance && !repair.is_answered {
             repair.is_answered = true;
+            repair.before = Some((self.size, self.threshold));
             let floor = self.floor(self.last.1, path);
             self.size = (self.size * LOSS.0 / LOSS.1).max(floor).min(self.size);
             self.threshold = self.size;
@@ -260,10 +284,22 @@ impl Window {
         }
     }
 
+    /// Restores the window: the packets were delayed, not lost (RFC 4015).
+    pub(super) fn on_spurious_loss(&mut self) {
+        if let Some((size, threshold)) = self
+            .repair
+            .take_if(|repair| repair.before.is_some())
+            .and_then(|repair| repair.before)
+        {
+            (self.size, self.threshold) = (size, threshold);
+        }
+    }
+
     /// Processes the arrival of data.
     pub(super) fn arrived(&mut self, bytes: usize) {
+        let most = self.most();
         if let Some(repair) = &mut self.repair {
-            repair.window = repair.window.saturating_add(bytes).min(self.buffer);
+            repair.window = repair.window.saturating_add(bytes).min(most);
         }
     }
 
@@ -274,6 +310,7 @@ impl Window {
             window: STEP,
             lost: 0,
             is_answered: true,
+            before: None,
         });
         self.duplicates = 0;
     }
@@ -318,20 +355,22 @@ impl Window {
             return true;
         }
         let (round_trip, queue) = self.last;
+        let queue = if path.repairs() { path.standing() } else { queue };
+        let target = path.target();
         let step = (STEP * bytes / self.size).max(1);
         let growth = if self.size < self.threshold && !path.is_crowded() {
             bytes.min(self.threshold - self.size)
-        } else if queue > QUEUE {
+        } else if queue > target {
             0
-        } else if queue > QUEUE / 4 {
+        } else if queue > target / 4 {
             step
         } else {
             // On a long path, a round trip must not add more than this to the queue.
-            let most = scaled(bytes, QUEUE / 4, round_trip);
+            let most = scaled(bytes, target / 4, round_trip);
             let most = if self.is_direct { most.max(bytes / 8) } else { most };
             step + scaled(bytes, round_trip, DOUBLES).min(most)
         };
-        self.size = (self.size + growth).min(self.buffer).max(self.size);
+        self.size = (self.size + growth).min(self.most()).max(self.size);
         true
     }
 

@@ -53,6 +53,21 @@ fn packets_in_flight_are_dropped_and_new_ones_forwarded() {
 }
 
 #[test]
+fn an_early_answer_to_a_retransmission_shows_that_the_packet_was_delayed() {
+    for (after, is_spurious) in [(ms(190), true), (USUAL, false)] {
+        let now = Instant::now();
+        let mut flight = flight(10, now);
+        let probed = now + USUAL * 2;
+        flight.mark_first_lost();
+        assert_eq!(again(&mut flight, probed), [0]);
+        let outcome = ack(&mut flight, 1, (0, 0), probed + after);
+        assert_eq!(outcome.is_spurious, is_spurious);
+        let lost = if is_spurious { 0 } else { 9 * LEN };
+        assert_eq!(outcome.lost, lost, "packets sent before the retransmission");
+    }
+}
+
+#[test]
 fn three_later_packets_mark_a_packet_lost_which_is_retransmitted_once() {
     let now = Instant::now();
     let mut flight = flight(10, now);

@@ -46,8 +46,8 @@ fn ack(window: &mut Window, number: usize, sent: usize, is_direct: bool) -> Opti
 }
 
 /// Returns a path with a round trip of 20 ms without a queue.
-fn path() -> Path {
-    let mut path = Path::default();
+fn path(is_direct: bool) -> Path {
+    let mut path = unmeasured(is_direct);
     path.measured(Duration::from_millis(20), Instant::now());
     path
 }
@@ -56,11 +56,12 @@ fn path() -> Path {
 fn round_trips_of(ms: u64, window: &mut Window, from: usize, count: usize) -> usize {
     (0..count).fold(from, |acknowledged, _| {
         let sent = acknowledged + window.size();
-        ack(window, sent, sent, false);
+        let is_direct = window.is_direct;
+        ack(window, sent, sent, is_direct);
         let now = Instant::now();
         window.measured(
             Duration::from_millis(ms),
-            &mut path(),
+            &mut path(is_direct),
             TcpSeqNumber(sent as i32),
             now,
         );
@@ -90,7 +91,7 @@ fn round_trips(window: &mut Window, from: usize, count: usize) -> usize {
 
 #[test]
 fn a_queue_ends_the_doubling_and_a_long_one_shrinks_the_window_to_what_fits() {
-    let mut window = open(false);
+    let mut window = open(true);
     let sent = round_trips_of(20, &mut window, 0, 1);
     assert_eq!(window.size(), 2 * FIRST_WINDOW);
     let sent = round_trips_of(35, &mut window, sent, 1);
@@ -108,6 +109,46 @@ fn a_queue_ends_the_doubling_and_a_long_one_shrinks_the_window_to_what_fits() {
 }
 
 #[test]
+fn on_a_relay_a_queue_that_lasts_shrinks_the_window_and_a_repaired_loss_does_not() {
+    let start = Instant::now();
+    let (mut window, mut path) = (open(false), path(false));
+    window.size = 4 * FIRST_WINDOW;
+    let mut sent = 0;
+    let mut rounds_of = |ms: u64, window: &mut Window, path: &mut Path, rounds: u64, at: u64| {
+        for round in 0..rounds {
+            let acknowledged = sent;
+            sent += window.size();
+            ack(window, acknowledged, sent, false);
+            let now = start + Duration::from_millis(at + round * 60);
+            path.measured(Duration::from_millis(ms), now);
+            window.measured(Duration::from_millis(ms), path, TcpSeqNumber(sent as i32), now);
+        }
+    };
+    for at in [0, 1000, 2000] {
+        rounds_of(20, &mut window, &mut path, 3, at);
+        let before = window.size();
+        rounds_of(60, &mut window, &mut path, 2, at + 180);
+        assert!(window.size() >= before);
+    }
+    let before = window.size();
+    rounds_of(60, &mut window, &mut path, 5, 3000);
+    assert!(window.size() < before);
+}
+
+#[test]
+fn a_spurious_loss_restores_the_window() {
+    let mut window = open(false);
+    let before = window.size();
+    window.on_loss(STEP, before, TcpSeqNumber(before as i32), &unmeasured(false));
+    assert!(window.size() < before);
+    window.on_spurious_loss();
+    assert_eq!(window.size(), before);
+    window.on_timeout(TcpSeqNumber(before as i32));
+    window.on_spurious_loss();
+    assert_eq!(window.size(), STEP, "nothing has arrived");
+}
+
+#[test]
 fn without_a_queue_the_window_grows_by_a_part_of_itself() {
     let mut window = open(false);
     window.size = 4 * FIRST_WINDOW;
@@ -120,7 +161,7 @@ fn without_a_queue_the_window_grows_by_a_part_of_itself() {
 
 #[test]
 fn a_window_becomes_smaller_than_the_first_one_only_when_many_measurements_in_a_row_are_long() {
-    let mut window = open(false);
+    let mut window = open(true);
     window.threshold = window.size;
     // The first round shrinks the grown window; the data of the second was sent before that.
     let count = 2 + usize::from(CERTAIN_IN_A_ROW);
@@ -129,7 +170,7 @@ fn a_window_becomes_smaller_than_the_first_one_only_when_many_measurements_in_a_
     round_trips_of(60, &mut window, sent, 1);
     assert_eq!(window.size(), FIRST_WINDOW / 2);
 
-    let mut window = open(false);
+    let mut window = open(true);
     window.threshold = window.size;
     let mut sent = 0;
     for _ in 0..10 {
@@ -152,7 +193,7 @@ fn a_window_begins_small_on_a_saturated_path() {
     );
     assert_eq!(
         Window::new(false, First::Together, None, TCP_BUFFER).size(),
-        FIRST_WINDOW
+        LEAST
     );
 }
 
@@ -286,7 +327,7 @@ proptest! {
         segments in prop::collection::vec((any::<i32>(), any::<i32>(), any::<bool>(), any::<bool>(), 0_usize..9), 0..60),
     ) {
         let mut window = open(true);
-        let mut path = path();
+        let mut path = path(false);
         for (sent, number, goes_out, is_direct, len) in segments {
             let segment = tcp(TcpControl::None, number, Some(number), &[0; 9][..len]);
             let sent = TcpSeqNumber(sent);
