@@ -9,7 +9,7 @@ pub(crate) type Erased = Box<dyn Any + Send>;
 /// Returns the value.
 ///
 /// # Panics
-/// It is not a `T`.
+/// Panics if the value is not a `T`.
 pub(crate) fn typed<T: 'static>(erased: Erased) -> T {
-    *erased.downcast().expect("whoever erased a type restores it")
+    *erased.downcast().expect("the value has the type that was erased")
 }

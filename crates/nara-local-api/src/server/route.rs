@@ -46,8 +46,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The OpenAPI document of the API, which a test generates.
 const DOCUMENT: &str = include_str!("../../../../docs/local-api.json");
 
-/// Declares the endpoints, and the function with the routes of each right. Nothing but a test refers to the
-/// description: the program does not contain what generates it, about 0.7 MB.
+/// Declares the endpoints, and the function with the routes of each right. Only a test uses the description, so the
+/// linker drops the generator, about 0.7 MB.
 macro_rules! endpoints {
     ($($routes:ident: $($topic:ident::$handler:ident),+;)+) => {
         #[derive(utoipa::OpenApi)]

@@ -95,8 +95,8 @@ fn directly(args: &QueryArgs, settings: &Settings, printer: Printer) -> Outcome 
     })
 }
 
-/// Asks peers in turn, and prints the first answer. `ask` fails if asking others is pointless; `hint` is for the case
-/// that there is no peer.
+/// Asks peers in turn, and prints the first answer. An error of `ask` ends the loop. `hint` is shown if there is no
+/// peer.
 async fn first_answer<P>(
     peers: Vec<P>,
     hint: &str,

@@ -27,7 +27,7 @@ const UP: usize = 2048;
 /// The capacity of the queue from the stack, in packets; the stack waits while it is full.
 const DOWN: usize = 512;
 
-/// The network stack of a connection: each has buffers for peers at this distance.
+/// Selects the network stack of a connection, and so the size of its buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Distance {
     Near,
@@ -102,7 +102,7 @@ impl Device {
         self.down_ready.notify_one();
     }
 
-    /// The packets that are sent again, and those that the stacks have sent; at least one. Cancel safe.
+    /// The retransmitted packets, and those that the stacks have sent; at least one. Cancel safe.
     pub(super) async fn take(&self) -> (Vec<BytesMut>, Vec<(Distance, BytesMut)>) {
         loop {
             let ready = self.down_ready.notified();

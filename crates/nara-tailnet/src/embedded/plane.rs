@@ -187,7 +187,7 @@ impl Plane {
         heard.is_some_and(|heard| heard >= since)
     }
 
-    /// Returns the duration of the last handshake with a peer, if it is known.
+    /// Returns the round-trip time of the last handshake with a peer, if it is known.
     pub(super) fn round_trip(&self, peer: &NodePublicKey) -> Option<Duration> {
         self.tunnels.round_trip(peer)
     }

@@ -11,7 +11,7 @@ use crate::AuthKey;
 /// The control server of Tailscale.
 pub const TAILSCALE_CONTROL: &str = "https://controlplane.tailscale.com";
 
-/// The size of the send and of the receive buffer of a TCP connection, in bytes, which is its maximum window. Sufficient for
+/// The size of the send and of the receive buffer of a TCP connection with a near peer, in bytes, which is its maximum window. Sufficient for
 /// 100 Mbit/s at 20 ms.
 ///
 /// A larger buffer is slower on a short path: 512 KiB cost a sixth of the throughput between two nodes on one machine.
@@ -20,10 +20,10 @@ pub const TCP_BUFFER: usize = 256 * 1024;
 /// The size of these buffers if a round trip to the peer takes at least [`FAR`] when the connection opens. Sufficient for
 /// 35 Mbit/s at 600 ms.
 ///
-/// At most 64 connections have such buffers, 16 with one peer.
+/// At most 64 connections have such buffers, 16 with one peer. On a relay, the window stays at [`TCP_BUFFER`].
 pub const FAR_TCP_BUFFER: usize = 2560 * 1024;
 
-/// The round trip from which on [`TCP_BUFFER`] limits the throughput to 21 Mbit/s or less.
+/// The minimum round trip to a far peer. At this value, [`TCP_BUFFER`] limits the throughput to 21 Mbit/s.
 pub const FAR: Duration = Duration::from_millis(100);
 
 /// The initial window of a TCP connection, in bytes.

@@ -42,7 +42,7 @@ use super::device::{Device, Distance, MTU};
 
 /// The maximum number of connections per peer, in both directions together.
 const PER_PEER: usize = 256;
-/// The maximum number of connections. Each has two buffers of [`TCP_BUFFER`](super::settings::TCP_BUFFER) bytes.
+/// The maximum number of connections. Each has two buffers: see [`Distance::buffer`].
 const IN_ALL: usize = 2048;
 /// The maximum number of connections that peers are opening. Above it, all entries are removed, and the windows of
 /// these peers count as unscaled.
@@ -52,7 +52,7 @@ const OPENING: usize = 256;
 const DOUBLED: Duration = Duration::from_millis(500);
 /// A connection that we have closed is removed from the stack after this time without a segment.
 const HALF_CLOSED: Duration = Duration::from_secs(60);
-/// A connection without outstanding data is no longer tracked after this time without a segment.
+/// A connection without outstanding data is untracked after this time without a segment, or ended in the far stack.
 const SILENT: Duration = Duration::from_secs(3600);
 /// The interval between checks of all connections.
 const EVERY: Duration = Duration::from_millis(500);

@@ -3,7 +3,8 @@
 //! While packets are sent to the peer, all its known addresses are pinged, and a message through the relay asks it to
 //! do the same, since firewalls admit answers. The first address that answers becomes the path and is pinged every
 //! second. If a ping is unanswered, the other addresses are pinged too, because either end may have moved. After
-//! further unanswered pings, packets use the relay again.
+//! further unanswered pings, packets use the relay again. If the peer sends its addresses while a ping of the path is
+//! unanswered, they use the relay until an address answers.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

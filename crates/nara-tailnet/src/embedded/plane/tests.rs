@@ -333,7 +333,7 @@ enum Event {
     /// A packet of the other plane that arrives twice.
     Twice,
     Unanswered,
-    /// A handshake of somebody who knows the key of the node.
+    /// A handshake made with the public key of the node.
     Initiation(Vec<u8>),
     Sleep,
     Timeout(u64),

@@ -21,7 +21,7 @@ use ts_keys::{NodeKeyPair, NodePublicKey};
 use crate::embedded::device::MTU;
 use crate::embedded::sleep;
 
-/// The maximum number of handshakes per second from one address. Further ones must prove that they can receive there.
+/// The maximum number of handshakes per second from one address. A sender of more must prove its address with a cookie.
 const MAX_HANDSHAKES: u64 = 100;
 /// The minimum interval between our handshakes with a peer, if its round trip is not longer: several calls may find at
 /// the same moment that it does not answer, and it ignores handshakes that follow each other closely.
@@ -52,7 +52,7 @@ impl Origin {
     /// Returns the address for which handshakes are counted.
     fn counted(self) -> SocketAddr {
         match self {
-            // A host has as many addresses of its network as it likes.
+            // A host can use every address of its network.
             Self::Udp(SocketAddr::V6(address)) => {
                 let network = address.ip().to_bits() >> 64 << 64;
                 (Ipv6Addr::from_bits(network), address.port()).into()
@@ -361,7 +361,7 @@ impl Tunnels {
             Tunnel::new(Tunn::new(private, peer, None, None, indices, limiter))
         });
         if tunnel.used.replace(now).is_none() {
-            // Sets the time. What was due long ago is of no interest.
+            // Sets the time. Overdue timers are ignored.
             let _ = tunnel.tunn.update_timers();
         }
         tunnel

@@ -17,8 +17,8 @@ pub(super) const QUEUE: Duration = Duration::from_millis(20);
 const KNOWN: Duration = Duration::from_secs(10);
 /// A measured queueing delay expires after this time.
 const RECENT: Duration = Duration::from_secs(1);
-/// The number of round trips during which a delay on a relay must last to count as a queue, and the number after a
-/// repaired loss: on a lossy line a delay often lasts longer.
+/// The number of round trips whose smallest delay counts as the queue on a relay (at least half of them), and the number
+/// after a repaired loss: on a lossy line a delay often lasts longer.
 const STANDS: u32 = 4;
 const STANDS_LOSSY: u32 = 8;
 

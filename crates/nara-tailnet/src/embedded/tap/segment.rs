@@ -52,7 +52,7 @@ impl<'a> Ip<'a> {
         }
     }
 
-    /// Returns the length of the packet in bytes, without what follows it.
+    /// Returns the length of the packet in bytes, without padding.
     pub(in crate::embedded) const fn len(&self) -> usize {
         self.header + self.payload.len()
     }

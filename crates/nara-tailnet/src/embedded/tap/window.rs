@@ -247,7 +247,7 @@ impl Window {
     }
 
     /// Processes a loss of `bytes`, with `in_flight` bytes still in flight; `sent` is the sequence number after all
-    /// sent data. A small loss on a direct path without a queue is no sign of congestion.
+    /// sent data. A small loss is ignored on a direct path without a queue, and on a relay after a repaired loss.
     pub(super) fn on_loss(&mut self, bytes: usize, in_flight: usize, sent: TcpSeqNumber, path: &Path) {
         let by_chance = if self.is_direct && path.is_free(self.last.1) {
             (self.size / BY_CHANCE).max(STEP)

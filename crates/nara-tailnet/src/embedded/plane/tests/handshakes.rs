@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Passes everything that the planes send each other, each time after this delay. Returns the time at the end.
+/// Delivers all packets between the planes, each after this delay. Returns the time at the end.
 fn exchange(a: &mut Node, b: &mut Node, mut sent: Outputs, delay: Duration, start: Instant) -> Instant {
     let mut now = start;
     while !sent.relay.is_empty() {
@@ -133,7 +133,7 @@ fn a_replayed_handshake_is_refused() {
 }
 
 #[test]
-fn whoever_sends_many_handshakes_must_prove_its_address() {
+fn a_source_of_many_handshakes_must_prove_its_address() {
     let mut now = Instant::now();
     let (mut a, mut b) = pair();
     let mut is_asked = |from: &str| {
