@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use ts_keys::{NodeKeyPair, NodePublicKey};
 
-use self::tunnels::{Opened, Origin, RESPONSE, Tunnels};
+use self::tunnels::{Opened, Origin, Tunnels};
 use super::device::PADDING;
 use super::direct::packet::{Kind, kind};
 use super::settings::FAR;
@@ -26,6 +26,7 @@ pub(super) const MAX_BATCH: usize = 1024;
 const ACTIVE: Duration = Duration::from_secs(45);
 /// The interval between searches for inactive peers.
 const TIDY: Duration = Duration::from_secs(10);
+
 /// A peer in the map of the control server, as routing needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PeerRoute {
@@ -170,15 +171,18 @@ impl Plane {
 
     /// Returns the addresses of all peers with a direct path.
     pub(super) fn direct_addresses(&self) -> HashSet<IpAddr> {
-        let direct = self.by_address.iter().filter(|(_, key)| self.path(key).is_some());
-        direct.map(|(address, _)| *address).collect()
+        self.addresses_where(|peer| peer.path.is_some())
     }
 
     /// Returns the addresses of all peers with a long round trip at their last handshake.
     pub(super) fn far_addresses(&self) -> HashSet<IpAddr> {
-        let is_far = |key| self.peers.get(key).is_some_and(|peer| peer.is_far);
-        let far = self.by_address.iter().filter(|(_, key)| is_far(key));
-        far.map(|(address, _)| *address).collect()
+        self.addresses_where(|peer| peer.is_far)
+    }
+
+    fn addresses_where(&self, holds: impl Fn(&Peer) -> bool) -> HashSet<IpAddr> {
+        let of_peers = self.by_address.iter();
+        let found = of_peers.filter(|(_, key)| self.peers.get(key).is_some_and(&holds));
+        found.map(|(address, _)| *address).collect()
     }
 
     /// Returns whether a packet of a session with this peer has arrived since then.
@@ -300,36 +304,31 @@ impl Plane {
     /// Decrypts a WireGuard packet, and answers a handshake.
     fn open(&mut self, packet: BytesMut, origin: Origin, now: Instant, outputs: &mut Outputs) {
         let is_listed = |peer: &NodePublicKey| self.peers.contains_key(peer);
-        let (peer, in_session, round_trip, packet, answers) =
-            match self.tunnels.open(packet, origin, now, is_listed) {
-                Opened::Peer {
-                    peer,
-                    in_session,
-                    round_trip,
-                    packet,
-                    answers,
-                } => (peer, in_session, round_trip, packet, answers),
-                Opened::Cookie(cookie) => {
-                    match origin {
-                        Origin::Udp(address) => outputs.udp.push((address, vec![cookie])),
-                        Origin::Relay(sender) => self.route(&sender, vec![cookie], Some(origin), outputs),
-                    }
-                    return;
+        let opened = match self.tunnels.open(packet, origin, now, is_listed) {
+            Opened::Authentic(opened) => opened,
+            Opened::Cookie(cookie) => {
+                match origin {
+                    Origin::Udp(address) => outputs.udp.push((address, vec![cookie])),
+                    Origin::Relay(sender) => self.route(&sender, vec![cookie], Some(origin), outputs),
                 }
-                Opened::Unreadable => {
-                    self.dropped.unreadable += 1;
-                    return;
-                }
-            };
-        if in_session && let Some(peer) = self.peers.get_mut(&peer) {
+                return;
+            }
+            Opened::Unreadable => {
+                self.dropped.unreadable += 1;
+                return;
+            }
+        };
+        if opened.in_session
+            && let Some(peer) = self.peers.get_mut(&opened.peer)
+        {
             peer.heard = Some(now);
-            if let Some(round_trip) = round_trip {
+            if let Some(round_trip) = opened.round_trip {
                 let was_far = std::mem::replace(&mut peer.is_far, round_trip >= FAR);
                 outputs.far_changed |= was_far != peer.is_far;
             }
         }
-        if let Some(mut packet) = packet {
-            match self.ip_len(&peer, &packet) {
+        if let Some(mut packet) = opened.packet {
+            match self.ip_len(&opened.peer, &packet) {
                 Some(len) => {
                     packet.truncate(len);
                     outputs.stack.push(packet);
@@ -337,11 +336,11 @@ impl Plane {
                 None => self.dropped.misaddressed += 1,
             }
         }
-        if !answers.is_empty() {
-            self.set_active(&peer, now, outputs);
-            // The peer listens there, although it may not be its path.
-            let back = is_response(&answers).then_some(origin);
-            self.route(&peer, answers, back, outputs);
+        if !opened.answers.is_empty() {
+            self.set_active(&opened.peer, now, outputs);
+            // During a handshake the peer listens there, although it may not be its path.
+            let back = (!opened.in_session).then_some(origin);
+            self.route(&opened.peer, opened.answers, back, outputs);
         }
     }
 
@@ -423,11 +422,6 @@ impl Plane {
             self.tidy.get_or_insert(now + TIDY);
         }
     }
-}
-
-/// Returns whether these packets are a handshake response.
-fn is_response(packets: &[BytesMut]) -> bool {
-    packets.first().and_then(|packet| packet.first()) == Some(&RESPONSE)
 }
 
 #[cfg(test)]

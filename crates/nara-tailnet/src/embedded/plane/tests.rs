@@ -302,10 +302,10 @@ fn a_batch_that_is_too_long_is_cut_and_counted() {
     assert_eq!(a.plane.dropped().too_many, 3);
 }
 
-/// Returns a handshake with this content and a valid first MAC (section 5.4.4 of the WireGuard paper), for which a
-/// sender needs only the public key of the node.
-fn initiation_to(node: &NodePublicKey, content: &[u8]) -> BytesMut {
-    let mut packet = BytesMut::from(&[1, 0, 0, 0][..]);
+/// Returns a handshake message of this type and content with a valid first MAC (section 5.4.4 of the WireGuard paper),
+/// for which a sender needs only the public key of the node.
+fn handshake_to(node: &NodePublicKey, kind: u8, content: &[u8]) -> BytesMut {
+    let mut packet = BytesMut::from(&[kind, 0, 0, 0][..]);
     packet.extend_from_slice(content);
     let key = Blake2s256::new()
         .chain_update(b"mac1----")
@@ -313,7 +313,7 @@ fn initiation_to(node: &NodePublicKey, content: &[u8]) -> BytesMut {
         .finalize();
     let mac = Blake2sMac::<U16>::new_from_slice(&key).unwrap();
     packet.extend_from_slice(&mac.chain_update(&packet).finalize().into_bytes());
-    packet.resize(148, 0);
+    packet.resize(packet.len() + 16, 0);
     packet
 }
 
@@ -402,7 +402,7 @@ proptest! {
                     [(a.key, packet.clone()), (a.key, packet)]
                 }).collect()),
                 Event::Unanswered => Input::Unanswered(a.key),
-                Event::Initiation(content) => Input::Udp(vec![(address, initiation_to(&b.key, &content))]),
+                Event::Initiation(content) => Input::Udp(vec![(address, handshake_to(&b.key, 1, &content))]),
                 Event::Sleep => Input::Slept,
                 Event::Timeout(seconds) => {
                     now += Duration::from_secs(seconds);

@@ -71,22 +71,26 @@ impl Origin {
 /// The outcome of a packet from the network.
 #[derive(Debug)]
 pub(super) enum Opened {
-    /// From this peer, authenticated.
-    Peer {
-        peer: NodePublicKey,
-        /// The packet shows that the peer has the current session.
-        in_session: bool,
-        /// The round-trip time, if a handshake has just ended.
-        round_trip: Option<Duration>,
-        /// The IP packet in it, if any.
-        packet: Option<BytesMut>,
-        /// Packets to send to the peer.
-        answers: Vec<BytesMut>,
-    },
+    Authentic(Authentic),
     /// A cookie for the origin, which must repeat its handshake with it (section 5.3 of the WireGuard paper).
     Cookie(BytesMut),
     /// The packet is malformed, forged, replayed, or belongs to a session or handshake that has ended.
     Unreadable,
+}
+
+/// An authenticated packet.
+#[derive(Debug)]
+pub(super) struct Authentic {
+    pub(super) peer: NodePublicKey,
+    /// The packet shows that the peer has the current session. Otherwise it is part of a handshake, which the answer
+    /// continues.
+    pub(super) in_session: bool,
+    /// The round-trip time, if a handshake has just ended.
+    pub(super) round_trip: Option<Duration>,
+    /// The IP packet in it, if any.
+    pub(super) packet: Option<BytesMut>,
+    /// Packets to send to the peer.
+    pub(super) answers: Vec<BytesMut>,
 }
 
 struct Tunnel {
@@ -141,21 +145,15 @@ impl Tunnel {
         last.is_some_and(|(_, at)| now.saturating_duration_since(*at) < enough)
     }
 
-    /// Returns whether a response answers the last handshake. A peer drops the session of an earlier one as soon as it
-    /// has answered the next.
-    fn answers_last(&mut self, index: u32, now: Instant) -> bool {
-        let Some(n) = self.initiations.iter().position(|(ours, _)| *ours == index) else {
-            return false;
-        };
-        self.round_trip = self
-            .initiations
-            .get(n)
-            .map(|(_, at)| now.saturating_duration_since(*at));
-        let is_last = n + 1 == self.initiations.len();
-        if is_last {
-            self.initiations.clear();
+    /// Returns when the handshake began that a response names, if it is our last one. A peer drops the session of an
+    /// earlier one as soon as it has answered the next, so its response only tells how long a round trip takes.
+    fn last_initiation(&mut self, index: u32, now: Instant) -> Option<Instant> {
+        let (_, began) = *self.initiations.iter().find(|(ours, _)| *ours == index)?;
+        let is_last = self.initiations.back().is_some_and(|(last, _)| *last == index);
+        if !is_last {
+            self.round_trip = Some(now.saturating_duration_since(began));
         }
-        is_last
+        is_last.then_some(began)
     }
 }
 
@@ -243,15 +241,18 @@ impl Tunnels {
         let Some(peer) = peer.filter(is_listed) else {
             return Opened::Unreadable;
         };
+        let initiated = if let WgKind::HandshakeResp(response) = &sealed {
+            let (index, tunnel) = (response.receiver_idx.get(), self.tunnels.get_mut(&peer));
+            match tunnel.and_then(|tunnel| tunnel.last_initiation(index, now)) {
+                Some(began) => Some(began),
+                None => return Opened::Unreadable,
+            }
+        } else {
+            None
+        };
+        let in_session = matches!(sealed, WgKind::HandshakeResp(_) | WgKind::Data(_));
         let before = self.tunnels.get(&peer).map(|tunnel| tunnel.used);
         let tunnel = self.tunnel(&peer, now);
-        if let WgKind::HandshakeResp(response) = &sealed
-            && !tunnel.answers_last(response.receiver_idx.get(), now)
-        {
-            return Opened::Unreadable;
-        }
-        let is_response = matches!(sealed, WgKind::HandshakeResp(_));
-        let in_session = is_response || matches!(sealed, WgKind::Data(_));
         let (packet, answer) = match tunnel.tunn.handle_incoming_packet(sealed) {
             TunnResult::Done => (None, None),
             TunnResult::Err(_) => {
@@ -266,15 +267,17 @@ impl Tunnels {
             TunnResult::WriteToTunnel(packet) if packet.is_empty() => (None, None),
             TunnResult::WriteToTunnel(mut packet) => (Some(std::mem::take(packet.buf_mut())), None),
         };
-        let round_trip = if is_response {
-            tunnel.round_trip
-        } else if in_session && let Some(at) = tunnel.responded.take() {
+        let began = if initiated.is_some() {
+            tunnel.initiations.clear();
+            initiated
+        } else if in_session {
             // The peer sends its first packet when our response arrives.
-            tunnel.round_trip = Some(now.saturating_duration_since(at));
-            tunnel.round_trip
+            tunnel.responded.take()
         } else {
             None
         };
+        let round_trip = began.map(|at| now.saturating_duration_since(at));
+        tunnel.round_trip = round_trip.or(tunnel.round_trip);
         let mut answers: Vec<_> = answer.into_iter().collect();
         // After our own response, the peer must use the session first (section 5.1 of the WireGuard paper).
         if in_session {
@@ -284,13 +287,13 @@ impl Tunnels {
             .into_iter()
             .map(|answer| self.register(&peer, answer, now))
             .collect();
-        Opened::Peer {
+        Opened::Authentic(Authentic {
             peer,
             in_session,
             round_trip,
             packet,
             answers,
-        }
+        })
     }
 
     /// Starts a handshake with a peer that does not answer, which may have lost its session, unless one has just
@@ -350,16 +353,16 @@ impl Tunnels {
     /// Returns the tunnel to a peer, and marks it as in use.
     fn tunnel(&mut self, peer: &NodePublicKey, now: Instant) -> &mut Tunnel {
         self.next_tick.get_or_insert(now + TICK);
-        let is_outdated = |tunnel: &Tunnel| tunnel.used.is_none() && tunnel.is_outdated(clock_offset());
-        if self.tunnels.get(peer).is_some_and(is_outdated) {
-            self.tunnels.remove(peer);
-        }
-        let tunnel = self.tunnels.entry(*peer).or_insert_with(|| {
+        let new = || {
             let (private, indices) = (self.private.clone(), self.indices.clone());
             let limiter = Arc::clone(&self.limiter);
             let peer = PublicKey::from(peer.to_x25519_dalek().to_bytes());
             Tunnel::new(Tunn::new(private, peer, None, None, indices, limiter))
-        });
+        };
+        let tunnel = self.tunnels.entry(*peer).or_insert_with(new);
+        if tunnel.used.is_none() && tunnel.is_outdated(clock_offset()) {
+            *tunnel = new();
+        }
         if tunnel.used.replace(now).is_none() {
             // Sets the time. Overdue timers are ignored.
             let _ = tunnel.tunn.update_timers();
@@ -437,10 +440,10 @@ mod tests {
         let opened = b.open(greeting.clone(), origin, now, |_| true);
         assert!(matches!(
             opened,
-            Opened::Peer {
+            Opened::Authentic(Authentic {
                 in_session: false,
                 ..
-            }
+            })
         ));
         let used = |b: &Tunnels| b.tunnels.get(&ours.public).map(|tunnel| tunnel.used);
         // A replay.

@@ -1,5 +1,6 @@
 //! Handshakes that cross, get lost, are replayed, or show how far the peer is.
 
+use super::super::tunnels::RESPONSE;
 use super::*;
 
 /// Delivers all packets between the planes, each after this delay. Returns the time at the end.
@@ -207,4 +208,25 @@ fn a_handshake_is_answered_where_it_came_from() {
     b.plane.set_path(&a.key, Some(at_b));
     let answer = b.plane.handle(Input::Udp(vec![(at_a, greeting)]), now);
     assert!(matches!(&*answer.udp, [(to, packets)] if *to == at_a && packets.len() == 1));
+}
+
+/// Whoever sees the handshake can forge a response that names it.
+#[test]
+fn a_forged_response_does_not_keep_the_genuine_one_from_being_accepted() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair();
+    let packet = a.packet_to(&b, 10);
+    let handshake = a.plane.handle(Input::Stack(vec![packet.clone()]), now);
+    let mut content = [7; 56];
+    content[4..8].copy_from_slice(&handshake.relay[0].1.packets[0][4..8]);
+    let forged = handshake_to(&a.key, RESPONSE, &content);
+    let from: SocketAddr = "192.0.2.66:6".parse().unwrap();
+    assert_eq!(
+        a.plane.handle(Input::Udp(vec![(from, forged)]), now),
+        Outputs::default()
+    );
+    assert_eq!(a.plane.dropped().unreadable, 1);
+    let response = b.plane.handle(a.relayed(handshake), now);
+    let data = a.plane.handle(b.relayed(response), now);
+    assert_eq!(b.plane.handle(a.relayed(data), now).stack, [packet]);
 }
