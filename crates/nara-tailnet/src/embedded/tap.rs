@@ -357,16 +357,20 @@ impl Tap {
             }
             let mut is_lost = false;
             let window = self.with_path(flow.1.ip(), |path| {
-                let advice = track.window.incoming(&segment.tcp, track.sent, path);
                 let ranges = &segment.tcp.sack_ranges;
                 let times = Times {
                     usual: track.timer.usual(),
                     shortest: path.shortest(),
+                    repairs: path.repairs(),
                 };
                 let number = segment.tcp.ack_number;
                 let mut outcome = number.map_or_else(AckOutcome::default, |number| {
                     track.flight.acknowledged(number, ranges, times, now)
                 });
+                if outcome.is_spurious {
+                    track.window.on_spurious_loss();
+                }
+                let advice = track.window.incoming(&segment.tcp, track.sent, path);
                 if advice.third_duplicate && ranges[0].is_none() {
                     outcome.lost += track.flight.mark_first_lost();
                 }
@@ -379,9 +383,6 @@ impl Tap {
                 if let Some(took) = outcome.round_trip {
                     path.measured(took, now);
                     track.window.measured(took, path, track.sent, now);
-                }
-                if outcome.is_spurious {
-                    track.window.on_spurious_loss();
                 }
                 if outcome.lost > 0 {
                     track

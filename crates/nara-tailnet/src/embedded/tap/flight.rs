@@ -62,6 +62,8 @@ enum Status {
 pub(super) struct Times {
     pub(super) usual: Duration,
     pub(super) shortest: Duration,
+    /// The path is a TCP connection that repairs its losses: packets arrive in order, and late rather than never.
+    pub(super) repairs: bool,
 }
 
 /// The information from an acknowledgement.
@@ -158,7 +160,7 @@ impl Flight {
         while let Some(packet) = self.packets.pop_front_if(|packet| packet.end <= number) {
             if packet.status != Status::Arrived {
                 outcome.arrived += packet.end - left;
-                self.note(packet.last, times, now, &mut outcome);
+                self.note(packet.status, packet.last, times, now, &mut outcome);
             }
             left = packet.end;
         }
@@ -170,6 +172,17 @@ impl Flight {
             if left > number && right > left && right <= self.last() {
                 self.arrive(left, right, times, now, &mut outcome);
                 beyond = true;
+            }
+        }
+        if outcome.is_spurious && times.repairs {
+            // The packets behind it are delayed too (RFC 5682).
+            self.lost = 0;
+            for packet in self
+                .packets
+                .iter_mut()
+                .filter(|packet| packet.status == Status::Lost)
+            {
+                packet.status = Status::Unknown;
             }
         }
         let overtaken = times.usual / 4;
@@ -234,25 +247,28 @@ impl Flight {
         let mut n = from;
         while let Some(packet) = self.packets.get_mut(n).filter(|packet| packet.end <= right) {
             if packet.status != Status::Arrived {
+                let (status, last) = (packet.status, packet.last);
                 packet.status = Status::Arrived;
-                let last = packet.last;
                 outcome.arrived += self.len_of(n);
-                self.note(last, times, now, outcome);
+                self.note(status, last, times, now, outcome);
             }
             n += 1;
         }
     }
 
     /// Updates the measurements for a packet that has arrived.
-    fn note(&mut self, last: Last, times: Times, now: Instant, outcome: &mut AckOutcome) {
+    fn note(&mut self, status: Status, last: Last, times: Times, now: Instant, outcome: &mut AckOutcome) {
         let took = now.saturating_duration_since(last.at);
         if !last.again && last.is_sample {
             outcome.round_trip = Some(took);
         }
-        // An answer this soon after a retransmission belongs to the earlier transmission (RFC 8985, section 6.2).
-        if last.again && took < times.shortest {
+        let is_early = last.again && took < times.shortest;
+        if is_early || status == Status::Lost && times.repairs {
+            // An answer this soon after a retransmission belongs to the earlier transmission (RFC 8985, section 6.2),
+            // and a packet that was not retransmitted was not lost.
             outcome.is_spurious = true;
-        } else {
+        } else if !(last.again && times.repairs) {
+            // A later answer after a repair may belong to the earlier transmission too.
             self.newest = self.newest.max(Some(last.at));
         }
     }

@@ -11,6 +11,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::embedded::settings::FIRST_WINDOW;
+
 /// The target queueing delay: long enough to keep a link busy, short enough not to delay other traffic noticeably.
 pub(super) const QUEUE: Duration = Duration::from_millis(20);
 /// The minimum round-trip time expires after this time without a similar measurement.
@@ -220,6 +222,13 @@ impl Path {
             Duration::ZERO
         };
         self.queue.is_some_and(|(queue, _)| queue > burst.max(QUEUE / 2))
+    }
+
+    /// Returns whether packets queue so that a window of this size must not double. After a repaired loss, a single
+    /// delay does not show a queue, and up to [`FIRST_WINDOW`] only one that lasts does.
+    pub(super) fn is_crowded_at(&self, window: usize) -> bool {
+        let stands = window >= FIRST_WINDOW || !self.repairs() || self.standing() > self.target() / 2;
+        self.is_crowded() && stands
     }
 
     /// Records the start of a connection, and returns how it relates to others.

@@ -72,6 +72,8 @@ struct Round {
     predates_change: bool,
     /// The queue was too long in the previous round.
     was_long: bool,
+    /// At least half of the window was in flight.
+    is_used: bool,
 }
 
 #[derive(Debug)]
@@ -203,7 +205,8 @@ impl Window {
         let is_over = round.until.is_none_or(|until| self.acknowledged >= Some(until));
         if is_over || round.measured >= CERTAIN {
             path.record_queue(queue, now);
-            if path.is_crowded() {
+            // A window that is not used causes no queue.
+            if round.is_used && path.is_crowded_at(self.size) {
                 self.threshold = self.threshold.min(self.size);
             }
         }
@@ -303,16 +306,25 @@ impl Window {
         }
     }
 
-    /// Starts over with one packet: the retransmission was lost too, or no answer arrives at all.
+    /// Starts over with one packet: the retransmission was lost too, or no answer arrives at all. The window does not
+    /// shrink if it is not used, since such a connection fills no queue.
     pub(super) fn on_timeout(&mut self, sent: TcpSeqNumber) {
+        let before = self.repair.take().and_then(|repair| repair.before);
+        let is_used = self.is_used(sent);
         self.repair = Some(Repair {
             until: sent,
             window: STEP,
             lost: 0,
-            is_answered: true,
-            before: None,
+            is_answered: is_used,
+            before: before.or(is_used.then_some((self.size, self.threshold))),
         });
         self.duplicates = 0;
+    }
+
+    /// Returns whether at least half of the window is in flight.
+    fn is_used(&self, sent: TcpSeqNumber) -> bool {
+        let acknowledged = self.acknowledged.filter(|number| *number <= sent);
+        acknowledged.is_some_and(|number| (sent - number) * 2 >= self.size)
     }
 
     fn is_duplicate(&self, tcp: &TcpRepr<'_>, number: TcpSeqNumber, sent: TcpSeqNumber) -> bool {
@@ -327,6 +339,7 @@ impl Window {
 
     /// Processes an acknowledgement number. Returns whether it is new.
     fn acknowledge(&mut self, number: TcpSeqNumber, sent: TcpSeqNumber, path: &Path) -> bool {
+        let is_used = self.is_used(sent);
         let Some(before) = self.acknowledged else {
             self.acknowledged = Some(number);
             return true;
@@ -349,16 +362,16 @@ impl Window {
                 return true;
             }
         }
-        let (bytes, in_flight) = (number - before, sent - before);
-        if in_flight * 2 < self.size || path.is_draining() {
-            // The connection has not used its current window.
+        let bytes = number - before;
+        self.round.is_used |= is_used;
+        if !is_used || path.is_draining() {
             return true;
         }
         let (round_trip, queue) = self.last;
         let queue = if path.repairs() { path.standing() } else { queue };
         let target = path.target();
         let step = (STEP * bytes / self.size).max(1);
-        let growth = if self.size < self.threshold && !path.is_crowded() {
+        let growth = if self.size < self.threshold && !path.is_crowded_at(self.size) {
             bytes.min(self.threshold - self.size)
         } else if queue > target {
             0

@@ -7,6 +7,7 @@ const USUAL: Duration = Duration::from_millis(200);
 const TIMES: Times = Times {
     usual: USUAL,
     shortest: USUAL,
+    repairs: false,
 };
 
 const fn ms(ms: u64) -> Duration {
@@ -50,6 +51,26 @@ fn packets_in_flight_are_dropped_and_new_ones_forwarded() {
     assert_eq!(send(&mut flight, 0, 12, now), [10, 11]);
     assert!(again(&mut flight, now).is_empty());
     assert_eq!(flight.in_flight(), 12 * LEN);
+}
+
+#[test]
+fn packets_behind_a_repaired_loss_are_late_and_not_lost() {
+    let repaired = Times {
+        repairs: true,
+        ..TIMES
+    };
+    let now = Instant::now();
+    let mut flight = flight(10, now);
+    flight.mark_all_lost();
+    let twice = now + USUAL * 2;
+    assert_eq!(flight.retransmit(0, twice), Some(&[0][..]), "the others wait");
+    // The answer comes too late to tell to which transmission it belongs.
+    let first = flight.acknowledged(number(1), &[], repaired, twice + USUAL);
+    assert_eq!((first.is_spurious, first.lost), (false, 0));
+    let next = flight.acknowledged(number(2), &[], repaired, twice + USUAL);
+    assert!(next.is_spurious, "it was not retransmitted");
+    assert_eq!((next.lost, flight.in_flight()), (0, 8 * LEN));
+    assert!(again(&mut flight, twice + USUAL).is_empty());
 }
 
 #[test]

@@ -145,7 +145,48 @@ fn a_spurious_loss_restores_the_window() {
     assert_eq!(window.size(), before);
     window.on_timeout(TcpSeqNumber(before as i32));
     window.on_spurious_loss();
-    assert_eq!(window.size(), STEP, "nothing has arrived");
+    assert_eq!(window.size(), before);
+}
+
+#[test]
+fn a_timeout_shrinks_only_a_window_that_is_used() {
+    for (in_flight, after) in [(300, FIRST_WINDOW), (FIRST_WINDOW, LEAST)] {
+        let mut window = open(false);
+        window.on_timeout(TcpSeqNumber(in_flight as i32));
+        assert_eq!(window.size(), STEP);
+        ack(&mut window, in_flight - 300, in_flight, false);
+        ack(&mut window, in_flight, in_flight, false);
+        assert_eq!(window.size(), after, "{in_flight}");
+    }
+}
+
+/// Acknowledges rounds of `bytes` bytes (or a whole window) on a relay whose round trips vary by a quarter of 200 ms.
+fn varying_rounds(window: &mut Window, path: &mut Path, from: usize, bytes: Option<usize>) -> usize {
+    (0..10).fold(from, |acknowledged, n| {
+        let now = Instant::now();
+        let sent = acknowledged + bytes.unwrap_or(window.size());
+        let all = tcp(TcpControl::None, 1, Some(sent as i32), b"");
+        window.incoming(&all, TcpSeqNumber(sent as i32), path);
+        let took = Duration::from_millis(200 + n % 2 * 50);
+        path.measured(took, now);
+        window.measured(took, path, TcpSeqNumber(sent as i32), now);
+        sent
+    })
+}
+
+#[test]
+fn requests_on_a_lossy_relay_do_not_slow_a_transfer_after_them() {
+    let mut path = unmeasured(false);
+    for ms in [200, 400, 200] {
+        path.measured(Duration::from_millis(ms), Instant::now());
+    }
+    assert!(path.repairs());
+    let mut window = open(false);
+    window.size = LEAST;
+    let sent = varying_rounds(&mut window, &mut path, 0, Some(300));
+    assert_eq!((window.size(), window.threshold), (LEAST, usize::MAX));
+    varying_rounds(&mut window, &mut path, sent, None);
+    assert!(window.size() >= FIRST_WINDOW, "{}", window.size());
 }
 
 #[test]
