@@ -50,11 +50,6 @@ impl Node {
         identity.node_key = self.key.to_string();
         identity
     }
-
-    /// Returns whether the key of the node has expired at this time.
-    pub(super) fn is_expired(&self, now: Timestamp) -> bool {
-        self.expired || self.key_expiry.is_some_and(|expiry| expiry <= now)
-    }
 }
 
 /// The published part of the map: our own node and its peers.
@@ -67,12 +62,16 @@ pub(super) struct View {
 /// The current map.
 #[derive(Default)]
 pub(super) struct Netmap {
+    /// The last known time of day of the control server.
+    pub(super) time: Option<Timestamp>,
     pub(super) own: Option<Node>,
     nodes: BTreeMap<i64, Node>,
     pub(super) filter: BTreeFilter,
     pub(super) relays: Option<RelayMap>,
 }
 
+/// An earlier time of a control server is wrong: 2026-01-01.
+const EARLIEST: Timestamp = Timestamp::constant(1_767_225_600, 0);
 /// The name that Tailscale's protocol gives to the unnamed filter.
 const UNNAMED_FILTER: &str = "base";
 /// The maximum number of endpoints per node; the rest is dropped.
@@ -83,6 +82,7 @@ const CLEAR: &str = "*";
 impl Netmap {
     /// Applies a message.
     pub(super) fn fold(&mut self, message: MapMessage) {
+        self.time = message.time.filter(|time| *time >= EARLIEST).or(self.time);
         if let Some(own) = message.own {
             self.own = Some(own.into());
         }
@@ -131,6 +131,13 @@ impl Netmap {
         }
     }
 
+    /// Returns whether the key of a node has expired, by the clock of the control server: that of this machine may be
+    /// wrong.
+    pub(super) fn has_expired(&self, node: &Node) -> bool {
+        let expiry = node.key_expiry.zip(self.time);
+        node.expired || expiry.is_some_and(|(expiry, now)| expiry <= now)
+    }
+
     /// Returns the peers in a stable order.
     pub(super) fn peers(&self) -> Arc<[Node]> {
         let own = self.own.as_ref().map(|own| own.key);
@@ -151,7 +158,7 @@ impl Node {
             self.region = Some(patch.derp_region);
         }
         if let Some(expiry) = patch.key_expiry {
-            self.key_expiry = wire::expiry(&expiry);
+            self.key_expiry = wire::timestamp(&expiry);
         }
         if patch.disco_key.is_some() {
             self.disco = patch.disco_key;
@@ -192,7 +199,7 @@ impl From<WireNode> for Node {
             host_name,
             dns_name,
             key: wire.key,
-            key_expiry: wire.key_expiry.as_deref().and_then(wire::expiry),
+            key_expiry: wire.key_expiry.as_deref().and_then(wire::timestamp),
             expired: wire.expired,
             addresses,
             online: wire.online,
@@ -310,21 +317,36 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_key_is_noticed() {
+    fn keys_expire_by_the_clock_of_the_control_server() {
         let mut map = Netmap::default();
         map.fold(message(&format!(
-            r#"{{"Node":{}}}"#,
-            node(1, r#","KeyExpiry":"2026-01-02T03:04:05Z""#)
+            r#"{{"Peers":[{},{},{}]}}"#,
+            node(1, r#","KeyExpiry":"2030-01-02T03:04:05Z""#),
+            // Go's zero time means that the key does not expire.
+            node(2, r#","KeyExpiry":"0001-01-01T00:00:00Z""#),
+            node(3, r#","Expired":true"#)
         )));
-        let own = map.own.clone().unwrap();
-        assert!(own.is_expired("2026-01-02T03:04:05Z".parse().unwrap()));
-        assert!(!own.is_expired("2026-01-02T03:04:04Z".parse().unwrap()));
-        // Go's zero time means that the key does not expire.
-        map.fold(message(&format!(
-            r#"{{"Node":{}}}"#,
-            node(1, r#","KeyExpiry":"0001-01-01T00:00:00Z""#)
-        )));
-        assert!(!map.own.unwrap().is_expired(Timestamp::MAX));
+        let expired = |map: &Netmap| {
+            let peers = map.peers();
+            let expired = peers.iter().filter(|peer| map.has_expired(peer));
+            expired.map(|peer| peer.host_name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(expired(&map), ["n3"], "the time is not known");
+        map.fold(message(
+            r#"{"KeepAlive":true,"ControlTime":"2030-01-02T03:04:04.9Z"}"#,
+        ));
+        assert_eq!(expired(&map), ["n3"]);
+        map.fold(message(
+            r#"{"KeepAlive":true,"ControlTime":"2030-01-02T03:04:05Z"}"#,
+        ));
+        assert_eq!(expired(&map), ["n1", "n3"]);
+        for later in [
+            r#"{"KeepAlive":true}"#,
+            r#"{"ControlTime":"2020-08-03T00:00:00Z"}"#,
+        ] {
+            map.fold(message(later));
+            assert_eq!(expired(&map), ["n1", "n3"]);
+        }
     }
 
     fn allows(map: &Netmap, port: u16) -> bool {

@@ -188,7 +188,7 @@ async fn expired(network: &Network, kind: Kind) -> Outcome {
         return Err(format!("it does not come back: {:?}", node.status().state));
     }
     Ok(format!(
-        "back {:.1} s later with a new key",
+        "back {:.1} s later",
         begin.elapsed().as_secs_f64()
     ))
 }

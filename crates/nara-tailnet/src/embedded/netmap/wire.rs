@@ -20,6 +20,8 @@ const MAX_PEERS: usize = 50_000;
 /// One message of a map stream.
 #[derive(Debug, Default)]
 pub(in crate::embedded) struct MapMessage {
+    /// The time of day of the control server.
+    pub(super) time: Option<Timestamp>,
     pub(super) own: Option<WireNode>,
     pub(super) relays: Option<RelayMap>,
     pub(super) peers: Option<Vec<WireNode>>,
@@ -41,6 +43,7 @@ pub(in crate::embedded) struct MalformedMap(#[from] serde_json::Error);
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
 struct Wire {
+    control_time: Option<String>,
     node: Option<WireNode>,
     #[serde(rename = "DERPMap")]
     derp_map: Option<WireMap>,
@@ -105,6 +108,7 @@ impl MapMessage {
     pub(in crate::embedded) fn parse(json: &[u8]) -> Result<Self, MalformedMap> {
         let wire: Wire = serde_json::from_slice(json)?;
         Ok(Self {
+            time: wire.control_time.as_deref().and_then(timestamp),
             own: wire.node,
             relays: wire.derp_map.map(RelayMap::from),
             peers: wire.peers.map(|list| nodes(&list)),
@@ -168,11 +172,11 @@ fn disco_key<'de, D: Deserializer<'de>>(wire: D) -> Result<Option<DiscoPublicKey
     Ok(key.filter(|key| *key != DiscoPublicKey::from_bytes([0; 32])))
 }
 
-/// Parses the expiry of a key; `None` if it never expires.
-pub(super) fn expiry(text: &str) -> Option<Timestamp> {
-    let expiry: Timestamp = text.parse().ok()?;
+/// Parses a timestamp; `None` if it is not set, such as the expiry of a key that never expires.
+pub(super) fn timestamp(text: &str) -> Option<Timestamp> {
+    let time: Timestamp = text.parse().ok()?;
     // Go's zero time means "not set".
-    (expiry > Timestamp::UNIX_EPOCH).then_some(expiry)
+    (time > Timestamp::UNIX_EPOCH).then_some(time)
 }
 
 #[cfg(test)]
