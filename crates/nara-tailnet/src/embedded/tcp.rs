@@ -12,6 +12,9 @@ use tokio::time::sleep;
 
 /// The pause before the next address is tried as well (RFC 8305, section 5).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+/// The maximum time for which sent data may be unacknowledged.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// Connects to the first of these addresses that answers. The caller limits the duration.
 pub(super) async fn connect(addresses: impl IntoIterator<Item = SocketAddr>) -> io::Result<TcpStream> {
@@ -26,7 +29,10 @@ fn alternating(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAdd
     let preferred = addresses.peek().map(SocketAddr::is_ipv4);
     let (preferred, other): (Vec<_>, Vec<_>) =
         addresses.partition(|address| Some(address.is_ipv4()) == preferred);
-    let ranked = preferred.into_iter().enumerate().chain(other.into_iter().enumerate());
+    let ranked = preferred
+        .into_iter()
+        .enumerate()
+        .chain(other.into_iter().enumerate());
     let mut ranked: Vec<_> = ranked.collect();
     ranked.sort_by_key(|(rank, _)| *rank);
     ranked.into_iter().map(|(_, address)| address).collect()
@@ -57,10 +63,15 @@ async fn first<T, F: Future<Output = io::Result<T>>>(
 /// Sends small packets without delay, and detects a dead connection within a minute.
 fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    // While data is unacknowledged, no keepalives are sent. Other systems give up after their own time.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
     let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(20))
-        .with_interval(Duration::from_secs(10));
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 #[cfg(test)]
@@ -77,8 +88,19 @@ mod tests {
     fn the_families_of_addresses_alternate() {
         let of = |texts: &[&str]| alternating(texts.iter().map(|text| at(text)));
         assert_eq!(
-            of(&["[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8::3]:1", "192.0.2.1:1"]),
-            ["[2001:db8::1]:1", "192.0.2.1:1", "[2001:db8::2]:1", "[2001:db8::3]:1"].map(at)
+            of(&[
+                "[2001:db8::1]:1",
+                "[2001:db8::2]:1",
+                "[2001:db8::3]:1",
+                "192.0.2.1:1"
+            ]),
+            [
+                "[2001:db8::1]:1",
+                "192.0.2.1:1",
+                "[2001:db8::2]:1",
+                "[2001:db8::3]:1"
+            ]
+            .map(at)
         );
         assert_eq!(
             of(&["192.0.2.1:1", "192.0.2.2:1", "[2001:db8::1]:1"]),
@@ -106,7 +128,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_address_that_does_not_answer_delays_the_next_only_briefly() {
         let second = Duration::from_secs(1);
-        for (ports, tried_after) in [(&[3, 1][..], 0), (&[1, 3], 1), (&[1, 1, 2, 1, 3], 3), (&[2, 2, 3], 0)] {
+        for (ports, tried_after) in [
+            (&[3, 1][..], 0),
+            (&[1, 3], 1),
+            (&[1, 1, 2, 1, 3], 3),
+            (&[2, 2, 3], 0),
+        ] {
             let (connected, took) = try_all(ports).await;
             assert_eq!(connected.unwrap(), 3);
             assert_eq!(took, NEXT_ADDRESS * tried_after + second, "{ports:?}");
@@ -115,5 +142,21 @@ mod tests {
         assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         assert_eq!(took, Duration::ZERO);
         assert!(try_all(&[]).await.0.is_err());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_dead_connection_is_detected_within_a_minute() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = connect(listener.local_addr()).await.unwrap();
+        let socket = SockRef::from(&stream);
+        let probes = socket.tcp_keepalive_interval().unwrap() * socket.tcp_keepalive_retries().unwrap();
+        let idle = socket.tcp_keepalive_time().unwrap() + probes;
+        let unacknowledged = socket.tcp_user_timeout().unwrap().unwrap();
+        let minute = Duration::from_secs(60);
+        assert!(
+            idle <= minute && unacknowledged <= minute,
+            "{idle:?}, {unacknowledged:?}"
+        );
     }
 }
