@@ -9,10 +9,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use nara_mesh::transport::Candidate;
 use ts_keys::{DiscoPublicKey, NodePublicKey};
-use ts_packetfilter::{BTreeFilter, Ruleset};
+use ts_packetfilter::{BTreeFilter, Rule, Ruleset};
 
+use self::wire::{MAX_PEERS, Patch, WireNode};
 pub(super) use self::wire::{MalformedMap, MapMessage};
-use self::wire::{Patch, WireNode};
 use super::relay::region::RelayMap;
 use super::underlay::RegionId;
 use crate::NodeIdentity;
@@ -76,6 +76,13 @@ const EARLIEST: Timestamp = Timestamp::constant(1_767_225_600, 0);
 const UNNAMED_FILTER: &str = "base";
 /// The maximum number of endpoints per node; the rest is dropped.
 const MAX_ENDPOINTS: usize = 64;
+/// The maximum number of addresses per node; the rest is dropped.
+const MAX_ADDRESSES: usize = 16;
+/// The maximum number of filters, and of addresses, ports, protocols and capabilities in all of them.
+const MAX_FILTERS: usize = 1000;
+const MAX_FILTER_ENTRIES: usize = 1_000_000;
+/// The maximum length of the name of a filter.
+const MAX_FILTER_NAME: usize = 256;
 /// The filter name that clears all named filters.
 const CLEAR: &str = "*";
 
@@ -98,8 +105,20 @@ impl Netmap {
         for id in message.removed {
             self.nodes.remove(&id);
         }
+        let mut ignored = 0;
         for node in message.changed {
-            self.nodes.insert(node.id, node.into());
+            if self.nodes.len() < MAX_PEERS || self.nodes.contains_key(&node.id) {
+                self.nodes.insert(node.id, node.into());
+            } else {
+                ignored += 1;
+            }
+        }
+        if ignored > 0 {
+            tracing::warn!(
+                ignored,
+                limit = MAX_PEERS,
+                "the tailnet has too many peers: the rest is ignored"
+            );
         }
         for patch in message.patches {
             if let Some(node) = self.nodes.get_mut(&patch.node_id) {
@@ -119,15 +138,22 @@ impl Netmap {
         if matches!(named.get(CLEAR), Some(None)) {
             self.filter.clear();
         }
+        let mut entries: usize = self.filter.values().map(count_entries).sum();
         for (name, rules) in named_base.into_iter().chain(named) {
-            match rules {
-                Some(rules) => {
-                    self.filter.insert(name, rules);
-                }
-                None => {
-                    self.filter.remove(&name);
-                }
+            if let Some(old) = self.filter.remove(&name) {
+                entries -= count_entries(&old);
             }
+            let Some(rules) = rules else { continue };
+            let more = count_entries(&rules);
+            if entries + more > MAX_FILTER_ENTRIES
+                || self.filter.len() >= MAX_FILTERS
+                || name.len() > MAX_FILTER_NAME
+            {
+                tracing::warn!("ignoring a packet filter beyond the limits: it allows nothing");
+                continue;
+            }
+            entries += more;
+            self.filter.insert(name, rules);
         }
     }
 
@@ -147,6 +173,15 @@ impl Netmap {
             .cloned()
             .collect()
     }
+}
+
+fn count_entries(rules: &Ruleset) -> usize {
+    let count = |rule: &Rule| {
+        let (src, dst) = (&rule.src, rule.dst.iter());
+        let of_dst: usize = dst.map(|dst| 1 + dst.ips.len()).sum();
+        1 + src.pfxs.len() + src.caps.len() + rule.protos.len() + of_dst
+    };
+    rules.iter().map(count).sum()
 }
 
 impl Node {
@@ -183,6 +218,7 @@ impl From<WireNode> for Node {
             .iter()
             .filter(|net| net.prefix_len() == net.max_prefix_len())
             .map(ipnet::IpNet::addr)
+            .take(MAX_ADDRESSES)
             .collect();
         addresses.sort_by_key(IpAddr::is_ipv6);
         let mut endpoints = wire.endpoints.unwrap_or_default();
@@ -383,6 +419,47 @@ mod tests {
             rule(22)
         )));
         assert!(!allows(&map, 9632) && allows(&map, 22));
+    }
+
+    #[test]
+    fn the_map_is_bounded_whatever_the_control_server_adds() {
+        let mut map = Netmap::default();
+        for part in 0..6 {
+            let nodes = (0..10_000_u32).map(|n| {
+                let id = part * 10_000 + n;
+                format!(r#"{{"ID":{id},"Name":"n{id}","Key":"{}"}}"#, key(1))
+            });
+            let nodes: Vec<_> = nodes.collect();
+            map.fold(message(&format!(r#"{{"PeersChanged":[{}]}}"#, nodes.join(","))));
+        }
+        assert_eq!(map.nodes.len(), MAX_PEERS);
+        let changed = format!(r#"{{"ID":7,"Name":"changed","Key":"{}"}}"#, key(1));
+        map.fold(message(&format!(r#"{{"PeersChanged":[{changed}]}}"#)));
+        assert_eq!(map.nodes[&7].host_name, "changed");
+        let long = format!(r#"{{"ID":7,"Name":"{}","Key":"{}"}}"#, "n".repeat(1000), key(1));
+        map.fold(message(&format!(r#"{{"PeersChanged":[{long}]}}"#)));
+        assert_eq!(map.nodes[&7].host_name, "changed");
+
+        for name in 0..MAX_FILTERS + 10 {
+            map.fold(message(&format!(
+                r#"{{"PacketFilters":{{"f{name}":[{}]}}}}"#,
+                rule(22)
+            )));
+        }
+        assert_eq!(map.filter.len(), MAX_FILTERS);
+        map.fold(message(r#"{"PacketFilters":{"*":null}}"#));
+        let many = vec![r#""100.64.0.2""#; MAX_FILTER_ENTRIES / 2].join(",");
+        let many =
+            format!(r#"{{"SrcIPs":[{many}],"DstPorts":[{{"IP":"*","Ports":{{"First":22,"Last":22}}}}]}}"#);
+        map.fold(message(&format!(r#"{{"PacketFilter":[{many}]}}"#)));
+        map.fold(message(&format!(
+            r#"{{"PacketFilters":{{"more":[{}]}}}}"#,
+            rule(9632)
+        )));
+        assert!(allows(&map, 22) && allows(&map, 9632));
+        map.fold(message(&format!(r#"{{"PacketFilters":{{"more":[{many}]}}}}"#)));
+        assert!(allows(&map, 22), "other filters stay");
+        assert!(!allows(&map, 9632), "the former rules of that name are gone");
     }
 
     #[test]

@@ -14,8 +14,10 @@ use ts_packetfilter::Ruleset;
 use crate::embedded::relay::region::{RelayMap, WireMap};
 use crate::embedded::underlay::RegionId;
 
-/// The maximum number of peers that are parsed; the rest is skipped.
-const MAX_PEERS: usize = 50_000;
+/// The maximum number of peers; the rest is skipped.
+pub(super) const MAX_PEERS: usize = 50_000;
+/// The maximum length of the name of a peer: that of a DNS name, with the final dot.
+const MAX_NAME: usize = 254;
 
 /// One message of a map stream.
 #[derive(Debug, Default)]
@@ -143,6 +145,7 @@ fn nodes(list: &[Box<RawValue>]) -> Vec<WireNode> {
                 .inspect_err(|error| tracing::warn!(%error, "ignoring a malformed peer"))
                 .ok()
         })
+        .filter(|node: &WireNode| node.name.len() <= MAX_NAME)
         .collect()
 }
 
