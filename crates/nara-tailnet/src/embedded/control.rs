@@ -68,8 +68,9 @@ pub(super) struct Control {
     netmap: Netmap,
     parts: Parts,
     registered: bool,
-    /// Whether the map reported that our key has expired.
-    expired: bool,
+    /// The last expiry of our key that the clock has reached. If the control server then accepts the key, the clock is
+    /// wrong.
+    checked_expiry: Option<Timestamp>,
     state: watch::Sender<ControlState>,
 }
 
@@ -95,7 +96,7 @@ impl Control {
             netmap: Netmap::default(),
             parts,
             registered: false,
-            expired: false,
+            checked_expiry: None,
             state,
         }
     }
@@ -145,15 +146,24 @@ impl Control {
         }
     }
 
-    /// Runs one connection until it ends.
+    /// Connects, and runs the connection until it ends.
     async fn session(&mut self, leave: &mut mpsc::Receiver<Leave>) -> Result<End, ControlError> {
         let connection = tokio::select! {
             connection = within("connect", ANSWER, self.dialer.connect(self.keys.state())) => connection?,
             request = leave.recv() => return Ok(request.map_or(End::Dropped, End::Leave)),
         };
+        self.follow(&connection, leave).await
+    }
+
+    /// Registers if needed, and follows the map until the connection ends.
+    async fn follow(
+        &mut self,
+        connection: &HttpConn,
+        leave: &mut mpsc::Receiver<Leave>,
+    ) -> Result<End, ControlError> {
         if !self.registered {
             tokio::select! {
-                registered = self.register(&connection) => registered?,
+                registered = self.register(connection) => registered?,
                 request = leave.recv() => return Ok(request.map_or(End::Dropped, End::Leave)),
             }
         }
@@ -161,7 +171,7 @@ impl Control {
         let preferred = *home.borrow_and_update();
         let mut own = self.parts.direct.own();
         let endpoints = own.borrow_and_update().clone();
-        let stream = within("map", ANSWER, self.map(&connection, preferred, endpoints, true)).await;
+        let stream = within("map", ANSWER, self.map(connection, preferred, endpoints, true)).await;
         let mut stream = match stream {
             Ok(stream) => stream,
             Err(error) => {
@@ -175,40 +185,48 @@ impl Control {
                 message = timeout(SILENCE, stream.next()) => {
                     let message = message.map_err(|_| ControlError::TimedOut { step: "map", after: SILENCE })??;
                     if let Some(ping) = &message.ping {
-                        self.dialer.answer(ping, &connection).await;
+                        self.dialer.answer(ping, connection).await;
                     }
                     self.netmap.fold(message);
                     let at_home = *home.borrow();
                     self.parts.apply(&self.netmap, at_home).await;
-                    let own = self.netmap.own.as_ref();
-                    if own.is_some_and(|own| own.is_expired(now())) {
-                        self.registered = false;
-                        self.expired = true;
-                        return Err(ControlError::KeyExpired);
-                    }
+                    self.check_expiry()?;
                     self.state.send_replace(ControlState::Online);
                 }
                 Ok(()) = home.changed() => {
                     let home = *home.borrow_and_update();
                     self.parts.apply(&self.netmap, home).await;
                     let endpoints = own.borrow_and_update().clone();
-                    within("map", ANSWER, self.map(&connection, home, endpoints, false)).await?;
+                    within("map", ANSWER, self.map(connection, home, endpoints, false)).await?;
                 }
                 Ok(()) = own.changed() => {
                     let endpoints = own.borrow_and_update().clone();
                     let at_home = *home.borrow();
-                    within("map", ANSWER, self.map(&connection, at_home, endpoints, false)).await?;
+                    within("map", ANSWER, self.map(connection, at_home, endpoints, false)).await?;
                 }
                 request = leave.recv() => return Ok(request.map_or(End::Dropped, End::Leave)),
             }
         }
     }
 
-    /// Registers the node, with a new key if the old one has expired.
-    async fn register(&mut self, connection: &HttpConn) -> Result<(), ControlError> {
-        if std::mem::take(&mut self.expired) {
-            self.renew_key()?;
+    /// Fails if our key seems to have expired, to ask the control server with another registration.
+    fn check_expiry(&mut self) -> Result<(), ControlError> {
+        let Some(own) = &self.netmap.own else {
+            return Ok(());
+        };
+        let now = self.netmap.time.unwrap_or_else(time_of_day);
+        let is_reached = own.key_expiry.is_some_and(|expiry| expiry <= now);
+        if own.expired || is_reached && own.key_expiry != self.checked_expiry {
+            self.checked_expiry = own.key_expiry;
+            self.registered = false;
+            return Err(ControlError::KeyExpired);
         }
+        Ok(())
+    }
+
+    /// Registers the node, with a new key if the control server answers that the old one has expired: a new key needs an
+    /// auth key or a login.
+    async fn register(&mut self, connection: &HttpConn) -> Result<(), ControlError> {
         let mut followup: Option<String> = None;
         let mut renewed = false;
         loop {
@@ -223,7 +241,6 @@ impl Control {
                     self.state.send_replace(ControlState::Away(error.reason()));
                     followup = Some(url);
                 }
-                // An expired key stays expired, and a new key needs an auth key or a login.
                 Registered::Expired if renewed => return Err(ControlError::KeyExpired),
                 Registered::Expired => {
                     self.renew_key()?;
@@ -301,7 +318,10 @@ async fn within<T>(
     }
 }
 
-/// Returns the time of day, clamped to the maximum timestamp.
-fn now() -> Timestamp {
+/// Returns the time of day of this machine, clamped to the maximum timestamp.
+fn time_of_day() -> Timestamp {
     Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::MAX)
 }
+
+#[cfg(test)]
+mod tests;

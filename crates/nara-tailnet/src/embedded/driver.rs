@@ -225,6 +225,10 @@ impl RelayHost for Driver {
         self.state().links.insert(region, queue);
     }
 
+    fn remove_link(&self, region: RegionId) {
+        self.state().links.remove(&region);
+    }
+
     fn connected(&self) {
         self.tap.relays_changed();
     }

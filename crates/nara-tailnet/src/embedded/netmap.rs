@@ -9,10 +9,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use nara_mesh::transport::Candidate;
 use ts_keys::{DiscoPublicKey, NodePublicKey};
-use ts_packetfilter::{BTreeFilter, Ruleset};
+use ts_packetfilter::{BTreeFilter, Rule, Ruleset};
 
+use self::wire::{MAX_PEERS, Patch, WireNode};
 pub(super) use self::wire::{MalformedMap, MapMessage};
-use self::wire::{Patch, WireNode};
 use super::relay::region::RelayMap;
 use super::underlay::RegionId;
 use crate::NodeIdentity;
@@ -50,11 +50,6 @@ impl Node {
         identity.node_key = self.key.to_string();
         identity
     }
-
-    /// Returns whether the key of the node has expired at this time.
-    pub(super) fn is_expired(&self, now: Timestamp) -> bool {
-        self.expired || self.key_expiry.is_some_and(|expiry| expiry <= now)
-    }
 }
 
 /// The published part of the map: our own node and its peers.
@@ -67,22 +62,34 @@ pub(super) struct View {
 /// The current map.
 #[derive(Default)]
 pub(super) struct Netmap {
+    /// The last known time of day of the control server.
+    pub(super) time: Option<Timestamp>,
     pub(super) own: Option<Node>,
     nodes: BTreeMap<i64, Node>,
     pub(super) filter: BTreeFilter,
     pub(super) relays: Option<RelayMap>,
 }
 
+/// An earlier time of a control server is wrong: 2026-01-01.
+const EARLIEST: Timestamp = Timestamp::constant(1_767_225_600, 0);
 /// The name that Tailscale's protocol gives to the unnamed filter.
 const UNNAMED_FILTER: &str = "base";
 /// The maximum number of endpoints per node; the rest is dropped.
 const MAX_ENDPOINTS: usize = 64;
+/// The maximum number of addresses per node; the rest is dropped.
+const MAX_ADDRESSES: usize = 16;
+/// The maximum number of filters, and of addresses, ports, protocols and capabilities in all of them.
+const MAX_FILTERS: usize = 1000;
+const MAX_FILTER_ENTRIES: usize = 1_000_000;
+/// The maximum length of the name of a filter.
+const MAX_FILTER_NAME: usize = 256;
 /// The filter name that clears all named filters.
 const CLEAR: &str = "*";
 
 impl Netmap {
     /// Applies a message.
     pub(super) fn fold(&mut self, message: MapMessage) {
+        self.time = message.time.filter(|time| *time >= EARLIEST).or(self.time);
         if let Some(own) = message.own {
             self.own = Some(own.into());
         }
@@ -98,8 +105,20 @@ impl Netmap {
         for id in message.removed {
             self.nodes.remove(&id);
         }
+        let mut ignored = 0;
         for node in message.changed {
-            self.nodes.insert(node.id, node.into());
+            if self.nodes.len() < MAX_PEERS || self.nodes.contains_key(&node.id) {
+                self.nodes.insert(node.id, node.into());
+            } else {
+                ignored += 1;
+            }
+        }
+        if ignored > 0 {
+            tracing::warn!(
+                ignored,
+                limit = MAX_PEERS,
+                "the tailnet has too many peers: the rest is ignored"
+            );
         }
         for patch in message.patches {
             if let Some(node) = self.nodes.get_mut(&patch.node_id) {
@@ -119,16 +138,30 @@ impl Netmap {
         if matches!(named.get(CLEAR), Some(None)) {
             self.filter.clear();
         }
+        let mut entries: usize = self.filter.values().map(count_entries).sum();
         for (name, rules) in named_base.into_iter().chain(named) {
-            match rules {
-                Some(rules) => {
-                    self.filter.insert(name, rules);
-                }
-                None => {
-                    self.filter.remove(&name);
-                }
+            if let Some(old) = self.filter.remove(&name) {
+                entries -= count_entries(&old);
             }
+            let Some(rules) = rules else { continue };
+            let more = count_entries(&rules);
+            if entries + more > MAX_FILTER_ENTRIES
+                || self.filter.len() >= MAX_FILTERS
+                || name.len() > MAX_FILTER_NAME
+            {
+                tracing::warn!("ignoring a packet filter beyond the limits: it allows nothing");
+                continue;
+            }
+            entries += more;
+            self.filter.insert(name, rules);
         }
+    }
+
+    /// Returns whether the key of a node has expired, by the clock of the control server: that of this machine may be
+    /// wrong.
+    pub(super) fn has_expired(&self, node: &Node) -> bool {
+        let expiry = node.key_expiry.zip(self.time);
+        node.expired || expiry.is_some_and(|(expiry, now)| expiry <= now)
     }
 
     /// Returns the peers in a stable order.
@@ -142,6 +175,15 @@ impl Netmap {
     }
 }
 
+fn count_entries(rules: &Ruleset) -> usize {
+    let count = |rule: &Rule| {
+        let (src, dst) = (&rule.src, rule.dst.iter());
+        let of_dst: usize = dst.map(|dst| 1 + dst.ips.len()).sum();
+        1 + src.pfxs.len() + src.caps.len() + rule.protos.len() + of_dst
+    };
+    rules.iter().map(count).sum()
+}
+
 impl Node {
     fn patch(&mut self, patch: Patch) {
         if let Some(key) = patch.key {
@@ -151,7 +193,7 @@ impl Node {
             self.region = Some(patch.derp_region);
         }
         if let Some(expiry) = patch.key_expiry {
-            self.key_expiry = wire::expiry(&expiry);
+            self.key_expiry = wire::timestamp(&expiry);
         }
         if patch.disco_key.is_some() {
             self.disco = patch.disco_key;
@@ -176,6 +218,7 @@ impl From<WireNode> for Node {
             .iter()
             .filter(|net| net.prefix_len() == net.max_prefix_len())
             .map(ipnet::IpNet::addr)
+            .take(MAX_ADDRESSES)
             .collect();
         addresses.sort_by_key(IpAddr::is_ipv6);
         let mut endpoints = wire.endpoints.unwrap_or_default();
@@ -192,7 +235,7 @@ impl From<WireNode> for Node {
             host_name,
             dns_name,
             key: wire.key,
-            key_expiry: wire.key_expiry.as_deref().and_then(wire::expiry),
+            key_expiry: wire.key_expiry.as_deref().and_then(wire::timestamp),
             expired: wire.expired,
             addresses,
             online: wire.online,
@@ -310,21 +353,36 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_key_is_noticed() {
+    fn keys_expire_by_the_clock_of_the_control_server() {
         let mut map = Netmap::default();
         map.fold(message(&format!(
-            r#"{{"Node":{}}}"#,
-            node(1, r#","KeyExpiry":"2026-01-02T03:04:05Z""#)
+            r#"{{"Peers":[{},{},{}]}}"#,
+            node(1, r#","KeyExpiry":"2030-01-02T03:04:05Z""#),
+            // Go's zero time means that the key does not expire.
+            node(2, r#","KeyExpiry":"0001-01-01T00:00:00Z""#),
+            node(3, r#","Expired":true"#)
         )));
-        let own = map.own.clone().unwrap();
-        assert!(own.is_expired("2026-01-02T03:04:05Z".parse().unwrap()));
-        assert!(!own.is_expired("2026-01-02T03:04:04Z".parse().unwrap()));
-        // Go's zero time means that the key does not expire.
-        map.fold(message(&format!(
-            r#"{{"Node":{}}}"#,
-            node(1, r#","KeyExpiry":"0001-01-01T00:00:00Z""#)
-        )));
-        assert!(!map.own.unwrap().is_expired(Timestamp::MAX));
+        let expired = |map: &Netmap| {
+            let peers = map.peers();
+            let expired = peers.iter().filter(|peer| map.has_expired(peer));
+            expired.map(|peer| peer.host_name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(expired(&map), ["n3"], "the time is not known");
+        map.fold(message(
+            r#"{"KeepAlive":true,"ControlTime":"2030-01-02T03:04:04.9Z"}"#,
+        ));
+        assert_eq!(expired(&map), ["n3"]);
+        map.fold(message(
+            r#"{"KeepAlive":true,"ControlTime":"2030-01-02T03:04:05Z"}"#,
+        ));
+        assert_eq!(expired(&map), ["n1", "n3"]);
+        for later in [
+            r#"{"KeepAlive":true}"#,
+            r#"{"ControlTime":"2020-08-03T00:00:00Z"}"#,
+        ] {
+            map.fold(message(later));
+            assert_eq!(expired(&map), ["n1", "n3"]);
+        }
     }
 
     fn allows(map: &Netmap, port: u16) -> bool {
@@ -361,6 +419,47 @@ mod tests {
             rule(22)
         )));
         assert!(!allows(&map, 9632) && allows(&map, 22));
+    }
+
+    #[test]
+    fn the_map_is_bounded_whatever_the_control_server_adds() {
+        let mut map = Netmap::default();
+        for part in 0..6 {
+            let nodes = (0..10_000_u32).map(|n| {
+                let id = part * 10_000 + n;
+                format!(r#"{{"ID":{id},"Name":"n{id}","Key":"{}"}}"#, key(1))
+            });
+            let nodes: Vec<_> = nodes.collect();
+            map.fold(message(&format!(r#"{{"PeersChanged":[{}]}}"#, nodes.join(","))));
+        }
+        assert_eq!(map.nodes.len(), MAX_PEERS);
+        let changed = format!(r#"{{"ID":7,"Name":"changed","Key":"{}"}}"#, key(1));
+        map.fold(message(&format!(r#"{{"PeersChanged":[{changed}]}}"#)));
+        assert_eq!(map.nodes[&7].host_name, "changed");
+        let long = format!(r#"{{"ID":7,"Name":"{}","Key":"{}"}}"#, "n".repeat(1000), key(1));
+        map.fold(message(&format!(r#"{{"PeersChanged":[{long}]}}"#)));
+        assert_eq!(map.nodes[&7].host_name, "changed");
+
+        for name in 0..MAX_FILTERS + 10 {
+            map.fold(message(&format!(
+                r#"{{"PacketFilters":{{"f{name}":[{}]}}}}"#,
+                rule(22)
+            )));
+        }
+        assert_eq!(map.filter.len(), MAX_FILTERS);
+        map.fold(message(r#"{"PacketFilters":{"*":null}}"#));
+        let many = vec![r#""100.64.0.2""#; MAX_FILTER_ENTRIES / 2].join(",");
+        let many =
+            format!(r#"{{"SrcIPs":[{many}],"DstPorts":[{{"IP":"*","Ports":{{"First":22,"Last":22}}}}]}}"#);
+        map.fold(message(&format!(r#"{{"PacketFilter":[{many}]}}"#)));
+        map.fold(message(&format!(
+            r#"{{"PacketFilters":{{"more":[{}]}}}}"#,
+            rule(9632)
+        )));
+        assert!(allows(&map, 22) && allows(&map, 9632));
+        map.fold(message(&format!(r#"{{"PacketFilters":{{"more":[{many}]}}}}"#)));
+        assert!(allows(&map, 22), "other filters stay");
+        assert!(!allows(&map, 9632), "the former rules of that name are gone");
     }
 
     #[test]

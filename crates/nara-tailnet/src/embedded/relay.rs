@@ -8,11 +8,11 @@ mod pacer;
 pub(super) mod region;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 use ts_keys::NodeKeyPair;
 
@@ -52,6 +52,7 @@ struct Links {
 }
 
 struct OpenLink {
+    task: AbortHandle,
     servers: watch::Sender<Vec<Server>>,
     state: watch::Receiver<LinkState>,
 }
@@ -79,13 +80,28 @@ impl Relays {
         })
     }
 
-    /// Sets the map from the control server.
+    /// Sets the map from the control server, and ends the links to regions that it does not list.
     pub(super) fn set_map(&self, map: RelayMap) {
+        let mut links = self.links();
+        links.regions.retain(|id, link| {
+            let is_listed = map.0.contains_key(id);
+            if !is_listed {
+                self.host.remove_link(*id);
+                link.task.abort();
+            }
+            is_listed
+        });
+        // Otherwise the set keeps the tasks that have ended.
+        while links.tasks.try_join_next().is_some() {}
         self.map.send_if_modified(|old| {
             let differs = *old != map;
             *old = map;
             differs
         });
+    }
+
+    fn links(&self) -> MutexGuard<'_, Links> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Replaces our key: all links reconnect to their relays.
@@ -114,8 +130,8 @@ impl Relays {
 
     /// Opens links to the given regions that are in the map.
     pub(super) fn use_regions(&self, regions: impl IntoIterator<Item = RegionId>) {
-        let map = self.map.borrow().clone();
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = self.links();
+        let map = self.map.borrow();
         for id in regions {
             let Some(region) = map.0.get(&id) else { continue };
             if let Some(open) = links.regions.get(&id) {
@@ -129,10 +145,7 @@ impl Relays {
             let (queue, waiting) = mpsc::channel(link::QUEUE);
             let servers = watch::Sender::new(region.servers.clone());
             let state = watch::Sender::default();
-            let open = OpenLink {
-                servers: servers.clone(),
-                state: state.subscribe(),
-            };
+            let states = state.subscribe();
             let link = Link {
                 region: id,
                 rate: self.rate,
@@ -146,14 +159,18 @@ impl Relays {
                 sleeps: self.sleeps.clone(),
                 state,
             };
-            links.tasks.spawn(link.run(waiting));
+            let open = OpenLink {
+                task: links.tasks.spawn(link.run(waiting)),
+                servers,
+                state: states,
+            };
             links.regions.insert(id, open);
             self.host.add_link(id, queue);
         }
     }
 
     fn state_of(&self, region: RegionId) -> Option<watch::Receiver<LinkState>> {
-        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let links = self.links();
         links.regions.get(&region).map(|link| link.state.clone())
     }
 
@@ -237,8 +254,68 @@ impl Relays {
 
     /// Closes all links.
     pub(super) fn close(&self) {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = self.links();
         links.regions.clear();
         links.tasks.abort_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::BytesMut;
+    use ts_keys::NodePublicKey;
+
+    use super::region::WireMap;
+    use super::*;
+    use crate::embedded::settings::EmbeddedSettings;
+    use crate::embedded::underlay::RelayBatch;
+
+    #[derive(Default)]
+    struct Host(Mutex<BTreeMap<RegionId, mpsc::Sender<RelayBatch>>>);
+
+    impl RelayHost for Host {
+        fn add_link(&self, region: RegionId, queue: mpsc::Sender<RelayBatch>) {
+            self.0.lock().unwrap().insert(region, queue);
+        }
+        fn remove_link(&self, region: RegionId) {
+            self.0.lock().unwrap().remove(&region);
+        }
+        fn relayed(&self, _packets: Vec<(NodePublicKey, BytesMut)>) {}
+        fn connected(&self) {}
+    }
+
+    #[tokio::test]
+    async fn a_link_ends_when_the_map_does_not_list_its_region() {
+        let settings = EmbeddedSettings::new("a", "https://control.invalid".parse().unwrap());
+        let host = Arc::new(Host::default());
+        let (addresses, sleeps) = (watch::Sender::default(), watch::Sender::default());
+        let relays = Relays::new(
+            Arc::<Host>::clone(&host),
+            Tls::new(&settings).unwrap(),
+            0,
+            NodeKeyPair::random(),
+            addresses.subscribe(),
+            sleeps.subscribe(),
+        );
+        for n in 0..5 {
+            let regions = n * 100..n * 100 + 200;
+            let listed = regions
+                .clone()
+                .map(|id| format!(r#""{id}":{{"Nodes":[{{"HostName":"h"}}]}}"#));
+            let map = format!(r#"{{"Regions":{{{}}}}}"#, listed.collect::<Vec<_>>().join(","));
+            relays.set_map(serde_json::from_str::<WireMap>(&map).unwrap().into());
+            relays.use_regions(regions.clone());
+            // The aborted tasks end.
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+            let again = relays.map.borrow().clone();
+            relays.set_map(again);
+            let links = relays.links();
+            assert!(host.0.lock().unwrap().keys().copied().eq(regions));
+            assert_eq!((links.regions.len(), links.tasks.len()), (200, 200));
+        }
     }
 }

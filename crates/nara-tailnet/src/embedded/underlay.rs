@@ -21,6 +21,8 @@ pub(super) struct RelayBatch {
 pub(super) trait RelayHost: Send + Sync + 'static {
     /// Registers the queue for packets to peers in this region.
     fn add_link(&self, region: RegionId, queue: mpsc::Sender<RelayBatch>);
+    /// Removes the queue of a region.
+    fn remove_link(&self, region: RegionId);
     /// Notifies the node of a new connection to a relay: packets may take another network path than before.
     fn connected(&self);
     /// Handles packets from a relay, each with the sender that the relay names.

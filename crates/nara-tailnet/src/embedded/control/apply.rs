@@ -42,7 +42,7 @@ impl Parts {
             .use_regions(peers.iter().filter_map(|peer| peer.region));
         let routes: Vec<_> = peers
             .iter()
-            .filter(|peer| !peer.expired)
+            .filter(|peer| !netmap.has_expired(peer))
             .map(|peer| PeerRoute {
                 key: peer.key,
                 addresses: peer.addresses.clone(),
@@ -53,7 +53,7 @@ impl Parts {
         self.direct.set_peers(
             peers
                 .iter()
-                .filter(|peer| !peer.expired)
+                .filter(|peer| !netmap.has_expired(peer))
                 .filter_map(|peer| {
                     Some(DirectPeer {
                         key: peer.key,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
+use tokio::net::lookup_host;
 use ts_capabilityversion::CapabilityVersion;
 use ts_control::client::{
     CONTROL_PROTOCOL_VERSION, HttpConn, handle_ping, read_challenge_packet, upgrade_ts2021,
@@ -17,7 +17,7 @@ use url::Url;
 
 use super::error::{ControlError, protocol, quote};
 use super::stream::MapStream;
-use crate::embedded::tcp::tune;
+use crate::embedded::tcp;
 use crate::embedded::tls::Tls;
 
 /// The timeout for connecting, and for each request that is answered at once.
@@ -96,13 +96,11 @@ impl Dialer {
         let host = self.url.host_str().unwrap_or_default().trim_matches(['[', ']']);
         let port = self.url.port_or_known_default().unwrap_or(443);
         let server = || format!("{host}:{port}");
-        let stream = TcpStream::connect((host, port))
-            .await
-            .and_then(|stream| tune(&stream).map(|()| stream))
-            .map_err(|source| ControlError::Dial {
-                server: server(),
-                source,
-            })?;
+        let dialed = async { tcp::connect(lookup_host((host, port)).await?).await };
+        let stream = dialed.await.map_err(|source| ControlError::Dial {
+            server: server(),
+            source,
+        })?;
         // The settings were validated at start: plain HTTP is allowed only explicitly.
         let http = if self.url.scheme() == "https" {
             let stream = self

@@ -16,7 +16,7 @@ use super::session::{MAX_CANDIDATES, Session, Wish};
 
 /// The timeout of a ping; a later pong is ignored.
 const ANSWER: Duration = Duration::from_secs(5);
-/// The maximum number of pending pings of all peers.
+/// The maximum number of pending pings of all peers, except those of paths in use.
 const MAX_PINGS: usize = 8192;
 /// The maximum number of concurrent sessions.
 const MAX_SESSIONS: usize = 1024;
@@ -96,7 +96,7 @@ impl Engine {
             sessions: HashSet::new(),
             pings: HashMap::new(),
             sent: VecDeque::new(),
-            strangers: Limit::new(OF_ANYBODY, now),
+            strangers: Limit::new(OF_ANYBODY, OF_ANYBODY, now),
             actions: Vec::new(),
         }
     }
@@ -153,7 +153,7 @@ impl Engine {
                 disco: peer.disco,
                 listed: Vec::new(),
                 session: None,
-                limit: Limit::new(OF_A_PEER, now),
+                limit: Limit::new(OF_A_PEER, OF_A_PEER, now),
             });
             if this.listed != endpoints {
                 if let Some(session) = &mut this.session {
@@ -304,11 +304,16 @@ impl Engine {
             .get_or_insert_with(|| Session::new(&peer.listed, now));
         self.sessions.insert(key);
         work(session);
-        let disco = peer.disco;
-        for wish in session.wishes() {
+        let (disco, path, wishes) = (peer.disco, session.path(), session.wishes());
+        self.forget_pings(now);
+        for wish in wishes {
             match wish {
                 Wish::Route(to) => self.actions.push(Action::Route(key, to)),
-                Wish::Ping(to) => self.ping(key, &disco, to, now),
+                // Whatever other peers cause, a path in use is not given up for want of pings.
+                Wish::Ping(to) if path == Some(to) || self.sent.len() < MAX_PINGS => {
+                    self.ping(key, &disco, to, now);
+                }
+                Wish::Ping(_) => {}
                 Wish::Call => {
                     let call = Message::CallMeMaybe(self.own.clone());
                     if let Some(packet) = disco::seal(&call, &self.keys.private, &disco) {
@@ -321,8 +326,7 @@ impl Engine {
 
     fn ping(&mut self, peer: NodePublicKey, disco: &DiscoPublicKey, to: SocketAddr, now: Instant) {
         let mut tx = TxId::default();
-        self.forget_pings(now);
-        if self.sent.len() >= MAX_PINGS || getrandom::fill(&mut tx).is_err() {
+        if getrandom::fill(&mut tx).is_err() {
             return;
         }
         let ping = Message::Ping { tx, node: self.node };

@@ -1,10 +1,11 @@
-//! A rate limit for packets that cost cryptography.
+//! A rate limit for work that a peer can cause.
 
 use std::time::Instant;
 
-/// A token bucket with a capacity of one second.
+/// A token bucket.
 #[derive(Debug)]
 pub(super) struct Limit {
+    capacity: f64,
     per_second: f64,
     tokens: f64,
     filled: Instant,
@@ -12,10 +13,11 @@ pub(super) struct Limit {
 
 impl Limit {
     /// Creates a full bucket.
-    pub(super) fn new(per_second: f64, now: Instant) -> Self {
+    pub(super) fn new(capacity: f64, per_second: f64, now: Instant) -> Self {
         Self {
+            capacity,
             per_second,
-            tokens: per_second,
+            tokens: capacity,
             filled: now,
         }
     }
@@ -23,7 +25,7 @@ impl Limit {
     /// Takes a token. Returns whether one was available.
     pub(super) fn take(&mut self, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.filled).as_secs_f64();
-        self.tokens = (self.tokens + passed * self.per_second).min(self.per_second);
+        self.tokens = (self.tokens + passed * self.per_second).min(self.capacity);
         self.filled = now;
         let has_one = self.tokens >= 1.0;
         if has_one {
@@ -42,10 +44,10 @@ mod tests {
     #[test]
     fn no_more_than_the_rate_is_taken() {
         let begin = Instant::now();
-        let mut limit = Limit::new(10.0, begin);
+        let mut limit = Limit::new(20.0, 10.0, begin);
         let mut taken = |now| (0..100).filter(|_| limit.take(now)).count();
-        assert_eq!(taken(begin), 10);
+        assert_eq!(taken(begin), 20);
         assert_eq!(taken(begin + Duration::from_millis(500)), 5);
-        assert_eq!(taken(begin + Duration::from_secs(60)), 10);
+        assert_eq!(taken(begin + Duration::from_secs(60)), 20);
     }
 }

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use nara_mesh::proto::backoff::Backoff;
 
+use super::limit::Limit;
+
 /// The interval between pings of the path.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 /// The number of consecutive unanswered pings after which a path is dead.
@@ -33,6 +35,9 @@ const FASTER: f64 = 0.67;
 const FASTER_BY: Duration = Duration::from_millis(1);
 /// The minimum interval between pings of an address that a peer can cause.
 const PING_AGAIN: Duration = Duration::from_millis(400);
+/// The maximum number of pings that a peer can cause at once and per second, whatever addresses it names.
+const CAUSED_AT_ONCE: f64 = 64.0;
+const CAUSED_PER_SECOND: f64 = 16.0;
 /// A session is removed after this idle time.
 const FORGET: Duration = Duration::from_secs(120);
 
@@ -88,6 +93,8 @@ pub(super) struct Session {
     backoff: Backoff,
     /// Before this time, an unanswered ping of the path starts no search.
     search_again: Instant,
+    /// Limits the pings that the peer causes, except those of searches.
+    caused: Limit,
     /// The time of the last activity that keeps the session.
     used: Instant,
     wishes: Vec<Wish>,
@@ -102,6 +109,7 @@ impl Session {
             search: now,
             backoff: Backoff::new(FIRST_SEARCH, LAST_SEARCH),
             search_again: now,
+            caused: Limit::new(CAUSED_AT_ONCE, CAUSED_PER_SECOND, now),
             used: now,
             wishes: Vec::new(),
         };
@@ -343,7 +351,7 @@ impl Session {
                 .pinged
                 .is_none_or(|pinged| now.saturating_duration_since(pinged) >= PING_AGAIN)
         });
-        if is_due {
+        if is_due && self.caused.take(now) {
             self.ping(address, now);
         }
     }

@@ -14,12 +14,16 @@ use ts_packetfilter::Ruleset;
 use crate::embedded::relay::region::{RelayMap, WireMap};
 use crate::embedded::underlay::RegionId;
 
-/// The maximum number of peers that are parsed; the rest is skipped.
-const MAX_PEERS: usize = 50_000;
+/// The maximum number of peers; the rest is skipped.
+pub(super) const MAX_PEERS: usize = 50_000;
+/// The maximum length of the name of a peer: that of a DNS name, with the final dot.
+const MAX_NAME: usize = 254;
 
 /// One message of a map stream.
 #[derive(Debug, Default)]
 pub(in crate::embedded) struct MapMessage {
+    /// The time of day of the control server.
+    pub(super) time: Option<Timestamp>,
     pub(super) own: Option<WireNode>,
     pub(super) relays: Option<RelayMap>,
     pub(super) peers: Option<Vec<WireNode>>,
@@ -41,6 +45,7 @@ pub(in crate::embedded) struct MalformedMap(#[from] serde_json::Error);
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
 struct Wire {
+    control_time: Option<String>,
     node: Option<WireNode>,
     #[serde(rename = "DERPMap")]
     derp_map: Option<WireMap>,
@@ -105,6 +110,7 @@ impl MapMessage {
     pub(in crate::embedded) fn parse(json: &[u8]) -> Result<Self, MalformedMap> {
         let wire: Wire = serde_json::from_slice(json)?;
         Ok(Self {
+            time: wire.control_time.as_deref().and_then(timestamp),
             own: wire.node,
             relays: wire.derp_map.map(RelayMap::from),
             peers: wire.peers.map(|list| nodes(&list)),
@@ -139,6 +145,7 @@ fn nodes(list: &[Box<RawValue>]) -> Vec<WireNode> {
                 .inspect_err(|error| tracing::warn!(%error, "ignoring a malformed peer"))
                 .ok()
         })
+        .filter(|node: &WireNode| node.name.len() <= MAX_NAME)
         .collect()
 }
 
@@ -168,11 +175,11 @@ fn disco_key<'de, D: Deserializer<'de>>(wire: D) -> Result<Option<DiscoPublicKey
     Ok(key.filter(|key| *key != DiscoPublicKey::from_bytes([0; 32])))
 }
 
-/// Parses the expiry of a key; `None` if it never expires.
-pub(super) fn expiry(text: &str) -> Option<Timestamp> {
-    let expiry: Timestamp = text.parse().ok()?;
+/// Parses a timestamp; `None` if it is not set, such as the expiry of a key that never expires.
+pub(super) fn timestamp(text: &str) -> Option<Timestamp> {
+    let time: Timestamp = text.parse().ok()?;
     // Go's zero time means "not set".
-    (expiry > Timestamp::UNIX_EPOCH).then_some(expiry)
+    (time > Timestamp::UNIX_EPOCH).then_some(time)
 }
 
 #[cfg(test)]

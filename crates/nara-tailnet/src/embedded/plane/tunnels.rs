@@ -103,6 +103,8 @@ struct Tunnel {
     responded: Option<Instant>,
     /// The round-trip time of the last handshake.
     round_trip: Option<Duration>,
+    /// A round-trip time that nobody has authenticated; see [`Self::last_initiation`].
+    hint: Option<Duration>,
     /// The [`clock_offset`] at the creation of the tunnel.
     clock_offset: Duration,
 }
@@ -115,6 +117,7 @@ impl Tunnel {
             initiations: VecDeque::new(),
             responded: None,
             round_trip: None,
+            hint: None,
             clock_offset: clock_offset(),
         }
     }
@@ -139,19 +142,21 @@ impl Tunnel {
 
     /// Returns whether a handshake began so recently that its response may still arrive.
     fn awaits_response(&self, now: Instant) -> bool {
-        let round_trip = self.round_trip.unwrap_or_default().min(MAX_ROUND_TRIP);
+        let round_trip = self.round_trip.max(self.hint).unwrap_or_default();
+        let round_trip = round_trip.min(MAX_ROUND_TRIP);
         let enough = HANDSHAKE_INTERVAL.max(round_trip * 3 / 2);
         let last = self.initiations.back();
         last.is_some_and(|(_, at)| now.saturating_duration_since(*at) < enough)
     }
 
     /// Returns when the handshake began that a response names, if it is our last one. A peer drops the session of an
-    /// earlier one as soon as it has answered the next, so its response only tells how long a round trip takes.
+    /// earlier one as soon as it has answered the next, so its response only tells how long a round trip takes. It is not
+    /// authenticated: whoever saw the handshake can forge it, so it only delays the next handshake, by up to 3 s.
     fn last_initiation(&mut self, index: u32, now: Instant) -> Option<Instant> {
         let (_, began) = *self.initiations.iter().find(|(ours, _)| *ours == index)?;
         let is_last = self.initiations.back().is_some_and(|(last, _)| *last == index);
         if !is_last {
-            self.round_trip = Some(now.saturating_duration_since(began));
+            self.hint = Some(now.saturating_duration_since(began));
         }
         is_last.then_some(began)
     }
@@ -277,7 +282,9 @@ impl Tunnels {
             None
         };
         let round_trip = began.map(|at| now.saturating_duration_since(at));
-        tunnel.round_trip = round_trip.or(tunnel.round_trip);
+        if round_trip.is_some() {
+            (tunnel.round_trip, tunnel.hint) = (round_trip, None);
+        }
         let mut answers: Vec<_> = answer.into_iter().collect();
         // After our own response, the peer must use the session first (section 5.1 of the WireGuard paper).
         if in_session {

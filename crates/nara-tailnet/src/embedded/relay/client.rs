@@ -17,12 +17,12 @@ use ts_keys::NodeKeyPair;
 
 use super::frame::{self, Frame, MalformedFrame};
 use super::region::Server;
-use crate::embedded::tcp::tune;
+use crate::embedded::tcp;
 use crate::embedded::tls::Tls;
 
 /// The timeout of the whole connection setup.
 const CONNECT: Duration = Duration::from_secs(10);
-/// The timeout of one TCP connection attempt: a server has several addresses.
+/// The timeout of the TCP connection: a region has several servers.
 const DIAL: Duration = Duration::from_secs(4);
 /// The length of a nonce, in bytes.
 const NONCE: usize = 24;
@@ -167,24 +167,10 @@ pub(super) async fn dial(server: &Server) -> io::Result<TcpStream> {
             .await?
             .collect()
     } else {
-        server
-            .addresses
-            .iter()
-            .map(|ip| (*ip, server.port).into())
-            .collect()
+        let at = |ip: &IpAddr| (*ip, server.port).into();
+        server.addresses.iter().map(at).collect()
     };
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in addresses {
-        match timeout(DIAL, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                tune(&stream)?;
-                return Ok(stream);
-            }
-            Ok(Err(error)) => last = error,
-            Err(_) => last = io::ErrorKind::TimedOut.into(),
-        }
-    }
-    Err(last)
+    timeout(DIAL, tcp::connect(addresses)).await?
 }
 
 async fn upgrade(server: &Server, stream: TlsStream<TcpStream>) -> Result<Upgraded, RelayError> {

@@ -368,6 +368,7 @@ mod tests {
 
     impl RelayHost for NoHost {
         fn add_link(&self, _region: RegionId, _queue: mpsc::Sender<RelayBatch>) {}
+        fn remove_link(&self, _region: RegionId) {}
         fn relayed(&self, _packets: Vec<(NodePublicKey, BytesMut)>) {}
         fn connected(&self) {}
     }

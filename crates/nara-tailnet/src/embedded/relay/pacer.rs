@@ -34,6 +34,8 @@ pub(super) struct Pacer {
     rate: u32,
     small: VecDeque<(NodePublicKey, BytesMut)>,
     peers: HashMap<NodePublicKey, Bucket>,
+    /// The peers with queued packets, in the order in which their next packets are sent.
+    turns: VecDeque<NodePublicKey>,
     /// Packets in the queues of all peers.
     queued: usize,
     dropped: u64,
@@ -53,6 +55,7 @@ impl Pacer {
             rate,
             small: VecDeque::new(),
             peers: HashMap::new(),
+            turns: VecDeque::new(),
             queued: 0,
             dropped: 0,
         }
@@ -79,11 +82,14 @@ impl Pacer {
             self.dropped += 1;
             return;
         }
+        if bucket.queue.is_empty() {
+            self.turns.push_back(to);
+        }
         bucket.queue.push_back(packet);
         self.queued += 1;
     }
 
-    /// Returns the next packet that may be sent now.
+    /// Returns the next packet that may be sent now. Peers take turns.
     pub(super) fn pop(&mut self, now: Instant) -> Option<(NodePublicKey, BytesMut)> {
         if let Some(first) = self.small.pop_front() {
             return Some(first);
@@ -93,18 +99,24 @@ impl Pacer {
                 .retain(|_, bucket| now.saturating_duration_since(bucket.filled) < IDLE);
             return None;
         }
-        for (to, bucket) in &mut self.peers {
-            if bucket.queue.is_empty() {
+        for _ in 0..self.turns.len() {
+            let to = self.turns.pop_front()?;
+            let Some(bucket) = self.peers.get_mut(&to) else {
                 continue;
-            }
+            };
             bucket.fill(self.rate, now);
-            if bucket.tokens < 1.0 {
-                continue;
+            let packet = if bucket.tokens < 1.0 {
+                None
+            } else {
+                bucket.queue.pop_front()
+            };
+            if !bucket.queue.is_empty() {
+                self.turns.push_back(to);
             }
-            if let Some(packet) = bucket.queue.pop_front() {
+            if let Some(packet) = packet {
                 bucket.tokens -= 1.0;
                 self.queued -= 1;
-                return Some((*to, packet));
+                return Some((to, packet));
             }
         }
         None
@@ -126,6 +138,7 @@ impl Pacer {
     pub(super) fn clear(&mut self) {
         self.small.clear();
         self.peers.clear();
+        self.turns.clear();
         self.queued = 0;
     }
 
@@ -218,6 +231,26 @@ mod tests {
         assert_eq!(pacer.take_dropped(), 10, "small packets are bounded too");
         drain(&mut pacer, now);
         assert_eq!(pacer.small.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn peers_share_a_link_that_is_slower_than_the_rate() {
+        let mut now = Instant::now();
+        let mut pacer = Pacer::new(12_000);
+        let mut sent = [0; 4];
+        for _ in 0..200 {
+            for n in 0..4 {
+                pacer.push(peer(n), BytesMut::zeroed(1200), now);
+            }
+        }
+        for _ in 0..8 {
+            for _ in 0..49 {
+                let (to, _) = pacer.pop(now).unwrap();
+                sent[(0..4).position(|n| peer(n) == to).unwrap()] += 1;
+            }
+            now += Duration::from_millis(10);
+        }
+        assert_eq!(sent, [98; 4]);
     }
 
     #[tokio::test]

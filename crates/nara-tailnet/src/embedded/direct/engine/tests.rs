@@ -300,6 +300,56 @@ fn an_invitation_to_bad_addresses_is_not_followed() {
 }
 
 #[test]
+fn a_peer_that_names_other_addresses_each_time_causes_few_pings_and_ends_no_path() {
+    let begin = Instant::now();
+    let (mut a, mut b) = pair(begin);
+    let hostile = Node::new(3, begin);
+    let listed = [b.listed(&[]), hostile.listed(&[])];
+    a.engine.set_peers(&listed, begin);
+    a.engine.set_active(&active(&[&b]), begin);
+    let mut routes = carry(&mut a, &mut b, true, begin);
+    assert_eq!(routes, [(b.key, Some(b.address))]);
+    let (mut caused, mut beats) = (0, 0);
+    for n in 0..300_u16 {
+        let now = begin + Duration::from_millis(7) * n.into();
+        let named = (0..32).map(|port| at(1000 + n % 2 * 32 + port)).collect();
+        let call = Message::CallMeMaybe(named);
+        let mut call = disco::seal(&call, &hostile.disco.private, &a.disco.public).unwrap();
+        a.engine.received(&mut call, Via::Relay(hostile.key), now);
+        a.engine.timeout(now);
+        let actions = a.engine.actions();
+        for action in &actions {
+            match action {
+                Action::Send(to, _) if *to == b.address => beats += 1,
+                Action::Send(..) => caused += 1,
+                _ => {}
+            }
+        }
+        deliver(actions, (a.key, a.address), &mut b, true, now, &mut routes);
+        let answers = b.engine.actions();
+        deliver(answers, (b.key, b.address), &mut a, true, now, &mut routes);
+    }
+    assert!((32..=64 + 2 * 32).contains(&caused), "{caused}");
+    assert_eq!(beats, 2, "in 2.1 s");
+    assert_eq!(routes.len(), 1, "{routes:?}");
+}
+
+#[test]
+fn the_pings_of_other_peers_do_not_keep_a_path_from_its_own() {
+    let begin = Instant::now();
+    let (mut a, mut b) = pair(begin);
+    a.engine.set_peers(&[b.listed(&[at(7)])], begin);
+    a.engine.set_active(&active(&[&b]), begin);
+    carry(&mut a, &mut b, true, begin);
+    let now = begin + SECOND;
+    let others = std::iter::repeat_n((now, TxId::default()), MAX_PINGS);
+    a.engine.sent.extend(others);
+    a.engine.timeout(now);
+    let sent = pings(&mut a.engine);
+    assert!(matches!(&*sent, [(to, _)] if *to == b.address), "{sent:?}");
+}
+
+#[test]
 fn the_session_of_a_restarted_peer_starts_over() {
     let now = Instant::now();
     let (mut a, mut b) = pair(now);
