@@ -10,6 +10,7 @@ use nara_mesh::ledger::{Ledger, LedgerError, SqliteLedger};
 use nara_mesh::registry::{PeerKeeper, PeerRegistry};
 
 use crate::failure::{Failure, Outcome};
+use crate::running;
 use crate::settings::Settings;
 
 /// Opens a ledger, and creates it if missing.
@@ -156,6 +157,7 @@ pub(crate) fn because(failure: Failure, error: LedgerError) -> Failure {
         LedgerError::Full(_) | LedgerError::Interrupted(_) | LedgerError::ReadOnly(_) => {
             failure.hint(error.to_string())
         }
+        LedgerError::Locked { .. } => failure.hint(running::STOP_IT),
         LedgerError::Altered { .. } => failure.hint(
             "show it with `sqlite3 ledger.db .schema` and drop it (`DROP TRIGGER name`), or restore a backup with `nara-mesh \
              restore FILE --replace`",

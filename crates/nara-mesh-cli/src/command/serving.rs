@@ -294,10 +294,7 @@ impl Serving {
 /// Returns the failure for an address that is in use by a nara on this data folder.
 fn already_running(settings: &Settings) -> Option<Failure> {
     let folder = settings.running_folder().ok()?;
-    running::runs_on(&folder).then(|| {
-        Failure::failed(format!("a nara runs on {} already", folder.display()))
-            .hint("stop it first; another nara needs its own soul and data folder (--soul-file, --data-dir)")
-    })
+    running::runs_on(&folder).then(|| running::runs_already(&folder))
 }
 
 /// The context for answering questions of the local API.

@@ -5,6 +5,7 @@
 mod access;
 mod away;
 mod conformance;
+mod data_folder;
 mod demo;
 mod doctor;
 mod events;

@@ -51,7 +51,8 @@ fn replace(from: &Path, to: &Path) -> Result<LedgerCopy, Failure> {
 }
 
 fn replace_as_owner(from: &Path, source: Connection, to: &Path) -> Result<LedgerCopy, Failure> {
-    let _lock = Lock::take(to, "nara-mesh restore")?;
+    let mut lock = Lock::take(to, "nara-mesh restore")?;
+    lock.extend_to(to)?;
     let new = Unfinished::beside(to)?;
     copy(&source, &new.0)?;
     drop(source);

@@ -17,6 +17,8 @@ pub(super) struct Lock {
     /// Number of times the ledger was opened under this lock before.
     pub(super) opens: Option<i64>,
     name: String,
+    /// The database file, which is locked as well.
+    database: Option<File>,
 }
 
 impl Lock {
@@ -56,6 +58,7 @@ impl Lock {
                     file,
                     opens: text.lines().nth(2).and_then(|line| line.parse().ok()),
                     name: name.to_owned(),
+                    database: None,
                 };
                 // Write at once, because opening may take long. If the disk is full, only the name is missing.
                 let _ = lock.write();
@@ -67,6 +70,28 @@ impl Lock {
             }),
             Err(TryLockError::Error(source)) => Err(failed(source)),
         }
+    }
+
+    /// Locks the database file too, if there is one: the lock file may have been removed while its holder runs.
+    pub(super) fn extend_to(&mut self, path: &Path) -> Result<(), LedgerError> {
+        // On other systems, this lock would keep SQLite from taking its own.
+        if !cfg!(target_os = "linux") || check_file(path).is_err() {
+            return Ok(());
+        }
+        // Opening the database reports why it cannot be opened.
+        let Ok(file) = File::open(path) else {
+            return Ok(());
+        };
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            // Closing it would release the locks that SQLite has on it in this process.
+            std::mem::forget(file);
+            return Err(LedgerError::Locked {
+                path: path.to_owned(),
+                holder: None,
+            });
+        }
+        self.database = Some(file);
+        Ok(())
     }
 
     /// Records the number of times the ledger was opened.

@@ -92,6 +92,9 @@ impl Pool {
             path: path.to_owned(),
             source,
         })?;
+        if let Some(lock) = &mut lock {
+            lock.extend_to(path)?;
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut writer = configure(Connection::open_with_flags(path, flags)?, WRITER_CACHE_KIB)?;
         let converted = Arc::new(Converted::default());

@@ -1,0 +1,46 @@
+//! Data folders from which something was removed, or that are protected.
+
+use std::fs::{self, Permissions};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::serve::{Serving, folder_that_others_enter, give_away};
+use crate::{nara_mesh, new_soul, run, text};
+
+const ALICE: [&str; 4] = ["--soul-file", "alice.soul", "--data-dir", "alice"];
+
+/// Runs a command of alice that must fail, and returns stderr.
+fn refused(folder: &Path, args: &[&str]) -> String {
+    let mut command = nara_mesh(folder);
+    // Only a nara that is not refused takes as long.
+    command.timeout(Duration::from_secs(60)).args(args).args(ALICE);
+    let output = command.output().unwrap();
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {told}");
+    told
+}
+
+fn remove_ledger(folder: &Path) {
+    for suffix in ["", ".lock", "-wal", "-shm"] {
+        let _ = fs::remove_file(folder.join(format!("alice/ledger.db{suffix}")));
+    }
+}
+
+#[test]
+fn a_folder_has_one_nara_even_if_its_ledger_and_lock_were_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    fs::write(path.join("known.toml"), "").unwrap();
+    let (alice, _) = Serving::start(path, "alice");
+    run(path, 0, &[&["backup", "copy.db"][..], &ALICE].concat());
+    remove_ledger(path);
+    let serve = ["serve", "--peers", "known.toml", "--listen", "127.0.0.1:0"];
+    for args in [&["restore", "copy.db"][..], &serve] {
+        let told = refused(path, args);
+        assert!(told.contains("a nara runs on alice already"), "{args:?}: {told}");
+    }
+    alice.kill();
+}

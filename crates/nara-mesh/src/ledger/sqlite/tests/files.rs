@@ -1,0 +1,71 @@
+//! Files of a ledger that another program removed, emptied or protected.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown};
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::folder_owner::as_owner_of_folder;
+
+/// Returns a folder that other users can enter, and the path of a ledger with a batch of events that a daemon used.
+async fn used() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let path = folder.path().join("alice").join("ledger.db");
+    fs::create_dir(path.parent().unwrap()).unwrap();
+    let ledger = SqliteLedger::open_locked(&path, "alice").unwrap();
+    ledger.insert_verified(batch(1)).await.unwrap();
+    (folder, path)
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    path.with_extension(format!("db{suffix}"))
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+/// Permissions do not stop root. It gives the files to another user, as whom it opens a ledger.
+fn give_away(path: &Path) {
+    let folder = path.parent().unwrap();
+    if fs::metadata(folder).unwrap().uid() == 0 {
+        let inside = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+        for path in inside.chain([folder.to_owned()]) {
+            lchown(path, Some(65_534), Some(65_534)).unwrap();
+        }
+    }
+}
+
+/// Opens a ledger read-only, as the owner of its folder.
+fn look(path: &Path) -> Result<SqliteLedger, LedgerError> {
+    as_owner_of_folder(path, || SqliteLedger::open_to_read(path)).unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_second_daemon_is_refused_although_the_lock_file_was_removed() {
+    let (_folder, path) = used().await;
+    let ledger = SqliteLedger::open_locked(&path, "alice").unwrap();
+    let copy = path.with_file_name("copy.db");
+    ledger.backup(&copy).await.unwrap();
+    fs::remove_file(beside(&path, ".lock")).unwrap();
+    for _ in 0..2 {
+        let second = SqliteLedger::open_locked(&path, "bob").map(drop);
+        assert!(matches!(second, Err(LedgerError::Locked { .. })), "{second:?}");
+        let restored = SqliteLedger::restore(&copy, &path).map(drop);
+        assert!(
+            matches!(restored, Err(LedgerError::Locked { .. })),
+            "{restored:?}"
+        );
+    }
+    // Commands still work beside it.
+    let command = SqliteLedger::open(&path).unwrap();
+    command.insert_verified(batch(1_000)).await.unwrap();
+    assert_eq!(ledger.count().await.unwrap(), 2 * BATCH);
+    drop((command, ledger));
+    drop(SqliteLedger::open_locked(&path, "alice").unwrap());
+    SqliteLedger::restore(&copy, &path).unwrap();
+}
