@@ -162,6 +162,10 @@ pub(crate) fn because(failure: Failure, error: LedgerError) -> Failure {
             "show it with `sqlite3 ledger.db .schema` and drop it (`DROP TRIGGER name`), or restore a backup with `nara-mesh \
              restore FILE --replace`",
         ),
+        LedgerError::Empty { .. } => failure.hint(
+            "restore a backup with `nara-mesh restore FILE --replace`; or remove the file to start anew, without the events, \
+             pinned keys and bans that it had",
+        ),
         LedgerError::NewerSchema { .. } => failure.hint(
             "install the newer program again, or restore the copy from before the upgrade with \
              `nara-mesh restore FILE --replace`",

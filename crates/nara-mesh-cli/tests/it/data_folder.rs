@@ -44,3 +44,56 @@ fn a_folder_has_one_nara_even_if_its_ledger_and_lock_were_removed() {
     }
     alice.kill();
 }
+
+#[test]
+fn a_ledger_that_was_lost_is_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    fs::write(path.join("known.toml"), "").unwrap();
+    Serving::start(path, "alice").0.end();
+    run(path, 0, &[&["backup", "copy.db"][..], &ALICE].concat());
+
+    // It ends at once, since it cannot listen there.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let serve = ["serve", "--peers", "known.toml", "--listen", &taken];
+    fs::write(path.join("alice/ledger.db"), "").unwrap();
+    let told = refused(path, &serve);
+    assert!(
+        told.contains("alice/ledger.db is empty") && told.contains("`nara-mesh restore FILE --replace "),
+        "{told}"
+    );
+    run(
+        path,
+        0,
+        &[&["restore", "copy.db", "--replace"][..], &ALICE].concat(),
+    );
+    let ledger = || {
+        let args = [&["doctor", "--json", "--peers", "known.toml"][..], &ALICE].concat();
+        let report: serde_json::Value =
+            serde_json::from_slice(&nara_mesh(path).args(args).output().unwrap().stdout).unwrap();
+        let mut checks = report["checks"].as_array().unwrap().iter();
+        checks.find(|check| check["what"] == "ledger").unwrap().clone()
+    };
+    assert_eq!(ledger()["result"], "ok");
+    fs::remove_file(path.join("alice/ledger.db")).unwrap();
+    let missing = ledger();
+    assert_eq!(missing["result"], "warning", "{missing}");
+    let told = refused(path, &serve);
+    assert!(
+        told.contains("alice/ledger.db is new") && told.contains("bans"),
+        "{told}"
+    );
+    // Once is enough.
+    let told = refused(path, &serve);
+    assert!(!told.contains("is new"), "{told}");
+
+    fs::write(path.join("alice/inbox.db"), "").unwrap();
+    fs::write(path.join("alice/stash.db"), "").unwrap();
+    let told = refused(path, &serve);
+    for file in ["inbox.db", "stash.db"] {
+        let lost = told.lines().find(|line| line.contains(file));
+        assert!(lost.is_some_and(|line| line.contains("empty")), "{told}");
+    }
+}

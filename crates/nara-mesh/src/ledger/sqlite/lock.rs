@@ -56,7 +56,7 @@ impl Lock {
             Ok(()) => {
                 let mut lock = Self {
                     file,
-                    opens: text.lines().nth(2).and_then(|line| line.parse().ok()),
+                    opens: opens(&text),
                     name: name.to_owned(),
                     database: None,
                 };
@@ -109,6 +109,24 @@ impl Lock {
         self.file.write_all(text.as_bytes())?;
         self.file.set_len(text.len() as u64)
     }
+}
+
+/// Returns the number of times that daemons opened the ledger at `path`; `None` if there was none.
+pub(super) fn opens_of(path: &Path) -> Option<i64> {
+    let beside = lock_path(path);
+    // Reading from a pipe would block forever.
+    check_file(&beside).ok()?;
+    let mut text = String::new();
+    File::open(beside)
+        .ok()?
+        .take(MAX_TEXT)
+        .read_to_string(&mut text)
+        .ok()?;
+    opens(&text)
+}
+
+fn opens(text: &str) -> Option<i64> {
+    text.lines().nth(2)?.parse().ok()
 }
 
 fn holder(text: &str) -> Option<String> {

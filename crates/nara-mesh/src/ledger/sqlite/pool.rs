@@ -14,7 +14,7 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use super::convert::Converted;
 use super::failure::{Failure, counted};
-use super::lock::Lock;
+use super::lock::{Lock, opens_of};
 use super::place::check_file;
 use super::{schema, sql, wal};
 use crate::clock::monotonic_now;
@@ -87,11 +87,20 @@ impl Pool {
 
     fn open_as_owner(path: &Path, holder: Option<&str>, opening: Option<Opening>) -> Result<Self, Failure> {
         let mut lock = holder.map(|holder| Lock::take(path, holder)).transpose()?;
-        let made = create_private(path).and_then(|()| check_file(path));
-        made.map_err(|source| LedgerError::File {
+        let failed = |source| LedgerError::File {
             path: path.to_owned(),
             source,
-        })?;
+        };
+        let is_new = create_private(path).map_err(failed)?;
+        let found = check_file(path).map_err(failed)?;
+        let was_used = || {
+            let opens = lock.as_ref().map_or_else(|| opens_of(path), |lock| lock.opens);
+            opens.is_some()
+        };
+        // Else it is the leftover of a first start that failed.
+        if found.len() == 0 && !is_new && was_used() {
+            return Err(empty(path));
+        }
         if let Some(lock) = &mut lock {
             lock.extend_to(path)?;
         }
@@ -141,12 +150,13 @@ impl Pool {
 
     /// Opens the database read-only, even on a read-only file system.
     pub(super) fn open_to_read(path: &Path) -> Result<Self, Failure> {
-        if let Err(source) = check_file(path).and_then(|_| File::open(path)) {
-            return Err(LedgerError::File {
-                path: path.to_owned(),
-                source,
-            }
-            .into());
+        let found = check_file(path).and_then(|found| File::open(path).map(|_| found));
+        let found = found.map_err(|source| LedgerError::File {
+            path: path.to_owned(),
+            source,
+        })?;
+        if found.len() == 0 {
+            return Err(empty(path));
         }
         let reader = read_only(path)?;
         schema::check_readable(&reader, path)?;
@@ -355,11 +365,19 @@ fn configure(connection: Connection, cache_kib: i64) -> rusqlite::Result<Connect
     Ok(connection)
 }
 
-/// Creates the file if it is missing. SQLite gives the log the same permissions.
-pub(super) fn create_private(path: &Path) -> std::io::Result<()> {
+fn empty(path: &Path) -> Failure {
+    LedgerError::Empty {
+        path: path.to_owned(),
+    }
+    .into()
+}
+
+/// Creates the file if it is missing, and returns whether it was. SQLite gives the log the same permissions.
+fn create_private(path: &Path) -> std::io::Result<bool> {
     match create_new_private(path) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -437,6 +455,13 @@ fn note_opened(connection: &Connection, path: &Path, lock: &mut Lock) -> Result<
         source,
     };
     let here = file_id(path).map_err(failed)?;
+    if opens == 0 && lock.opens.is_some() {
+        tracing::warn!(
+            "the ledger {} is new, but a nara ran here before: its events, pinned keys and bans are lost unless its ledger \
+             is put back or restored",
+            path.display()
+        );
+    }
     if opens > 0 && (file != here || lock.opens != Some(opens)) {
         connection.execute(sql::NEW_EPOCH, [])?;
         tracing::info!(path = %path.display(), "the ledger was copied or restored: assigned a new epoch");

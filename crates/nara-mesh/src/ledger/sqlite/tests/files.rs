@@ -69,3 +69,21 @@ async fn a_second_daemon_is_refused_although_the_lock_file_was_removed() {
     drop(SqliteLedger::open_locked(&path, "alice").unwrap());
     SqliteLedger::restore(&copy, &path).unwrap();
 }
+
+#[tokio::test]
+async fn an_emptied_ledger_is_refused_and_the_leftover_of_a_first_start_is_not() {
+    let (_folder, path) = used().await;
+    fs::write(&path, "").unwrap();
+    for opened in [
+        SqliteLedger::open(&path),
+        SqliteLedger::open_locked(&path, "alice"),
+        SqliteLedger::open_to_read(&path),
+    ] {
+        let error = opened.unwrap_err().to_string();
+        assert!(error.contains("is empty"), "{error}");
+    }
+    assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+    let first = path.with_file_name("first.db");
+    fs::write(&first, "").unwrap();
+    drop(SqliteLedger::open_locked(&first, "alice").unwrap());
+}
