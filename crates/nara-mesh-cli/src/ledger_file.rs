@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nara_mesh::clock::{Clock as _, SystemClock};
-use nara_mesh::ledger::{Ledger, LedgerError, SqliteLedger};
+use nara_mesh::ledger::{Ledger, LedgerError, SqliteLedger, as_owner_of_folder};
 use nara_mesh::registry::{PeerKeeper, PeerRegistry};
 
 use crate::failure::{Failure, Outcome};
@@ -26,7 +26,7 @@ pub(crate) async fn open(path: &Path) -> Outcome<Arc<dyn Ledger>> {
 
 /// Builds the failure of opening a ledger. SQLite does not report the reason; the operating system does.
 pub(crate) fn not_opened(failure: Failure, path: &Path, error: LedgerError) -> Failure {
-    match why_not(path) {
+    match as_owner_of_folder(path, || why_not(path)).ok().flatten() {
         Some(reason) => failure.caused_by(reason).hint(format!(
             "check the owner and the permissions of {} and its folder",
             path.display()
@@ -132,8 +132,22 @@ fn why_not(path: &Path) -> Option<String> {
     if let Err(error) = tempfile::tempfile_in(folder) {
         return Some(format!("{} cannot be written: {error}", folder.display()));
     }
-    let opened = std::fs::OpenOptions::new().read(true).write(true).open(path);
-    opened.err().map(|error| error.to_string())
+    let refused = |file: &Path| {
+        let opened = std::fs::OpenOptions::new().read(true).write(true).open(file);
+        opened.err()
+    };
+    if let Some(error) = refused(path) {
+        return Some(error.to_string());
+    }
+    let mut log = ["-wal", "-shm"].map(|suffix| {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        PathBuf::from(file)
+    });
+    log.iter_mut().find_map(|file| {
+        let error = refused(file).filter(|error| error.kind() != std::io::ErrorKind::NotFound)?;
+        Some(format!("{}: {error}", file.display()))
+    })
 }
 
 /// Loads the stored peer data into the registry; see [`PeerRegistry::restore`].

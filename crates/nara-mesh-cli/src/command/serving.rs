@@ -227,8 +227,8 @@ impl Serving {
         };
         match started {
             Err(NaraError::Ledger(LedgerError::Stopped)) => Ok(None),
-            Err(NaraError::Ledger(error @ LedgerError::Database(_))) => {
-                let failure = Failure::failed("the ledger cannot be used");
+            Err(NaraError::Ledger(error @ (LedgerError::Database(_) | LedgerError::ReadOnly(_)))) => {
+                let failure = Failure::failed(format!("the ledger {} cannot be used", ledger.display()));
                 Err(ledger_file::not_opened(failure, ledger, error))
             }
             Ok(nara) if ended.load(Ordering::Relaxed) => {

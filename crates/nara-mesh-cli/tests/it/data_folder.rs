@@ -97,3 +97,23 @@ fn a_ledger_that_was_lost_is_missed() {
         assert!(lost.is_some_and(|line| line.contains("empty")), "{told}");
     }
 }
+
+/// Another user left the log of the ledger behind.
+#[test]
+fn the_file_that_keeps_a_nara_from_writing_its_ledger_is_named() {
+    let folder = folder_that_others_enter();
+    let path = folder.path();
+    let log = path.join("alice/ledger.db-wal");
+    fs::write(&log, "").unwrap();
+    give_away(&path.join("alice"));
+    if std::os::unix::fs::lchown(&log, Some(0), Some(0)).is_err() {
+        // Only root can make such a file.
+        return;
+    }
+    fs::set_permissions(&log, Permissions::from_mode(0o444)).unwrap();
+    let told = refused(
+        path,
+        &["serve", "--peers", "known.toml", "--listen", "127.0.0.1:0"],
+    );
+    assert!(told.contains("ledger.db-wal"), "{told}");
+}

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::place::check_file;
+use super::place::{check_file, with_suffix};
 use crate::ledger::LedgerError;
 
 /// Maximum number of bytes read from a lock file.
@@ -137,7 +137,5 @@ fn holder(text: &str) -> Option<String> {
 
 /// Returns the path of the lock file next to the database: SQLite itself locks the database file.
 fn lock_path(path: &Path) -> PathBuf {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".lock");
-    beside.into()
+    with_suffix(path, ".lock")
 }

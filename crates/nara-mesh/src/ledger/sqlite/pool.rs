@@ -15,7 +15,7 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use super::convert::Converted;
 use super::failure::{Failure, counted};
 use super::lock::{Lock, opens_of};
-use super::place::check_file;
+use super::place::{check_file, unprotect_log, with_suffix};
 use super::{schema, sql, wal};
 use crate::clock::monotonic_now;
 use crate::erased::{Erased, typed};
@@ -101,6 +101,7 @@ impl Pool {
         if found.len() == 0 && !is_new && was_used() {
             return Err(empty(path));
         }
+        unprotect_log(path, &found);
         if let Some(lock) = &mut lock {
             lock.extend_to(path)?;
         }
@@ -421,9 +422,7 @@ fn has_no_room(error: &rusqlite::Error) -> bool {
 }
 
 fn is_log_empty(path: &Path) -> bool {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    std::fs::metadata(log).map_or(true, |log| log.len() == 0)
+    std::fs::metadata(with_suffix(path, "-wal")).map_or(true, |log| log.len() == 0)
 }
 
 /// Opens a database that no process changes meanwhile, ignoring its log.

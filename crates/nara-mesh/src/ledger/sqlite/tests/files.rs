@@ -87,3 +87,19 @@ async fn an_emptied_ledger_is_refused_and_the_leftover_of_a_first_start_is_not()
     fs::write(&first, "").unwrap();
     drop(SqliteLedger::open_locked(&first, "alice").unwrap());
 }
+
+#[tokio::test]
+async fn a_ledger_that_was_read_while_it_was_protected_is_used_again_afterwards() {
+    let (_folder, path) = used().await;
+    set_mode(&path, 0o400);
+    give_away(&path);
+    assert_eq!(look(&path).unwrap().count().await.unwrap(), BATCH);
+    let protected = SqliteLedger::open(&path).map(drop);
+    assert!(
+        matches!(protected, Err(LedgerError::ReadOnly(_))),
+        "{protected:?}"
+    );
+    set_mode(&path, 0o600);
+    let ledger = SqliteLedger::open_locked(&path, "alice").unwrap();
+    ledger.insert_verified(batch(1_000)).await.unwrap();
+}
