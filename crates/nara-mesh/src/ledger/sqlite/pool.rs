@@ -8,7 +8,9 @@ use futures_util::TryFutureExt as _;
 use nara_proto::stream::LedgerEpoch;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use rusqlite::config::DbConfig;
-use rusqlite::ffi::{SQLITE_IOERR_SHMMAP, SQLITE_IOERR_SHMOPEN, SQLITE_IOERR_SHMSIZE};
+use rusqlite::ffi::{
+    SQLITE_IOERR_SHMMAP, SQLITE_IOERR_SHMOPEN, SQLITE_IOERR_SHMSIZE, SQLITE_READONLY_DIRECTORY,
+};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
@@ -404,6 +406,8 @@ pub(super) fn read_only(path: &Path) -> rusqlite::Result<Connection> {
     };
     match open() {
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) => immutable(path),
+        // There is no log, and it cannot be created, so no process has the ledger open.
+        Err(error) if extended_code(&error) == Some(SQLITE_READONLY_DIRECTORY) => immutable(path),
         // No space for the shared-memory file, so no process has the ledger open. A non-empty log must not be
         // ignored.
         Err(error) if has_no_room(&error) && is_log_empty(path) => immutable(path),
@@ -413,12 +417,15 @@ pub(super) fn read_only(path: &Path) -> rusqlite::Result<Connection> {
 
 /// Returns whether SQLite ran out of disk space, including errors on the shared-memory file of the log.
 fn has_no_room(error: &rusqlite::Error) -> bool {
-    let extended = error.sqlite_error().map(|error| error.extended_code);
     error.sqlite_error_code() == Some(ErrorCode::DiskFull)
         || matches!(
-            extended,
+            extended_code(error),
             Some(SQLITE_IOERR_SHMSIZE | SQLITE_IOERR_SHMOPEN | SQLITE_IOERR_SHMMAP)
         )
+}
+
+fn extended_code(error: &rusqlite::Error) -> Option<i32> {
+    Some(error.sqlite_error()?.extended_code)
 }
 
 fn is_log_empty(path: &Path) -> bool {

@@ -103,3 +103,18 @@ async fn a_ledger_that_was_read_while_it_was_protected_is_used_again_afterwards(
     let ledger = SqliteLedger::open_locked(&path, "alice").unwrap();
     ledger.insert_verified(batch(1_000)).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_ledger_in_a_protected_folder_is_read_and_backed_up() {
+    let (folder, path) = used().await;
+    give_away(&path);
+    set_mode(path.parent().unwrap(), 0o500);
+    let copy = folder.path().join("copies").join("copy.db");
+    fs::create_dir(copy.parent().unwrap()).unwrap();
+    let ledger = look(&path).unwrap();
+    assert_eq!(ledger.count().await.unwrap(), BATCH);
+    assert!(ledger.check().await.unwrap().damage.is_empty());
+    assert_eq!(ledger.backup(&copy).await.unwrap().events, BATCH);
+    drop(ledger);
+    set_mode(path.parent().unwrap(), 0o700);
+}
