@@ -269,12 +269,8 @@ impl Serving {
         }
         service_manager::stopping(format_args!("stopping within {} s", self.grace.as_secs_f64()));
         printer.note(format_args!("stopping within {} s", self.grace.as_secs_f64()));
-        // A second signal aborts at once.
         let outcome = match Arc::into_inner(nara) {
-            Some(nara) => tokio::select! {
-                outcome = nara.shutdown(self.grace) => outcome,
-                () = self.signals.next_end() => Shutdown::Forced,
-            },
+            Some(nara) => signals::or_aborted(nara.shutdown(self.grace), self.signals.next_end()).await,
             // Not expected: after the API has ended, nothing else holds a reference.
             None => Shutdown::Forced,
         };
