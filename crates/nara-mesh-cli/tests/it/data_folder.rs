@@ -98,6 +98,30 @@ fn a_ledger_that_was_lost_is_missed() {
     }
 }
 
+#[test]
+fn decisions_in_a_ledger_that_can_only_be_read_are_obeyed() {
+    let folder = folder_that_others_enter();
+    let path = folder.path();
+    new_soul(path, "bob");
+    let (bob, stanza) = Serving::start(path, "bob");
+    fs::write(path.join("peers.toml"), stanza).unwrap();
+    let own = |args: &[&str]| {
+        let args = [args, &["--peers", "peers.toml"], &ALICE].concat();
+        let output = nara_mesh(path).args(args).output().unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    assert_eq!(own(&["ping", "bob"]).0, Some(0));
+    run(path, 0, &[&["peers", "untrust", "bob"][..], &ALICE].concat());
+    let (banned, told) = own(&["ping", "bob"]);
+    assert_ne!(banned, Some(0), "{told}");
+    fs::set_permissions(path.join("alice/ledger.db"), Permissions::from_mode(0o400)).unwrap();
+    give_away(&path.join("alice"));
+    let (code, told) = own(&["ping", "bob"]);
+    assert_eq!(code, banned, "{told}");
+    assert!(told.contains("not stored"), "{told}");
+    bob.kill();
+}
+
 /// Another user left the log of the ledger behind.
 #[test]
 fn the_file_that_keeps_a_nara_from_writing_its_ledger_is_named() {
