@@ -2,7 +2,9 @@
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use nara_mesh::ledger::Ledger;
 use nara_mesh::registry::{KeySource, PeerEvent, PeerKeeper, PeerRegistry, Recalled};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::oneshot;
@@ -49,10 +51,11 @@ impl Keeping {
                 (Err(failure), Without::Fail) => Err(failure),
                 (Err(failure), Without::GoOn) => {
                     let cause = failure.causes().pop().unwrap_or_default();
-                    tracing::warn!(
-                        "{}: {cause}; stored keys are not used, and new keys are not stored",
-                        failure.message
-                    );
+                    let what = match recall(registry, &path).await {
+                        Ok(()) => "new keys are not stored",
+                        Err(_) => "stored keys and bans are not used, and new keys are not stored",
+                    };
+                    tracing::warn!("{}: {cause}; {what}", failure.message);
                     Ok(Self::Nowhere)
                 }
             };
@@ -82,6 +85,12 @@ async fn open(registry: &PeerRegistry, path: &Path) -> Outcome<PeerKeeper> {
     let (keeper, recalled) = started.map_err(ledger_file::failed)?;
     log(&recalled);
     Ok(keeper)
+}
+
+/// Loads the stored peer data of a ledger that can only be read.
+async fn recall(registry: &PeerRegistry, path: &Path) -> Outcome<()> {
+    let ledger: Arc<dyn Ledger> = Arc::new(ledger_file::open_to_read(path).await?);
+    ledger_file::load_peers(&ledger, registry).await
 }
 
 /// Logs stored peer data that is ignored.

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nara_mesh::clock::{Clock as _, SystemClock};
-use nara_mesh::ledger::{Ledger, LedgerError, SqliteLedger};
+use nara_mesh::ledger::{Ledger, LedgerError, SqliteLedger, as_owner_of_folder};
 use nara_mesh::registry::{PeerKeeper, PeerRegistry};
 
 use crate::failure::{Failure, Outcome};
+use crate::running;
 use crate::settings::Settings;
 
 /// Opens a ledger, and creates it if missing.
@@ -25,7 +26,7 @@ pub(crate) async fn open(path: &Path) -> Outcome<Arc<dyn Ledger>> {
 
 /// Builds the failure of opening a ledger. SQLite does not report the reason; the operating system does.
 pub(crate) fn not_opened(failure: Failure, path: &Path, error: LedgerError) -> Failure {
-    match why_not(path) {
+    match as_owner_of_folder(path, || why_not(path)).ok().flatten() {
         Some(reason) => failure.caused_by(reason).hint(format!(
             "check the owner and the permissions of {} and its folder",
             path.display()
@@ -131,8 +132,22 @@ fn why_not(path: &Path) -> Option<String> {
     if let Err(error) = tempfile::tempfile_in(folder) {
         return Some(format!("{} cannot be written: {error}", folder.display()));
     }
-    let opened = std::fs::OpenOptions::new().read(true).write(true).open(path);
-    opened.err().map(|error| error.to_string())
+    let refused = |file: &Path| {
+        let opened = std::fs::OpenOptions::new().read(true).write(true).open(file);
+        opened.err()
+    };
+    if let Some(error) = refused(path) {
+        return Some(error.to_string());
+    }
+    let mut log = ["-wal", "-shm"].map(|suffix| {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        PathBuf::from(file)
+    });
+    log.iter_mut().find_map(|file| {
+        let error = refused(file).filter(|error| error.kind() != std::io::ErrorKind::NotFound)?;
+        Some(format!("{}: {error}", file.display()))
+    })
 }
 
 /// Loads the stored peer data into the registry; see [`PeerRegistry::restore`].
@@ -156,9 +171,14 @@ pub(crate) fn because(failure: Failure, error: LedgerError) -> Failure {
         LedgerError::Full(_) | LedgerError::Interrupted(_) | LedgerError::ReadOnly(_) => {
             failure.hint(error.to_string())
         }
+        LedgerError::Locked { .. } => failure.hint(running::STOP_IT),
         LedgerError::Altered { .. } => failure.hint(
             "show it with `sqlite3 ledger.db .schema` and drop it (`DROP TRIGGER name`), or restore a backup with `nara-mesh \
              restore FILE --replace`",
+        ),
+        LedgerError::Empty { .. } => failure.hint(
+            "restore a backup with `nara-mesh restore FILE --replace`; or remove the file to start anew, without the events, \
+             pinned keys and bans that it had",
         ),
         LedgerError::NewerSchema { .. } => failure.hint(
             "install the newer program again, or restore the copy from before the upgrade with \

@@ -2,7 +2,7 @@
 
 mod sockets;
 
-pub(crate) use self::sockets::{folder_behind, runtime_folder, socket_in};
+pub(crate) use self::sockets::{STOP_IT, folder_behind, runs_already, runtime_folder, socket_in};
 
 use std::error::Error;
 use std::fmt;

@@ -1,7 +1,7 @@
 //! A small SQLite database of the API.
 
 use std::error::Error;
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -57,6 +57,9 @@ pub(super) fn open(path: &Path, schema: &str) -> Result<Connection, DatabaseErro
 }
 
 fn open_as_owner(path: &Path, schema: &str) -> Result<Connection, DatabaseError> {
+    if fs::metadata(path).is_ok_and(|found| found.len() == 0) {
+        tracing::warn!("{} is empty: if it had messages, they are lost", path.display());
+    }
     let mut options = OpenOptions::new();
     options.create(true).append(true).mode(0o600);
     let file = options.open(path).map_err(DatabaseError::File)?;

@@ -125,6 +125,11 @@ pub(super) fn restore(args: &RestoreArgs, settings: &Settings, printer: Printer)
             ));
         }
     }
+    // Its lock cannot tell if the ledger was removed.
+    let folder = settings.running_folder()?;
+    if running::runs_on(&folder) {
+        return Err(running::runs_already(&folder));
+    }
     make_folder_of(&path)?;
     let copy = SqliteLedger::restore(&args.file, &path).map_err(|error| not_restored(&args.file, error))?;
     printer.line(format_args!(

@@ -227,8 +227,8 @@ impl Serving {
         };
         match started {
             Err(NaraError::Ledger(LedgerError::Stopped)) => Ok(None),
-            Err(NaraError::Ledger(error @ LedgerError::Database(_))) => {
-                let failure = Failure::failed("the ledger cannot be used");
+            Err(NaraError::Ledger(error @ (LedgerError::Database(_) | LedgerError::ReadOnly(_)))) => {
+                let failure = Failure::failed(format!("the ledger {} cannot be used", ledger.display()));
                 Err(ledger_file::not_opened(failure, ledger, error))
             }
             Ok(nara) if ended.load(Ordering::Relaxed) => {
@@ -269,12 +269,8 @@ impl Serving {
         }
         service_manager::stopping(format_args!("stopping within {} s", self.grace.as_secs_f64()));
         printer.note(format_args!("stopping within {} s", self.grace.as_secs_f64()));
-        // A second signal aborts at once.
         let outcome = match Arc::into_inner(nara) {
-            Some(nara) => tokio::select! {
-                outcome = nara.shutdown(self.grace) => outcome,
-                () = self.signals.next_end() => Shutdown::Forced,
-            },
+            Some(nara) => signals::or_aborted(nara.shutdown(self.grace), self.signals.next_end()).await,
             // Not expected: after the API has ended, nothing else holds a reference.
             None => Shutdown::Forced,
         };
@@ -294,10 +290,7 @@ impl Serving {
 /// Returns the failure for an address that is in use by a nara on this data folder.
 fn already_running(settings: &Settings) -> Option<Failure> {
     let folder = settings.running_folder().ok()?;
-    running::runs_on(&folder).then(|| {
-        Failure::failed(format!("a nara runs on {} already", folder.display()))
-            .hint("stop it first; another nara needs its own soul and data folder (--soul-file, --data-dir)")
-    })
+    running::runs_on(&folder).then(|| running::runs_already(&folder))
 }
 
 /// The context for answering questions of the local API.

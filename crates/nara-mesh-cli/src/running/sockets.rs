@@ -17,6 +17,10 @@ use crate::places::{home_folder, variable};
 /// The file name of the socket in a data folder.
 const SOCKET: &str = "nara.sock";
 
+/// The hint for a data folder that a nara uses.
+pub(crate) const STOP_IT: &str =
+    "stop it first; another nara needs its own soul and data folder (--soul-file, --data-dir)";
+
 /// Returns the path of the socket in a data folder.
 pub(crate) fn socket_in(folder: &Path) -> PathBuf {
     folder.join(SOCKET)
@@ -113,6 +117,11 @@ pub(super) fn check(socket: &Path, on_command_line: bool) -> Outcome<()> {
         "run `unset NARA_MESH_SOCKET` to use the nara that runs for this user"
     };
     Err(Failure::new(exit, message).caused_by(error).hint(hint))
+}
+
+/// The failure of a command that needs a data folder for itself.
+pub(crate) fn runs_already(folder: &Path) -> Failure {
+    Failure::failed(format!("a nara runs on {} already", folder.display())).hint(STOP_IT)
 }
 
 pub(super) fn is_served(socket: &Path) -> bool {

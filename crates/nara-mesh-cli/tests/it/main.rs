@@ -5,6 +5,7 @@
 mod access;
 mod away;
 mod conformance;
+mod data_folder;
 mod demo;
 mod doctor;
 mod events;
@@ -15,6 +16,7 @@ mod expose;
 #[expect(dead_code, reason = "other tests use more of it")]
 mod fake_peer;
 mod full_disk;
+mod health;
 mod help;
 mod id;
 mod inbox;

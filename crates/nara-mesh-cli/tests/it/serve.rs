@@ -399,7 +399,7 @@ fn backups_that_cannot_be_made_or_restored_say_which_file_and_why() {
 }
 
 /// Returns a folder that other users can enter, with a soul and a ledger of alice.
-fn folder_that_others_enter() -> tempfile::TempDir {
+pub(crate) fn folder_that_others_enter() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -410,7 +410,7 @@ fn folder_that_others_enter() -> tempfile::TempDir {
 }
 
 /// Gives a folder and its contents to the user of a service.
-fn give_away(folder: &Path) {
+pub(crate) fn give_away(folder: &Path) {
     let inside = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
     for path in inside.chain([folder.to_owned()]) {
         let _ = std::os::unix::fs::lchown(path, Some(65_534), Some(65_534));

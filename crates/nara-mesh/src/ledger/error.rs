@@ -74,6 +74,12 @@ pub enum LedgerError {
         /// The kind and the name of the object.
         object: String,
     },
+    /// The database file was emptied.
+    #[error("the ledger {path} is empty: its file has 0 bytes")]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
     /// The database file cannot be created or opened.
     #[error("the ledger {path} cannot be opened: check that its folder exists and is writable")]
     File {

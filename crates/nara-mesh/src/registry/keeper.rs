@@ -133,7 +133,11 @@ async fn recall(registry: &PeerRegistry, ledger: &dyn Ledger) -> Result<Recalled
             }
         }
     }
-    ledger.learn_peers(records(registry, overruled)).await?;
+    match ledger.learn_peers(records(registry, overruled)).await {
+        // A ledger that can only be read keeps the overruled keys.
+        Ok(()) | Err(LedgerError::ReadOnly(_)) => {}
+        Err(error) => return Err(error),
+    }
     registry.heed_all(statements(ledger, Vec::new()).await?);
     Ok(recalled)
 }

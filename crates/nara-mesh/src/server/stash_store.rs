@@ -78,6 +78,12 @@ mod sqlite {
         }
 
         fn open_as_owner(path: &Path) -> io::Result<Self> {
+            if std::fs::metadata(path).is_ok_and(|found| found.len() == 0) {
+                tracing::warn!(
+                    "{} is empty: if peers had stashes here, they are lost",
+                    path.display()
+                );
+            }
             let mut options = std::fs::OpenOptions::new();
             options.create(true).append(true);
             #[cfg(unix)]

@@ -274,7 +274,14 @@ pub(super) async fn ledger(
     }
     // Other errors are reported below.
     if matches!(path.try_exists(), Ok(false)) {
-        return report.add(check(format!("{shown} does not exist yet: `serve` creates it")));
+        return report.add(if path.with_extension("db.lock").exists() {
+            check(format!(
+                "{shown} is missing, but a nara ran here before: its events, pinned keys and bans are lost"
+            ))
+            .warning("put it back, or restore a backup with `nara-mesh restore FILE --replace`; else the next start makes a new one")
+        } else {
+            check(format!("{shown} does not exist yet: `serve` creates it"))
+        });
     }
     let opened = match ledger_file::open(&path).await {
         Ok(ledger) => ledger.count().await.map_err(ledger_file::failed),

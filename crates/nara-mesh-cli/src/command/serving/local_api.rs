@@ -21,7 +21,7 @@ use super::exposition::Exposition;
 use crate::cli::ServingArgs;
 use crate::failure::{Failure, Outcome};
 use crate::network::{self, OnNetwork};
-use crate::running::{runtime_folder, socket_in};
+use crate::running::{runs_already, runtime_folder, socket_in};
 use crate::settings::Settings;
 
 /// Capacity of the queue of questions to the program.
@@ -70,7 +70,7 @@ impl Opening {
     }
 
     /// Opens the sockets. A socket that cannot be opened is reported, and the nara serves its peers without
-    /// it. A requested loopback address is mandatory.
+    /// it, unless another nara serves the one in the data folder. A requested loopback address is mandatory.
     pub(super) async fn open(
         self,
         nara: &Arc<Nara>,
@@ -101,10 +101,12 @@ impl Opening {
         }
         let api = builder.start();
         let mut sockets = Vec::new();
-        let places = [Some(socket_in(&folder)), socket_for_user(nara)];
+        let own = socket_in(&folder);
+        let places = [Some(own.clone()), socket_for_user(nara)];
         for socket in places.into_iter().flatten() {
             match api.listen(&socket) {
                 Ok(()) => sockets.push(socket),
+                Err(ListenError::InUse { path }) if path == own => return Err(runs_already(&folder)),
                 Err(error) => {
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
                     tracing::warn!(cause, "other programs cannot use this nara there: {error}");

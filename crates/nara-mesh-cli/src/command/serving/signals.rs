@@ -1,5 +1,11 @@
 //! The signals of the program.
 
+use std::pin::pin;
+use std::time::Duration;
+
+use nara_mesh::server::Shutdown;
+use tokio::time::timeout;
+
 use crate::failure::Outcome;
 #[cfg(unix)]
 use crate::{output, panics};
@@ -65,5 +71,45 @@ impl Signals {
 impl Signals {
     pub(super) async fn next_end(&mut self) {
         while self.next().await != Signal::End {}
+    }
+}
+
+/// How long a shutdown may take after a second signal. One without requests in flight ends within it: programs such
+/// as `timeout` send each signal twice.
+const MOMENT: Duration = Duration::from_millis(500);
+
+/// Waits for a shutdown, which a second signal aborts.
+pub(super) async fn or_aborted(
+    shutdown: impl Future<Output = Shutdown>,
+    second: impl Future<Output = ()>,
+) -> Shutdown {
+    let mut shutdown = pin!(shutdown);
+    tokio::select! {
+        outcome = &mut shutdown => outcome,
+        () = second => timeout(MOMENT, shutdown).await.unwrap_or(Shutdown::Forced),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_signal_aborts_only_what_does_not_end_by_itself() {
+        let idle = async {
+            sleep(MOMENT / 10).await;
+            Shutdown::Graceful
+        };
+        assert_eq!(or_aborted(idle, ready(())).await, Shutdown::Graceful);
+        assert_eq!(or_aborted(pending(), ready(())).await, Shutdown::Forced);
+        let slow = async {
+            sleep(MOMENT * 10).await;
+            Shutdown::Graceful
+        };
+        assert_eq!(or_aborted(slow, pending()).await, Shutdown::Graceful);
     }
 }

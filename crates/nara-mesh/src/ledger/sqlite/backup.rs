@@ -1,6 +1,5 @@
 //! Backs up a running ledger and restores it.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -9,7 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::convert::Converted;
 use super::failure::Failure;
 use super::lock::Lock;
-use super::place::check_file;
+use super::place::{LOG, check_file, with_suffix};
 use super::pool::{create_new_private, read_only};
 use super::{rows, schema, sql};
 use crate::folder_owner::as_owner_of_folder;
@@ -51,7 +50,8 @@ fn replace(from: &Path, to: &Path) -> Result<LedgerCopy, Failure> {
 }
 
 fn replace_as_owner(from: &Path, source: Connection, to: &Path) -> Result<LedgerCopy, Failure> {
-    let _lock = Lock::take(to, "nara-mesh restore")?;
+    let mut lock = Lock::take(to, "nara-mesh restore")?;
+    lock.extend_to(to)?;
     let new = Unfinished::beside(to)?;
     copy(&source, &new.0)?;
     drop(source);
@@ -65,8 +65,7 @@ fn replace_as_owner(from: &Path, source: Connection, to: &Path) -> Result<Ledger
     let copied = describe(&connection, &new.0)?;
     connection.close().map_err(|(_, error)| error)?;
     // The log of the old ledger must not be applied to the new one.
-    for suffix in ["-wal", "-shm"] {
-        let path = with_suffix(to, suffix);
+    for path in LOG.map(|suffix| with_suffix(to, suffix)) {
         match fs::remove_file(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 return Err(LedgerError::File { path, source }.into());
@@ -191,10 +190,4 @@ impl Drop for Unfinished {
             let _ = fs::remove_file(&self.0);
         }
     }
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name: OsString = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }

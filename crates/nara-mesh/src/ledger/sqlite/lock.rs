@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::place::check_file;
+use super::place::{check_file, with_suffix};
 use crate::ledger::LedgerError;
 
 /// Maximum number of bytes read from a lock file.
@@ -17,6 +17,8 @@ pub(super) struct Lock {
     /// Number of times the ledger was opened under this lock before.
     pub(super) opens: Option<i64>,
     name: String,
+    /// The database file, which is locked as well.
+    database: Option<File>,
 }
 
 impl Lock {
@@ -54,8 +56,9 @@ impl Lock {
             Ok(()) => {
                 let mut lock = Self {
                     file,
-                    opens: text.lines().nth(2).and_then(|line| line.parse().ok()),
+                    opens: opens(&text),
                     name: name.to_owned(),
+                    database: None,
                 };
                 // Write at once, because opening may take long. If the disk is full, only the name is missing.
                 let _ = lock.write();
@@ -67,6 +70,28 @@ impl Lock {
             }),
             Err(TryLockError::Error(source)) => Err(failed(source)),
         }
+    }
+
+    /// Locks the database file too, if there is one: the lock file may have been removed while its holder runs.
+    pub(super) fn extend_to(&mut self, path: &Path) -> Result<(), LedgerError> {
+        // On other systems, this lock would keep SQLite from taking its own.
+        if !cfg!(target_os = "linux") || check_file(path).is_err() {
+            return Ok(());
+        }
+        // Opening the database reports why it cannot be opened.
+        let Ok(file) = File::open(path) else {
+            return Ok(());
+        };
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            // Closing it would release the locks that SQLite has on it in this process.
+            std::mem::forget(file);
+            return Err(LedgerError::Locked {
+                path: path.to_owned(),
+                holder: None,
+            });
+        }
+        self.database = Some(file);
+        Ok(())
     }
 
     /// Records the number of times the ledger was opened.
@@ -86,6 +111,24 @@ impl Lock {
     }
 }
 
+/// Returns the number of times that daemons opened the ledger at `path`; `None` if there was none.
+pub(super) fn opens_of(path: &Path) -> Option<i64> {
+    let beside = lock_path(path);
+    // Reading from a pipe would block forever.
+    check_file(&beside).ok()?;
+    let mut text = String::new();
+    File::open(beside)
+        .ok()?
+        .take(MAX_TEXT)
+        .read_to_string(&mut text)
+        .ok()?;
+    opens(&text)
+}
+
+fn opens(text: &str) -> Option<i64> {
+    text.lines().nth(2)?.parse().ok()
+}
+
 fn holder(text: &str) -> Option<String> {
     let mut lines = text.lines();
     let pid: u32 = lines.next()?.parse().ok()?;
@@ -94,7 +137,5 @@ fn holder(text: &str) -> Option<String> {
 
 /// Returns the path of the lock file next to the database: SQLite itself locks the database file.
 fn lock_path(path: &Path) -> PathBuf {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".lock");
-    beside.into()
+    with_suffix(path, ".lock")
 }

@@ -8,14 +8,16 @@ use futures_util::TryFutureExt as _;
 use nara_proto::stream::LedgerEpoch;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use rusqlite::config::DbConfig;
-use rusqlite::ffi::{SQLITE_IOERR_SHMMAP, SQLITE_IOERR_SHMOPEN, SQLITE_IOERR_SHMSIZE};
+use rusqlite::ffi::{
+    SQLITE_IOERR_SHMMAP, SQLITE_IOERR_SHMOPEN, SQLITE_IOERR_SHMSIZE, SQLITE_READONLY_DIRECTORY,
+};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use super::convert::Converted;
 use super::failure::{Failure, counted};
-use super::lock::Lock;
-use super::place::check_file;
+use super::lock::{Lock, opens_of};
+use super::place::{check_file, unprotect_log, with_suffix};
 use super::{schema, sql, wal};
 use crate::clock::monotonic_now;
 use crate::erased::{Erased, typed};
@@ -87,11 +89,24 @@ impl Pool {
 
     fn open_as_owner(path: &Path, holder: Option<&str>, opening: Option<Opening>) -> Result<Self, Failure> {
         let mut lock = holder.map(|holder| Lock::take(path, holder)).transpose()?;
-        let made = create_private(path).and_then(|()| check_file(path));
-        made.map_err(|source| LedgerError::File {
+        let failed = |source| LedgerError::File {
             path: path.to_owned(),
             source,
-        })?;
+        };
+        let is_new = create_private(path).map_err(failed)?;
+        let found = check_file(path).map_err(failed)?;
+        let was_used = || {
+            let opens = lock.as_ref().map_or_else(|| opens_of(path), |lock| lock.opens);
+            opens.is_some()
+        };
+        // Else it is the leftover of a first start that failed.
+        if found.len() == 0 && !is_new && was_used() {
+            return Err(empty(path));
+        }
+        unprotect_log(path, &found);
+        if let Some(lock) = &mut lock {
+            lock.extend_to(path)?;
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut writer = configure(Connection::open_with_flags(path, flags)?, WRITER_CACHE_KIB)?;
         let converted = Arc::new(Converted::default());
@@ -138,12 +153,13 @@ impl Pool {
 
     /// Opens the database read-only, even on a read-only file system.
     pub(super) fn open_to_read(path: &Path) -> Result<Self, Failure> {
-        if let Err(source) = check_file(path).and_then(|_| File::open(path)) {
-            return Err(LedgerError::File {
-                path: path.to_owned(),
-                source,
-            }
-            .into());
+        let found = check_file(path).and_then(|found| File::open(path).map(|_| found));
+        let found = found.map_err(|source| LedgerError::File {
+            path: path.to_owned(),
+            source,
+        })?;
+        if found.len() == 0 {
+            return Err(empty(path));
         }
         let reader = read_only(path)?;
         schema::check_readable(&reader, path)?;
@@ -352,11 +368,19 @@ fn configure(connection: Connection, cache_kib: i64) -> rusqlite::Result<Connect
     Ok(connection)
 }
 
-/// Creates the file if it is missing. SQLite gives the log the same permissions.
-pub(super) fn create_private(path: &Path) -> std::io::Result<()> {
+fn empty(path: &Path) -> Failure {
+    LedgerError::Empty {
+        path: path.to_owned(),
+    }
+    .into()
+}
+
+/// Creates the file if it is missing, and returns whether it was. SQLite gives the log the same permissions.
+fn create_private(path: &Path) -> std::io::Result<bool> {
     match create_new_private(path) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -382,6 +406,8 @@ pub(super) fn read_only(path: &Path) -> rusqlite::Result<Connection> {
     };
     match open() {
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) => immutable(path),
+        // There is no log, and it cannot be created, so no process has the ledger open.
+        Err(error) if extended_code(&error) == Some(SQLITE_READONLY_DIRECTORY) => immutable(path),
         // No space for the shared-memory file, so no process has the ledger open. A non-empty log must not be
         // ignored.
         Err(error) if has_no_room(&error) && is_log_empty(path) => immutable(path),
@@ -391,18 +417,19 @@ pub(super) fn read_only(path: &Path) -> rusqlite::Result<Connection> {
 
 /// Returns whether SQLite ran out of disk space, including errors on the shared-memory file of the log.
 fn has_no_room(error: &rusqlite::Error) -> bool {
-    let extended = error.sqlite_error().map(|error| error.extended_code);
     error.sqlite_error_code() == Some(ErrorCode::DiskFull)
         || matches!(
-            extended,
+            extended_code(error),
             Some(SQLITE_IOERR_SHMSIZE | SQLITE_IOERR_SHMOPEN | SQLITE_IOERR_SHMMAP)
         )
 }
 
+fn extended_code(error: &rusqlite::Error) -> Option<i32> {
+    Some(error.sqlite_error()?.extended_code)
+}
+
 fn is_log_empty(path: &Path) -> bool {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    std::fs::metadata(log).map_or(true, |log| log.len() == 0)
+    std::fs::metadata(with_suffix(path, "-wal")).map_or(true, |log| log.len() == 0)
 }
 
 /// Opens a database that no process changes meanwhile, ignoring its log.
@@ -434,6 +461,13 @@ fn note_opened(connection: &Connection, path: &Path, lock: &mut Lock) -> Result<
         source,
     };
     let here = file_id(path).map_err(failed)?;
+    if opens == 0 && lock.opens.is_some() {
+        tracing::warn!(
+            "the ledger {} is new, but a nara ran here before: its events, pinned keys and bans are lost unless its ledger \
+             is put back or restored",
+            path.display()
+        );
+    }
     if opens > 0 && (file != here || lock.opens != Some(opens)) {
         connection.execute(sql::NEW_EPOCH, [])?;
         tracing::info!(path = %path.display(), "the ledger was copied or restored: assigned a new epoch");

@@ -8,6 +8,8 @@ use super::*;
 use crate::ledger::checked::without_trust;
 
 mod convert;
+#[cfg(unix)]
+mod files;
 mod operations;
 
 const ADDS_EVENTS: &str = "NARA_TEST_LEDGER_THAT_IS_KILLED";
