@@ -323,6 +323,22 @@ fn a_backend_that_is_gone_is_502_and_what_is_not_of_this_machine_is_refused() {
 }
 
 #[test]
+fn a_path_with_two_programs_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    let own = ["serve", "--soul-file", "alice.soul", "--data-dir", "alice"];
+    let programs = [
+        "--expose",
+        "/a=http://127.0.0.1:1",
+        "--expose",
+        "/a=http://127.0.0.1:2",
+    ];
+    let told = text(&run(path, 2, &[&own[..], &programs].concat()).stderr);
+    assert!(told.contains("--expose: /a has two programs"), "{told}");
+}
+
+#[test]
 fn a_request_belongs_to_the_trace_of_its_caller_or_to_a_new_one() {
     const GIVEN: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let folder = tempfile::tempdir().unwrap();
