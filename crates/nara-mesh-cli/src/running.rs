@@ -123,10 +123,13 @@ fn search(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient
         };
     }
     if settings.has_soul() {
-        // If the soul cannot be read, the command itself reports that.
-        return settings
-            .local_nara()
-            .map_or(Ok(None), |nara| with_soul(&nara, settings));
+        match settings.local_nara() {
+            Ok(nara) => return with_soul(&nara, settings),
+            // Nobody chose the soul in the default place: a name may choose another nara.
+            Err(_) if settings.is_default_soul() && settings.name().is_some() => {}
+            // The command itself reports that the soul cannot be read.
+            Err(_) => return Ok(None),
+        }
     }
     let served = || Some(sockets()).filter(|served| !served.is_empty());
     match (settings.name(), served()) {

@@ -134,6 +134,11 @@ impl Settings {
         self.has_soul() || self.data_dir.is_some()
     }
 
+    /// Returns whether the soul is the one in the default place.
+    pub(crate) fn is_default_soul(&self) -> bool {
+        matches!(self.soul, Some(SoulSource::File(_))) && self.sources.path("soul_file").is_none()
+    }
+
     /// Returns the source of the soul; `None` if there is none.
     pub(crate) fn soul_source(&self) -> Option<&SoulSource> {
         self.soul.as_ref()

@@ -4,6 +4,7 @@
 
 mod access;
 mod away;
+mod chosen;
 mod conformance;
 mod demo;
 mod doctor;
