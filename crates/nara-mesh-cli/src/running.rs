@@ -508,7 +508,10 @@ pub(crate) fn exit_of(problem: &Problem) -> Exit {
 
 /// Returns whether a problem means that the peer is unknown.
 pub(crate) fn is_unknown_peer(problem: &Problem) -> bool {
-    matches!(problem.name(), "unknown_peer" | "invalid_peer" | "nobody_knows")
+    matches!(
+        problem.name(),
+        "unknown_peer" | "invalid_peer" | "nobody_knows" | "own_nara"
+    )
 }
 
 /// Returns what to do about a problem, with the command where there is one.

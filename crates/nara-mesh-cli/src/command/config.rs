@@ -88,7 +88,7 @@ pub(super) fn check(args: &ConfigArgs, settings: &Settings, printer: Printer) ->
         "soul",
         nara.map(|nara| format!("{}, id {}", nara.name(), nara.id())),
     )?;
-    note("peers", settings.peers().map(|peers| count(peers.len(), "peer")))?;
+    note("peers", peers.map(|peers| count(peers.len(), "peer")))?;
     note(
         "metrics",
         args.up
@@ -125,6 +125,7 @@ pub(super) fn check(args: &ConfigArgs, settings: &Settings, printer: Printer) ->
 
 fn usable(folder: &std::path::Path) -> Outcome<String> {
     let shown = folder.display();
+    let peers = settings.peers_of(nara.as_ref().ok());
     match fs::metadata(folder) {
         Ok(metadata) if !metadata.is_dir() => Err(Failure::usage(format!("{shown} is not a folder"))),
         Ok(metadata) if metadata.permissions().readonly() => {

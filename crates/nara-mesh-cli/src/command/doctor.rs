@@ -61,7 +61,7 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
     let nara = here::soul(settings, &mut report)?;
     here::own_key(None, &mut report)?;
     here::soul_file(settings, &mut report)?;
-    let peers_file = here::peers_file(settings, &mut report)?;
+    let peers_file = here::peers_file(settings, nara.as_ref(), &mut report)?;
     here::permissions(settings, &mut report)?;
     let kind = tailnet::choice(args, &mut report)?;
     block_on(async {
@@ -120,7 +120,7 @@ pub(super) async fn running(
     here::clock_steps(Some(step.map(Into::into)), &mut report)?;
     here::identity(nara.local(), &mut report)?;
     here::soul_file(settings, &mut report)?;
-    here::peers_file(settings, &mut report)?;
+    here::peers_file(settings, Some(nara.local()), &mut report)?;
     here::permissions(settings, &mut report)?;
     here::running_ledger(&**nara.ledger(), ledger, &mut report).await?;
     here::serving(nara.address(), network.is_none(), &mut report)?;

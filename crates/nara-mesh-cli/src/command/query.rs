@@ -61,8 +61,7 @@ fn directly(args: &QueryArgs, settings: &Settings, printer: Printer) -> Outcome 
         let named = args.peers.iter().map(|peer| (peer.clone(), peer.to_string()));
         let mut peers: Vec<(PeerRef, String)> = named.collect();
         if peers.is_empty() {
-            let own = client.local().name();
-            for peer in client.registry().peers() {
+            for peer in connect::others(&client) {
                 let info = peer.info();
                 let is_other = info.name.as_ref() != Some(&args.nara) && info.name.as_ref() != Some(own);
                 if info.address.is_some() && is_other {

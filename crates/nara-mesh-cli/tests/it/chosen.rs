@@ -49,3 +49,38 @@ fn a_nara_that_does_not_serve_yet_is_waited_for() {
     assert_eq!(output.status.code(), Some(3), "{told}");
     assert!(told.contains("wait until `nara-mesh health"), "{told}");
 }
+
+#[test]
+fn a_nara_is_not_its_own_peer() {
+    let scene = Scene::new();
+    for args in [&["ping", "bob"][..], &["dm", "bob", "hello"]] {
+        let (_, told) = scene.run(2, args);
+        assert!(told.contains("bob: this nara itself"), "{args:?}: {told}");
+    }
+    // One peers file serves several naras.
+    let path = scene.path();
+    new_soul(path, "carol");
+    let stanza = [
+        "id",
+        "show",
+        "--soul-file",
+        "carol.soul",
+        "--stanza",
+        "127.0.0.1:1",
+    ];
+    let peers = fs::read_to_string(path.join("known.toml")).unwrap() + &text(&run(path, 0, &stanza).stdout);
+    fs::write(path.join("both.toml"), peers).unwrap();
+    let carol = [
+        "--soul-file",
+        "carol.soul",
+        "--data-dir",
+        "carol",
+        "--peers",
+        "both.toml",
+        "--direct",
+    ];
+    for args in [&["ping", "--all"][..], &["peers"]] {
+        let listed = run_json(path, 0, &[args, &["--json"], &carol].concat());
+        assert_eq!(listed["peers"].as_array().unwrap().len(), 1, "{listed}");
+    }
+}

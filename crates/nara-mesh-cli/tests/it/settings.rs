@@ -251,6 +251,64 @@ fn the_settings_in_force_say_where_they_come_from() {
     );
 }
 
+/// A peers file that names one nara twice is refused by what reads it, with file and line.
+#[test]
+fn a_nara_under_two_names_in_the_peers_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let [alice, bob] = ["alice", "bob"].map(|name| new_soul(path, name));
+    let stanza = |name: &str, of: &serde_json::Value| {
+        format!(
+            "[[peer]]\nname = \"{name}\"\nid = {}\nkey = {}\n",
+            of["id"], of["public_key"]
+        )
+    };
+    let own = [
+        "--soul-file",
+        "alice.soul",
+        "--data-dir",
+        "alice",
+        "--peers",
+        "peers.toml",
+    ];
+    for (peers, line) in [
+        (
+            stanza("alice", &alice) + &stanza("bob", &bob) + &stanza("bobby", &bob),
+            "peers.toml: line 10: the id ",
+        ),
+        (
+            stanza("carol", &alice),
+            "peers.toml: carol has the key or the id of this nara, alice",
+        ),
+    ] {
+        fs::write(path.join("peers.toml"), peers).unwrap();
+        for command in [
+            &["config", "check"][..],
+            &["serve", "--listen", "127.0.0.1:0"],
+            &["ping", "bob", "--direct"],
+        ] {
+            let told = text(&run(path, 2, &[command, &own].concat()).stderr);
+            assert_eq!(told.matches(line).count(), 1, "{command:?}: {told}");
+        }
+        let told = text(
+            &run(
+                path,
+                1,
+                &[&["doctor", "--network", "loopback"][..], &own].concat(),
+            )
+            .stdout,
+        );
+        assert!(told.contains(line), "{told}");
+    }
+    fs::write(
+        path.join("peers.toml"),
+        stanza("alice", &alice) + &stanza("bob", &bob),
+    )
+    .unwrap();
+    let told = text(&run(path, 0, &[&["config", "check"][..], &own].concat()).stdout);
+    assert!(told.contains("2 peers"), "{told}");
+}
+
 #[test]
 fn every_limit_of_the_server_is_a_setting() {
     let folder = tempfile::tempdir().unwrap();

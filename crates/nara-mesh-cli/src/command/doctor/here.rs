@@ -219,7 +219,11 @@ pub(super) fn permissions(settings: &Settings, report: &mut Report) -> Outcome<(
 }
 
 /// Returns whether the file can be used.
-pub(super) fn peers_file(settings: &Settings, report: &mut Report) -> Outcome<bool> {
+pub(super) fn peers_file(
+    settings: &Settings,
+    nara: Option<&LocalNara>,
+    report: &mut Report,
+) -> Outcome<bool> {
     let why = "it pins the keys of peers, and has the addresses of peers that no network reports";
     let Some(path) = settings.peers_path() else {
         let check = Check::ok(
@@ -230,7 +234,7 @@ pub(super) fn peers_file(settings: &Settings, report: &mut Report) -> Outcome<bo
         report.add(check)?;
         return Ok(true);
     };
-    match settings.peers() {
+    match settings.peers_of(nara) {
         Ok(peers) => {
             let found = format!("{}, {}", path.display(), count(peers.len(), "peer"));
             report.add(Check::ok("peers file", found, why))?;
