@@ -251,6 +251,61 @@ fn the_settings_in_force_say_where_they_come_from() {
     );
 }
 
+#[test]
+fn files_that_are_used_without_being_named_are_settings_in_force() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    fs::create_dir(path.join("conf")).unwrap();
+    new_soul(path, "alice");
+    fs::rename(path.join("alice.soul"), path.join("conf/soul.toml")).unwrap();
+    fs::write(path.join("conf/peers.toml"), "").unwrap();
+    let shown = |variables: &[(&str, &std::path::Path)]| -> serde_json::Value {
+        let output = nara_mesh(path)
+            .args(["config", "show", "--json"])
+            .env("CONFIGURATION_DIRECTORY", path.join("conf"))
+            .env("XDG_DATA_HOME", path.join("data"))
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let setting = |shown: &serde_json::Value, key: &str| {
+        let settings = shown["settings"].as_array().unwrap();
+        let setting = settings.iter().find(|setting| setting["key"] == key).unwrap();
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        (text(&setting["values"][0]), text(&setting["from"]))
+    };
+    let in_conf = |file: &str| path.join("conf").join(file).display().to_string();
+    let default = "the default".to_owned();
+    let report = shown(&[]);
+    assert_eq!(
+        setting(&report, "soul_file"),
+        (in_conf("soul.toml"), default.clone())
+    );
+    assert_eq!(
+        setting(&report, "peers"),
+        (in_conf("peers.toml"), default.clone())
+    );
+    let (data, from) = setting(&report, "data_dir");
+    assert!(
+        data.starts_with(&path.join("data/nara-mesh/").display().to_string()),
+        "{data}"
+    );
+    assert_eq!(from, default);
+    let state = path.join("state");
+    let report = shown(&[("STATE_DIRECTORY", &state), ("NARA_MESH_SOUL", path)]);
+    let variable = |name: &str| format!("the environment variable {name}");
+    assert_eq!(
+        setting(&report, "data_dir"),
+        (state.display().to_string(), variable("STATE_DIRECTORY"))
+    );
+    // A secret.
+    assert_eq!(
+        setting(&report, "soul_file"),
+        (String::new(), variable("NARA_MESH_SOUL"))
+    );
+}
+
 /// A peers file that names one nara twice is refused by what reads it, with file and line.
 #[test]
 fn a_nara_under_two_names_in_the_peers_file_is_refused() {
