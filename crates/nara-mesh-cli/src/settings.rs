@@ -235,7 +235,7 @@ impl Settings {
         let peers = self.peers_of(&nara)?;
         Ok(Nara::builder(nara)
             .data_dir(folder)
-            .know_all(self.peers()?.iter().map(PeerEntry::to_info))
+            .know_all(peers.iter().map(PeerEntry::to_info))
             .timeout(self.timeout)
             .tls(self.tls))
     }

@@ -307,7 +307,7 @@ pub(super) async fn ledger(
     report.add(match opened {
         Ok(events) => with_room(check(format!("{shown}, {}", count(events, "event"))), &path).await,
         Err(failure) => {
-            let next = "check its owner and the disk space; move a damaged ledger aside and sync again";
+            let next = "check its owner and the disk space; if it is damaged, restore a backup with `nara-mesh restore FILE --replace`";
             Check::not_usable("ledger", failure, LEDGER, next)
         }
     })
