@@ -30,7 +30,12 @@ fn meant_ledger(args: &RunningArgs, settings: &Settings) -> Outcome<PathBuf> {
     if let Some(folder) = settings.given_data_dir().filter(|_| !by_socket) {
         return Ok(folder.join("ledger.db"));
     }
-    let found = match find(args, settings) {
+    let asked = find(args, settings).and_then(|nara| {
+        let status = nara.map(|nara| block_on(status_of(&nara, settings)));
+        status.transpose()
+    });
+    let status = match asked {
+        Ok(status) => status,
         Err(failure) => {
             let Some(socket) = hanging(&failure) else {
                 return Err(failure);
@@ -40,16 +45,14 @@ fn meant_ledger(args: &RunningArgs, settings: &Settings) -> Outcome<PathBuf> {
             let folder = folder.ok_or_else(|| failure.hint(format!("{END_IT}, or {BY_FOLDER}")))?;
             return Ok(folder.join("ledger.db"));
         }
-        found => found?,
     };
-    let Some(nara) = found else {
+    let Some(status) = status else {
         if settings.has_identity() {
             return Ok(settings.running_folder()?.join("ledger.db"));
         }
         let problem = "no nara runs for this user, and no soul or data folder selects a ledger";
         return Err(Failure::usage(problem).hint(WHOSE));
     };
-    let status = block_on(status_of(&nara, settings))?;
     let Some(folder) = status.data_dir else {
         return Err(Failure::failed("the running nara has no data folder").hint(WHOSE));
     };
