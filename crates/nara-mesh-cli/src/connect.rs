@@ -8,6 +8,7 @@ use std::sync::Arc;
 use futures_util::future::LocalBoxFuture;
 use nara_mesh::client::{ClientError, ClientErrorKind, MeshClient, MeshClientBuilder, PeerRef};
 use nara_mesh::identity::LocalNara;
+use nara_mesh::registry::Peer;
 use nara_mesh::transport::{TcpTransport, Transport};
 use nara_proto::identity::{NaraName, Soul};
 use zeroize::Zeroizing;
@@ -77,7 +78,7 @@ fn client_builder(
     transport: Arc<dyn Transport>,
 ) -> Outcome<MeshClientBuilder> {
     let registry = settings.registry();
-    let mut peers = settings.peers()?;
+    let mut peers = settings.peers_of(&nara)?;
     hosts::locate(&mut peers, settings.timeout);
     for entry in peers {
         registry
@@ -159,6 +160,17 @@ pub(crate) fn new_soul(name: &NaraName) -> Outcome<Soul> {
     Ok(Soul::bond(*seed, name.as_str()))
 }
 
+/// Returns the known peers of a client without its own nara: several naras may share a peers file.
+pub(crate) fn others(client: &MeshClient) -> Vec<Arc<Peer>> {
+    let own = client.local();
+    let mut peers = client.registry().peers();
+    peers.retain(|peer| {
+        let info = peer.info();
+        info.name.as_ref() != Some(own.name()) || info.key.is_some_and(|key| key.key != own.public_key())
+    });
+    peers
+}
+
 /// Returns the name of a peer: as registered, else from its unsigned `/ping`.
 pub(crate) async fn name_of(client: &MeshClient, peer: &PeerRef) -> Outcome<String> {
     if let Some(name) = client.peer(peer).known().and_then(|peer| peer.info().name) {
@@ -227,5 +239,8 @@ pub(crate) fn hint(error: &ClientError) -> Option<String> {
 
 /// The failure for a peer that is not in the peers file.
 pub(crate) fn unknown_peer(error: &ClientError) -> Failure {
-    Failure::usage(error.to_string()).hint("add it to the peers file (--peers), or give its address")
+    Failure::usage(error.to_string()).hint(match error.kind() {
+        ClientErrorKind::OwnNara => "name another nara, or give its own address",
+        _ => "add it to the peers file (--peers), or give its address",
+    })
 }

@@ -50,6 +50,7 @@ pub(crate) fn problems(settings: &Settings) -> Vec<TooWide> {
     let ledger = settings.ledger_path().ok().flatten();
     let folder = ledger.as_deref().and_then(Path::parent);
     let folder = folder.map(|path| ("data folder", path.to_owned(), 0o755));
+    let ledger = ledger.filter(|path| !path.is_dir());
     let ledger = ledger.map(|path| ("ledger", path, 0o644));
     let files = [auth_key, peers, config, folder, ledger];
     let check = |(what, path, wanted): (&'static str, PathBuf, u32)| too_wide(what, &path, wanted);

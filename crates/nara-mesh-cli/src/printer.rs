@@ -170,7 +170,17 @@ fn line(value: &Value) -> Outcome<()> {
 }
 
 fn stdout_line(line: impl Display) -> Outcome<()> {
-    match output::stdout(&line.to_string()) {
+    written(output::stdout(&line.to_string()))
+}
+
+/// Writes bytes to stdout; see [`output::stdout_bytes`].
+pub(crate) fn stdout_bytes(bytes: &[u8]) -> Outcome<()> {
+    written(output::stdout_bytes(bytes))
+}
+
+/// Converts the result of writing to stdout.
+pub(crate) fn written(outcome: io::Result<()>) -> Outcome<()> {
+    match outcome {
         Ok(()) => Ok(()),
         // The reader has closed the pipe: `nara-mesh … | head`.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),

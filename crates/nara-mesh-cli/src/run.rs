@@ -1,7 +1,7 @@
 //! Runs the program from the command line to the exit code.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::cli::Command;
 use crate::command;
 use crate::exit::Exit;
 use crate::failure::Outcome;
-use crate::printer::print_failure;
+use crate::printer::{print_failure, written};
 use crate::settings::Settings;
 use crate::{log, output, panics, permissions, remedy};
 use clap::ColorChoice;
@@ -25,8 +25,18 @@ pub(crate) fn run() -> ExitCode {
         Ok(parsed) => parsed,
         Err(Refused::CommandLine(error)) => {
             // Help and version go to stdout with code 0, errors to stderr with code 2.
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
+            let printed = error.print();
+            if error.use_stderr() {
+                return Exit::Usage.into();
+            }
+            return match written(printed.and_then(|()| io::stdout().flush())) {
+                Ok(()) => Exit::Ok,
+                Err(failure) => {
+                    print_failure(&failure, false);
+                    failure.exit
+                }
+            }
+            .into();
         }
         Err(Refused::Setting(failure)) => {
             print_failure(&failure, false);

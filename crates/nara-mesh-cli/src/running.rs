@@ -1,7 +1,9 @@
 //! The running nara on this machine, through which commands work.
 
+mod ledger;
 mod sockets;
 
+pub(crate) use self::ledger::ledger_path;
 pub(crate) use self::sockets::{STOP_IT, folder_behind, runs_already, runtime_folder, socket_in};
 
 use std::error::Error;
@@ -123,10 +125,13 @@ fn search(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient
         };
     }
     if settings.has_soul() {
-        // If the soul cannot be read, the command itself reports that.
-        return settings
-            .local_nara()
-            .map_or(Ok(None), |nara| with_soul(&nara, settings));
+        match settings.local_nara() {
+            Ok(nara) => return with_soul(&nara, settings),
+            // Nobody chose the soul in the default place: a name may choose another nara.
+            Err(_) if settings.is_default_soul() && settings.name().is_some() => {}
+            // The command itself reports that the soul cannot be read.
+            Err(_) => return Ok(None),
+        }
     }
     let served = || Some(sockets()).filter(|served| !served.is_empty());
     match (settings.name(), served()) {
@@ -401,41 +406,6 @@ pub(crate) fn required(args: &RunningArgs, settings: &Settings) -> Outcome<Local
     }
 }
 
-/// Returns the path of the ledger of a command, whether or not its nara runs.
-///
-/// # Errors
-/// It is ambiguous, or it does not exist.
-pub(crate) fn ledger_path(args: &RunningArgs, settings: &Settings) -> Outcome<PathBuf> {
-    let path = meant_ledger(args, settings)?;
-    // Other errors are reported when it is opened.
-    if !matches!(path.try_exists(), Ok(false)) {
-        return Ok(path);
-    }
-    Err(Failure::usage(format!("there is no ledger {}", path.display()))
-        .hint("it is created when the nara first runs, or by the first `sync`"))
-}
-
-/// Returns the ledger of the nara from [`find`], else the one of the soul or the data folder.
-fn meant_ledger(args: &RunningArgs, settings: &Settings) -> Outcome<PathBuf> {
-    const WHOSE: &str = "pass --data-dir DIR or --soul-file FILE, as for its `serve`";
-    let by_socket = settings.sources.is_on_command_line("api_socket");
-    if let Some(folder) = settings.given_data_dir().filter(|_| !by_socket) {
-        return Ok(folder.join("ledger.db"));
-    }
-    let Some(nara) = find(args, settings)? else {
-        if settings.has_identity() {
-            return Ok(settings.running_folder()?.join("ledger.db"));
-        }
-        let problem = "no nara runs for this user, and no soul or data folder selects a ledger";
-        return Err(Failure::usage(problem).hint(WHOSE));
-    };
-    let status = block_on(status_of(&nara, settings))?;
-    let Some(folder) = status.data_dir else {
-        return Err(Failure::failed("the running nara has no data folder").hint(WHOSE));
-    };
-    Ok(Path::new(&folder).join("ledger.db"))
-}
-
 /// The failure of a command that needs a nara running on a data folder.
 pub(crate) fn not_running(folder: &Path) -> Failure {
     Failure::new(Exit::Unreachable, format!("no nara runs on {}", folder.display()))
@@ -505,7 +475,10 @@ pub(crate) fn exit_of(problem: &Problem) -> Exit {
 
 /// Returns whether a problem means that the peer is unknown.
 pub(crate) fn is_unknown_peer(problem: &Problem) -> bool {
-    matches!(problem.name(), "unknown_peer" | "invalid_peer" | "nobody_knows")
+    matches!(
+        problem.name(),
+        "unknown_peer" | "invalid_peer" | "nobody_knows" | "own_nara"
+    )
 }
 
 /// Returns what to do about a problem, with the command where there is one.

@@ -134,6 +134,11 @@ impl Settings {
         self.has_soul() || self.data_dir.is_some()
     }
 
+    /// Returns whether the soul is the one in the default place.
+    pub(crate) fn is_default_soul(&self) -> bool {
+        matches!(self.soul, Some(SoulSource::File(_))) && self.sources.path("soul_file").is_none()
+    }
+
     /// Returns the source of the soul; `None` if there is none.
     pub(crate) fn soul_source(&self) -> Option<&SoulSource> {
         self.soul.as_ref()
@@ -195,6 +200,30 @@ impl Settings {
         Ok(PeerEntry::read(path)?)
     }
 
+    /// Returns the peers of the peers file for a nara, which it may name too.
+    ///
+    /// # Errors
+    /// Another name has the key or the id of this nara.
+    pub(crate) fn peers_of<'a>(&self, nara: impl Into<Option<&'a LocalNara>>) -> Outcome<Vec<PeerEntry>> {
+        let peers = self.peers()?;
+        let Some(nara) = nara.into() else {
+            return Ok(peers);
+        };
+        let is_own = |entry: &&PeerEntry| {
+            entry.name != *nara.name()
+                && (entry.key == Some(nara.public_key()) || entry.id.as_ref() == Some(nara.id()))
+        };
+        if let Some(PeerEntry { name, .. }) = peers.iter().find(is_own) {
+            let file = self.peers.as_deref().unwrap_or_else(|| Path::new("")).display();
+            let message = format!(
+                "{file}: {name} has the key or the id of this nara, {}",
+                nara.name()
+            );
+            return Err(Failure::usage(message).hint(format!("correct or remove the stanza of {name}")));
+        }
+        Ok(peers)
+    }
+
     /// Returns the peers file or folder, if any.
     pub(crate) fn peers_path(&self) -> Option<&Path> {
         self.peers.as_deref()
@@ -203,9 +232,10 @@ impl Settings {
     /// Creates a builder of a nara with these settings.
     pub(crate) fn builder(&self, nara: LocalNara) -> Outcome<NaraBuilder> {
         let folder = self.data_dir(&nara)?;
+        let peers = self.peers_of(&nara)?;
         Ok(Nara::builder(nara)
             .data_dir(folder)
-            .know_all(self.peers()?.iter().map(PeerEntry::to_info))
+            .know_all(peers.iter().map(PeerEntry::to_info))
             .timeout(self.timeout)
             .tls(self.tls))
     }

@@ -140,11 +140,11 @@ enum Problem {
         /// The expected form.
         reason: String,
     },
-    /// Two stanzas have the same name.
-    #[error("the name {name} occurs twice{}", also_in(.first))]
+    /// Two stanzas have the same name, id or key.
+    #[error("the {what} occurs twice{}", also_in(.first))]
     Duplicate {
-        /// The name.
-        name: NaraName,
+        /// The name, the id or the key.
+        what: String,
         /// The file with the first stanza, if it is another file.
         first: Option<PathBuf>,
     },
@@ -271,24 +271,35 @@ impl PeerEntry {
             files.sort();
         }
         let mut peers = Vec::new();
-        let mut first_of: HashMap<NaraName, PathBuf> = HashMap::new();
+        let mut first_of: HashMap<String, PathBuf> = HashMap::new();
         for file in files {
             let text = text_file::read(&file, MAX_BYTES).map_err(|error| unreadable(&file, error))?;
             for (entry, offset) in parse_stanzas(&text, &file)? {
-                if let Some(first) = first_of.insert(entry.name.clone(), file.clone()) {
-                    return Err(PeersFileError {
-                        line: Some(line_of(&text, offset)),
-                        problem: Problem::Duplicate {
-                            name: entry.name,
-                            first: (first != file).then_some(first),
-                        },
-                        path: file,
-                    });
+                for what in entry.unique() {
+                    if let Some(first) = first_of.insert(what.clone(), file.clone()) {
+                        return Err(PeersFileError {
+                            line: Some(line_of(&text, offset)),
+                            problem: Problem::Duplicate {
+                                what,
+                                first: (first != file).then_some(first),
+                            },
+                            path: file,
+                        });
+                    }
                 }
                 peers.push(entry);
             }
         }
         Ok(peers)
+    }
+
+    /// Returns what only one stanza may have.
+    fn unique(&self) -> impl Iterator<Item = String> {
+        let id = self.id.as_ref().map(|id| format!("id {id}"));
+        let key = self.key.map(|key| format!("key {key}"));
+        [Some(format!("name {}", self.name)), id, key]
+            .into_iter()
+            .flatten()
     }
 
     /// Returns a peer with only a name.
@@ -448,6 +459,12 @@ mod tests {
             ("tls = \"maybe\"\n", 3, "tls-only"),
             ("[[peer]]\nname = \"a\"\n", 4, "occurs twice"),
             ("[[peer]]\nname = \"\"\n", 4, "empty"),
+            (
+                "key = \"19wPl4NX4ygV1BYJrndZMPWuc5x3eM33PkrBMUzFJRQ=\"\n[[peer]]\nname = \"b\"\nkey = \
+                 \"19wPl4NX4ygV1BYJrndZMPWuc5x3eM33PkrBMUzFJRQ=\"\n",
+                5,
+                "the key 19wPl4NX4ygV1BYJrndZMPWuc5x3eM33PkrBMUzFJRQ= occurs twice",
+            ),
         ] {
             fs::write(&path, format!("{first}{rest}")).unwrap();
             let error = PeerEntry::read(&path).unwrap_err();

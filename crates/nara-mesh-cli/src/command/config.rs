@@ -1,16 +1,18 @@
 //! `config check`, `config show`: the settings of a nara.
 
 use std::fs;
+use std::path::Path;
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::arguments::InForce;
 use crate::cli::ConfigArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::permissions;
 use crate::printer::{Printer, count, render, table};
-use crate::settings::Settings;
+use crate::settings::{Settings, SoulSource};
 
 /// The output of `config show`.
 #[derive(Serialize, ToSchema)]
@@ -42,7 +44,7 @@ struct Fault {
 }
 
 pub(super) fn show(settings: &Settings, printer: Printer) -> Outcome {
-    let settings = settings.sources.in_force();
+    let settings = in_force(settings);
     let mut table = table(["KEY", "VALUE", "FROM"]);
     for setting in &settings {
         let value = match &setting.values[..] {
@@ -61,6 +63,45 @@ pub(super) fn show(settings: &Settings, printer: Printer) -> Outcome {
         settings: settings.collect(),
     })?;
     Ok(Exit::Ok)
+}
+
+/// Returns the effective settings, with files and folders that are used without being named.
+fn in_force(settings: &Settings) -> Vec<InForce> {
+    let mut all = settings.sources.in_force();
+    let mut set = |key: &str, value: Option<&Path>, origin: &str| {
+        if let Some(setting) = all.iter_mut().find(|setting| setting.key == key) {
+            setting.values = value.map(|path| path.display().to_string()).into_iter().collect();
+            origin.clone_into(&mut setting.origin);
+        }
+    };
+    let is_unset = |id: &str| settings.sources.path(id).is_none();
+    const DEFAULT: &str = "the default";
+    match settings.soul_source() {
+        // A secret.
+        Some(SoulSource::Environment) => set("soul_file", None, "the environment variable NARA_MESH_SOUL"),
+        Some(SoulSource::Credential(file)) => set("soul_file", Some(file), "the credential soul"),
+        Some(SoulSource::File(file)) if is_unset("soul_file") => set("soul_file", Some(file), DEFAULT),
+        _ => {}
+    }
+    if is_unset("peers_file") {
+        set("peers", settings.peers_path(), DEFAULT);
+    }
+    if is_unset("data_dir") {
+        match settings.given_data_dir() {
+            Some(folder) => set(
+                "data_dir",
+                Some(folder),
+                "the environment variable STATE_DIRECTORY",
+            ),
+            None => set("data_dir", settings.running_folder().ok().as_deref(), DEFAULT),
+        }
+    }
+    if is_unset("auth_key_file")
+        && let Some(file) = settings.auth_key_file()
+    {
+        set("network.auth_key_file", Some(&file), "the credential auth-key");
+    }
+    all
 }
 
 /// Reads what a nara would read at its start. Creates and changes nothing.
@@ -84,11 +125,12 @@ pub(super) fn check(args: &ConfigArgs, settings: &Settings, printer: Printer) ->
         Ok(nara) => settings.data_dir(nara).map(Some),
         Err(_) => Ok(None),
     };
+    let peers = settings.peers_of(nara.as_ref().ok());
     note(
         "soul",
         nara.map(|nara| format!("{}, id {}", nara.name(), nara.id())),
     )?;
-    note("peers", settings.peers().map(|peers| count(peers.len(), "peer")))?;
+    note("peers", peers.map(|peers| count(peers.len(), "peer")))?;
     note(
         "metrics",
         args.up
@@ -123,7 +165,7 @@ pub(super) fn check(args: &ConfigArgs, settings: &Settings, printer: Printer) ->
     }
 }
 
-fn usable(folder: &std::path::Path) -> Outcome<String> {
+fn usable(folder: &Path) -> Outcome<String> {
     let shown = folder.display();
     match fs::metadata(folder) {
         Ok(metadata) if !metadata.is_dir() => Err(Failure::usage(format!("{shown} is not a folder"))),

@@ -40,6 +40,10 @@ pub(super) fn run(args: &ConformanceArgs, settings: &Settings, printer: Printer)
     let Some(peer) = &args.peer else {
         return Err(Failure::usage("no peer is given").hint("pass a name or an address, or --list"));
     };
+    if let Some(unknown) = args.only.iter().find(|only| !is_check(only)) {
+        return Err(Failure::usage(format!("--only: no check matches {unknown:?}"))
+            .hint("`nara-mesh conformance --list` lists the checks"));
+    }
     let addresses = addresses_of(peer, settings)?;
     let v1 = soul(args.souls.as_deref(), "v1")?;
     let v2 = soul(args.souls.as_deref(), "v2")?;
@@ -150,6 +154,12 @@ async fn meet(
     };
     let message = last.map(|unfit| unfit.to_string()).unwrap_or_default();
     Err(Failure::new(exit, harmless(&message)))
+}
+
+/// Returns whether the id of a check has this prefix.
+fn is_check(prefix: &str) -> bool {
+    let mut checks = checks::GROUPS.iter().flat_map(|group| group.checks);
+    checks.any(|check| check.id.starts_with(prefix))
 }
 
 /// Runs all checks in sequence: some observe the same nara.

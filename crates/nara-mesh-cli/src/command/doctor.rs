@@ -58,10 +58,11 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
     let settings = in_own_folder.as_ref().unwrap_or(settings);
     here::version(&mut report)?;
     here::clock(&mut report)?;
-    let nara = here::soul(settings, &mut report)?;
-    here::own_key(None, &mut report)?;
+    let nara = here::soul(settings, hangs, &mut report)?;
+    let unknown = if hangs { here::HANGS } else { here::NOT_RUNNING };
+    here::own_key(Err(unknown), &mut report)?;
     here::soul_file(settings, &mut report)?;
-    let peers_file = here::peers_file(settings, &mut report)?;
+    let peers_file = here::peers_file(settings, nara.as_ref(), &mut report)?;
     here::permissions(settings, &mut report)?;
     let kind = tailnet::choice(args, &mut report)?;
     block_on(async {
@@ -73,13 +74,17 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
             Some(nara) => running::within(settings.timeout, &nara, nara.clock()).await.ok(),
             None => None,
         };
-        here::clock_steps(clock.map(|clock| clock.step), &mut report)?;
+        here::clock_steps(clock.map(|clock| clock.step).ok_or(unknown), &mut report)?;
         here::ledger(settings, nara.as_ref(), &mut report).await?;
         let node = tailnet::node(kind, args, settings, nara.as_ref(), &mut report).await?;
         // Without a readable peers file, discovery still works.
         let client = peers_file.then(|| client(nara.as_ref(), settings, node.clone()));
         let client = client.transpose()?;
-        tailnet::port(args.port, kind, node.as_ref(), nara.as_ref(), &mut report).await?;
+        if hangs {
+            here::port_of_hanging(&mut report)?;
+        } else {
+            tailnet::port(args.port, kind, node.as_ref(), nara.as_ref(), &mut report).await?;
+        }
         let keeping = match &client {
             // Includes the trust decisions of the operator.
             Some(client) => {
@@ -117,10 +122,10 @@ pub(super) async fn running(
     here::version(&mut report)?;
     here::clock(&mut report)?;
     let step = nara.registry().clock_step();
-    here::clock_steps(Some(step.map(Into::into)), &mut report)?;
+    here::clock_steps(Ok(step.map(Into::into)), &mut report)?;
     here::identity(nara.local(), &mut report)?;
     here::soul_file(settings, &mut report)?;
-    here::peers_file(settings, &mut report)?;
+    here::peers_file(settings, Some(nara.local()), &mut report)?;
     here::permissions(settings, &mut report)?;
     here::running_ledger(&**nara.ledger(), ledger, &mut report).await?;
     here::serving(nara.address(), network.is_none(), &mut report)?;
@@ -138,7 +143,7 @@ pub(super) async fn running(
     };
     peers::known(nara.client(), port, known, true, &mut report).await?;
     // The pings above have updated what peers say about our key.
-    here::own_key(Some(&nara.registry().against_own_key()), &mut report)?;
+    here::own_key(Ok(&nara.registry().against_own_key()), &mut report)?;
     Ok(report.into_checks())
 }
 

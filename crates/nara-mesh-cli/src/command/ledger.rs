@@ -226,7 +226,7 @@ pub(super) fn check(args: &RunningArgs, settings: &Settings, printer: Printer) -
     }
     Err(
         Failure::failed(format!("the ledger {} is damaged", path.display())).hint(
-            "restore a backup with `nara-mesh restore FILE --replace`, or move the file aside and sync again",
+            "restore a backup with `nara-mesh restore FILE --replace`, or move the file aside and sync again, which loses the decisions about peers",
         ),
     )
 }

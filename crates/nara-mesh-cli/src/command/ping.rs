@@ -121,7 +121,7 @@ fn directly(args: &PingArgs, settings: &Settings) -> Outcome<Vec<PeerResult>> {
             network.find_peers(&client, &args.on).await;
         }
         let peers = if args.all {
-            let mut peers = client.registry().peers();
+            let mut peers = connect::others(&client);
             peers.retain(|peer| peer.info().address.is_some());
             peers.into_iter().map(PeerRef::from).collect()
         } else {

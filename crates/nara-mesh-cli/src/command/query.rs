@@ -48,6 +48,9 @@ async fn through(nara: &LocalClient, args: &QueryArgs, settings: &Settings, prin
             mesh_ip: answer.mesh_ip.unwrap_or_default(),
             told_by: peer,
         })),
+        Err(CallError::Problem(problem)) if problem.peer_status.is_some_and(is_not_known) => {
+            Ok(Err(not_known(&peer, &args.nara)))
+        }
         Err(CallError::Problem(problem)) => Ok(Err(Failure::from(*problem))),
         Err(error) => Err(error.into()),
     };
@@ -61,11 +64,9 @@ fn directly(args: &QueryArgs, settings: &Settings, printer: Printer) -> Outcome 
         let named = args.peers.iter().map(|peer| (peer.clone(), peer.to_string()));
         let mut peers: Vec<(PeerRef, String)> = named.collect();
         if peers.is_empty() {
-            let own = client.local().name();
-            for peer in client.registry().peers() {
+            for peer in connect::others(&client) {
                 let info = peer.info();
-                let is_other = info.name.as_ref() != Some(&args.nara) && info.name.as_ref() != Some(own);
-                if info.address.is_some() && is_other {
+                if info.address.is_some() && info.name.as_ref() != Some(&args.nara) {
                     peers.push((PeerRef::from(&peer), info.label()));
                 }
             }
@@ -88,11 +89,23 @@ fn directly(args: &QueryArgs, settings: &Settings, printer: Printer) -> Outcome 
                     told_by: label,
                 }))
             }
+            Err(error) if error.status().is_some_and(|status| is_not_known(status.as_u16())) => {
+                Ok(Err(not_known(&label, &args.nara)))
+            }
             Err(error) => Ok(Err(Failure::new(connect::exit_of(&error), error.to_string()))),
         };
         let hint = "name a peer, or pass --peers FILE";
         first_answer(peers, hint, &args.nara, printer, ask).await
     })
+}
+
+/// Returns whether a peer does not know the key: it names another one to ask, or none (docs/protocol/v1.md, section 7.8).
+fn is_not_known(status: u16) -> bool {
+    matches!(status, 307 | 404)
+}
+
+fn not_known(peer: &str, sought: &NaraName) -> Failure {
+    Failure::failed(format!("{peer} does not know {sought}"))
 }
 
 /// Asks peers in turn, and prints the first answer. An error of `ask` ends the loop. `hint` is shown if there is no

@@ -24,8 +24,7 @@ use crate::cli::RequestArgs;
 use crate::connect::{self, block_on};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::output;
-use crate::printer::{Printer, harmless};
+use crate::printer::{Printer, harmless, stdout_bytes};
 use crate::running;
 use crate::settings::Settings;
 
@@ -106,13 +105,9 @@ fn show(
             traceparent: trace.to_string(),
         })?;
     } else {
-        write_out(&body)?;
+        stdout_bytes(&body)?;
     }
     Ok(exit_of(head.status))
-}
-
-fn write_out(bytes: &[u8]) -> Outcome<()> {
-    output::stdout_bytes(bytes).map_err(|error| Failure::failed("stdout cannot be written").caused_by(error))
 }
 
 /// Prints status, headers and proof before the body, as far as requested.

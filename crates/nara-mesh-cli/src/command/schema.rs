@@ -78,24 +78,32 @@ published! {
     "zine": Printed::of::<zine::Printed>,
 }
 
+/// The schema of `conformance`, which is written by hand.
+const WRITTEN: (&str, &str) = (
+    "conformance",
+    include_str!("../../../../docs/schemas/conformance.json"),
+);
+
 pub(super) fn run(args: &SchemaArgs, printer: Printer) -> Outcome {
     let command = args.command.join(" ");
+    let mut schemas: Vec<(&str, &str)> = PUBLISHED
+        .iter()
+        .map(|printed| (printed.command, printed.schema))
+        .chain([WRITTEN])
+        .collect();
+    schemas.sort_unstable();
     if command.is_empty() {
-        for printed in PUBLISHED {
-            printer.raw(printed.command.replace('-', " "))?;
+        for (name, _) in schemas {
+            printer.raw(name.replace('-', " "))?;
         }
         return Ok(Exit::Ok);
     }
-    let printed = of_command(&command).ok_or_else(|| {
+    // `peers list` or `peers-list`.
+    let name = command.split_whitespace().collect::<Vec<_>>().join("-");
+    let (_, schema) = schemas.iter().find(|schema| schema.0 == name).ok_or_else(|| {
         Failure::usage(format!("{command:?} has no published schema"))
             .hint("`nara-mesh schema` lists the commands that have one")
     })?;
-    printer.raw(printed.schema.trim_end())?;
+    printer.raw(schema.trim_end())?;
     Ok(Exit::Ok)
-}
-
-/// Finds an output by the name of its command: `peers list` or `peers-list`.
-fn of_command(command: &str) -> Option<Printed> {
-    let name = command.split_whitespace().collect::<Vec<_>>().join("-");
-    PUBLISHED.iter().copied().find(|printed| printed.command == name)
 }

@@ -194,7 +194,7 @@ impl Serving {
             return Ok(None);
         };
         self.ledger = Some(InUse::new(ledger.clone()));
-        self.hosts.send_replace(settings.peers()?);
+        self.hosts.send_replace(settings.peers_of(nara.local())?);
         tokio::spawn(hosts::follow(nara.registry().clone(), self.hosts.subscribe(), hosts::look_up).boxed());
         tokio::spawn(show_peer_events(events, self.feed.clone()).boxed());
         keeping::log(nara.recalled());

@@ -17,8 +17,7 @@ use crate::connect::block_on;
 use crate::exit::Exit;
 use crate::explain;
 use crate::failure::{Failure, Outcome};
-use crate::output;
-use crate::printer::{Printer, harmless, render, table};
+use crate::printer::{Printer, harmless, render, stdout_bytes, table};
 use crate::running;
 use crate::settings::Settings;
 
@@ -81,8 +80,7 @@ fn get(args: &StashGetArgs, settings: &Settings, printer: Printer) -> Outcome {
             .hint("it never had one, it has expired, or it was lost"));
     };
     if !printer.is_json() {
-        output::stdout_bytes(&data)
-            .map_err(|error| Failure::failed("stdout cannot be written").caused_by(error))?;
+        stdout_bytes(&data)?;
     }
     Ok(Exit::Ok)
 }

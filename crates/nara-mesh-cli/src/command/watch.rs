@@ -105,12 +105,8 @@ pub(super) fn run(args: &WatchArgs, settings: &Settings, printer: Printer) -> Ou
 /// Returns the peers to watch, and their references.
 fn peers(args: &WatchArgs, client: &MeshClient) -> Outcome<Vec<(String, PeerRef)>> {
     let peers: Vec<PeerRef> = if args.all {
-        let mut peers = client.registry().peers();
-        let own = client.local().name();
-        peers.retain(|peer| {
-            let info = peer.info();
-            info.address.is_some() && info.name.as_ref() != Some(own)
-        });
+        let mut peers = connect::others(client);
+        peers.retain(|peer| peer.info().address.is_some());
         peers.into_iter().map(PeerRef::from).collect()
     } else {
         args.peers.clone()

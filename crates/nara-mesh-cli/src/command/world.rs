@@ -276,9 +276,9 @@ async fn to_first(
     String,
 )> {
     let mut last = None;
-    for peer in client.registry().peers() {
+    for peer in connect::others(client) {
         let info = peer.info();
-        if info.address.is_none() || info.name.as_ref() == Some(client.local().name()) {
+        if info.address.is_none() {
             continue;
         }
         match client

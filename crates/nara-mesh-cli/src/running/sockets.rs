@@ -111,10 +111,18 @@ pub(super) fn check(socket: &Path, on_command_line: bool) -> Outcome<()> {
         }
         _ => (Exit::Failed, format!("the socket {shown} cannot be used")),
     };
-    let hint = if on_command_line {
+    let other = if on_command_line {
         "omit --api-socket to use the nara that runs for this user"
     } else {
         "run `unset NARA_MESH_SOCKET` to use the nara that runs for this user"
+    };
+    let hint = match exit {
+        Exit::Unreachable => {
+            format!(
+                "its nara does not serve, or not yet: start it, or wait until `nara-mesh health` succeeds; or {other}"
+            )
+        }
+        _ => other.to_owned(),
     };
     Err(Failure::new(exit, message).caused_by(error).hint(hint))
 }

@@ -143,6 +143,14 @@ fn our_server_conforms_also_where_it_is_written_to() {
 }
 
 #[test]
+fn a_selection_that_matches_no_check_is_refused_before_the_peer_is_called() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["conformance", "127.0.0.1:1", "--only", "tls,v2-reqest"];
+    let told = text(&run(folder.path(), 2, &args).stderr);
+    assert!(told.contains("no check matches \"v2-reqest\""), "{told}");
+}
+
+#[test]
 fn a_second_run_with_the_same_souls_finds_the_same() {
     let scene = Scene::new(Signatures::V2AndV1);
     for _ in 0..2 {

@@ -299,5 +299,29 @@ fn a_nara_that_hangs_is_examined_in_its_own_data_folder() {
     let (ledger, bans) = look(1);
     assert!(ledger.contains("/bob/ledger.db, "), "{ledger}");
     assert!(bans.contains("carol"), "{bans}");
+    let as_user = |expected: i32, args: &[&str]| {
+        let output = nara_mesh(path)
+            .env("XDG_RUNTIME_DIR", &runtime)
+            .env("NARA_MESH_NETWORK", "loopback")
+            .args(args)
+            .args(["--timeout", "500ms"])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(expected), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    // Without a soul, the nara that hangs is examined as far as that goes.
+    let port = free_port().to_string();
+    let report: Value = serde_json::from_str(&as_user(1, &["doctor", "--json", "--port", &port])).unwrap();
+    for what in ["soul", "own key", "clock steps", "port"] {
+        let mut checks = report["checks"].as_array().unwrap().iter();
+        let check = checks.find(|check| check["what"] == what).unwrap();
+        assert_eq!(
+            (&check["result"], &check["found"]),
+            (&"skipped".into(), &"not known while the nara hangs".into()),
+            "{what}"
+        );
+    }
+    assert!(as_user(0, &["events", "--name", "bob"]).contains("bob"));
     bob.kill();
 }

@@ -14,7 +14,7 @@ use crate::schemas::validate_as;
 use crate::{nara_mesh, new_soul, run, text};
 
 /// Commands whose output other tests compare with its schema: they run until stopped, or take long.
-const ELSEWHERE: [&str; 5] = ["demo", "peers watch", "serve", "up", "watch"];
+const ELSEWHERE: [&str; 6] = ["conformance", "demo", "peers watch", "serve", "up", "watch"];
 
 /// With a separate soul and peers file.
 const AS_BOB: [&str; 7] = [

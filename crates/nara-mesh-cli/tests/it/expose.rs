@@ -323,6 +323,42 @@ fn a_backend_that_is_gone_is_502_and_what_is_not_of_this_machine_is_refused() {
 }
 
 #[test]
+fn a_path_with_two_programs_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    let own = ["serve", "--soul-file", "alice.soul", "--data-dir", "alice"];
+    let programs = [
+        "--expose",
+        "/a=http://127.0.0.1:1",
+        "--expose",
+        "/a=http://127.0.0.1:2",
+    ];
+    let told = text(&run(path, 2, &[&own[..], &programs].concat()).stderr);
+    assert!(told.contains("--expose: /a has two programs"), "{told}");
+}
+
+#[test]
+fn a_reader_that_has_read_enough_of_an_answer_is_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let (address, backend) = echo(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\nmore");
+    let _alice = scene(path, &["--expose", &format!("/echo=http://{address}")]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_nara-mesh"))
+        .env_clear()
+        .current_dir(path)
+        .args(["request", "alice", "GET", "/echo/x", "--stream"])
+        .args(AS_BOB)
+        .stdout(writer)
+        .spawn()
+        .unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    backend.join().unwrap();
+}
+
+#[test]
 fn a_request_belongs_to_the_trace_of_its_caller_or_to_a_new_one() {
     const GIVEN: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let folder = tempfile::tempdir().unwrap();

@@ -71,6 +71,27 @@ fn every_command_has_help_on_stdout_within_100_columns() {
 }
 
 #[test]
+fn help_that_cannot_be_written_is_a_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [&["--help"][..], &["help", "ping"], &["--version"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_nara-mesh"))
+            .env_clear()
+            .current_dir(folder.path())
+            .args(args)
+            .stdout(full)
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+            .wait_with_output()
+            .unwrap();
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {told}");
+        assert!(told.contains("stdout cannot be written"), "{told}");
+    }
+}
+
+#[test]
 fn the_help_documents_exit_codes_and_the_peers_file() {
     let folder = tempfile::tempdir().unwrap();
     let help = text(&run(folder.path(), 0, &["--help"]).stdout);

@@ -427,8 +427,13 @@ fn a_nara_that_hangs_is_told_within_the_time_limit_and_holds_up_no_other() {
             told.contains("has not answered for 300 ms") && told.contains(socket),
             "{told}"
         );
-        // `reload` has no alternative to the running nara.
-        assert_eq!(told.contains("--direct"), args[0] != "reload", "{told}");
+        // `reload` has no alternative to the running nara, and the ledger is found by the data folder.
+        assert_eq!(
+            told.contains("--direct"),
+            !["reload", "events"].contains(&args[0]),
+            "{told}"
+        );
+        assert_eq!(told.contains("--data-dir DIR"), args[0] == "events", "{told}");
     }
     let report = scene.json(1, &["doctor", "--api-socket", socket, "--timeout", "300ms"]);
     let checks = report["checks"].as_array().unwrap();

@@ -4,6 +4,7 @@
 
 mod access;
 mod away;
+mod chosen;
 mod conformance;
 mod data_folder;
 mod demo;

@@ -44,6 +44,7 @@ fn a_query_goes_through_the_running_nara_and_asks_neither_the_sought_nara_nor_it
     assert!(found.contains(key_of_carol.as_str().unwrap()), "{found}");
     assert!(!told.contains("bob") && !told.contains("carol"), "{told}");
     let (_, told) = directly(1, &["query", "dave"]);
+    assert!(told.contains("alice does not know dave"), "{told}");
     assert!(!told.contains("bob (") && !told.contains("dave ("), "{told}");
     assert_eq!(told.matches("carol (").count(), 1, "{told}");
 
@@ -57,6 +58,7 @@ fn a_query_goes_through_the_running_nara_and_asks_neither_the_sought_nara_nor_it
     let found = json_as_user(path, 0, &["query", "carol", "alice"]);
     assert_eq!(&found["public_key"], key_of_carol);
     let (_, told) = run_as_user(path, 1, &["query", "dave"]);
+    assert!(told.contains("alice does not know dave"), "{told}");
     assert!(!told.contains("bob (") && !told.contains("dave ("), "{told}");
     assert_eq!(told.matches("carol (").count(), 1, "{told}");
     let (_, told) = run_as_user(path, 2, &["query", "dave", "nobody"]);

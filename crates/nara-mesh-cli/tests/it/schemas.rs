@@ -70,6 +70,11 @@ fn a_schema_is_printed_and_a_command_without_one_is_named() {
     let schema = text(&run(folder.path(), 0, &["schema", "peers", "trust"]).stdout);
     let schema: Value = serde_json::from_str(&schema).unwrap();
     assert_eq!(schema["$id"], "nara-mesh/peers-trust/1");
+    let written = text(&run(folder.path(), 0, &["schema", "conformance"]).stdout);
+    let written: Value = serde_json::from_str(&written).unwrap();
+    assert_eq!(written["$id"], "nara-mesh/conformance/1");
+    let listed = text(&run(folder.path(), 0, &["schema"]).stdout);
+    assert!(listed.contains("\nconformance\n"), "{listed}");
     let unknown = text(&run(folder.path(), 2, &["schema", "fly"]).stderr);
     assert!(unknown.contains("nara-mesh schema"), "{unknown}");
 }

@@ -252,6 +252,119 @@ fn the_settings_in_force_say_where_they_come_from() {
 }
 
 #[test]
+fn files_that_are_used_without_being_named_are_settings_in_force() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    fs::create_dir(path.join("conf")).unwrap();
+    new_soul(path, "alice");
+    fs::rename(path.join("alice.soul"), path.join("conf/soul.toml")).unwrap();
+    fs::write(path.join("conf/peers.toml"), "").unwrap();
+    let shown = |variables: &[(&str, &std::path::Path)]| -> serde_json::Value {
+        let output = nara_mesh(path)
+            .args(["config", "show", "--json"])
+            .env("CONFIGURATION_DIRECTORY", path.join("conf"))
+            .env("XDG_DATA_HOME", path.join("data"))
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let setting = |shown: &serde_json::Value, key: &str| {
+        let settings = shown["settings"].as_array().unwrap();
+        let setting = settings.iter().find(|setting| setting["key"] == key).unwrap();
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        (text(&setting["values"][0]), text(&setting["from"]))
+    };
+    let in_conf = |file: &str| path.join("conf").join(file).display().to_string();
+    let default = "the default".to_owned();
+    let report = shown(&[]);
+    assert_eq!(
+        setting(&report, "soul_file"),
+        (in_conf("soul.toml"), default.clone())
+    );
+    assert_eq!(
+        setting(&report, "peers"),
+        (in_conf("peers.toml"), default.clone())
+    );
+    let (data, from) = setting(&report, "data_dir");
+    assert!(
+        data.starts_with(&path.join("data/nara-mesh/").display().to_string()),
+        "{data}"
+    );
+    assert_eq!(from, default);
+    let state = path.join("state");
+    let report = shown(&[("STATE_DIRECTORY", &state), ("NARA_MESH_SOUL", path)]);
+    let variable = |name: &str| format!("the environment variable {name}");
+    assert_eq!(
+        setting(&report, "data_dir"),
+        (state.display().to_string(), variable("STATE_DIRECTORY"))
+    );
+    // A secret.
+    assert_eq!(
+        setting(&report, "soul_file"),
+        (String::new(), variable("NARA_MESH_SOUL"))
+    );
+}
+
+/// A peers file that names one nara twice is refused by what reads it, with file and line.
+#[test]
+fn a_nara_under_two_names_in_the_peers_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let [alice, bob] = ["alice", "bob"].map(|name| new_soul(path, name));
+    let stanza = |name: &str, of: &serde_json::Value| {
+        format!(
+            "[[peer]]\nname = \"{name}\"\nid = {}\nkey = {}\n",
+            of["id"], of["public_key"]
+        )
+    };
+    let own = [
+        "--soul-file",
+        "alice.soul",
+        "--data-dir",
+        "alice",
+        "--peers",
+        "peers.toml",
+    ];
+    for (peers, line) in [
+        (
+            stanza("alice", &alice) + &stanza("bob", &bob) + &stanza("bobby", &bob),
+            "peers.toml: line 10: the id ",
+        ),
+        (
+            stanza("carol", &alice),
+            "peers.toml: carol has the key or the id of this nara, alice",
+        ),
+    ] {
+        fs::write(path.join("peers.toml"), peers).unwrap();
+        for command in [
+            &["config", "check"][..],
+            &["serve", "--listen", "127.0.0.1:0"],
+            &["ping", "bob", "--direct"],
+        ] {
+            let told = text(&run(path, 2, &[command, &own].concat()).stderr);
+            assert_eq!(told.matches(line).count(), 1, "{command:?}: {told}");
+        }
+        let told = text(
+            &run(
+                path,
+                1,
+                &[&["doctor", "--network", "loopback"][..], &own].concat(),
+            )
+            .stdout,
+        );
+        assert!(told.contains(line), "{told}");
+    }
+    fs::write(
+        path.join("peers.toml"),
+        stanza("alice", &alice) + &stanza("bob", &bob),
+    )
+    .unwrap();
+    let told = text(&run(path, 0, &[&["config", "check"][..], &own].concat()).stdout);
+    assert!(told.contains("2 peers"), "{told}");
+}
+
+#[test]
 fn every_limit_of_the_server_is_a_setting() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();

@@ -259,10 +259,25 @@ fn a_request_of_profile_v2_verifies_offline_and_says_which_component_was_changed
     write("headers", &text(&run(folder.path(), 0, &sign).stdout));
     let mut in_json = sign.to_vec();
     in_json.push("--json");
-    let key = run_json(folder.path(), 0, &in_json)["public_key"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let signed = run_json(folder.path(), 0, &in_json);
+    let key = field(&signed, "public_key").to_owned();
+    let explained = text(&run(folder.path(), 0, &[&sign[..], &["--explain"]].concat()).stdout);
+    let hex = explained
+        .lines()
+        .find_map(|line| line.strip_prefix("base, hex    "))
+        .unwrap();
+    let base: Vec<u8> = (0..hex.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+        .collect();
+    let base = text(&base);
+    assert!(base.starts_with("\"@method\": POST\n"), "{base}");
+    for line in base.lines() {
+        assert!(
+            explained.contains(&format!("\n  {line}\n")),
+            "{line}: {explained}"
+        );
+    }
     let verify = |expected, replaced: &[&str]| {
         let given = [
             "--method=POST",

@@ -132,6 +132,8 @@ pub(super) enum Problem {
     TooManyPending(usize),
     #[error("the answer does not prove who sent it")]
     Unauthenticated(#[source] ResponseAuthError),
+    #[error("this nara itself, not a peer of it")]
+    OwnNara,
     #[error("the peer or its address is unknown")]
     UnknownPeer,
     #[error("the operator banned {0}")]
@@ -305,6 +307,7 @@ impl Problem {
                 Kind::Unauthenticated,
                 "check the address, the clocks and the pinned key",
             ),
+            Self::OwnNara => (Kind::OwnNara, "name another nara"),
             Self::UnknownPeer => (
                 Kind::UnknownPeer,
                 "register it with its address, or name it by its address",
@@ -373,11 +376,11 @@ impl ClientError {
         self.kind() == ClientErrorKind::CircuitOpen
     }
 
-    /// Returns whether the registry lacks the peer or its address, the text names no peer, or no peer knows the
-    /// nara that was searched for. Nothing was sent to it.
+    /// Returns whether the registry lacks the peer or its address, the text names no peer or this nara itself, or no
+    /// peer knows the nara that was searched for. Nothing was sent to it.
     pub fn is_unknown_peer(&self) -> bool {
-        use ClientErrorKind::{InvalidPeer, NobodyKnows, UnknownPeer};
-        matches!(self.kind(), InvalidPeer | NobodyKnows | UnknownPeer)
+        use ClientErrorKind::{InvalidPeer, NobodyKnows, OwnNara, UnknownPeer};
+        matches!(self.kind(), InvalidPeer | NobodyKnows | OwnNara | UnknownPeer)
     }
 
     /// Returns whether we could not authenticate the peer, or the peer could not authenticate us (status 401).

@@ -331,7 +331,11 @@ impl Exchange {
                 .0
                 .as_ref()
                 .map_err(|invalid| Problem::InvalidPeer(invalid.clone()))?;
-            let route = self.resolver.route(known).ok_or(Problem::UnknownPeer)?;
+            let route = self.resolver.route(known).ok_or_else(|| match known {
+                PeerRef::Name(name) if name == self.local.name() => Problem::OwnNara,
+                PeerRef::Id(id) if id == self.local.id() => Problem::OwnNara,
+                _ => Problem::UnknownPeer,
+            })?;
             if let Some(name) = &route.expected.name {
                 self.verifier.check_trusted(name, &route.peer)?;
             }

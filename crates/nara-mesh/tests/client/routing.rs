@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::Method;
-use nara_mesh::client::{AddressOverrides, MeshClient, PeerRef};
+use nara_mesh::client::{AddressOverrides, ClientErrorKind, MeshClient, PeerRef};
 use nara_mesh::proto::endpoint::{Authentication, Endpoint};
 use nara_mesh::proto::go_json::JsonError;
 use nara_mesh::proto::sync::SyncRequest;
@@ -77,6 +77,17 @@ async fn an_unregistered_address_can_be_pinged_at_the_mesh_port() {
     let report = mesh.client().ping(address(2).ip()).await.unwrap();
     assert_eq!(report.response.from, "bob");
     assert_eq!(report.key_matches, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nara_that_names_itself_is_told_so() {
+    let client = Mesh::new().client();
+    let own = client.local().clone();
+    for itself in [PeerRef::Name(own.name().clone()), PeerRef::Id(own.id().clone())] {
+        let error = client.ping(itself).await.unwrap_err();
+        assert_eq!(error.kind(), ClientErrorKind::OwnNara, "{error}");
+        assert!(error.is_unknown_peer(), "{error}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

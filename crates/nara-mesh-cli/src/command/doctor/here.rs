@@ -51,6 +51,9 @@ const OWN_KEY_SHOWN: usize = 5;
 /// Why a soul matters.
 const SOUL: &str = "a nara signs everything with its soul; without one it can only ping";
 
+/// Why a port matters.
+pub(super) const PORT: &str = "peers find a nara on this port of its address";
+
 /// Why a ledger matters.
 const LEDGER: &str = "the ledger holds the events of a nara and the keys of its peers";
 
@@ -60,13 +63,18 @@ pub(super) fn identity(nara: &LocalNara, report: &mut Report) -> Outcome<()> {
     report.add(Check::ok("soul", found, SOUL))
 }
 
+/// Why what only a running nara knows is not known.
+pub(super) const HANGS: &str = "not known while the nara hangs";
+pub(super) const NOT_RUNNING: &str = "not known: no nara runs on this data folder";
+
 /// Checks that the key of this nara is still accepted. `against`: evidence that a running nara collected
-/// since its start.
-pub(super) fn own_key(against: Option<&[PeerEvent]>, report: &mut Report) -> Outcome<()> {
+/// since its start, or why there is none.
+pub(super) fn own_key(against: Result<&[PeerEvent], &str>, report: &mut Report) -> Outcome<()> {
     let why = "peers refuse signatures of a replaced key";
     let check = |found: String| Check::ok("own key", found, why);
-    let Some(against) = against else {
-        return report.add(check("not known: no nara runs on this data folder".to_owned()).skipped());
+    let against = match against {
+        Ok(against) => against,
+        Err(why) => return report.add(check(why.to_owned()).skipped()),
     };
     let told: Vec<(String, PeerLine)> = against.iter().filter_map(peer_events::line).collect();
     let Some((_, first)) = told.first() else {
@@ -138,7 +146,7 @@ async fn with_room(check: Check, file: &Path) -> Check {
 /// Checks the address of a running nara. `of_machine`: the address is one of this machine, not of a node in
 /// the process.
 pub(super) fn serving(address: Option<SocketAddr>, of_machine: bool, report: &mut Report) -> Outcome<()> {
-    let why = "peers find a nara on this port of its address";
+    let why = PORT;
     report.add(match address {
         Some(address) if of_machine && hosts::is_missing(address.ip()) => {
             let found = format!("this nara serves on {address}, but no interface of this machine has that address now");
@@ -152,13 +160,20 @@ pub(super) fn serving(address: Option<SocketAddr>, of_machine: bool, report: &mu
     })
 }
 
-/// Checks whether the clock was set while the nara ran. `step`: the last step that a running nara detected.
-pub(super) fn clock_steps(step: Option<Option<ClockStep>>, report: &mut Report) -> Outcome<()> {
+/// Skips the check of the port of a nara that hangs: nothing answers there, and no other program is in its way.
+pub(super) fn port_of_hanging(report: &mut Report) -> Outcome<()> {
+    report.add(Check::ok("port", HANGS, PORT).skipped())
+}
+
+/// Checks whether the clock was set while the nara ran. `step`: the last step that a running nara detected, or
+/// why it is not known.
+pub(super) fn clock_steps(step: Result<Option<ClockStep>, &str>, report: &mut Report) -> Outcome<()> {
     let why =
         "peers with correct clocks refuse signatures made with a wrong time, and theirs are refused here";
     let check = |found: String| Check::ok("clock steps", found, why);
-    let Some(step) = step else {
-        return report.add(check("not known: no nara runs on this data folder".to_owned()).skipped());
+    let step = match step {
+        Ok(step) => step,
+        Err(why) => return report.add(check(why.to_owned()).skipped()),
     };
     let Some(step) = step else {
         return report.add(check("the clock was not set while the nara ran".to_owned()));
@@ -175,8 +190,13 @@ pub(super) fn clock_steps(step: Option<Option<ClockStep>>, report: &mut Report) 
     })
 }
 
-pub(super) fn soul(settings: &Settings, report: &mut Report) -> Outcome<Option<LocalNara>> {
+/// Checks the soul. Without one, a nara that `hangs` may have it.
+pub(super) fn soul(settings: &Settings, hangs: bool, report: &mut Report) -> Outcome<Option<LocalNara>> {
     match settings.local_nara() {
+        Err(_) if hangs && !settings.has_soul() => {
+            report.add(Check::ok("soul", HANGS, SOUL).skipped())?;
+            Ok(None)
+        }
         Ok(nara) => {
             identity(&nara, report)?;
             Ok(Some(nara))
@@ -219,7 +239,11 @@ pub(super) fn permissions(settings: &Settings, report: &mut Report) -> Outcome<(
 }
 
 /// Returns whether the file can be used.
-pub(super) fn peers_file(settings: &Settings, report: &mut Report) -> Outcome<bool> {
+pub(super) fn peers_file(
+    settings: &Settings,
+    nara: Option<&LocalNara>,
+    report: &mut Report,
+) -> Outcome<bool> {
     let why = "it pins the keys of peers, and has the addresses of peers that no network reports";
     let Some(path) = settings.peers_path() else {
         let check = Check::ok(
@@ -230,7 +254,7 @@ pub(super) fn peers_file(settings: &Settings, report: &mut Report) -> Outcome<bo
         report.add(check)?;
         return Ok(true);
     };
-    match settings.peers() {
+    match settings.peers_of(nara) {
         Ok(peers) => {
             let found = format!("{}, {}", path.display(), count(peers.len(), "peer"));
             report.add(Check::ok("peers file", found, why))?;
@@ -290,7 +314,7 @@ pub(super) async fn ledger(
     report.add(match opened {
         Ok(events) => with_room(check(format!("{shown}, {}", count(events, "event"))), &path).await,
         Err(failure) => {
-            let next = "check its owner and the disk space; move a damaged ledger aside and sync again";
+            let next = "check its owner and the disk space; if it is damaged, restore a backup with `nara-mesh restore FILE --replace`";
             Check::not_usable("ledger", failure, LEDGER, next)
         }
     })

@@ -13,6 +13,7 @@ use nara_tailnet::MeshNode;
 use nara_tailnet::status::{NodeHealth, NodeState, NodeStatus, NotReadyReason, PortMapping};
 use nara_tailnet::tailscaled::TailscaledNode;
 
+use super::here::PORT;
 use super::report::{Check, Report};
 use crate::cli::{DoctorArgs, NetworkKind};
 use crate::connect;
@@ -254,7 +255,7 @@ pub(super) async fn port(
     nara: Option<&LocalNara>,
     report: &mut Report,
 ) -> Outcome<()> {
-    let why = "peers find a nara on this port of its address";
+    let why = PORT;
     let own = node.and_then(|node| node.status().addresses.first().copied());
     let ip = match (own, kind) {
         (Some(ip), _) => ip,

@@ -124,7 +124,7 @@ fn directly(
     connect::block_on_looking(client, settings, async {
         network.attach(&args.on, settings).await?;
         network.find_peers(client, &args.on).await;
-        let peers = client.registry().peers();
+        let peers = connect::others(client);
         recall_presence(settings, client.registry()).await;
         let own = own_coordinates(settings).await;
         let own = own.as_ref();

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
 use crate::command::ping::{Pinger, ping_peer};
+use crate::connect;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::found::describe;
@@ -157,7 +158,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Watches the known peers without a network: pings them, and reads from the ledger which of them came and
 /// went.
 pub(super) async fn watch_presence(client: &MeshClient, settings: &Settings, printer: Printer) -> Outcome {
-    if client.registry().is_empty() {
+    if connect::others(client).is_empty() {
         return Err(Failure::usage("--watch needs a network or peers to watch").hint(
             "pass --network tailscaled, or --network managed while `up` runs, or a peers file with --peers",
         ));
@@ -166,7 +167,7 @@ pub(super) async fn watch_presence(client: &MeshClient, settings: &Settings, pri
     let watching = async {
         loop {
             recall_presence(settings, client.registry()).await;
-            let mut peers = client.registry().peers();
+            let mut peers = connect::others(client);
             peers.retain(|peer| peer.info().address.is_some() && !peer.is_untrusted());
             client
                 .call_each(peers.clone(), async |peer| peer.ping().await)

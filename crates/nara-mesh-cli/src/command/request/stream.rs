@@ -13,11 +13,11 @@ use nara_proto::trace_context::TraceParent;
 use tokio::sync::mpsc;
 use tower::ServiceExt as _;
 
-use super::{build, exit_of, proof, reader, show_head, write_out};
+use super::{build, exit_of, proof, reader, show_head};
 use crate::cli::RequestArgs;
 use crate::connect;
 use crate::failure::{Failure, Outcome};
-use crate::printer::Printer;
+use crate::printer::{Printer, stdout_bytes};
 use crate::running;
 use crate::settings::Settings;
 
@@ -100,7 +100,7 @@ where
                 .caused_by(error)
         })?;
         if let Some(data) = frame.data_ref() {
-            write_out(data)?;
+            stdout_bytes(data)?;
         }
     }
     Ok(exit_of(head.status))

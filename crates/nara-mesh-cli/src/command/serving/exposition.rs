@@ -216,7 +216,7 @@ mod tests {
     const MANUAL: &str = include_str!("../../../../../docs/operate.md");
 
     /// The names of the process metrics, as in Prometheus client libraries.
-    const PROCESS: [&str; 7] = [
+    const PROCESS: [&str; 8] = [
         "process_cpu_seconds_total",
         "process_max_fds",
         "process_open_fds",
@@ -224,6 +224,7 @@ mod tests {
         "process_start_time_seconds",
         "process_threads",
         "process_virtual_memory_bytes",
+        "process_virtual_memory_max_bytes",
     ];
 
     /// The names of all exported series.

@@ -47,8 +47,13 @@ pub(super) struct Opening {
 impl Opening {
     pub(super) fn new(args: &ServingArgs) -> Outcome<Self> {
         let services = Services::default();
-        for exposed in &args.expose {
-            let put = services.put(&exposed.prefix, exposed.backend.clone(), Backend::ANSWER_TIMEOUT);
+        for (index, exposed) in args.expose.iter().enumerate() {
+            // `put` replaces a program of the same path.
+            let prefix = &exposed.prefix;
+            if args.expose[..index].iter().any(|other| other.prefix == *prefix) {
+                return Err(Failure::usage(format!("--expose: {prefix} has two programs")));
+            }
+            let put = services.put(prefix, exposed.backend.clone(), Backend::ANSWER_TIMEOUT);
             put.map_err(|error| Failure::usage(format!("--expose: {error}")))?;
         }
         Ok(Self {

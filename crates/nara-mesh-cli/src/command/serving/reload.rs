@@ -52,7 +52,7 @@ async fn apply(nara: &Nara, files: &Files<'_>) -> Outcome<Reloaded> {
     };
     let settings = fresh.as_ref().unwrap_or(started);
     let mut configured = None;
-    let applied = match settings.peers() {
+    let applied = match settings.peers_of(nara.local()) {
         Ok(peers) => {
             configured = Some(peers.len());
             let infos = peers.iter().map(PeerEntry::to_info).collect();

@@ -51,8 +51,9 @@ pub(super) fn sign(
     if args.explain {
         printer.line("The signature base (RFC 9421, section 2.5), one line for each component:")?;
         for line in String::from_utf8_lossy(&base).lines() {
-            printer.line(format_args!("  {}", explain::escape(line.as_bytes())))?;
+            printer.line(format_args!("  {line}"))?;
         }
+        printer.line(format_args!("base, hex    {}", explain::hex(&base)))?;
         printer.line(format_args!(
             "Valid until {} s ({}). Not covered: host, other headers.",
             signed.expires(),

@@ -90,4 +90,6 @@ kinds! {
     UnknownPeer = "unknown_peer",
     /// The operator banned the peer.
     Untrusted = "untrusted",
+    /// The name or the id is that of this nara itself, and the registry has no such peer.
+    OwnNara = "own_nara",
 }

@@ -79,6 +79,7 @@ fn all_kinds() -> Vec<Problem> {
             responder: name,
             discovery: ClientError::new("bob", discovery),
         },
+        Problem::OwnNara,
         Problem::UnknownPeer,
         Problem::Untrusted("carol".parse().unwrap()),
     ]
