@@ -82,7 +82,7 @@ pub trait EventStore: Debug + Send + Sync + 'static {
         self.insert(events.into_iter().map(CheckedEvent::verified).collect(), None)
     }
 
-    /// Stores events in one transaction and returns one outcome per event, in order.
+    /// Stores events in one transaction, or thousands of them in a few, and returns one outcome per event, in order.
     ///
     /// `origin` is the peer that sent them, if any: streams to that peer skip them.
     fn insert(&self, events: Vec<CheckedEvent>, origin: Option<NaraName>)

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::deadline::deadline_after;
 use super::error::ClientError;
 use super::handle::PeerHandle;
+use super::pages::AHEAD;
 use super::verified::SyncPage;
 use crate::ledger::{ANY_VOTER, Insertion, Ledger, LedgerError};
 use crate::registry::waits_for_key;
@@ -243,10 +244,9 @@ impl Error for InterruptedSync {
 impl PeerHandle {
     /// Fetches all events of the peer that match the filter into a ledger, oldest first, each verified.
     ///
-    /// While one page is written, the next is verified on all cores and the one after it is requested, so at most
-    /// three pages are in memory. The report counts and lists refused events. The cursor is stored after each
-    /// page, so that an interrupted sync resumes there; after `kill -9` one page may be fetched twice, and the
-    /// ledger drops the duplicates. Pages shrink on a slow line: see [`PeerHandle::sync_pages`].
+    /// While pages are written, the next ones are verified on all cores and requested, a few at a time. The report
+    /// counts and lists refused events. The cursor is stored after the pages, so that an interrupted sync resumes
+    /// there; after `kill -9` some pages may be fetched twice, and the ledger drops the duplicates. Pages shrink on a slow line: see [`PeerHandle::sync_pages`].
     ///
     /// Pages are ordered by the time of events: only [`PeerHandle::reconcile`] finds events with an older time
     /// that reach the peer later.
@@ -319,18 +319,25 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
         }
     }
 
-    /// Stores page after page, and after each the cursor under the key `place`.
+    /// Stores the pages, those that are ready together, and after each time the cursor under the key `place`.
     pub(super) async fn store_all(
         &mut self,
-        mut pages: BoxStream<'static, Result<SyncPage, ClientError>>,
+        pages: BoxStream<'static, Result<SyncPage, ClientError>>,
         place: Option<&str>,
     ) -> Result<(), SyncError> {
+        let is_throttled = !self.pace.pause.is_zero();
+        let mut pages = pages.ready_chunks(if is_throttled { 1 } else { AHEAD });
         let remaining = self.pace.time.saturating_sub(self.started.elapsed());
         let end = deadline_after(remaining);
         loop {
             let is_over = match timeout_at(end, pages.next()).await {
-                Ok(Some(page)) => {
-                    self.store(page?, place).await?;
+                Ok(Some(ready)) => {
+                    let mut good = Vec::with_capacity(ready.len());
+                    let ended = ready
+                        .into_iter()
+                        .try_for_each(|page| page.map(|page| good.push(page)));
+                    self.store(good, place).await?;
+                    ended?;
                     self.is_over()
                 }
                 Ok(None) => return Ok(()),
@@ -340,7 +347,7 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
                 self.is_cut = true;
                 return Ok(());
             }
-            if !self.pace.pause.is_zero() {
+            if is_throttled {
                 sleep(self.pace.pause).await;
             }
         }
@@ -352,7 +359,16 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
             || self.idle_pages >= self.pace.idle_pages
     }
 
-    async fn store(&mut self, page: SyncPage, place: Option<&str>) -> Result<(), SyncError> {
+    async fn store(&mut self, pages: Vec<SyncPage>, place: Option<&str>) -> Result<(), SyncError> {
+        let mut progress = self.report.progress.clone();
+        progress.pages += pages.len();
+        let mut pages = pages.into_iter();
+        let Some(mut page) = pages.next() else {
+            return Ok(());
+        };
+        for next in pages {
+            page.append(next);
+        }
         let room = MAX_NAMED.saturating_sub(self.report.refused.len());
         let refused = page.events.refused.iter();
         self.report.refused.extend(refused.clone().take(room).cloned());
@@ -366,7 +382,6 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
                 dropped.extend(rejection(&event.id, awaited_by_refused(event)));
             }
         }
-        let mut progress = self.report.progress.clone();
         progress.count(&page.events);
         // Collected only if needed, as it copies ids.
         let rejections: Option<Vec<_>> = self.dropped.is_some().then(|| {
@@ -377,7 +392,7 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
         });
         let told_by = page.verification.responder;
         let insertions = self.ledger.insert(page.events.accepted, told_by).await?;
-        // Store the cursor after the page, never before; and not past an event from the future.
+        // Store the cursor after the events, never before; and not past an event from the future.
         if let Some(place) = place.filter(|_| self.ahead == 0) {
             self.ledger
                 .store_cursor(place.to_owned(), page.cursor.clone())
@@ -391,7 +406,6 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
             dropped.extend(lost.filter_map(|((_, rejection), _)| rejection));
         }
 
-        progress.pages += 1;
         let is_new = |insertion: &Insertion| *insertion == Insertion::Stored;
         self.idle_pages = match insertions.iter().any(is_new) {
             true => 0,

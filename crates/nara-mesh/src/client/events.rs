@@ -57,8 +57,8 @@ impl PeerHandle {
     /// three times in a row; pages grow again while they arrive within the limit of a call. The stream ends after
     /// the first error; [`SyncPage::cursor`] of the previous page tells where to resume.
     ///
-    /// Prefetches: while the caller handles one page, the next is verified on all cores and the one after it is
-    /// requested, at most three in memory. Needs the tokio runtime; dropping the stream cancels the requests.
+    /// Prefetches: while the caller handles one page, the next ones are verified on all cores and requested, a few
+    /// of them, or one of each if pages are large. Needs the tokio runtime; dropping the stream cancels the requests.
     pub fn sync_pages(
         &self,
         filter: EventFilter,

@@ -117,10 +117,18 @@ impl PageChecker {
     }
 }
 
+/// Number of verified pages that wait for the caller. Storing is the slowest of the three stages, and one transaction
+/// of several pages costs less than one each: they change the same pages of the database.
+pub(super) const AHEAD: usize = 4;
+
+/// A page of more bytes waits to be verified until the caller has taken all others, so that large events do not
+/// multiply the memory of a transfer.
+const LARGE: usize = 4 << 20;
+
 /// Returns the pages of a source, verified.
 ///
-/// Two tasks work ahead of the stream. Each reserves a slot for its result before it starts, so there are at most
-/// three pages: one with the caller, one verified or being verified, one fetched or being fetched.
+/// Two tasks work ahead of the stream: one page is being fetched, one waits to be verified, and up to [`AHEAD`] are
+/// verified, or one if it is large.
 pub(super) fn pages_ahead(
     source: impl PageSource,
     checker: PageChecker,
@@ -151,7 +159,7 @@ struct Ahead {
 impl Ahead {
     fn start(source: impl PageSource, checker: PageChecker) -> Self {
         let (fetched, to_verify) = mpsc::channel(1);
-        let (verified, pages) = mpsc::channel(1);
+        let (verified, pages) = mpsc::channel(AHEAD);
         let mut tasks = JoinSet::new();
         tasks.spawn(fetch(source, fetched).in_current_span().boxed());
         tasks.spawn(verify(checker, to_verify, verified).in_current_span().boxed());
@@ -194,14 +202,19 @@ async fn verify(
     mut to_verify: mpsc::Receiver<Result<FetchedPage, ClientError>>,
     verified: mpsc::Sender<Result<SyncPage, ClientError>>,
 ) {
-    while let Ok(place) = verified.reserve().await {
-        let page = match to_verify.recv().await {
-            Some(Ok(page)) => checker.check(page).await,
-            Some(Err(error)) => Err(error),
-            None => return,
+    while let Some(page) = to_verify.recv().await {
+        let is_large = page.as_ref().is_ok_and(|page| page.bytes > LARGE);
+        let Ok(mut places) = verified.reserve_many(if is_large { AHEAD } else { 1 }).await else {
+            return;
+        };
+        let page = match page {
+            Ok(page) => checker.check(page).await,
+            Err(error) => Err(error),
         };
         let failed = page.is_err();
-        place.send(page);
+        if let Some(place) = places.next() {
+            place.send(page);
+        }
         if failed {
             return;
         }
@@ -210,8 +223,19 @@ async fn verify(
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::StreamExt as _;
+    use tokio::task::yield_now;
+
+    use super::super::clocks::PeerClocks;
     use super::super::error::{Problem, Stage};
     use super::*;
+    use crate::clock::SystemClock;
+    use crate::identity::LocalNara;
+    use crate::registry::{KnownKeys, PeerRegistry};
 
     const FAST: Duration = Duration::from_secs(5);
 
@@ -238,6 +262,57 @@ mod tests {
         let mut size = PageSize::new(3, FAST);
         assert_eq!((0..9).take_while(|_| size.failed(&slow, 4 * FAST)).count(), 1);
         assert_eq!(size.events(), 1);
+    }
+
+    /// Pages of this size, without events.
+    struct Endless {
+        bytes: usize,
+        route: Route,
+        fetched: Arc<AtomicUsize>,
+    }
+
+    impl PageSource for Endless {
+        async fn next(&mut self) -> Result<Option<FetchedPage>, ClientError> {
+            self.fetched.fetch_add(1, Ordering::SeqCst);
+            Ok(Some(FetchedPage {
+                events: Vec::new(),
+                cursor: Cursor::START,
+                bytes: self.bytes,
+                total: None,
+                route: self.route.clone(),
+                verification: Verification::open(),
+            }))
+        }
+    }
+
+    #[tokio::test]
+    async fn some_pages_are_fetched_ahead_and_fewer_of_large_ones() {
+        let registry = PeerRegistry::default();
+        let alice = LocalNara::generate("alice").unwrap();
+        let checker = PageChecker {
+            events: EventChecker {
+                keys: KnownKeys::new(alice, registry.clone()),
+                clocks: Arc::new(PeerClocks::new(Arc::new(SystemClock), registry.clone(), false)),
+            },
+            limit: FAST,
+        };
+        for (bytes, ahead) in [(LARGE, AHEAD + 2), (LARGE + 1, 3)] {
+            let fetched = Arc::new(AtomicUsize::new(0));
+            let source = Endless {
+                bytes,
+                route: Route::to_stranger(&registry, SocketAddr::from(([100, 64, 0, 2], 9632))),
+                fetched: fetched.clone(),
+            };
+            let mut pages = pages_ahead(source, checker.clone());
+            for taken in 1..=5 {
+                pages.next().await.unwrap().unwrap();
+                // The tasks run until all of them wait.
+                for _ in 0..100 {
+                    yield_now().await;
+                }
+                assert_eq!(fetched.load(Ordering::SeqCst), taken + ahead);
+            }
+        }
     }
 
     #[test]

@@ -153,6 +153,17 @@ pub struct SyncPage {
     pub verification: Verification,
 }
 
+impl SyncPage {
+    /// Appends the next page of the same peer.
+    pub(super) fn append(&mut self, next: Self) {
+        self.events.append(next.events);
+        self.cursor = next.cursor;
+        self.bytes += next.bytes;
+        self.total = next.total;
+        self.verification = next.verification;
+    }
+}
+
 /// A measured round trip.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

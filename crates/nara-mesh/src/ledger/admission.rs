@@ -183,7 +183,7 @@ pub(super) struct Admitted {
 pub(super) fn admit<S: Shelf>(
     shelf: &mut S,
     retention: &Retention,
-    events: Vec<CheckedEvent>,
+    events: impl IntoIterator<Item = CheckedEvent>,
     origin: Option<&NaraName>,
     now: UnixNanos,
 ) -> Result<Admitted, S::Error> {
@@ -192,7 +192,7 @@ pub(super) fn admit<S: Shelf>(
         retention,
         origin,
         now,
-        outcomes: Vec::with_capacity(events.len()),
+        outcomes: Vec::new(),
         stored: BTreeMap::new(),
         statements_looked_through: false,
     };

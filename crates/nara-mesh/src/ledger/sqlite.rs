@@ -17,6 +17,7 @@ mod wal;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::vec::IntoIter;
 
 use futures_util::FutureExt as _;
 use nara_proto::event::SyncEvent;
@@ -44,8 +45,9 @@ use crate::peer::{PeerChange, PeerChangeError, PeerRecord};
 
 /// A ledger in a SQLite database.
 ///
-/// A write is one transaction; readers do not wait for it. Operations run on tokio's blocking threads, so they
-/// need its runtime. An operation whose future is dropped completes in the background.
+/// A write is one transaction, and an insertion of thousands of events several, so that others get their turn;
+/// readers do not wait for it. Operations run on tokio's blocking threads, so they need its runtime. A transaction
+/// whose future is dropped completes in the background.
 ///
 /// If the process is killed, no stored event is lost. A power failure may lose the last transactions, but never
 /// leaves a partial one.
@@ -163,55 +165,89 @@ impl SqliteLedger {
     }
 }
 
+/// Number of events in a transaction after which other operations get their turn.
+const TURN: usize = 5_000;
+
+impl SqliteLedger {
+    /// Stores the events in one transaction, or some of them if other operations wait. Returns the outcomes, and the
+    /// rest of the events.
+    fn insert_some(
+        &self,
+        mut events: IntoIter<CheckedEvent>,
+        origin: Option<NaraName>,
+    ) -> impl Future<Output = Result<(Vec<Insertion>, IntoIter<CheckedEvent>), LedgerError>> + Send {
+        let retention = self.retention.clone();
+        let feed = self.feed.clone();
+        let inventory = self.inventory.clone();
+        let told_by = origin.clone();
+        let now = self.clock.now_nanos();
+        let others_wait = self.pool.waiting();
+        self.pool.write_then(
+            move |transaction| {
+                pool::pace(transaction, events.len())?;
+                let is_heard = feed.has_listeners();
+                let mut copies = Vec::new();
+                let mut taken = 0;
+                let some = std::iter::from_fn(|| {
+                    if taken >= TURN && others_wait() {
+                        return None;
+                    }
+                    taken += 1;
+                    let event = events.next()?;
+                    if is_heard {
+                        copies.push(event.clone());
+                    }
+                    Some(event)
+                });
+                let from = rows::position(transaction)?;
+                let mut shelf = SqliteShelf::new(transaction)?.recording(inventory.recorder(transaction)?);
+                let admitted = admit(&mut shelf, &retention, some, origin.as_ref(), now)?;
+                let (changes, to) = shelf.finish()?;
+                let noted = (inventory, changes);
+                Ok((admitted, copies, events, from, to, feed, noted))
+            },
+            move |(admitted, mut copies, rest, from, to, feed, (inventory, changes))| {
+                inventory.apply(changes);
+                if copies.is_empty() {
+                    // A listener that just subscribed may have read before this commit.
+                    feed.publish(to, to, []);
+                    return (admitted.outcomes, rest);
+                }
+                let arrivals = admitted.stored.iter().map(|(seq, index)| {
+                    let copy = &mut copies[*index];
+                    let trust = copy.trust;
+                    let mut event = std::mem::take(&mut copy.event);
+                    if event.id.is_empty() {
+                        event.id = event.compute_id();
+                    }
+                    Arc::new(Arrival::new(*seq, event, told_by.clone(), trust))
+                });
+                feed.publish(from, to, arrivals);
+                (admitted.outcomes, rest)
+            },
+        )
+    }
+}
+
 impl EventStore for SqliteLedger {
     fn insert(
         &self,
         events: Vec<CheckedEvent>,
         origin: Option<NaraName>,
     ) -> LedgerFuture<'_, Vec<Insertion>> {
-        let retention = self.retention.clone();
-        let feed = self.feed.clone();
-        let inventory = self.inventory.clone();
-        let told_by = origin.clone();
-        let now = self.clock.now_nanos();
-        self.pool
-            .write_then(
-                move |transaction| {
-                    pool::pace(transaction, events.len())?;
-                    let copies = if feed.has_listeners() {
-                        events.clone()
-                    } else {
-                        Vec::new()
-                    };
-                    let from = rows::position(transaction)?;
-                    let mut shelf =
-                        SqliteShelf::new(transaction)?.recording(inventory.recorder(transaction)?);
-                    let admitted = admit(&mut shelf, &retention, events, origin.as_ref(), now)?;
-                    let (changes, to) = shelf.finish()?;
-                    let noted = (inventory, changes);
-                    Ok((admitted, copies, from, to, feed, noted))
-                },
-                move |(admitted, mut copies, from, to, feed, (inventory, changes))| {
-                    inventory.apply(changes);
-                    if copies.is_empty() {
-                        // A listener that just subscribed may have read before this commit.
-                        feed.publish(to, to, []);
-                        return admitted.outcomes;
-                    }
-                    let arrivals = admitted.stored.iter().map(|(seq, index)| {
-                        let copy = &mut copies[*index];
-                        let trust = copy.trust;
-                        let mut event = std::mem::take(&mut copy.event);
-                        if event.id.is_empty() {
-                            event.id = event.compute_id();
-                        }
-                        Arc::new(Arrival::new(*seq, event, told_by.clone(), trust))
-                    });
-                    feed.publish(from, to, arrivals);
-                    admitted.outcomes
-                },
-            )
-            .boxed()
+        let inserting = async move {
+            let mut outcomes = Vec::with_capacity(events.len());
+            let mut rest = events.into_iter();
+            loop {
+                let (stored, left) = self.insert_some(rest, origin.clone()).await?;
+                outcomes.extend(stored);
+                if left.len() == 0 {
+                    return Ok(outcomes);
+                }
+                rest = left;
+            }
+        };
+        inserting.boxed()
     }
 
     fn page(

@@ -37,8 +37,8 @@ const BUSY_PAUSE: Duration = Duration::from_millis(5);
 /// Page cache of the writer.
 const WRITER_CACHE_KIB: i64 = 8 << 10;
 
-/// Page cache of the writer during bulk inserts: holds the pages that 5,000 events of one transaction touch, so
-/// that none is written twice.
+/// Page cache of the writer during bulk inserts: holds the pages that 20,000 events of one transaction touch,
+/// so that none is written twice.
 const BULK_CACHE_KIB: i64 = 64 << 10;
 
 /// Page cache of each reader: holds the inner pages of every index of a million events.
@@ -64,6 +64,8 @@ pub(super) struct Pool {
     /// Identifies this ledger.
     pub(super) epoch: LedgerEpoch,
     writer: Arc<tokio::sync::Mutex<Connection>>,
+    /// Held by this pool, and by each operation that waits for the writer.
+    queue: Arc<()>,
     /// `None` for a database in memory.
     path: Option<PathBuf>,
     /// Dropped last.
@@ -146,6 +148,7 @@ impl Pool {
                 permits: Arc::new(Semaphore::new(READERS)),
             }),
             writer: Arc::new(tokio::sync::Mutex::new(writer)),
+            queue: Arc::new(()),
             path: Some(path.to_owned()),
             _lock: lock,
         })
@@ -167,6 +170,7 @@ impl Pool {
             epoch: epoch(&reader)?,
             readers: None,
             writer: Arc::new(tokio::sync::Mutex::new(reader)),
+            queue: Arc::new(()),
             path: Some(path.to_owned()),
             _lock: None,
         })
@@ -180,6 +184,7 @@ impl Pool {
             epoch: epoch(&writer)?,
             readers: None,
             writer: Arc::new(tokio::sync::Mutex::new(writer)),
+            queue: Arc::new(()),
             path: None,
             _lock: None,
         })
@@ -211,6 +216,12 @@ impl Pool {
         self.write_then(work, |result| result)
     }
 
+    /// Returns what tells whether operations wait for the writer.
+    pub(super) fn waiting(&self) -> impl Fn() -> bool + Send + 'static {
+        let queue = Arc::downgrade(&self.queue);
+        move || queue.strong_count() > 1
+    }
+
     /// Like [`Pool::write`]; runs `then` after the commit and before the next writer.
     pub(super) fn write_then<T: Send + 'static, U: Send + 'static>(
         &self,
@@ -226,7 +237,7 @@ impl Pool {
         work: Work,
         then: Box<dyn FnOnce(Erased) -> Erased + Send>,
     ) -> impl Future<Output = Result<Erased, LedgerError>> + Send {
-        let writer = self.writer.clone();
+        let (writer, place) = (self.writer.clone(), self.queue.clone());
         let work = move |writer: &mut Connection| {
             let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let result = work(&transaction)?;
@@ -235,6 +246,7 @@ impl Pool {
         };
         async move {
             let mut writer = writer.lock_owned().await;
+            drop(place);
             blocking(move || work(&mut writer)).await
         }
     }

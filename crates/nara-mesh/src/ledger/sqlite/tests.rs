@@ -355,6 +355,41 @@ async fn readers_do_not_wait_for_a_writer() {
     assert_eq!(ledger.count().await.unwrap(), 0);
 }
 
+/// Something else holds the writer until both insertions wait for it, so the order does not depend on time.
+#[tokio::test]
+async fn an_insertion_of_many_events_lets_others_have_their_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = SqliteLedger::open(folder.path().join("ledger.db"))
+        .unwrap()
+        .with_retention(RetentionPolicy::UNLIMITED);
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let held = ledger.pool.write(move |_| {
+        released.recv().unwrap();
+        Ok(())
+    });
+    let rounds = 0..=2 * TURN / BATCH;
+    let many: Vec<_> = rounds.flat_map(|round| batch(1 + 1_000 * round as i64)).collect();
+    let (count, one) = (many.len(), vec![batch(-5).remove(0)]);
+    let waiting = async {
+        tokio::task::yield_now().await;
+        assert!(ledger.pool.waiting()());
+        release.send(()).unwrap();
+    };
+    let (_, stored, alone, ()) = tokio::join!(
+        held,
+        ledger.insert_verified(many),
+        ledger.insert_verified(one),
+        waiting
+    );
+    alone.unwrap();
+    assert_eq!(stored.unwrap(), vec![Insertion::Stored; count]);
+    let arrived = ledger.arrived_after(EventFilter::default(), 0, ReadLimit::events(usize::MAX));
+    let arrived = arrived.await.unwrap().events;
+    assert_eq!(arrived.len(), count + 1);
+    let place = arrived.iter().position(|arrival| arrival.event.ts.get() == -5);
+    assert_eq!(place, Some(TURN));
+}
+
 #[tokio::test]
 async fn a_reader_that_panics_is_not_lost() {
     let folder = tempfile::tempdir().unwrap();
