@@ -60,7 +60,8 @@ impl AsyncWrite for Stream {
             return self.poll_write(cx, first);
         }
         // A head and its body share a packet, and several TLS records a write.
-        let mut gathered = Vec::with_capacity(AT_ONCE);
+        let len: usize = slices.iter().map(|slice| slice.len()).sum();
+        let mut gathered = Vec::with_capacity(len.min(AT_ONCE));
         for slice in slices {
             let room = AT_ONCE - gathered.len();
             gathered.extend_from_slice(slice.get(..room).unwrap_or(slice));
