@@ -260,7 +260,9 @@ fn stack_error(error: netcore::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use std::io::IoSlice;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
     use tokio::task::JoinHandle;
     use ts_netstack_smoltcp::netsock::TcpStream;
 
@@ -350,5 +352,21 @@ mod tests {
         let mut stream = Stream::new(connected.stream.take().unwrap());
         let body = vec![0; 8 << 20];
         assert_eq!(stream.write(&body).await.unwrap(), stream::AT_ONCE);
+    }
+
+    #[tokio::test]
+    async fn parts_of_a_message_are_one_write_and_a_large_one_is_not_gathered() {
+        let mut connected = Connected::new().await;
+        let mut stream = Stream::new(connected.stream.take().unwrap());
+        assert!(stream.is_write_vectored());
+        let parts = [&b"head"[..], b"", b"body"].map(IoSlice::new);
+        assert_eq!(stream.write_vectored(&parts).await.unwrap(), 8);
+        let (_, packets) = connected.device.take().await;
+        assert!(packets.last().unwrap().1.ends_with(b"headbody"));
+        let (head, body) = (vec![0; 100], vec![0; 8 << 20]);
+        for (first, second) in [(&head, &body), (&body, &head)] {
+            let parts = [first, second].map(|part| IoSlice::new(part));
+            assert_eq!(stream.write_vectored(&parts).await.unwrap(), stream::AT_ONCE);
+        }
     }
 }

@@ -42,10 +42,10 @@ pub(super) async fn serve(mut listener: Box<dyn MeshListener>) {
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let (parts, body) = request.into_parts();
     let mut response = Response::new(Full::default());
-    let Ok(_body) = body.collect().await else {
+    if discard(body).await.is_err() {
         *response.status_mut() = StatusCode::BAD_REQUEST;
         return Ok(response);
-    };
+    }
     match (&parts.method, parts.uri.path()) {
         (&Method::POST, "/dm") => {
             let key = key();
@@ -128,10 +128,11 @@ impl Client {
     /// Downloads a blob and returns the rate in MB/s.
     pub(super) async fn download(&mut self, size: usize) -> Result<f64, String> {
         let begin = Instant::now();
-        let (_, blob) = self
-            .send(Method::GET, &format!("/blob/{size}"), Bytes::new())
+        let response = self
+            .begin(Method::GET, &format!("/blob/{size}"), Bytes::new())
             .await?;
-        Ok(blob.len() as f64 / 1e6 / begin.elapsed().as_secs_f64())
+        let received = discard(response.into_body()).await.map_err(failed)?;
+        Ok(received as f64 / 1e6 / begin.elapsed().as_secs_f64())
     }
 
     /// Uploads a blob and returns the rate in MB/s.
@@ -147,7 +148,13 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<(http::HeaderMap, Bytes), String> {
-        let failed = |error: hyper::Error| error.to_string();
+        let (parts, body) = self.begin(method, path, body).await?.into_parts();
+        let body = body.collect().await.map_err(failed)?.to_bytes();
+        Ok((parts.headers, body))
+    }
+
+    /// Sends a request, and returns the response without having read its body.
+    async fn begin(&mut self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, String> {
         let mut request = Request::new(Full::new(body));
         let suffix = format!("{method}{path}");
         *request.method_mut() = method;
@@ -158,11 +165,22 @@ impl Client {
         sign(&key(), request.headers_mut(), &suffix);
         self.0.ready().await.map_err(failed)?;
         let response = self.0.send_request(request).await.map_err(failed)?;
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.map_err(failed)?.to_bytes();
-        match parts.status {
-            StatusCode::OK => Ok((parts.headers, body)),
+        match response.status() {
+            StatusCode::OK => Ok(response),
             status => Err(format!("the server answered {status}")),
         }
     }
+}
+
+fn failed(error: hyper::Error) -> String {
+    error.to_string()
+}
+
+/// Reads a body without keeping it, as `lab/go/peer` does, and returns its length in bytes.
+async fn discard(mut body: Incoming) -> Result<usize, hyper::Error> {
+    let mut len = 0;
+    while let Some(frame) = body.frame().await {
+        len += frame?.data_ref().map_or(0, Bytes::len);
+    }
+    Ok(len)
 }

@@ -1,6 +1,6 @@
 //! A connection of the stack that reports errors as a socket does.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -47,6 +47,31 @@ impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let some = bytes.get(..AT_ONCE).unwrap_or(bytes);
         Poll::Ready(ready!(AsyncWrite::poll_write(Pin::new(&mut self.0), cx, some)).map_err(as_socket))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut filled = slices.iter().filter(|slice| !slice.is_empty());
+        let first = filled.next().map_or(&[][..], |slice| slice);
+        if first.len() >= AT_ONCE || filled.next().is_none() {
+            return self.poll_write(cx, first);
+        }
+        // A head and its body share a packet, and several TLS records a write.
+        let len: usize = slices.iter().map(|slice| slice.len()).sum();
+        let mut gathered = Vec::with_capacity(len.min(AT_ONCE));
+        for slice in slices {
+            let room = AT_ONCE - gathered.len();
+            gathered.extend_from_slice(slice.get(..room).unwrap_or(slice));
+        }
+        self.poll_write(cx, &gathered)
+    }
+
+    /// Otherwise HTTP copies a whole body behind its head before it writes the first byte.
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
