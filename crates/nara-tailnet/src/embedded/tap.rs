@@ -9,7 +9,9 @@
 //! stack a reset that appears to come from the peer. It keeps packets in flight and retransmits lost ones itself
 //! (`flight`). The stack would retransmit everything unacknowledged, so its retransmissions are dropped.
 
+mod admission;
 mod distance;
+mod ending;
 mod flight;
 mod path;
 mod segment;
@@ -31,6 +33,7 @@ use bytes::BytesMut;
 use tokio::sync::{Notify, watch};
 use ts_packetfilter::{DropAllFilter, Filter, FilterExt as _, IpProto, PacketInfo};
 
+use self::admission::{OPENING, Opening, has_room, is_allowed_ping};
 use self::distance::Distances;
 use self::flight::{AckOutcome, Flight, Times};
 use self::path::{First, Path};
@@ -40,20 +43,6 @@ use self::timer::Timer;
 use self::window::Window;
 use super::device::{Device, Distance, MTU};
 
-/// The maximum number of connections per peer, in both directions together.
-const PER_PEER: usize = 256;
-/// The maximum number of connections. Each has two buffers: see [`Distance::buffer`].
-const IN_ALL: usize = 2048;
-/// The maximum number of connections that peers are opening. Above it, all entries are removed, and the windows of
-/// these peers count as unscaled.
-const OPENING: usize = 256;
-/// A SYN repeated within this time was duplicated by the network: no sender retransmits a SYN in less than a second
-/// (RFC 6298, section 2).
-const DOUBLED: Duration = Duration::from_millis(500);
-/// A connection that we have closed is removed from the stack after this time without a segment.
-const HALF_CLOSED: Duration = Duration::from_secs(60);
-/// A connection without outstanding data is untracked after this time without a segment, or ended in the far stack.
-const SILENT: Duration = Duration::from_secs(3600);
 /// The interval between checks of all connections.
 const EVERY: Duration = Duration::from_millis(500);
 /// The interval while a connection waits for an acknowledgement.
@@ -85,18 +74,6 @@ struct Track {
     seen: Instant,
     we_closed: bool,
     they_closed: bool,
-}
-
-/// A SYN passed to the stack.
-#[derive(Debug)]
-struct Opening {
-    /// The sequence number after the SYN.
-    end: TcpSeqNumber,
-    /// The window scale of the peer, in bits.
-    scale: Option<u8>,
-    /// The stack that has received the SYN.
-    distance: Distance,
-    at: Instant,
 }
 
 /// The decision about a packet of the stack.
@@ -207,26 +184,11 @@ impl Tap {
         }
     }
 
-    /// Ends all connections if the node has slept for longer than peers keep a silent connection.
-    pub(super) fn slept(&self, slept: Duration) {
-        if slept < self.user_timeout {
-            return;
-        }
-        let flows: Vec<_> = self.flows().keys().copied().collect();
-        for flow in flows {
-            self.abort(&flow);
-        }
-    }
-
     fn is_direct(&self, peer: IpAddr) -> bool {
         self.direct
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .contains(&peer)
-    }
-
-    fn opening(&self) -> MutexGuard<'_, HashMap<Flow, Opening>> {
-        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Filters a packet of a stack, and returns the packet to send, if any.
@@ -430,57 +392,11 @@ impl Tap {
         Some(distance)
     }
 
-    /// Returns whether to pass on a SYN that ends before `end`. The stack gives a SYN to its first matching socket,
-    /// possibly a listening one before the connected one. Two sockets would then have the connection, and each would
-    /// reset the other's segments.
-    fn may_open(&self, flow: &Flow, end: TcpSeqNumber, now: Instant) -> bool {
-        match self.flows().get(flow).map(|track| track.opened) {
-            // The answer was lost; it will be retransmitted.
-            Some(Some(opened)) if opened == end => return false,
-            // The peer restarted and has no state of the old connection.
-            Some(Some(_)) => {}
-            // A simultaneous open, or the stack has not received the SYN.
-            Some(None) => return true,
-            None => {
-                let opening = self.opening();
-                let is_doubled = |opening: &Opening| {
-                    opening.end == end && now.saturating_duration_since(opening.at) < DOUBLED
-                };
-                return !opening.get(flow).is_some_and(is_doubled);
-            }
-        }
-        self.abort(flow);
-        true
-    }
-
-    /// Returns whether another connection with this peer may be opened.
-    pub(super) fn has_room_for(&self, peer: IpAddr) -> bool {
-        has_room(&self.flows(), peer)
-    }
-
     /// Returns the largest window of all connections, in bytes.
     #[cfg(test)]
     pub(super) fn largest_window(&self) -> usize {
         let flows = self.flows();
         flows.values().map(|track| track.window.size()).max().unwrap_or(0)
-    }
-
-    /// Returns whether this connection exists.
-    pub(super) fn is_used(&self, flow: &Flow) -> bool {
-        self.flows().contains_key(flow)
-    }
-
-    /// Ends a connection of the stack as if the peer had reset it. The peer is not notified.
-    pub(super) fn abort(&self, flow: &Flow) {
-        let track = self.flows().remove(flow);
-        if let Some(track) = track {
-            let (ours, theirs) = *flow;
-            let reset = TcpControl::Rst;
-            let reset = Segment::new(theirs, ours, reset, track.acknowledged, Some(track.sent), &[]);
-            if let Some(packet) = reset.packet() {
-                self.device.put(track.distance, packet);
-            }
-        }
     }
 
     /// Retransmits lost packets as far as the window allows. With `first`, sends at least one packet.
@@ -548,51 +464,6 @@ impl Tap {
             }
         }
     }
-
-    /// Returns the connections to end now, and removes closed ones.
-    fn due(&self, now: Instant) -> Vec<Flow> {
-        let passed = |since: Instant| now.saturating_duration_since(since);
-        let mut flows = self.flows();
-        flows.retain(|_, track| {
-            let is_closed = track.we_closed && track.they_closed && track.waiting.is_none();
-            let is_forgotten = passed(track.seen) >= SILENT && track.distance == Distance::Near;
-            !(is_forgotten || is_closed && passed(track.seen) > EVERY * 4)
-        });
-        let peers: HashSet<_> = flows.keys().map(|(_, theirs)| theirs.ip()).collect();
-        let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
-        paths.retain(|peer, _| peers.contains(peer));
-        drop(paths);
-        flows
-            .iter()
-            .filter(|(_, track)| {
-                let is_dead = track
-                    .waiting
-                    .is_some_and(|since| passed(since) > self.user_timeout);
-                let is_abandoned = track.we_closed && passed(track.seen) > HALF_CLOSED;
-                // Without its track, its segments would reach the other stack.
-                let is_silent = track.distance == Distance::Far && passed(track.seen) >= SILENT;
-                is_dead || is_abandoned || is_silent
-            })
-            .map(|(flow, _)| *flow)
-            .collect()
-    }
-}
-
-/// Returns whether a packet other than TCP may pass. Only pings may.
-fn is_allowed_ping(packet: &[u8], filter: &dyn Filter) -> bool {
-    Ip::parse(packet).is_some_and(|ip| {
-        let info = PacketInfo {
-            src: ip.source,
-            dst: ip.destination,
-            ip_proto: IpProto::new(i64::from(u8::from(ip.protocol))),
-            port: 0,
-        };
-        matches!(ip.protocol, IpProtocol::Icmp | IpProtocol::Icmpv6) && filter.can_access(&info, [])
-    })
-}
-
-fn has_room(flows: &HashMap<Flow, Track>, peer: IpAddr) -> bool {
-    flows.len() < IN_ALL && flows.keys().filter(|(_, theirs)| theirs.ip() == peer).count() < PER_PEER
 }
 
 #[cfg(test)]

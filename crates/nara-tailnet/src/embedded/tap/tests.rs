@@ -5,6 +5,8 @@ use ts_netstack_smoltcp::{CreateSocket as _, Netstack};
 
 use futures_util::FutureExt as _;
 
+use super::admission::{DOUBLED, PER_PEER};
+use super::ending::{HALF_CLOSED, SILENT};
 use super::*;
 use crate::embedded::device::StackEnd;
 
