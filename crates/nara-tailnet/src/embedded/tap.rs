@@ -5,8 +5,9 @@
 //! The tap also applies the packet filter of the control server, to new connections only: answers to our own
 //! connections always pass.
 //!
-//! The tap parses every segment and tracks the sequence numbers of each connection. To end a connection, it hands the
-//! stack a reset that appears to come from the peer. It keeps packets in flight and retransmits lost ones itself
+//! The tap parses every segment and tracks the sequence numbers of each connection. It verifies no checksum, since the
+//! stack does, and takes nothing from a segment that must agree with the stack: a connection is tracked until the stack
+//! shows that it has dropped it (`ending`). The tap keeps packets in flight and retransmits lost ones itself
 //! (`flight`). The stack would retransmit everything unacknowledged, so its retransmissions are dropped.
 
 mod admission;
@@ -73,7 +74,14 @@ struct Track {
     /// The time of the last segment in either direction.
     seen: Instant,
     we_closed: bool,
-    they_closed: bool,
+    /// The sequence number after the last FIN of the peer, which the stack may not have accepted.
+    fin: Option<TcpSeqNumber>,
+    /// We answered the SYN of the peer, and no acknowledgement of that has reached the stack.
+    is_half_open: bool,
+    /// The connection has a holder who sees its end: the caller who opened it, or the listener that has accepted it.
+    is_held: bool,
+    /// Since when the stack is to drop the connection; see [`ending`].
+    ending: Option<Instant>,
 }
 
 /// The decision about a packet of the stack.
@@ -207,9 +215,8 @@ impl Tap {
         let flow = (segment.source, segment.destination);
         let mut flows = self.flows();
         if segment.tcp.control == TcpControl::Rst {
-            flows.remove(&flow);
             self.opening().remove(&flow);
-            return Outgoing::Forward;
+            return ending::on_reset_of_stack(&mut flows, &flow, segment.tcp.seq_number);
         }
         let begin = segment.tcp.seq_number;
         let is_new = !flows.contains_key(&flow);
@@ -242,8 +249,15 @@ impl Tap {
             waiting: None,
             seen: now,
             we_closed: false,
-            they_closed: false,
+            fin: None,
+            is_half_open: segment.is_answer_to_syn(),
+            is_held: !segment.is_answer_to_syn(),
+            ending: None,
         });
+        if track.ending.is_some() {
+            track.follow_ending(&segment.tcp, now);
+            return Outgoing::Drop;
+        }
         let end = segment.end();
         track.window.outgoing(&segment.tcp, is_direct);
         // While the peer's window is closed, or the peer has not answered yet, the stack sends probes.
@@ -307,13 +321,21 @@ impl Tap {
         let mut flows = self.flows();
         if let Some(track) = flows.get_mut(&flow) {
             let distance = track.distance;
-            if segment.tcp.control == TcpControl::Rst {
-                flows.remove(&flow);
-                return Some(distance);
+            if track.ending.is_some() {
+                return None;
             }
+            if segment.tcp.control == TcpControl::Rst {
+                if track.expects_reset(&segment.tcp) {
+                    self.end(&flow, track, segment.tcp.seq_number, now);
+                }
+                return None;
+            }
+            track.is_half_open &= segment.tcp.ack_number != Some(track.sent);
             track.waiting = None;
             track.seen = now;
-            track.they_closed |= segment.tcp.control == TcpControl::Fin;
+            if segment.tcp.control == TcpControl::Fin {
+                track.fin = Some(segment.end());
+            }
             if segment.tcp.control == TcpControl::Syn || segment.tcp.seq_number == track.received {
                 track.received = segment.end();
             }
@@ -458,10 +480,7 @@ impl Tap {
                 continue;
             }
             looked = Instant::now();
-            for flow in self.due(looked) {
-                tracing::debug!(ours = %flow.0, peer = %flow.1, "the peer stopped answering: connection reset");
-                self.abort(&flow);
-            }
+            self.end_due(looked);
         }
     }
 }

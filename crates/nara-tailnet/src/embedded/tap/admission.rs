@@ -43,23 +43,25 @@ impl Tap {
     /// possibly a listening one before the connected one. Two sockets would then have the connection, and each would
     /// reset the other's segments.
     pub(super) fn may_open(&self, flow: &Flow, end: TcpSeqNumber, now: Instant) -> bool {
-        match self.flows().get(flow).map(|track| track.opened) {
+        let opened = self.flows().get(flow).map(|track| track.opened);
+        match opened {
             // The answer was lost; it will be retransmitted.
-            Some(Some(opened)) if opened == end => return false,
-            // The peer restarted and has no state of the old connection.
-            Some(Some(_)) => {}
+            Some(Some(opened)) if opened == end => false,
+            // The peer restarted and has no state of the old connection. It repeats its SYN until that has ended.
+            Some(Some(_)) => {
+                self.abort(flow);
+                false
+            }
             // A simultaneous open, or the stack has not received the SYN.
-            Some(None) => return true,
+            Some(None) => true,
             None => {
                 let opening = self.opening();
                 let is_doubled = |opening: &Opening| {
                     opening.end == end && now.saturating_duration_since(opening.at) < DOUBLED
                 };
-                return !opening.get(flow).is_some_and(is_doubled);
+                !opening.get(flow).is_some_and(is_doubled)
             }
         }
-        self.abort(flow);
-        true
     }
 
     /// Returns whether another connection with this peer may be opened.

@@ -111,6 +111,11 @@ impl<'a> Segment<'a> {
         })
     }
 
+    /// Returns whether the segment answers the SYN of its receiver.
+    pub(super) fn is_answer_to_syn(&self) -> bool {
+        self.tcp.control == TcpControl::Syn && self.tcp.ack_number.is_some()
+    }
+
     /// Returns the sequence number after the segment: payload, SYN and FIN count.
     pub(in crate::embedded) fn end(&self) -> TcpSeqNumber {
         self.tcp.seq_number + self.tcp.segment_len()

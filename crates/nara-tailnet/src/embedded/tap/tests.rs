@@ -1,14 +1,17 @@
 use TcpControl::{Fin, Syn};
 use tokio::task::JoinSet;
-use ts_netstack_smoltcp::netcore::{self, HasChannel as _, NetstackControl as _};
+use ts_netstack_smoltcp::netcore::{self, Channel, HasChannel as _, NetstackControl as _};
+use ts_netstack_smoltcp::netsock::TcpListener;
 use ts_netstack_smoltcp::{CreateSocket as _, Netstack};
 
 use futures_util::FutureExt as _;
 
 use super::admission::{DOUBLED, PER_PEER};
-use super::ending::{HALF_CLOSED, SILENT};
+use super::ending::{HALF_CLOSED, SILENT, UNCONFIRMED};
 use super::*;
 use crate::embedded::device::StackEnd;
+
+mod ending;
 
 /// A filter that allows everything.
 pub(super) struct Anything;
@@ -74,8 +77,8 @@ fn a_peer_that_does_not_answer_is_given_up() {
     let (tap, _) = tap();
     let start = Instant::now();
     tap.outgoing_at(Distance::Near, &packet(ours(), theirs(), 7, Syn, 0), start);
-    assert!(tap.due(start + Duration::from_secs(4)).is_empty());
-    assert_eq!(tap.due(start + Duration::from_secs(6)), [(ours(), theirs())]);
+    assert!(tap.end_due(start + Duration::from_secs(4)).is_empty());
+    assert_eq!(tap.end_due(start + Duration::from_secs(6)), [(ours(), theirs())]);
 }
 
 #[test]
@@ -83,10 +86,13 @@ fn a_sleep_longer_than_the_user_timeout_ends_connections() {
     let (tap, device) = tap();
     tap.outgoing(Distance::Near, packet(ours(), theirs(), 7, Syn, 0));
     tap.slept(Duration::from_secs(4));
-    assert!(tap.is_used(&(ours(), theirs())));
+    assert_eq!(device.clear(Distance::Near), 0);
     tap.slept(Duration::from_secs(5));
-    assert!(!tap.is_used(&(ours(), theirs())));
-    assert_eq!(device.clear(Distance::Near), 1, "the stack receives a reset");
+    assert_eq!(
+        device.clear(Distance::Near),
+        2,
+        "the stack receives a reset and a probe"
+    );
 }
 
 #[test]
@@ -100,7 +106,7 @@ fn any_answer_resets_the_user_timeout() {
         start,
     )
     .unwrap();
-    assert!(tap.due(start + Duration::from_secs(600)).is_empty());
+    assert!(tap.end_due(start + Duration::from_secs(600)).is_empty());
 }
 
 #[test]
@@ -114,7 +120,7 @@ fn retransmissions_do_not_extend_the_user_timeout() {
             start + Duration::from_secs(second),
         );
     }
-    assert_eq!(tap.due(start + Duration::from_millis(5500)).len(), 1);
+    assert_eq!(tap.end_due(start + Duration::from_millis(5500)).len(), 1);
 }
 
 #[tokio::test]
@@ -133,6 +139,9 @@ async fn an_aborted_connection_gets_a_reset_that_the_stack_believes() {
         let after_syn = Some(TcpSeqNumber(100));
         assert_eq!(reset.tcp.ack_number, after_syn, "the SYN takes one number");
     });
+    assert!(tap.is_used(&(ours(), theirs())), "the stack has not answered");
+    let answer = packet(ours(), theirs(), 100, TcpControl::Rst, 0);
+    assert_eq!(tap.outgoing_at(Distance::Near, &answer, now), Outgoing::Drop);
     assert!(!tap.is_used(&(ours(), theirs())));
 }
 
@@ -235,21 +244,21 @@ fn connections_with_a_far_peer_have_the_stack_with_long_buffers() {
         Distance::Near,
         "5 ms were measured"
     );
+    tap.accepted(&(ours(), theirs()));
     tap.abort(&(ours(), theirs()));
-    assert_eq!(device.clear(Distance::Far), 1);
+    assert_eq!(device.clear(Distance::Far), 2, "a reset and a probe");
 }
 
 #[test]
-fn a_silent_connection_stays_tracked_or_ends() {
+fn a_silent_connection_ends() {
     for distance in Distance::ALL {
         let (tap, _) = tap();
         let start = Instant::now();
         tap.outgoing_at(distance, &packet(ours(), theirs(), -1, Syn, 0), start);
         tap.incoming_at(&mut acknowledging(theirs(), ours(), 0, Syn, 0), &Anything, start);
-        let ended = tap.due(start + SILENT);
-        assert_eq!(ended.is_empty(), distance == Distance::Near);
-        // Segments of an untracked connection reach the near stack.
-        assert_eq!(tap.is_used(&(ours(), theirs())), distance == Distance::Far);
+        assert!(tap.end_due(start + SILENT - EVERY).is_empty());
+        // The filter would refuse what the peer sends on an untracked connection.
+        assert_eq!(tap.end_due(start + SILENT), [(ours(), theirs())]);
     }
 }
 
@@ -263,12 +272,12 @@ fn a_connection_that_only_we_have_closed_ends() {
         &DropAllFilter,
         start,
     );
-    assert!(tap.due(start + HALF_CLOSED).is_empty());
-    assert_eq!(tap.due(start + HALF_CLOSED + EVERY).len(), 1);
+    assert!(tap.end_due(start + HALF_CLOSED).is_empty());
+    assert_eq!(tap.end_due(start + HALF_CLOSED + EVERY).len(), 1);
 }
 
 #[test]
-fn a_closed_connection_is_forgotten() {
+fn a_closed_connection_ends_when_the_stack_has_accepted_both_ends() {
     let (tap, _) = tap();
     let start = Instant::now();
     tap.outgoing_at(Distance::Near, &acknowledging(ours(), theirs(), 7, Fin, 0), start);
@@ -277,8 +286,15 @@ fn a_closed_connection_is_forgotten() {
         &DropAllFilter,
         start,
     );
-    assert!(tap.due(start + Duration::from_secs(3)).is_empty());
-    assert!(!tap.is_used(&(ours(), theirs())));
+    let closed = Duration::from_secs(3);
+    assert!(
+        tap.end_due(start + closed).is_empty(),
+        "the stack may have refused the FIN"
+    );
+    let acknowledged = Some(TcpSeqNumber(8));
+    let answer = segment(ours(), theirs(), 8, TcpControl::None, acknowledged, 0);
+    tap.outgoing_at(Distance::Near, &answer, start + closed);
+    assert_eq!(tap.end_due(start + closed * 2).len(), 1);
 }
 
 #[test]
@@ -336,59 +352,86 @@ fn a_syn_that_comes_twice_reaches_the_stack_once() {
     assert!(tap.is_used(&(ours(), theirs())));
     assert_eq!(device.clear(Distance::Near), 0);
 
-    assert!(comes(-9, 2000), "the peer has restarted");
-    assert!(!tap.is_used(&(ours(), theirs())));
-    assert_eq!(
-        device.clear(Distance::Near),
-        1,
-        "the stack receives a reset first"
+    assert!(
+        !comes(-9, 2000),
+        "the peer has restarted, and the stack has the old connection"
     );
+    assert_eq!(device.clear(Distance::Near), 2, "a reset and a probe");
+    let gone = packet(ours(), theirs(), 71, TcpControl::Rst, 0);
+    assert_eq!(tap.outgoing_at(Distance::Near, &gone, at(2000)), Outgoing::Drop);
+    assert!(comes(-9, 3000));
+}
+
+/// A running stack with a listener, whose peer is the test.
+pub(super) struct Listening {
+    pub(super) tap: Tap,
+    pub(super) device: Arc<Device>,
+    pub(super) channel: Channel,
+    pub(super) listener: TcpListener,
+    _running: JoinSet<()>,
+}
+
+impl Listening {
+    pub(super) async fn new() -> Self {
+        let (tap, device) = tap();
+        let end = StackEnd::new(Arc::clone(&device), Distance::Near);
+        let mut stack = Netstack::new(end, netcore::Config::default());
+        let channel = stack.command_channel();
+        let mut running = JoinSet::new();
+        running.spawn(async move { stack.run_tokio().await });
+        channel.set_ips([ours().ip()]).await.unwrap();
+        let listener = channel.tcp_listen(ours()).await.unwrap();
+        Self {
+            tap,
+            device,
+            channel,
+            listener,
+            _running: running,
+        }
+    }
+
+    pub(super) fn put(&self, mut packet: BytesMut) {
+        if let Some(distance) = self.tap.incoming_at(&mut packet, &Anything, Instant::now()) {
+            self.device.put(distance, packet);
+        }
+    }
+
+    /// Returns the control flag of the next segment that passes the tap, and the number after it.
+    pub(super) async fn answer(&self) -> (TcpControl, TcpSeqNumber) {
+        loop {
+            let (_, packets) = self.device.take().await;
+            for (distance, packet) in packets {
+                if let Some(packet) = self.tap.outgoing(distance, packet) {
+                    let answer = Segment::parse(packet.as_ref()).unwrap();
+                    return (answer.tcp.control, answer.end());
+                }
+            }
+        }
+    }
 }
 
 /// The library searches its sockets by index, and reuses the index of a closed connection for the next listening
 /// socket.
 #[tokio::test]
 async fn a_syn_that_comes_twice_does_not_reset_the_connection() {
-    let (tap, device) = tap();
-    let mut stack = Netstack::new(
-        StackEnd::new(Arc::clone(&device), Distance::Near),
-        netcore::Config::default(),
-    );
-    let channel = stack.command_channel();
-    let mut running = JoinSet::new();
-    running.spawn(async move { stack.run_tokio().await });
-    channel.set_ips([ours().ip()]).await.unwrap();
-    let listener = channel.tcp_listen(ours()).await.unwrap();
-    let put = |mut packet: BytesMut| {
-        if let Some(distance) = tap.incoming_at(&mut packet, &Anything, Instant::now()) {
-            device.put(distance, packet.clone());
-        }
-    };
-    let answer = async || {
-        let (_, packets) = device.take().await;
-        let (distance, packet) = packets.into_iter().next().unwrap();
-        let packet = tap.outgoing(distance, packet).unwrap();
-        let answer = Segment::parse(packet.as_ref()).unwrap();
-        (answer.tcp.control, answer.end())
-    };
-
+    let stack = Listening::new().await;
     let first = SocketAddr::new(theirs().ip(), 1);
-    put(packet(first, ours(), 0, Syn, 0));
-    let (_, number) = answer().await;
-    put(segment(first, ours(), 1, TcpControl::None, Some(number), 0));
-    drop(listener.accept().await.unwrap());
-    let (control, number) = answer().await;
+    stack.put(packet(first, ours(), 0, Syn, 0));
+    let (_, number) = stack.answer().await;
+    stack.put(segment(first, ours(), 1, TcpControl::None, Some(number), 0));
+    drop(stack.listener.accept().await.unwrap());
+    let (control, number) = stack.answer().await;
     assert_eq!(control, Fin);
-    put(segment(first, ours(), 1, TcpControl::Rst, Some(number), 0));
+    stack.put(segment(first, ours(), 1, TcpControl::Rst, Some(number), 0));
     // A processed command shows that the stack has removed the connection.
-    channel.set_ips([ours().ip()]).await.unwrap();
+    stack.channel.set_ips([ours().ip()]).await.unwrap();
 
-    put(packet(theirs(), ours(), 0, Syn, 0));
-    let (_, number) = answer().await;
-    put(packet(theirs(), ours(), 0, Syn, 0));
-    put(segment(theirs(), ours(), 1, TcpControl::None, Some(number), 3));
-    let (control, _) = answer().await;
+    stack.put(packet(theirs(), ours(), 0, Syn, 0));
+    let (_, number) = stack.answer().await;
+    stack.put(packet(theirs(), ours(), 0, Syn, 0));
+    stack.put(segment(theirs(), ours(), 1, TcpControl::None, Some(number), 3));
+    let (control, _) = stack.answer().await;
     assert_eq!(control, TcpControl::None, "neither a second answer nor a reset");
-    let stream = listener.accept().await.unwrap();
+    let stream = stack.listener.accept().await.unwrap();
     assert_eq!(stream.recv_bytes().await.unwrap(), vec![0; 3]);
 }
