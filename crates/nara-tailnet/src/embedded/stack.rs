@@ -149,7 +149,7 @@ impl Stack {
                     connected = &mut attempt => {
                         abandoned.keep();
                         return match connected {
-                            Ok(stream) => Ok(Box::new(Stream::new(stream))),
+                            Ok(stream) => Ok(Box::new(Stream::new(stream, Arc::clone(&self.tap)))),
                             Err(error) => Err(dial_error(peer, error)),
                         };
                     }
@@ -347,7 +347,8 @@ mod tests {
     #[tokio::test]
     async fn the_stack_copies_no_more_of_a_large_body_than_it_may_take() {
         let mut connected = Connected::new().await;
-        let mut stream = Stream::new(connected.stream.take().unwrap());
+        let tap = Arc::new(Tap::new(Arc::clone(&connected.device), COMMAND));
+        let mut stream = Stream::new(connected.stream.take().unwrap(), tap);
         let body = vec![0; 8 << 20];
         assert_eq!(stream.write(&body).await.unwrap(), stream::AT_ONCE);
     }

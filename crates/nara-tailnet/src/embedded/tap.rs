@@ -36,6 +36,7 @@ use ts_packetfilter::{DropAllFilter, Filter, FilterExt as _, IpProto, PacketInfo
 
 use self::admission::{OPENING, Opening, has_room, is_allowed_ping};
 use self::distance::Distances;
+use self::ending::HALF_CLOSED;
 use self::flight::{AckOutcome, Flight, Times};
 use self::path::{First, Path};
 pub(super) use self::segment::Ip;
@@ -62,9 +63,7 @@ struct Track {
     sent: TcpSeqNumber,
     /// The last acknowledgement number sent.
     acknowledged: TcpSeqNumber,
-    /// The sequence number after the last byte received in order.
-    received: TcpSeqNumber,
-    /// Since when sent data has waited for any answer.
+    /// Since when sent data has waited for an acknowledgement.
     waiting: Option<Instant>,
     /// The window last advertised to the peer.
     advertised: u16,
@@ -80,6 +79,8 @@ struct Track {
     is_half_open: bool,
     /// The connection has a holder who sees its end: the caller who opened it, or the listener that has accepted it.
     is_held: bool,
+    /// When the connection ends at the latest, since we have closed it.
+    end_by: Option<Instant>,
     /// Since when the stack is to drop the connection; see [`ending`].
     ending: Option<Instant>,
 }
@@ -243,8 +244,6 @@ impl Tap {
             timer: Timer::default(),
             sent: begin,
             acknowledged: TcpSeqNumber(0),
-            // If the peer sent its SYN first, ours acknowledges it.
-            received: segment.tcp.ack_number.unwrap_or(TcpSeqNumber(0)),
             advertised: 0,
             waiting: None,
             seen: now,
@@ -252,6 +251,7 @@ impl Tap {
             fin: None,
             is_half_open: segment.is_answer_to_syn(),
             is_held: !segment.is_answer_to_syn(),
+            end_by: None,
             ending: None,
         });
         if track.ending.is_some() {
@@ -277,12 +277,14 @@ impl Tap {
         track.advertised = segment.tcp.window_len;
         if let Some(acknowledged) = segment.tcp.ack_number {
             track.acknowledged = acknowledged;
-            track.received = track.received.max(acknowledged);
         }
         if end != begin && track.waiting.is_none() {
             track.waiting = Some(now);
         }
-        track.we_closed |= segment.tcp.control == TcpControl::Fin;
+        if segment.tcp.control == TcpControl::Fin {
+            track.we_closed = true;
+            track.end_by(now + HALF_CLOSED);
+        }
         track.seen = now;
         if is_forwarded {
             return Outgoing::Forward;
@@ -331,17 +333,14 @@ impl Tap {
                 return None;
             }
             track.is_half_open &= segment.tcp.ack_number != Some(track.sent);
-            track.waiting = None;
             track.seen = now;
             if segment.tcp.control == TcpControl::Fin {
                 track.fin = Some(segment.end());
             }
-            if segment.tcp.control == TcpControl::Syn || segment.tcp.seq_number == track.received {
-                track.received = segment.end();
-            }
             let mut is_lost = false;
             let window = self.with_path(flow.1.ip(), |path| {
                 let advice = track.window.incoming(&segment.tcp, track.sent, path);
+                track.on_answer(advice.progress, now);
                 let ranges = &segment.tcp.sack_ranges;
                 let times = Times {
                     usual: track.timer.usual(),

@@ -147,7 +147,11 @@ async fn accept_on(stack: Arc<Stack>, listener: Bound, accept: mpsc::Sender<(Str
             Ok(stream) => {
                 let peer = stream.remote_addr();
                 stack.tap.accepted(&(stream.local_addr(), peer));
-                if accept.send((Stream::new(stream), peer)).await.is_err() {
+                if accept
+                    .send((Stream::new(stream, Arc::clone(&stack.tap)), peer))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }

@@ -17,8 +17,11 @@ use super::segment::{Segment, TcpControl, TcpRepr, TcpSeqNumber};
 use super::timer::Timer;
 use super::{EVERY, Flight, Flow, Outgoing, Tap, Track};
 
-/// A connection that we have closed is removed from the stack after this time without a segment.
+/// A connection ends this long after our FIN, whatever the peer sends: nobody reads it.
 pub(super) const HALF_CLOSED: Duration = Duration::from_secs(60);
+/// A connection that we have closed ends after this time, even if the peer still takes what we have sent. A whole far
+/// buffer arrives in this time at 9 kB/s.
+pub(super) const CLOSING: Duration = Duration::from_secs(300);
 /// A connection without outstanding data is ended after this time without a segment.
 pub(super) const SILENT: Duration = Duration::from_secs(3600);
 /// A connection whose end the stack has not shown within this time is forgotten: the stack no longer has our address.
@@ -61,11 +64,24 @@ impl Track {
         self.is_held || self.is_half_open || self.we_closed
     }
 
+    /// Ends the connection at this time at the latest.
+    pub(super) fn end_by(&mut self, end: Instant) {
+        self.end_by = Some(self.end_by.map_or(end, |before| before.min(end)));
+    }
+
+    /// Processes an answer of the peer, which may have acknowledged new data. A peer that keeps its window closed may be
+    /// a slow reader, until we have closed the connection.
+    pub(super) fn on_answer(&mut self, is_progress: bool, now: Instant) {
+        if is_progress || self.window.is_closed() && self.end_by.is_none() {
+            self.waiting = self.window.is_outstanding(self.sent).then_some(now);
+        }
+    }
+
     /// Returns whether the connection is to be ended.
     fn is_over(&self, user_timeout: Duration, now: Instant) -> bool {
         let passed = |since| now.saturating_duration_since(since);
         let is_dead = self.waiting.is_some_and(|since| passed(since) > user_timeout);
-        let is_abandoned = self.we_closed && passed(self.seen) > HALF_CLOSED;
+        let is_abandoned = self.end_by.is_some_and(|end| now > end);
         let is_silent = passed(self.seen) >= SILENT;
         let is_closed = self.we_closed && self.they_closed() && self.waiting.is_none();
         is_dead || is_abandoned || is_silent || is_closed && passed(self.seen) > EVERY * 4
@@ -96,6 +112,17 @@ impl Tap {
             if track.ending.take().is_some() {
                 self.end(flow, track, track.acknowledged, Instant::now());
             }
+        }
+    }
+
+    /// Records that the holder of this connection has closed it. The stack sends a FIN only after all data.
+    pub(in crate::embedded) fn closed(&self, flow: &Flow) {
+        self.closed_at(flow, Instant::now());
+    }
+
+    pub(super) fn closed_at(&self, flow: &Flow, now: Instant) {
+        if let Some(track) = self.flows().get_mut(flow) {
+            track.end_by(now + CLOSING);
         }
     }
 

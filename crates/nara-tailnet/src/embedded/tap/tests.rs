@@ -7,7 +7,7 @@ use ts_netstack_smoltcp::{CreateSocket as _, Netstack};
 use futures_util::FutureExt as _;
 
 use super::admission::{DOUBLED, PER_PEER};
-use super::ending::{HALF_CLOSED, SILENT, UNCONFIRMED};
+use super::ending::{CLOSING, HALF_CLOSED, SILENT, UNCONFIRMED};
 use super::*;
 use crate::embedded::device::StackEnd;
 
@@ -96,16 +96,12 @@ fn a_sleep_longer_than_the_user_timeout_ends_connections() {
 }
 
 #[test]
-fn any_answer_resets_the_user_timeout() {
+fn an_answer_to_all_data_stops_the_user_timeout() {
     let (tap, _) = tap();
     let start = Instant::now();
-    tap.outgoing_at(Distance::Near, &packet(ours(), theirs(), 7, Syn, 0), start);
-    tap.incoming_at(
-        &mut acknowledging(theirs(), ours(), 1, Syn, 0),
-        &DropAllFilter,
-        start,
-    )
-    .unwrap();
+    tap.outgoing_at(Distance::Near, &packet(ours(), theirs(), -1, Syn, 0), start);
+    let mut answer = acknowledging(theirs(), ours(), 1, Syn, 0);
+    tap.incoming_at(&mut answer, &DropAllFilter, start).unwrap();
     assert!(tap.end_due(start + Duration::from_secs(600)).is_empty());
 }
 
@@ -267,11 +263,8 @@ fn a_connection_that_only_we_have_closed_ends() {
     let (tap, _) = tap();
     let start = Instant::now();
     tap.outgoing_at(Distance::Near, &acknowledging(ours(), theirs(), 7, Fin, 0), start);
-    tap.incoming_at(
-        &mut acknowledging(theirs(), ours(), 7, TcpControl::None, 0),
-        &DropAllFilter,
-        start,
-    );
+    let mut answer = segment(theirs(), ours(), 7, TcpControl::None, Some(TcpSeqNumber(8)), 0);
+    tap.incoming_at(&mut answer, &DropAllFilter, start);
     assert!(tap.end_due(start + HALF_CLOSED).is_empty());
     assert_eq!(tap.end_due(start + HALF_CLOSED + EVERY).len(), 1);
 }

@@ -158,3 +158,73 @@ fn a_reset_does_not_wait_for_the_acceptance_of_a_connection_that_is_not_open() {
         "the stack still waits for the acknowledgement"
     );
 }
+
+/// A connection of ours with 100 bytes in flight, whose peer is the test.
+struct Sending {
+    tap: Tap,
+    start: Instant,
+}
+
+impl Sending {
+    fn new() -> Self {
+        let ((tap, _), start) = (tap(), Instant::now());
+        tap.outgoing_at(Distance::Near, &packet(ours(), theirs(), -1, Syn, 0), start);
+        let this = Self { tap, start };
+        this.answers(0, 0, Syn, u16::MAX);
+        let data = segment(ours(), theirs(), 0, TcpControl::None, Some(TcpSeqNumber(1)), 100);
+        this.tap.outgoing_at(Distance::Near, &data, start);
+        this
+    }
+
+    fn at(&self, second: u64) -> Instant {
+        self.start + Duration::from_secs(second)
+    }
+
+    fn answers(&self, second: u64, acknowledged: i32, control: TcpControl, window: u16) {
+        let number = TcpSeqNumber(i32::from(control != Syn));
+        let acknowledged = Some(TcpSeqNumber(acknowledged));
+        let mut answer = Segment::new(theirs(), ours(), control, number, acknowledged, &[]);
+        answer.tcp.window_len = window;
+        let mut packet = answer.packet().unwrap();
+        self.tap.incoming_at(&mut packet, &DropAllFilter, self.at(second));
+    }
+
+    /// Lets the peer answer each second with the window and the acknowledgement number for that second. Returns when the
+    /// connection ends.
+    fn ends(&self, window: u16, acknowledged: impl Fn(u64) -> i32) -> Option<u64> {
+        (1..1000).find(|second| {
+            self.answers(*second, acknowledged(*second), TcpControl::None, window);
+            !self.tap.end_due(self.at(*second)).is_empty()
+        })
+    }
+}
+
+#[test]
+fn answers_that_acknowledge_nothing_do_not_extend_the_user_timeout() {
+    assert_eq!(Sending::new().ends(u16::MAX, |_| 0), Some(6));
+    assert_eq!(Sending::new().ends(u16::MAX, |_| 100), None);
+}
+
+#[test]
+fn a_closed_window_keeps_a_connection_only_until_we_have_closed_it() {
+    assert_eq!(Sending::new().ends(0, |_| 0), None);
+    let sending = Sending::new();
+    sending.tap.closed_at(&(ours(), theirs()), sending.start);
+    assert_eq!(sending.ends(0, |_| 0), Some(6));
+}
+
+#[test]
+fn a_peer_that_takes_the_rest_byte_by_byte_does_not_keep_a_connection_that_we_have_closed() {
+    let sending = Sending::new();
+    sending.tap.closed_at(&(ours(), theirs()), sending.start);
+    let slowly = |second: u64| i32::try_from(second / 4).unwrap();
+    assert_eq!(sending.ends(u16::MAX, slowly), Some(CLOSING.as_secs() + 1));
+}
+
+#[test]
+fn a_peer_that_goes_on_after_our_fin_does_not_keep_the_connection() {
+    let sending = Sending::new();
+    let fin = segment(ours(), theirs(), 100, Fin, Some(TcpSeqNumber(1)), 0);
+    sending.tap.outgoing_at(Distance::Near, &fin, sending.start);
+    assert_eq!(sending.ends(u16::MAX, |_| 101), Some(HALF_CLOSED.as_secs() + 1));
+}
