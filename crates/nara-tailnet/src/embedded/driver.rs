@@ -100,6 +100,8 @@ impl Driver {
     pub(super) fn set_routes(&self, own: &[IpAddr], routes: &[PeerRoute], home: Option<RegionId>) {
         let mut state = self.state();
         state.plane.set_routes(own, routes, home);
+        self.tap
+            .set_nodes(routes.iter().map(|route| &route.addresses[..]));
         self.tap.set_direct(state.plane.direct_addresses());
         self.tap.set_far(state.plane.far_addresses());
     }

@@ -120,10 +120,10 @@ impl Stack {
 
     /// Connects to a peer. The caller limits the duration.
     pub(super) async fn dial(&self, peer: SocketAddr, key: NodePublicKey) -> io::Result<BoxMeshStream> {
-        if !self.tap.has_room_for(peer.ip()) {
+        if let Err(no_room) = self.tap.has_room_for(peer.ip()) {
             return Err(io::Error::new(
                 io::ErrorKind::QuotaExceeded,
-                format!("there are too many connections with {}", peer.ip()),
+                format!("{peer}: {no_room}"),
             ));
         }
         let round_trip = self.driver.round_trip(&key).unwrap_or_default();

@@ -34,7 +34,7 @@ use bytes::BytesMut;
 use tokio::sync::{Notify, watch};
 use ts_packetfilter::{DropAllFilter, Filter, FilterExt as _, IpProto, PacketInfo};
 
-use self::admission::{OPENING, Opening, has_room, is_allowed_ping};
+use self::admission::{Opening, is_allowed_icmp};
 use self::distance::Distances;
 use self::ending::HALF_CLOSED;
 use self::flight::{AckOutcome, Flight, Times};
@@ -105,6 +105,8 @@ pub(super) struct Tap {
     /// The addresses reached over a direct path.
     direct: Mutex<HashSet<IpAddr>>,
     distances: Distances,
+    /// The addresses of the node with each address.
+    nodes: Mutex<HashMap<IpAddr, Arc<[IpAddr]>>>,
     /// The packet filter of the control server.
     filter: Mutex<Arc<dyn Filter + Send + Sync>>,
     device: Arc<Device>,
@@ -121,6 +123,7 @@ impl Tap {
             opening: Mutex::default(),
             direct: Mutex::default(),
             distances: Distances::default(),
+            nodes: Mutex::default(),
             filter: Mutex::new(Arc::new(DropAllFilter)),
             device,
             outstanding: Notify::new(),
@@ -172,7 +175,8 @@ impl Tap {
         let others = flows
             .iter()
             .map(|((_, theirs), track)| (theirs.ip(), track.distance));
-        self.distances.choose(peer, measured, others)
+        let addresses = self.addresses_of(peer);
+        self.distances.choose(peer, &addresses, measured, others)
     }
 
     /// Discards the measurements of relay paths, since a relay connection was replaced.
@@ -313,7 +317,7 @@ impl Tap {
 
     fn incoming_at(&self, packet: &mut [u8], filter: &dyn Filter, now: Instant) -> Option<Distance> {
         let Some(segment) = Segment::parse(packet) else {
-            return is_allowed_ping(packet, filter).then_some(Distance::Near);
+            return is_allowed_icmp(packet, filter).then_some(Distance::Near);
         };
         let flow = (segment.destination, segment.source);
         let opens = segment.tcp.control == TcpControl::Syn && segment.tcp.ack_number.is_none();
@@ -388,16 +392,15 @@ impl Tap {
             ip_proto: IpProto::new(i64::from(u8::from(IpProtocol::Tcp))),
             port: segment.destination.port(),
         };
-        if !filter.can_access(&info, []) || (opens && !has_room(&flows, segment.source.ip())) {
+        if !filter.can_access(&info, [])
+            || (opens && self.has_room(&flows, segment.source.ip(), now).is_err())
+        {
             return None;
         }
         if !opens {
             return Some(Distance::Near);
         }
         let mut opening = self.opening();
-        if opening.len() >= OPENING {
-            opening.clear();
-        }
         let distance = match opening.get(&flow) {
             Some(opening) => opening.distance,
             None => self.distance(&flows, segment.source.ip()),

@@ -1,8 +1,11 @@
 //! Decides which connections peers may open: by the packet filter, by number, and without repeated SYNs.
+//!
+//! A peer is a node with all of its addresses.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ts_packetfilter::{Filter, FilterExt as _, IpProto, PacketInfo};
@@ -11,16 +14,35 @@ use super::segment::{Ip, IpProtocol, TcpSeqNumber};
 use super::{Flow, Tap, Track};
 use crate::embedded::device::Distance;
 
-/// The maximum number of connections per peer, in both directions together.
+/// The maximum number of connections per peer, in both directions together, while there are few others; see [`share`].
 pub(super) const PER_PEER: usize = 256;
 /// The maximum number of connections. Each has two buffers: see [`Distance::buffer`].
 const IN_ALL: usize = 2048;
-/// The maximum number of connections that peers are opening. Above it, all entries are removed, and the windows of
-/// these peers count as unscaled.
+/// The maximum number of connections that peers are opening.
 pub(super) const OPENING: usize = 256;
 /// A SYN repeated within this time was duplicated by the network: no sender retransmits a SYN in less than a second
 /// (RFC 6298, section 2).
 pub(super) const DOUBLED: Duration = Duration::from_millis(500);
+
+/// The stack answers a SYN within this time; if not, it has dropped it.
+const ANSWERED: Duration = Duration::from_secs(1);
+
+/// The reason why no further connection with a peer may be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::embedded) struct NoRoom {
+    of_peer: usize,
+    in_all: usize,
+}
+
+impl fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { of_peer, in_all } = self;
+        write!(
+            f,
+            "there are {of_peer} connections with this peer and {in_all} in all, no more fit"
+        )
+    }
+}
 
 /// A SYN passed to the stack.
 #[derive(Debug)]
@@ -64,14 +86,60 @@ impl Tap {
         }
     }
 
-    /// Returns whether another connection with this peer may be opened.
-    pub(in crate::embedded) fn has_room_for(&self, peer: IpAddr) -> bool {
-        has_room(&self.flows(), peer)
+    /// Returns an error if no further connection with this peer may be opened.
+    pub(in crate::embedded) fn has_room_for(&self, peer: IpAddr) -> Result<(), NoRoom> {
+        self.has_room(&self.flows(), peer, Instant::now())
+    }
+
+    pub(super) fn has_room(
+        &self,
+        flows: &HashMap<Flow, Track>,
+        peer: IpAddr,
+        now: Instant,
+    ) -> Result<(), NoRoom> {
+        let addresses = self.addresses_of(peer);
+        let mut opening = self.opening();
+        opening.retain(|_, opening| now.saturating_duration_since(opening.at) < ANSWERED);
+        let (mut of_peer, mut in_all) = (0, 0);
+        for (_, theirs) in flows.keys().chain(opening.keys()) {
+            in_all += 1;
+            of_peer += usize::from(addresses.contains(&theirs.ip()));
+        }
+        if of_peer < share(PER_PEER, in_all, IN_ALL) && opening.len() < OPENING {
+            Ok(())
+        } else {
+            Err(NoRoom { of_peer, in_all })
+        }
+    }
+
+    /// Sets the addresses of each node.
+    pub(in crate::embedded) fn set_nodes<'a>(&self, nodes: impl Iterator<Item = &'a [IpAddr]>) {
+        let nodes = nodes.map(Arc::<[IpAddr]>::from);
+        let by_address = nodes.flat_map(|node| {
+            let addresses = node.to_vec();
+            addresses
+                .into_iter()
+                .map(move |address| (address, Arc::clone(&node)))
+        });
+        *self.nodes.lock().unwrap_or_else(PoisonError::into_inner) = by_address.collect();
+    }
+
+    /// Returns all addresses of the node with this one.
+    pub(super) fn addresses_of(&self, peer: IpAddr) -> Arc<[IpAddr]> {
+        let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.get(&peer).map_or_else(|| [peer].into(), Arc::clone)
     }
 }
 
-/// Returns whether a packet other than TCP may pass. Only pings may.
-pub(super) fn is_allowed_ping(packet: &[u8], filter: &dyn Filter) -> bool {
+/// Returns the part of `all` that one peer may have, at most `most`, when `used` are taken. It shrinks with the square of
+/// the free part, so peers that take all they can leave something for others: eight take less than half.
+pub(super) fn share(most: usize, used: usize, all: usize) -> usize {
+    let free = all.saturating_sub(used);
+    (most * free * free).div_ceil(all * all)
+}
+
+/// Returns whether a packet other than TCP may pass. Only ICMP may: the stack answers pings and ignores the rest.
+pub(super) fn is_allowed_icmp(packet: &[u8], filter: &dyn Filter) -> bool {
     Ip::parse(packet).is_some_and(|ip| {
         let info = PacketInfo {
             src: ip.source,
@@ -81,8 +149,4 @@ pub(super) fn is_allowed_ping(packet: &[u8], filter: &dyn Filter) -> bool {
         };
         matches!(ip.protocol, IpProtocol::Icmp | IpProtocol::Icmpv6) && filter.can_access(&info, [])
     })
-}
-
-pub(super) fn has_room(flows: &HashMap<Flow, Track>, peer: IpAddr) -> bool {
-    flows.len() < IN_ALL && flows.keys().filter(|(_, theirs)| theirs.ip() == peer).count() < PER_PEER
 }

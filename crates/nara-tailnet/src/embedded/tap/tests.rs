@@ -194,27 +194,62 @@ fn retransmissions_of_the_stack_are_dropped_but_new_acknowledgements_forwarded()
     );
 }
 
-#[test]
-fn a_peer_cannot_open_connections_without_end() {
-    let (tap, _) = tap();
+/// Lets a node open connections from these addresses until one is refused. Returns their number.
+fn open_all(tap: &Tap, node: &[&str], answer: bool) -> usize {
     let now = Instant::now();
-    for port in 0..PER_PEER as u16 {
-        let from = SocketAddr::new(theirs().ip(), 1000 + port);
-        assert!(
-            tap.incoming_at(&mut packet(from, ours(), 0, Syn, 0), &Anything, now)
-                .is_some()
-        );
-        tap.outgoing_at(Distance::Near, &acknowledging(ours(), from, 0, Syn, 0), now);
-    }
-    let one_more = SocketAddr::new(theirs().ip(), 9);
+    let addresses: Vec<IpAddr> = node.iter().map(|address| address.parse().unwrap()).collect();
+    let ends = (1..u16::MAX).zip(addresses.iter().cycle());
+    ends.take_while(|(port, address)| {
+        let to = match address {
+            IpAddr::V4(_) => ours(),
+            IpAddr::V6(_) => "[fd7a::1]:50000".parse().unwrap(),
+        };
+        let from = SocketAddr::new(**address, *port);
+        let mut syn = packet(from, to, 0, Syn, 0);
+        let is_allowed = tap.incoming_at(&mut syn, &Anything, now).is_some();
+        if is_allowed && answer {
+            tap.outgoing_at(Distance::Near, &acknowledging(to, from, 0, Syn, 0), now);
+        }
+        is_allowed
+    })
+    .count()
+}
+
+#[test]
+fn a_node_cannot_open_connections_without_end_and_leaves_some_for_others() {
+    let (tap, _) = tap();
+    let nodes = (2..18).map(|n| [format!("100.64.0.{n}"), format!("fd7a::{n}")]);
+    let nodes: Vec<_> = nodes.collect();
+    let addresses: Vec<_> = nodes
+        .iter()
+        .map(|node| node.each_ref().map(|address| address.parse().unwrap()))
+        .collect();
+    tap.set_nodes(addresses.iter().map(|node: &[IpAddr; 2]| &node[..]));
+    let counts = nodes
+        .iter()
+        .map(|node| open_all(&tap, &node.each_ref().map(String::as_str), true));
+    let counts: Vec<_> = counts.collect();
     assert!(
-        tap.incoming_at(&mut packet(one_more, ours(), 0, Syn, 0), &Anything, now)
-            .is_none()
+        counts.iter().all(|count| (30..PER_PEER).contains(count)),
+        "{counts:?}"
     );
-    let another_peer = "100.64.0.3:9".parse().unwrap();
+    assert!(tap.has_room_for("100.64.0.99".parse().unwrap()).is_ok());
+    let refused = tap.has_room_for(theirs().ip()).unwrap_err().to_string();
     assert!(
-        tap.incoming_at(&mut packet(another_peer, ours(), 0, Syn, 0), &Anything, now)
-            .is_some()
+        refused.starts_with(&format!("there are {} connections", counts[0])),
+        "{refused}"
+    );
+}
+
+#[test]
+fn connections_that_the_stack_has_not_answered_count_too() {
+    let (tap, _) = tap();
+    assert!(open_all(&tap, &["100.64.0.2"], false) < PER_PEER);
+    let later = Instant::now() + Duration::from_secs(2);
+    let mut syn = packet(theirs(), ours(), 0, Syn, 0);
+    assert!(
+        tap.incoming_at(&mut syn, &Anything, later).is_some(),
+        "the stack has dropped them"
     );
 }
 
