@@ -320,6 +320,9 @@ impl Tap {
             return is_allowed_icmp(packet, filter).then_some(Distance::Near);
         };
         let flow = (segment.destination, segment.source);
+        if admission::has_tiny_segments(&segment.tcp) {
+            return None;
+        }
         let opens = segment.tcp.control == TcpControl::Syn && segment.tcp.ack_number.is_none();
         if opens && !self.may_open(&flow, segment.end(), now) {
             return None;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ts_packetfilter::{Filter, FilterExt as _, IpProto, PacketInfo};
 
-use super::segment::{Ip, IpProtocol, TcpSeqNumber};
+use super::segment::{Ip, IpProtocol, TcpControl, TcpRepr, TcpSeqNumber};
 use super::{Flow, Tap, Track};
 use crate::embedded::device::Distance;
 
@@ -20,6 +20,8 @@ pub(super) const PER_PEER: usize = 256;
 const IN_ALL: usize = 2048;
 /// The maximum number of connections that peers are opening.
 pub(super) const OPENING: usize = 256;
+/// The minimum segment size of a peer: what IPv4 guarantees (RFC 9293, section 3.7.1). In a tailnet it is 1220 or more.
+const LEAST_SEGMENT: u16 = 536;
 /// A SYN repeated within this time was duplicated by the network: no sender retransmits a SYN in less than a second
 /// (RFC 6298, section 2).
 pub(super) const DOUBLED: Duration = Duration::from_millis(500);
@@ -129,6 +131,11 @@ impl Tap {
         let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         nodes.get(&peer).map_or_else(|| [peer].into(), Arc::clone)
     }
+}
+
+/// Returns whether a peer requests tiny segments, which would turn a megabyte into a million packets.
+pub(super) fn has_tiny_segments(tcp: &TcpRepr<'_>) -> bool {
+    tcp.control == TcpControl::Syn && tcp.max_seg_size.is_some_and(|size| size < LEAST_SEGMENT)
 }
 
 /// Returns the part of `all` that one peer may have, at most `most`, when `used` are taken. It shrinks with the square of

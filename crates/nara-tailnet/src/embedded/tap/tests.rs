@@ -242,6 +242,26 @@ fn a_node_cannot_open_connections_without_end_and_leaves_some_for_others() {
 }
 
 #[test]
+fn a_peer_that_requests_tiny_segments_gets_no_connection() {
+    let (tap, _) = tap();
+    let now = Instant::now();
+    tap.outgoing_at(Distance::Near, &packet(ours(), theirs(), 7, Syn, 0), now);
+    let another = SocketAddr::new(theirs().ip(), 1);
+    for (from, acknowledgement) in [(another, None), (theirs(), Some(TcpSeqNumber(8)))] {
+        for (size, passes) in [(1, false), (535, false), (536, true)] {
+            let mut syn = Segment::new(from, ours(), Syn, TcpSeqNumber(0), acknowledgement, &[]);
+            syn.tcp.max_seg_size = Some(size);
+            let mut packet = syn.packet().unwrap();
+            assert_eq!(
+                tap.incoming_at(&mut packet, &Anything, now).is_some(),
+                passes,
+                "{size}"
+            );
+        }
+    }
+}
+
+#[test]
 fn connections_that_the_stack_has_not_answered_count_too() {
     let (tap, _) = tap();
     assert!(open_all(&tap, &["100.64.0.2"], false) < PER_PEER);
