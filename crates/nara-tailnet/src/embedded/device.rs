@@ -3,7 +3,9 @@
 //! There are two stacks, because all connections of a stack have buffers of the same size.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -26,6 +28,9 @@ pub(super) const PADDING: usize = 16;
 const UP: usize = 2048;
 /// The capacity of the queue from the stack, in packets; the stack waits while it is full.
 const DOWN: usize = 512;
+
+/// The maximum number of packets that a stack takes in a round.
+const ROUND: usize = 64;
 
 /// Selects the network stack of a connection, and so the size of its buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +144,30 @@ pub(super) struct StackEnd {
     distance: Distance,
     /// Whether packets were received since the stack last found the queue empty.
     taken: bool,
+    /// The number of packets left in this round; without rounds, no limit.
+    left: usize,
+    round: Arc<Round>,
+}
+
+/// A round of a stack: a limited number of packets.
+#[derive(Default)]
+pub(super) struct Round {
+    is_over: AtomicBool,
+}
+
+impl Round {
+    /// Waits until the stack has asked for more packets than the round has. To be polled after the stack, which does
+    /// not wake it.
+    pub(super) async fn is_over(&self) {
+        poll_fn(|_| {
+            if self.is_over.load(Ordering::Relaxed) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
 }
 
 impl StackEnd {
@@ -147,7 +176,16 @@ impl StackEnd {
             device,
             distance,
             taken: false,
+            left: usize::MAX,
+            round: Arc::default(),
         }
+    }
+
+    /// Begins the next round of the stack.
+    pub(super) fn begin_round(&mut self) -> Arc<Round> {
+        self.left = ROUND;
+        self.round.is_over.store(false, Ordering::Relaxed);
+        Arc::clone(&self.round)
     }
 
     fn up(&self) -> &Up {
@@ -161,8 +199,11 @@ impl AsyncWakeDevice for StackEnd {
         self.up().ready.register(cx.waker());
         self.up().down_room.register(cx.waker());
         if !self.up().packets().is_empty() && self.device.has_room() {
-            self.taken = true;
-            return Poll::Ready(());
+            if self.left > 0 {
+                self.taken = true;
+                return Poll::Ready(());
+            }
+            self.round.is_over.store(true, Ordering::Relaxed);
         }
         // The stack serves readers and writers only after `receive` has returned nothing, not when this is pending.
         // Without that step it would remove a reset connection while a reader still waits for it, and panic.
@@ -187,10 +228,12 @@ impl phy::Device for StackEnd {
     type TxToken<'a> = Sending<'a>;
 
     fn receive(&mut self, _now: Instant) -> Option<(Received, Sending<'_>)> {
+        let left = self.left.checked_sub(1)?;
         if !self.device.has_room() {
             return None;
         }
         let packet = self.up().packets().pop_front()?;
+        self.left = left;
         Some((Received(packet), Sending(&self.device, self.distance)))
     }
 

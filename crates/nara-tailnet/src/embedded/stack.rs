@@ -1,6 +1,7 @@
 //! The TCP of the node: dialing, listening and addresses.
 
 pub(super) mod listener;
+mod runner;
 mod stream;
 
 use std::io;
@@ -9,23 +10,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt as _;
 use nara_mesh::proto::backoff::Backoff;
 use nara_mesh::transport::BoxMeshStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use ts_keys::NodePublicKey;
+use ts_netstack_smoltcp::CreateSocket as _;
 use ts_netstack_smoltcp::netcore::{self, Channel, InternalErrorKind, NetstackControl as _};
 use ts_netstack_smoltcp::netsock::TcpListener;
-use ts_netstack_smoltcp::{CreateSocket as _, HasChannel as _, Netstack};
 
+pub(super) use self::runner::Runner;
 use self::stream::Stream;
 use super::device::{Device, Distance, MTU, StackEnd};
 use super::driver::Driver;
 use super::tap::{Flow, Tap};
 
-/// The capacity of the command queue of the stack.
-const COMMANDS: usize = 256;
 /// The first port for outgoing connections (RFC 6335, section 6).
 const FIRST_PORT: u16 = 49152;
 const PORTS: u16 = u16::MAX - FIRST_PORT;
@@ -46,33 +45,15 @@ pub(super) struct Stack {
     addresses: watch::Sender<Vec<IpAddr>>,
 }
 
-/// The task of a network stack.
-pub(super) struct Runner(Netstack<StackEnd>);
-
-impl Runner {
-    /// Runs the stack. Never returns.
-    pub(super) async fn run(mut self) {
-        loop {
-            // A panic in the library must not end all connections.
-            if std::panic::AssertUnwindSafe(self.0.run_tokio())
-                .catch_unwind()
-                .await
-                .is_err()
-            {
-                tracing::error!("the network stack panicked; it continues");
-                sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
 impl Stack {
     pub(super) fn new(device: &Arc<Device>, driver: Arc<Driver>, tap: Arc<Tap>) -> (Arc<Self>, [Runner; 2]) {
         let [near, far] = Distance::ALL.map(|distance| {
-            Netstack::new(
+            Runner::new(
                 StackEnd::new(Arc::clone(device), distance),
                 netcore::Config {
-                    command_channel_capacity: Some(COMMANDS),
+                    // A connection has three commands at most. Closing it must not find a full queue: the library
+                    // would drop the command, and keep the buffers.
+                    command_channel_capacity: None,
                     mtu: MTU,
                     tcp_buffer_size: distance.buffer(),
                     ..netcore::Config::default()
@@ -80,14 +61,14 @@ impl Stack {
             )
         });
         let this = Self {
-            near: near.command_channel(),
-            far: far.command_channel(),
+            near: near.channel(),
+            far: far.channel(),
             driver,
             tap,
             next_port: AtomicU16::new(random_port()),
             addresses: watch::Sender::default(),
         };
-        (Arc::new(this), [Runner(near), Runner(far)])
+        (Arc::new(this), [near, far])
     }
 
     const fn channel(&self, distance: Distance) -> &Channel {
@@ -260,6 +241,8 @@ fn stack_error(error: netcore::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::task::JoinHandle;
     use ts_netstack_smoltcp::netsock::TcpStream;
@@ -283,12 +266,12 @@ mod tests {
                 tcp_buffer_size: Distance::Near.buffer(),
                 ..netcore::Config::default()
             };
-            let mut stack = Netstack::new(StackEnd::new(Arc::clone(&device), Distance::Near), config);
-            let channel = stack.command_channel();
+            let stack = Runner::new(StackEnd::new(Arc::clone(&device), Distance::Near), config);
+            let channel = stack.channel();
             let mut this = Self {
                 device,
                 channel: channel.clone(),
-                running: tokio::spawn(async move { stack.run_tokio().await }),
+                running: tokio::spawn(stack.run()),
                 ends: (
                     "100.64.0.1:50000".parse().unwrap(),
                     "100.64.0.2:9632".parse().unwrap(),
@@ -341,6 +324,32 @@ mod tests {
             }
             tokio::task::yield_now().await;
         }
+    }
+
+    /// The library itself serves the device as long as that has packets.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn commands_are_served_while_packets_keep_coming() {
+        let connected = Connected::new().await;
+        let (ours, theirs) = connected.ends;
+        let one = TcpSeqNumber(1);
+        let segment = Segment::new(theirs, ours, TcpControl::None, one, Some(one), &[]);
+        let packet = segment.packet().unwrap();
+        let (device, done) = (Arc::clone(&connected.device), Arc::new(AtomicBool::new(false)));
+        let is_done = Arc::clone(&done);
+        let flood = std::thread::spawn(move || {
+            while !is_done.load(Ordering::Relaxed) {
+                device.put(Distance::Near, packet.clone());
+            }
+        });
+        for _ in 0..100 {
+            let served = timeout(COMMAND, connected.channel.set_ips([ours.ip()])).await;
+            if served.is_err() {
+                done.store(true, Ordering::Relaxed);
+            }
+            served.unwrap().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        flood.join().unwrap();
     }
 
     /// The library copies all bytes it is given on each call, even those that do not fit.
