@@ -29,6 +29,8 @@ const UP: usize = 2048;
 /// The capacity of the queue from the stack, in packets; the stack waits while it is full.
 const DOWN: usize = 512;
 
+/// The capacity of the queue of retransmitted packets, which go past the stack; more are dropped.
+const AGAIN: usize = 4096;
 /// The maximum number of packets that a stack takes in a round.
 const ROUND: usize = 64;
 
@@ -100,10 +102,11 @@ impl Device {
 
     /// Puts a packet that is sent again, past the stack.
     pub(super) fn put_again(&self, packet: BytesMut) {
-        self.again
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(packet);
+        let mut again = self.again.lock().unwrap_or_else(PoisonError::into_inner);
+        if again.len() < AGAIN {
+            again.push(packet);
+        }
+        drop(again);
         self.down_ready.notify_one();
     }
 
@@ -291,6 +294,15 @@ mod tests {
             assert_eq!(device.put(Distance::Near, BytesMut::zeroed(40)), n < UP);
         }
         assert_eq!(device.clear(Distance::Near), UP);
+    }
+
+    #[tokio::test]
+    async fn retransmitted_packets_wait_in_a_bounded_queue() {
+        let device = Device::default();
+        for _ in 0..AGAIN + 5 {
+            device.put_again(BytesMut::new());
+        }
+        assert_eq!(device.take().await.0.len(), AGAIN);
     }
 
     #[tokio::test]

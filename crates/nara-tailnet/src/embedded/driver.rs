@@ -14,7 +14,7 @@ use ts_keys::{NodeKeyPair, NodePublicKey};
 
 use super::device::Device;
 use super::direct::Port;
-use super::plane::{Dropped, Input, PeerRoute, Plane};
+use super::plane::{Dropped, Input, MAX_BATCH, PeerRoute, Plane};
 use super::sleep::{self, Pulse, Sleeps};
 use super::tap::Tap;
 use super::underlay::{DirectHost, RegionId, RelayBatch, RelayHost};
@@ -136,7 +136,11 @@ impl Driver {
                     .into_iter()
                     .filter_map(|(distance, packet)| self.tap.outgoing(distance, packet)),
             );
-            self.handle(Input::Stack(packets));
+            while !packets.is_empty() {
+                let rest = packets.split_off(packets.len().min(MAX_BATCH));
+                self.handle(Input::Stack(packets));
+                packets = rest;
+            }
         }
     }
 
@@ -264,6 +268,8 @@ impl DirectHost for Driver {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     fn key(n: u8) -> NodePublicKey {
@@ -281,6 +287,17 @@ mod tests {
         };
         driver.set_routes(&[], &[route], None);
         driver
+    }
+
+    #[tokio::test]
+    async fn no_packet_of_the_stack_is_dropped_behind_many_retransmitted_ones() {
+        let driver = driver();
+        for _ in 0..=MAX_BATCH {
+            driver.device.put_again(BytesMut::new());
+        }
+        assert!(driver.run_stack().now_or_never().is_none());
+        let dropped = driver.state().plane.dropped();
+        assert_eq!((dropped.too_many, dropped.no_peer), (0, MAX_BATCH as u64 + 1));
     }
 
     #[tokio::test]

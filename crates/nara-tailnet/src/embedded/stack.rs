@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use ts_keys::NodePublicKey;
 use ts_netstack_smoltcp::CreateSocket as _;
+use ts_netstack_smoltcp::netcore::smoltcp::config::IFACE_MAX_ADDR_COUNT;
 use ts_netstack_smoltcp::netcore::{self, Channel, InternalErrorKind, NetstackControl as _};
 use ts_netstack_smoltcp::netsock::TcpListener;
 
@@ -80,11 +81,10 @@ impl Stack {
 
     /// Sets our addresses as assigned by the control server. Listeners follow.
     pub(super) async fn set_addresses(&self, addresses: &[IpAddr]) {
-        if addresses.is_empty() || *self.addresses.borrow() == addresses {
+        let few: Vec<_> = addresses.iter().copied().take(IFACE_MAX_ADDR_COUNT).collect();
+        if few.is_empty() || *self.addresses.borrow() == few {
             return;
         }
-        // The stack supports four addresses.
-        let few: Vec<_> = addresses.iter().copied().take(4).collect();
         for distance in Distance::ALL {
             match timeout(COMMAND, self.channel(distance).set_ips(few.clone())).await {
                 Ok(Ok(())) => {}
@@ -92,7 +92,7 @@ impl Stack {
                 Err(_) => tracing::error!("the network stack did not accept our addresses in time"),
             }
         }
-        self.addresses.send_replace(addresses.to_vec());
+        self.addresses.send_replace(few);
     }
 
     pub(super) fn addresses(&self) -> watch::Receiver<Vec<IpAddr>> {
