@@ -124,12 +124,14 @@ impl Stack {
                 tap: &self.tap,
                 flow: Some((local, peer)),
             };
-            let mut attempt = std::pin::pin!(self.channel(distance).tcp_connect(local, peer));
+            let channel = self.channel(distance).clone();
+            // A task of its own: the library would lose a connection that opens while its caller gives up.
+            let mut attempt = tokio::spawn(async move { channel.tcp_connect(local, peer).await });
             let is_lost = loop {
                 tokio::select! {
                     connected = &mut attempt => {
                         abandoned.keep();
-                        return match connected {
+                        return match connected.map_err(io::Error::other)? {
                             Ok(stream) => Ok(Box::new(Stream::new(stream, Arc::clone(&self.tap)))),
                             Err(error) => Err(dial_error(peer, error)),
                         };
