@@ -1,6 +1,6 @@
 //! Runs the data plane: passes it the time, and carries its outputs to the stack, relays and UDP sockets.
 //!
-//! All queues are bounded. A packet for a full queue is dropped and counted.
+//! All queues of packets are bounded. A packet for a full queue is dropped; except a retransmitted one, it is counted.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
