@@ -283,6 +283,9 @@ impl phy::TxToken for Sending<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::Waker;
+
     use ts_netstack_smoltcp::netcore::smoltcp::phy::{Device as _, RxToken as _, TxToken as _};
 
     use super::*;
@@ -294,6 +297,32 @@ mod tests {
             assert_eq!(device.put(Distance::Near, BytesMut::zeroed(40)), n < UP);
         }
         assert_eq!(device.clear(Distance::Near), UP);
+    }
+
+    /// Without a pause, a steady stream of packets would keep the stack from its commands.
+    #[test]
+    fn a_stack_pauses_after_a_limited_number_of_packets() {
+        let device = Arc::new(Device::default());
+        let mut end = StackEnd::new(Arc::clone(&device), Distance::Near);
+        while device.put(Distance::Near, BytesMut::zeroed(40)) {}
+        let mut context = Context::from_waker(Waker::noop());
+        for n in 1..3 {
+            let round = end.begin_round();
+            let mut is_over = pin!(round.is_over());
+            assert!(is_over.as_mut().poll(&mut context).is_pending());
+            while Pin::new(&mut end).poll_rx(&mut context).is_ready() {
+                end.receive(Instant::ZERO);
+            }
+            assert!(is_over.poll(&mut context).is_ready());
+            assert_eq!(end.up().packets().len(), UP - n * ROUND);
+        }
+        device.clear(Distance::Near);
+        let round = end.begin_round();
+        assert!(Pin::new(&mut end).poll_rx(&mut context).is_pending());
+        assert!(
+            pin!(round.is_over()).poll(&mut context).is_pending(),
+            "the stack waits for packets"
+        );
     }
 
     #[tokio::test]

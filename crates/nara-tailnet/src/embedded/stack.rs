@@ -243,8 +243,6 @@ fn stack_error(error: netcore::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::task::JoinHandle;
     use ts_netstack_smoltcp::netsock::TcpStream;
@@ -326,32 +324,6 @@ mod tests {
             }
             tokio::task::yield_now().await;
         }
-    }
-
-    /// The library itself serves the device as long as that has packets.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn commands_are_served_while_packets_keep_coming() {
-        let connected = Connected::new().await;
-        let (ours, theirs) = connected.ends;
-        let one = TcpSeqNumber(1);
-        let segment = Segment::new(theirs, ours, TcpControl::None, one, Some(one), &[]);
-        let packet = segment.packet().unwrap();
-        let (device, done) = (Arc::clone(&connected.device), Arc::new(AtomicBool::new(false)));
-        let is_done = Arc::clone(&done);
-        let flood = std::thread::spawn(move || {
-            while !is_done.load(Ordering::Relaxed) {
-                device.put(Distance::Near, packet.clone());
-            }
-        });
-        for _ in 0..100 {
-            let served = timeout(COMMAND, connected.channel.set_ips([ours.ip()])).await;
-            if served.is_err() {
-                done.store(true, Ordering::Relaxed);
-            }
-            served.unwrap().unwrap();
-        }
-        done.store(true, Ordering::Relaxed);
-        flood.join().unwrap();
     }
 
     /// The library copies all bytes it is given on each call, even those that do not fit.
