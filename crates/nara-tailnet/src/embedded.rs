@@ -2,7 +2,7 @@
 //!
 //! The node is built from the crates of tailscale-rs (`ts_*`): the control protocol, packet filter and network stack;
 //! WireGuard is `gotatun`. This module adds what a node needs to run for months: a control loop that survives outages, relay
-//! links that reconnect, timeouts on every connection, and bounds on every queue.
+//! links that reconnect, timeouts on every connection, and bounds on every queue of packets.
 //!
 //! | file | is |
 //! |---|---|

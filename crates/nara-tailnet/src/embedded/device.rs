@@ -3,7 +3,9 @@
 //! There are two stacks, because all connections of a stack have buffers of the same size.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -26,6 +28,11 @@ pub(super) const PADDING: usize = 16;
 const UP: usize = 2048;
 /// The capacity of the queue from the stack, in packets; the stack waits while it is full.
 const DOWN: usize = 512;
+
+/// The capacity of the queue of retransmitted packets, which go past the stack; more are dropped.
+const AGAIN: usize = 4096;
+/// The maximum number of packets that a stack takes in a round.
+const ROUND: usize = 64;
 
 /// Selects the network stack of a connection, and so the size of its buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,10 +102,11 @@ impl Device {
 
     /// Puts a packet that is sent again, past the stack.
     pub(super) fn put_again(&self, packet: BytesMut) {
-        self.again
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(packet);
+        let mut again = self.again.lock().unwrap_or_else(PoisonError::into_inner);
+        if again.len() < AGAIN {
+            again.push(packet);
+        }
+        drop(again);
         self.down_ready.notify_one();
     }
 
@@ -139,6 +147,30 @@ pub(super) struct StackEnd {
     distance: Distance,
     /// Whether packets were received since the stack last found the queue empty.
     taken: bool,
+    /// The number of packets left in this round; without rounds, no limit.
+    left: usize,
+    round: Arc<Round>,
+}
+
+/// A round of a stack: a limited number of packets.
+#[derive(Default)]
+pub(super) struct Round {
+    is_over: AtomicBool,
+}
+
+impl Round {
+    /// Waits until the stack has asked for more packets than the round has. To be polled after the stack, which does
+    /// not wake it.
+    pub(super) async fn is_over(&self) {
+        poll_fn(|_| {
+            if self.is_over.load(Ordering::Relaxed) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
 }
 
 impl StackEnd {
@@ -147,7 +179,16 @@ impl StackEnd {
             device,
             distance,
             taken: false,
+            left: usize::MAX,
+            round: Arc::default(),
         }
+    }
+
+    /// Begins the next round of the stack.
+    pub(super) fn begin_round(&mut self) -> Arc<Round> {
+        self.left = ROUND;
+        self.round.is_over.store(false, Ordering::Relaxed);
+        Arc::clone(&self.round)
     }
 
     fn up(&self) -> &Up {
@@ -161,8 +202,11 @@ impl AsyncWakeDevice for StackEnd {
         self.up().ready.register(cx.waker());
         self.up().down_room.register(cx.waker());
         if !self.up().packets().is_empty() && self.device.has_room() {
-            self.taken = true;
-            return Poll::Ready(());
+            if self.left > 0 {
+                self.taken = true;
+                return Poll::Ready(());
+            }
+            self.round.is_over.store(true, Ordering::Relaxed);
         }
         // The stack serves readers and writers only after `receive` has returned nothing, not when this is pending.
         // Without that step it would remove a reset connection while a reader still waits for it, and panic.
@@ -187,10 +231,12 @@ impl phy::Device for StackEnd {
     type TxToken<'a> = Sending<'a>;
 
     fn receive(&mut self, _now: Instant) -> Option<(Received, Sending<'_>)> {
+        let left = self.left.checked_sub(1)?;
         if !self.device.has_room() {
             return None;
         }
         let packet = self.up().packets().pop_front()?;
+        self.left = left;
         Some((Received(packet), Sending(&self.device, self.distance)))
     }
 
@@ -237,6 +283,9 @@ impl phy::TxToken for Sending<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::Waker;
+
     use ts_netstack_smoltcp::netcore::smoltcp::phy::{Device as _, RxToken as _, TxToken as _};
 
     use super::*;
@@ -248,6 +297,41 @@ mod tests {
             assert_eq!(device.put(Distance::Near, BytesMut::zeroed(40)), n < UP);
         }
         assert_eq!(device.clear(Distance::Near), UP);
+    }
+
+    /// Without a pause, a steady stream of packets would keep the stack from its commands.
+    #[test]
+    fn a_stack_pauses_after_a_limited_number_of_packets() {
+        let device = Arc::new(Device::default());
+        let mut end = StackEnd::new(Arc::clone(&device), Distance::Near);
+        while device.put(Distance::Near, BytesMut::zeroed(40)) {}
+        let mut context = Context::from_waker(Waker::noop());
+        for n in 1..3 {
+            let round = end.begin_round();
+            let mut is_over = pin!(round.is_over());
+            assert!(is_over.as_mut().poll(&mut context).is_pending());
+            while Pin::new(&mut end).poll_rx(&mut context).is_ready() {
+                end.receive(Instant::ZERO);
+            }
+            assert!(is_over.poll(&mut context).is_ready());
+            assert_eq!(end.up().packets().len(), UP - n * ROUND);
+        }
+        device.clear(Distance::Near);
+        let round = end.begin_round();
+        assert!(Pin::new(&mut end).poll_rx(&mut context).is_pending());
+        assert!(
+            pin!(round.is_over()).poll(&mut context).is_pending(),
+            "the stack waits for packets"
+        );
+    }
+
+    #[tokio::test]
+    async fn retransmitted_packets_wait_in_a_bounded_queue() {
+        let device = Device::default();
+        for _ in 0..AGAIN + 5 {
+            device.put_again(BytesMut::new());
+        }
+        assert_eq!(device.take().await.0.len(), AGAIN);
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! Runs the data plane: passes it the time, and carries its outputs to the stack, relays and UDP sockets.
 //!
-//! All queues are bounded. A packet for a full queue is dropped and counted.
+//! All queues of packets are bounded. A packet for a full queue is dropped; except a retransmitted one, it is counted.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +14,7 @@ use ts_keys::{NodeKeyPair, NodePublicKey};
 
 use super::device::Device;
 use super::direct::Port;
-use super::plane::{Dropped, Input, PeerRoute, Plane};
+use super::plane::{Dropped, Input, MAX_BATCH, PeerRoute, Plane};
 use super::sleep::{self, Pulse, Sleeps};
 use super::tap::Tap;
 use super::underlay::{DirectHost, RegionId, RelayBatch, RelayHost};
@@ -100,6 +100,8 @@ impl Driver {
     pub(super) fn set_routes(&self, own: &[IpAddr], routes: &[PeerRoute], home: Option<RegionId>) {
         let mut state = self.state();
         state.plane.set_routes(own, routes, home);
+        self.tap
+            .set_nodes(routes.iter().map(|route| &route.addresses[..]));
         self.tap.set_direct(state.plane.direct_addresses());
         self.tap.set_far(state.plane.far_addresses());
     }
@@ -134,7 +136,11 @@ impl Driver {
                     .into_iter()
                     .filter_map(|(distance, packet)| self.tap.outgoing(distance, packet)),
             );
-            self.handle(Input::Stack(packets));
+            while !packets.is_empty() {
+                let rest = packets.split_off(packets.len().min(MAX_BATCH));
+                self.handle(Input::Stack(packets));
+                packets = rest;
+            }
         }
     }
 
@@ -266,6 +272,8 @@ impl DirectHost for Driver {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     fn key(n: u8) -> NodePublicKey {
@@ -283,6 +291,17 @@ mod tests {
         };
         driver.set_routes(&[], &[route], None);
         driver
+    }
+
+    #[tokio::test]
+    async fn no_packet_of_the_stack_is_dropped_behind_many_retransmitted_ones() {
+        let driver = driver();
+        for _ in 0..=MAX_BATCH {
+            driver.device.put_again(BytesMut::new());
+        }
+        assert!(driver.run_stack().now_or_never().is_none());
+        let dropped = driver.state().plane.dropped();
+        assert_eq!((dropped.too_many, dropped.no_peer), (0, MAX_BATCH as u64 + 1));
     }
 
     #[tokio::test]

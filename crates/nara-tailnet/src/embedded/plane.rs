@@ -20,7 +20,7 @@ use super::settings::FAR;
 use super::tap::Ip;
 use super::underlay::{RegionId, RelayBatch};
 
-/// The maximum number of packets per [`Input`]; more are dropped. The queues that feed the plane are shorter.
+/// The maximum number of packets per [`Input`]; more are dropped. Callers split what they have.
 pub(super) const MAX_BATCH: usize = 1024;
 /// A peer becomes inactive if nothing was sent to it for this long.
 const ACTIVE: Duration = Duration::from_secs(45);

@@ -20,7 +20,7 @@ pub const TCP_BUFFER: usize = 256 * 1024;
 /// The size of these buffers if a round trip to the peer takes at least [`FAR`] when the connection opens. Sufficient for
 /// 35 Mbit/s at 600 ms.
 ///
-/// At most 64 connections have such buffers, 16 with one peer. On a relay, the window stays at [`TCP_BUFFER`].
+/// At most 64 connections have such buffers, and at most 11 with one node. On a relay, the window stays at [`TCP_BUFFER`].
 pub const FAR_TCP_BUFFER: usize = 2560 * 1024;
 
 /// The minimum round trip to a far peer. At this value, [`TCP_BUFFER`] limits the throughput to 21 Mbit/s.
@@ -39,7 +39,8 @@ pub const RELAY_BURST: u32 = 24;
 /// relay's queue for eight concurrent transfers.
 pub const RELAY_RATE: u32 = 12_000;
 
-/// The TCP user timeout: a connection without an acknowledgement for this long is reset.
+/// The TCP user timeout: a connection whose peer has acknowledged nothing new of what we have sent for this long is
+/// reset. A peer that keeps its window closed may answer probes instead, until the connection is closed at this end.
 ///
 /// The network stack of the node has no such limit and would wait for ever.
 pub const USER_TIMEOUT: Duration = Duration::from_secs(20);

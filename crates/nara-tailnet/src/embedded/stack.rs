@@ -1,6 +1,7 @@
 //! The TCP of the node: dialing, listening and addresses.
 
 pub(super) mod listener;
+mod runner;
 mod stream;
 
 use std::io;
@@ -9,23 +10,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt as _;
 use nara_mesh::proto::backoff::Backoff;
 use nara_mesh::transport::BoxMeshStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use ts_keys::NodePublicKey;
+use ts_netstack_smoltcp::CreateSocket as _;
+use ts_netstack_smoltcp::netcore::smoltcp::config::IFACE_MAX_ADDR_COUNT;
 use ts_netstack_smoltcp::netcore::{self, Channel, InternalErrorKind, NetstackControl as _};
 use ts_netstack_smoltcp::netsock::TcpListener;
-use ts_netstack_smoltcp::{CreateSocket as _, HasChannel as _, Netstack};
 
+pub(super) use self::runner::Runner;
 use self::stream::Stream;
 use super::device::{Device, Distance, MTU, StackEnd};
 use super::driver::Driver;
 use super::tap::{Flow, Tap};
 
-/// The capacity of the command queue of the stack.
-const COMMANDS: usize = 256;
 /// The first port for outgoing connections (RFC 6335, section 6).
 const FIRST_PORT: u16 = 49152;
 const PORTS: u16 = u16::MAX - FIRST_PORT;
@@ -46,33 +46,15 @@ pub(super) struct Stack {
     addresses: watch::Sender<Vec<IpAddr>>,
 }
 
-/// The task of a network stack.
-pub(super) struct Runner(Netstack<StackEnd>);
-
-impl Runner {
-    /// Runs the stack. Never returns.
-    pub(super) async fn run(mut self) {
-        loop {
-            // A panic in the library must not end all connections.
-            if std::panic::AssertUnwindSafe(self.0.run_tokio())
-                .catch_unwind()
-                .await
-                .is_err()
-            {
-                tracing::error!("the network stack panicked; it continues");
-                sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
 impl Stack {
     pub(super) fn new(device: &Arc<Device>, driver: Arc<Driver>, tap: Arc<Tap>) -> (Arc<Self>, [Runner; 2]) {
         let [near, far] = Distance::ALL.map(|distance| {
-            Netstack::new(
+            Runner::new(
                 StackEnd::new(Arc::clone(device), distance),
                 netcore::Config {
-                    command_channel_capacity: Some(COMMANDS),
+                    // A connection has three commands at most. Closing it must not find a full queue: the library
+                    // would drop the command, and keep the buffers.
+                    command_channel_capacity: None,
                     mtu: MTU,
                     tcp_buffer_size: distance.buffer(),
                     ..netcore::Config::default()
@@ -80,14 +62,14 @@ impl Stack {
             )
         });
         let this = Self {
-            near: near.command_channel(),
-            far: far.command_channel(),
+            near: near.channel(),
+            far: far.channel(),
             driver,
             tap,
             next_port: AtomicU16::new(random_port()),
             addresses: watch::Sender::default(),
         };
-        (Arc::new(this), [Runner(near), Runner(far)])
+        (Arc::new(this), [near, far])
     }
 
     const fn channel(&self, distance: Distance) -> &Channel {
@@ -99,11 +81,10 @@ impl Stack {
 
     /// Sets our addresses as assigned by the control server. Listeners follow.
     pub(super) async fn set_addresses(&self, addresses: &[IpAddr]) {
-        if addresses.is_empty() || *self.addresses.borrow() == addresses {
+        let few: Vec<_> = addresses.iter().copied().take(IFACE_MAX_ADDR_COUNT).collect();
+        if few.is_empty() || *self.addresses.borrow() == few {
             return;
         }
-        // The stack supports four addresses.
-        let few: Vec<_> = addresses.iter().copied().take(4).collect();
         for distance in Distance::ALL {
             match timeout(COMMAND, self.channel(distance).set_ips(few.clone())).await {
                 Ok(Ok(())) => {}
@@ -111,7 +92,7 @@ impl Stack {
                 Err(_) => tracing::error!("the network stack did not accept our addresses in time"),
             }
         }
-        self.addresses.send_replace(addresses.to_vec());
+        self.addresses.send_replace(few);
     }
 
     pub(super) fn addresses(&self) -> watch::Receiver<Vec<IpAddr>> {
@@ -120,10 +101,10 @@ impl Stack {
 
     /// Connects to a peer. The caller limits the duration.
     pub(super) async fn dial(&self, peer: SocketAddr, key: NodePublicKey) -> io::Result<BoxMeshStream> {
-        if !self.tap.has_room_for(peer.ip()) {
+        if let Err(no_room) = self.tap.has_room_for(peer.ip()) {
             return Err(io::Error::new(
                 io::ErrorKind::QuotaExceeded,
-                format!("there are too many connections with {}", peer.ip()),
+                format!("{peer}: {no_room}"),
             ));
         }
         let round_trip = self.driver.round_trip(&key).unwrap_or_default();
@@ -143,13 +124,15 @@ impl Stack {
                 tap: &self.tap,
                 flow: Some((local, peer)),
             };
-            let mut attempt = std::pin::pin!(self.channel(distance).tcp_connect(local, peer));
+            let channel = self.channel(distance).clone();
+            // A task of its own: the library would lose a connection that opens while its caller gives up.
+            let mut attempt = tokio::spawn(async move { channel.tcp_connect(local, peer).await });
             let is_lost = loop {
                 tokio::select! {
                     connected = &mut attempt => {
                         abandoned.keep();
-                        return match connected {
-                            Ok(stream) => Ok(Box::new(Stream::new(stream))),
+                        return match connected.map_err(io::Error::other)? {
+                            Ok(stream) => Ok(Box::new(Stream::new(stream, Arc::clone(&self.tap)))),
                             Err(error) => Err(dial_error(peer, error)),
                         };
                     }
@@ -285,12 +268,12 @@ mod tests {
                 tcp_buffer_size: Distance::Near.buffer(),
                 ..netcore::Config::default()
             };
-            let mut stack = Netstack::new(StackEnd::new(Arc::clone(&device), Distance::Near), config);
-            let channel = stack.command_channel();
+            let stack = Runner::new(StackEnd::new(Arc::clone(&device), Distance::Near), config);
+            let channel = stack.channel();
             let mut this = Self {
                 device,
                 channel: channel.clone(),
-                running: tokio::spawn(async move { stack.run_tokio().await }),
+                running: tokio::spawn(stack.run()),
                 ends: (
                     "100.64.0.1:50000".parse().unwrap(),
                     "100.64.0.2:9632".parse().unwrap(),
@@ -349,7 +332,8 @@ mod tests {
     #[tokio::test]
     async fn the_stack_copies_no_more_of_a_large_body_than_it_may_take() {
         let mut connected = Connected::new().await;
-        let mut stream = Stream::new(connected.stream.take().unwrap());
+        let tap = Arc::new(Tap::new(Arc::clone(&connected.device), COMMAND));
+        let mut stream = Stream::new(connected.stream.take().unwrap(), tap);
         let body = vec![0; 8 << 20];
         assert_eq!(stream.write(&body).await.unwrap(), stream::AT_ONCE);
     }

@@ -5,11 +5,14 @@
 //! The tap also applies the packet filter of the control server, to new connections only: answers to our own
 //! connections always pass.
 //!
-//! The tap parses every segment and tracks the sequence numbers of each connection. To end a connection, it hands the
-//! stack a reset that appears to come from the peer. It keeps packets in flight and retransmits lost ones itself
+//! The tap parses every segment and tracks the sequence numbers of each connection. It verifies no checksum, since the
+//! stack does, and takes nothing from a segment that must agree with the stack: a connection is tracked until the stack
+//! shows that it has dropped it (`ending`). The tap keeps packets in flight and retransmits lost ones itself
 //! (`flight`). The stack would retransmit everything unacknowledged, so its retransmissions are dropped.
 
+mod admission;
 mod distance;
+mod ending;
 mod flight;
 mod path;
 mod segment;
@@ -31,7 +34,9 @@ use bytes::BytesMut;
 use tokio::sync::{Notify, watch};
 use ts_packetfilter::{DropAllFilter, Filter, FilterExt as _, IpProto, PacketInfo};
 
+use self::admission::{Opening, is_allowed_icmp};
 use self::distance::Distances;
+use self::ending::HALF_CLOSED;
 use self::flight::{AckOutcome, Flight, Times};
 use self::path::{First, Path};
 pub(super) use self::segment::Ip;
@@ -40,20 +45,6 @@ use self::timer::Timer;
 use self::window::Window;
 use super::device::{Device, Distance, MTU};
 
-/// The maximum number of connections per peer, in both directions together.
-const PER_PEER: usize = 256;
-/// The maximum number of connections. Each has two buffers: see [`Distance::buffer`].
-const IN_ALL: usize = 2048;
-/// The maximum number of connections that peers are opening. Above it, all entries are removed, and the windows of
-/// these peers count as unscaled.
-const OPENING: usize = 256;
-/// A SYN repeated within this time was duplicated by the network: no sender retransmits a SYN in less than a second
-/// (RFC 6298, section 2).
-const DOUBLED: Duration = Duration::from_millis(500);
-/// A connection that we have closed is removed from the stack after this time without a segment.
-const HALF_CLOSED: Duration = Duration::from_secs(60);
-/// A connection without outstanding data is untracked after this time without a segment, or ended in the far stack.
-const SILENT: Duration = Duration::from_secs(3600);
 /// The interval between checks of all connections.
 const EVERY: Duration = Duration::from_millis(500);
 /// The interval while a connection waits for an acknowledgement.
@@ -72,9 +63,7 @@ struct Track {
     sent: TcpSeqNumber,
     /// The last acknowledgement number sent.
     acknowledged: TcpSeqNumber,
-    /// The sequence number after the last byte received in order.
-    received: TcpSeqNumber,
-    /// Since when sent data has waited for any answer.
+    /// Since when sent data has waited for an acknowledgement.
     waiting: Option<Instant>,
     /// The window last advertised to the peer.
     advertised: u16,
@@ -84,19 +73,16 @@ struct Track {
     /// The time of the last segment in either direction.
     seen: Instant,
     we_closed: bool,
-    they_closed: bool,
-}
-
-/// A SYN passed to the stack.
-#[derive(Debug)]
-struct Opening {
-    /// The sequence number after the SYN.
-    end: TcpSeqNumber,
-    /// The window scale of the peer, in bits.
-    scale: Option<u8>,
-    /// The stack that has received the SYN.
-    distance: Distance,
-    at: Instant,
+    /// The sequence number after the last FIN of the peer, which the stack may not have accepted.
+    fin: Option<TcpSeqNumber>,
+    /// We answered the SYN of the peer, and no acknowledgement of that has reached the stack.
+    is_half_open: bool,
+    /// The connection has a holder who sees its end: the caller who opened it, or the listener that has accepted it.
+    is_held: bool,
+    /// When the connection ends at the latest, since we have closed it.
+    end_by: Option<Instant>,
+    /// Since when the stack is to drop the connection; see [`ending`].
+    ending: Option<Instant>,
 }
 
 /// The decision about a packet of the stack.
@@ -119,6 +105,8 @@ pub(super) struct Tap {
     /// The addresses reached over a direct path.
     direct: Mutex<HashSet<IpAddr>>,
     distances: Distances,
+    /// The addresses of the node with each address.
+    nodes: Mutex<HashMap<IpAddr, Arc<[IpAddr]>>>,
     /// The packet filter of the control server.
     filter: Mutex<Arc<dyn Filter + Send + Sync>>,
     device: Arc<Device>,
@@ -135,6 +123,7 @@ impl Tap {
             opening: Mutex::default(),
             direct: Mutex::default(),
             distances: Distances::default(),
+            nodes: Mutex::default(),
             filter: Mutex::new(Arc::new(DropAllFilter)),
             device,
             outstanding: Notify::new(),
@@ -186,7 +175,8 @@ impl Tap {
         let others = flows
             .iter()
             .map(|((_, theirs), track)| (theirs.ip(), track.distance));
-        self.distances.choose(peer, measured, others)
+        let addresses = self.addresses_of(peer);
+        self.distances.choose(peer, &addresses, measured, others)
     }
 
     /// Discards the measurements of relay paths, since a relay connection was replaced.
@@ -207,26 +197,11 @@ impl Tap {
         }
     }
 
-    /// Ends all connections if the node has slept for longer than peers keep a silent connection.
-    pub(super) fn slept(&self, slept: Duration) {
-        if slept < self.user_timeout {
-            return;
-        }
-        let flows: Vec<_> = self.flows().keys().copied().collect();
-        for flow in flows {
-            self.abort(&flow);
-        }
-    }
-
     fn is_direct(&self, peer: IpAddr) -> bool {
         self.direct
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .contains(&peer)
-    }
-
-    fn opening(&self) -> MutexGuard<'_, HashMap<Flow, Opening>> {
-        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Filters a packet of a stack, and returns the packet to send, if any.
@@ -245,9 +220,8 @@ impl Tap {
         let flow = (segment.source, segment.destination);
         let mut flows = self.flows();
         if segment.tcp.control == TcpControl::Rst {
-            flows.remove(&flow);
             self.opening().remove(&flow);
-            return Outgoing::Forward;
+            return ending::on_reset_of_stack(&mut flows, &flow, segment.tcp.seq_number);
         }
         let begin = segment.tcp.seq_number;
         let is_new = !flows.contains_key(&flow);
@@ -274,14 +248,20 @@ impl Tap {
             timer: Timer::default(),
             sent: begin,
             acknowledged: TcpSeqNumber(0),
-            // If the peer sent its SYN first, ours acknowledges it.
-            received: segment.tcp.ack_number.unwrap_or(TcpSeqNumber(0)),
             advertised: 0,
             waiting: None,
             seen: now,
             we_closed: false,
-            they_closed: false,
+            fin: None,
+            is_half_open: segment.is_answer_to_syn(),
+            is_held: !segment.is_answer_to_syn(),
+            end_by: None,
+            ending: None,
         });
+        if track.ending.is_some() {
+            track.follow_ending(&segment.tcp, now);
+            return Outgoing::Drop;
+        }
         let end = segment.end();
         track.window.outgoing(&segment.tcp, is_direct);
         // While the peer's window is closed, or the peer has not answered yet, the stack sends probes.
@@ -301,12 +281,14 @@ impl Tap {
         track.advertised = segment.tcp.window_len;
         if let Some(acknowledged) = segment.tcp.ack_number {
             track.acknowledged = acknowledged;
-            track.received = track.received.max(acknowledged);
         }
         if end != begin && track.waiting.is_none() {
             track.waiting = Some(now);
         }
-        track.we_closed |= segment.tcp.control == TcpControl::Fin;
+        if segment.tcp.control == TcpControl::Fin {
+            track.we_closed = true;
+            track.end_by(now + HALF_CLOSED);
+        }
         track.seen = now;
         if is_forwarded {
             return Outgoing::Forward;
@@ -335,9 +317,12 @@ impl Tap {
 
     fn incoming_at(&self, packet: &mut [u8], filter: &dyn Filter, now: Instant) -> Option<Distance> {
         let Some(segment) = Segment::parse(packet) else {
-            return is_allowed_ping(packet, filter).then_some(Distance::Near);
+            return is_allowed_icmp(packet, filter).then_some(Distance::Near);
         };
         let flow = (segment.destination, segment.source);
+        if admission::has_tiny_segments(&segment.tcp) {
+            return None;
+        }
         let opens = segment.tcp.control == TcpControl::Syn && segment.tcp.ack_number.is_none();
         if opens && !self.may_open(&flow, segment.end(), now) {
             return None;
@@ -345,15 +330,19 @@ impl Tap {
         let mut flows = self.flows();
         if let Some(track) = flows.get_mut(&flow) {
             let distance = track.distance;
-            if segment.tcp.control == TcpControl::Rst {
-                flows.remove(&flow);
-                return Some(distance);
+            if track.ending.is_some() {
+                return None;
             }
-            track.waiting = None;
+            if segment.tcp.control == TcpControl::Rst {
+                if track.expects_reset(&segment.tcp) {
+                    self.end(&flow, track, segment.tcp.seq_number, now);
+                }
+                return None;
+            }
+            track.is_half_open &= segment.tcp.ack_number != Some(track.sent);
             track.seen = now;
-            track.they_closed |= segment.tcp.control == TcpControl::Fin;
-            if segment.tcp.control == TcpControl::Syn || segment.tcp.seq_number == track.received {
-                track.received = segment.end();
+            if segment.tcp.control == TcpControl::Fin {
+                track.fin = Some(segment.end());
             }
             let mut is_lost = false;
             let window = self.with_path(flow.1.ip(), |path| {
@@ -371,6 +360,7 @@ impl Tap {
                     track.window.on_spurious_loss();
                 }
                 let advice = track.window.incoming(&segment.tcp, track.sent, path);
+                track.on_answer(advice.progress, now);
                 if advice.third_duplicate && ranges[0].is_none() {
                     outcome.lost += track.flight.mark_first_lost();
                 }
@@ -406,16 +396,15 @@ impl Tap {
             ip_proto: IpProto::new(i64::from(u8::from(IpProtocol::Tcp))),
             port: segment.destination.port(),
         };
-        if !filter.can_access(&info, []) || (opens && !has_room(&flows, segment.source.ip())) {
+        if !filter.can_access(&info, [])
+            || (opens && self.has_room(&flows, segment.source.ip(), now).is_err())
+        {
             return None;
         }
         if !opens {
             return Some(Distance::Near);
         }
         let mut opening = self.opening();
-        if opening.len() >= OPENING {
-            opening.clear();
-        }
         let distance = match opening.get(&flow) {
             Some(opening) => opening.distance,
             None => self.distance(&flows, segment.source.ip()),
@@ -431,57 +420,11 @@ impl Tap {
         Some(distance)
     }
 
-    /// Returns whether to pass on a SYN that ends before `end`. The stack gives a SYN to its first matching socket,
-    /// possibly a listening one before the connected one. Two sockets would then have the connection, and each would
-    /// reset the other's segments.
-    fn may_open(&self, flow: &Flow, end: TcpSeqNumber, now: Instant) -> bool {
-        match self.flows().get(flow).map(|track| track.opened) {
-            // The answer was lost; it will be retransmitted.
-            Some(Some(opened)) if opened == end => return false,
-            // The peer restarted and has no state of the old connection.
-            Some(Some(_)) => {}
-            // A simultaneous open, or the stack has not received the SYN.
-            Some(None) => return true,
-            None => {
-                let opening = self.opening();
-                let is_doubled = |opening: &Opening| {
-                    opening.end == end && now.saturating_duration_since(opening.at) < DOUBLED
-                };
-                return !opening.get(flow).is_some_and(is_doubled);
-            }
-        }
-        self.abort(flow);
-        true
-    }
-
-    /// Returns whether another connection with this peer may be opened.
-    pub(super) fn has_room_for(&self, peer: IpAddr) -> bool {
-        has_room(&self.flows(), peer)
-    }
-
     /// Returns the largest window of all connections, in bytes.
     #[cfg(test)]
     pub(super) fn largest_window(&self) -> usize {
         let flows = self.flows();
         flows.values().map(|track| track.window.size()).max().unwrap_or(0)
-    }
-
-    /// Returns whether this connection exists.
-    pub(super) fn is_used(&self, flow: &Flow) -> bool {
-        self.flows().contains_key(flow)
-    }
-
-    /// Ends a connection of the stack as if the peer had reset it. The peer is not notified.
-    pub(super) fn abort(&self, flow: &Flow) {
-        let track = self.flows().remove(flow);
-        if let Some(track) = track {
-            let (ours, theirs) = *flow;
-            let reset = TcpControl::Rst;
-            let reset = Segment::new(theirs, ours, reset, track.acknowledged, Some(track.sent), &[]);
-            if let Some(packet) = reset.packet() {
-                self.device.put(track.distance, packet);
-            }
-        }
     }
 
     /// Retransmits lost packets as far as the window allows. With `first`, sends at least one packet.
@@ -543,57 +486,9 @@ impl Tap {
                 continue;
             }
             looked = Instant::now();
-            for flow in self.due(looked) {
-                tracing::debug!(ours = %flow.0, peer = %flow.1, "the peer stopped answering: connection reset");
-                self.abort(&flow);
-            }
+            self.end_due(looked);
         }
     }
-
-    /// Returns the connections to end now, and removes closed ones.
-    fn due(&self, now: Instant) -> Vec<Flow> {
-        let passed = |since: Instant| now.saturating_duration_since(since);
-        let mut flows = self.flows();
-        flows.retain(|_, track| {
-            let is_closed = track.we_closed && track.they_closed && track.waiting.is_none();
-            let is_forgotten = passed(track.seen) >= SILENT && track.distance == Distance::Near;
-            !(is_forgotten || is_closed && passed(track.seen) > EVERY * 4)
-        });
-        let peers: HashSet<_> = flows.keys().map(|(_, theirs)| theirs.ip()).collect();
-        let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
-        paths.retain(|peer, _| peers.contains(peer));
-        drop(paths);
-        flows
-            .iter()
-            .filter(|(_, track)| {
-                let is_dead = track
-                    .waiting
-                    .is_some_and(|since| passed(since) > self.user_timeout);
-                let is_abandoned = track.we_closed && passed(track.seen) > HALF_CLOSED;
-                // Without its track, its segments would reach the other stack.
-                let is_silent = track.distance == Distance::Far && passed(track.seen) >= SILENT;
-                is_dead || is_abandoned || is_silent
-            })
-            .map(|(flow, _)| *flow)
-            .collect()
-    }
-}
-
-/// Returns whether a packet other than TCP may pass. Only pings may.
-fn is_allowed_ping(packet: &[u8], filter: &dyn Filter) -> bool {
-    Ip::parse(packet).is_some_and(|ip| {
-        let info = PacketInfo {
-            src: ip.source,
-            dst: ip.destination,
-            ip_proto: IpProto::new(i64::from(u8::from(ip.protocol))),
-            port: 0,
-        };
-        matches!(ip.protocol, IpProtocol::Icmp | IpProtocol::Icmpv6) && filter.can_access(&info, [])
-    })
-}
-
-fn has_room(flows: &HashMap<Flow, Track>, peer: IpAddr) -> bool {
-    flows.len() < IN_ALL && flows.keys().filter(|(_, theirs)| theirs.ip() == peer).count() < PER_PEER
 }
 
 #[cfg(test)]

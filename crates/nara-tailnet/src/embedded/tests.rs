@@ -187,7 +187,13 @@ async fn the_first_connection_with_a_far_peer_has_long_buffers_at_both_ends() {
         .await
         .unwrap();
     for tap in [&a.tap, &b.tap] {
-        assert_eq!(tap.distances(), [Distance::Far]);
+        // The stack drops the connections of earlier attempts a moment later.
+        let dropped = async {
+            while tap.distances() != [Distance::Far] {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(LONG, dropped).await.unwrap();
     }
     drop(connected);
 }

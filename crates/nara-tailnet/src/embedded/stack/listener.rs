@@ -113,7 +113,7 @@ async fn follow(
     loop {
         let mut accepting = JoinSet::new();
         for listener in bound.drain(..) {
-            accepting.spawn(accept_on(listener, accept.clone()));
+            accepting.spawn(accept_on(Arc::clone(&stack), listener, accept.clone()));
         }
         let ours = addresses.borrow_and_update().clone();
         tokio::select! {
@@ -141,12 +141,17 @@ async fn follow(
     }
 }
 
-async fn accept_on(listener: Bound, accept: mpsc::Sender<(Stream, SocketAddr)>) {
+async fn accept_on(stack: Arc<Stack>, listener: Bound, accept: mpsc::Sender<(Stream, SocketAddr)>) {
     loop {
         match listener.accept().await {
             Ok(stream) => {
                 let peer = stream.remote_addr();
-                if accept.send((Stream::new(stream), peer)).await.is_err() {
+                stack.tap.accepted(&(stream.local_addr(), peer));
+                if accept
+                    .send((Stream::new(stream, Arc::clone(&stack.tap)), peer))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }

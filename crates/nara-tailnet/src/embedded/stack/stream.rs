@@ -1,22 +1,35 @@
-//! A connection of the stack that reports errors as a socket does.
+//! A connection of the stack that reports errors as a socket does, and its end to the tap.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use ts_netstack_smoltcp::netcore::{Error, InternalErrorKind};
 use ts_netstack_smoltcp::netsock::TcpStream;
 
+use crate::embedded::tap::Tap;
+
 /// The maximum number of bytes per write: the stack copies all of them before it takes those that fit.
 pub(super) const AT_ONCE: usize = 64 * 1024;
 
 /// A connection of the stack; see the module.
-pub(super) struct Stream(TcpStream);
+pub(super) struct Stream {
+    inner: TcpStream,
+    tap: Arc<Tap>,
+}
 
 impl Stream {
-    pub(super) fn new(stream: TcpStream) -> Self {
-        Self(stream)
+    pub(super) const fn new(inner: TcpStream, tap: Arc<Tap>) -> Self {
+        Self { inner, tap }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.tap
+            .closed(&(self.inner.local_addr(), self.inner.remote_addr()));
     }
 }
 
@@ -39,14 +52,14 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Poll::Ready(ready!(AsyncRead::poll_read(Pin::new(&mut self.0), cx, buffer)).map_err(as_socket))
+        Poll::Ready(ready!(AsyncRead::poll_read(Pin::new(&mut self.inner), cx, buffer)).map_err(as_socket))
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let some = bytes.get(..AT_ONCE).unwrap_or(bytes);
-        Poll::Ready(ready!(AsyncWrite::poll_write(Pin::new(&mut self.0), cx, some)).map_err(as_socket))
+        Poll::Ready(ready!(AsyncWrite::poll_write(Pin::new(&mut self.inner), cx, some)).map_err(as_socket))
     }
 
     fn poll_write_vectored(
@@ -75,10 +88,10 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        AsyncWrite::poll_flush(Pin::new(&mut self.0), cx)
+        AsyncWrite::poll_flush(Pin::new(&mut self.inner), cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        AsyncWrite::poll_shutdown(Pin::new(&mut self.0), cx)
+        AsyncWrite::poll_shutdown(Pin::new(&mut self.inner), cx)
     }
 }

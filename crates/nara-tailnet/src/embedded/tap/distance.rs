@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::admission::share;
 use crate::embedded::device::Distance;
 use crate::embedded::settings::FAR;
 
-/// The maximum number of connections in the far stack, per peer and in all. Their buffers take two thirds of what those of
+/// The maximum number of connections in the far stack, per peer while there are few others, and in all; see [`share`]. Their buffers take two thirds of what those of
 /// all possible others with a peer take, and a third of what all possible others take.
 const PER_PEER: usize = 16;
 const IN_ALL: usize = 64;
@@ -32,11 +33,12 @@ impl Distances {
         self.far.subscribe()
     }
 
-    /// Returns the stack for a new connection with this peer. `measured` is the round trip of its other connections,
-    /// zero if unknown; `others` are the peer and the stack of each existing connection.
+    /// Returns the stack for a new connection with this peer, whose node has `addresses`. `measured` is the round trip of
+    /// its other connections, zero if unknown; `others` are the peer and the stack of each existing connection.
     pub(super) fn choose(
         &self,
         peer: IpAddr,
+        addresses: &[IpAddr],
         measured: Duration,
         others: impl Iterator<Item = (IpAddr, Distance)>,
     ) -> Distance {
@@ -47,9 +49,9 @@ impl Distances {
         let (mut of_peer, mut in_all) = (0, 0);
         for (other, _) in others.filter(|(_, distance)| *distance == Distance::Far) {
             in_all += 1;
-            of_peer += usize::from(other == peer);
+            of_peer += usize::from(addresses.contains(&other));
         }
-        if of_peer < PER_PEER && in_all < IN_ALL {
+        if of_peer < share(PER_PEER, in_all, IN_ALL) {
             Distance::Far
         } else {
             Distance::Near
@@ -68,7 +70,7 @@ mod tests {
     #[test]
     fn a_measured_round_trip_counts_more_than_that_of_the_handshake() {
         let distances = Distances::default();
-        let choose = |measured| distances.choose(peer(1), measured, std::iter::empty());
+        let choose = |measured| distances.choose(peer(1), &[peer(1)], measured, std::iter::empty());
         assert_eq!(choose(Duration::ZERO), Distance::Near, "nothing is known");
         assert_eq!(choose(FAR), Distance::Far);
         distances.set_far(HashSet::from([peer(1)]));
@@ -77,16 +79,22 @@ mod tests {
     }
 
     #[test]
-    fn long_buffers_are_bounded_per_peer_and_in_all() {
+    fn long_buffers_are_bounded_per_node_and_leave_some_for_others() {
         let distances = Distances::default();
         let mut others = Vec::new();
+        let mut counts = Vec::new();
         for n in 1..=8 {
-            for _ in 0..=PER_PEER {
-                others.push((peer(n), distances.choose(peer(n), FAR, others.iter().copied())));
+            // Each node has two addresses, of which the first has many connections already.
+            let addresses = [peer(n), peer(n + 100)];
+            let count = others.len();
+            for address in addresses.into_iter().cycle() {
+                match distances.choose(address, &addresses, FAR, others.iter().copied()) {
+                    Distance::Far => others.push((address, Distance::Far)),
+                    Distance::Near => break,
+                }
             }
-            assert_eq!(others.pop(), Some((peer(n), Distance::Near)));
+            counts.push(others.len() - count);
         }
-        let is_far = |(_, distance): &&(IpAddr, Distance)| *distance == Distance::Far;
-        assert_eq!(others.iter().filter(is_far).count(), IN_ALL);
+        assert_eq!(counts, [11, 8, 6, 5, 4, 3, 3, 2], "each leaves some for others");
     }
 }

@@ -23,7 +23,8 @@ pub(in crate::embedded) struct Ip<'a> {
 }
 
 impl<'a> Ip<'a> {
-    /// Parses a packet; `None` if it is not an IP packet.
+    /// Parses a packet; `None` if it is not a whole IP packet. The stack would reassemble fragments of IPv4, so their
+    /// content would never pass the tap.
     pub(in crate::embedded) fn parse(packet: &'a [u8]) -> Option<Self> {
         if packet.is_empty() {
             return None;
@@ -31,6 +32,9 @@ impl<'a> Ip<'a> {
         match IpVersion::of_packet(packet).ok()? {
             IpVersion::Ipv4 => {
                 let ip = Ipv4Packet::new_checked(packet).ok()?;
+                if ip.more_frags() || ip.frag_offset() != 0 {
+                    return None;
+                }
                 Some(Self {
                     protocol: ip.next_header(),
                     source: ip.src_addr().into(),
@@ -109,6 +113,11 @@ impl<'a> Segment<'a> {
             destination: (ip.destination, tcp.dst_port).into(),
             tcp,
         })
+    }
+
+    /// Returns whether the segment answers the SYN of its receiver.
+    pub(super) fn is_answer_to_syn(&self) -> bool {
+        self.tcp.control == TcpControl::Syn && self.tcp.ack_number.is_some()
     }
 
     /// Returns the sequence number after the segment: payload, SYN and FIN count.
@@ -202,6 +211,23 @@ mod tests {
                 .unwrap()
                 .verify_checksum(&from, &to)
         );
+    }
+
+    #[test]
+    fn a_fragment_is_no_packet() {
+        let (from, to) = ("100.64.0.1:1".parse().unwrap(), "100.64.0.2:2".parse().unwrap());
+        let one = TcpSeqNumber(1);
+        let packet = Segment::new(from, to, TcpControl::None, one, Some(one), b"");
+        let packet = packet.packet().unwrap();
+        assert!(Ip::parse(&packet).is_some());
+        for (more_frags, offset) in [(true, 0), (false, 8), (true, 8)] {
+            let mut bytes = packet.clone();
+            let mut fragment = Ipv4Packet::new_unchecked(&mut bytes[..]);
+            fragment.set_more_frags(more_frags);
+            fragment.set_frag_offset(offset);
+            fragment.fill_checksum();
+            assert!(Ip::parse(&bytes).is_none(), "{more_frags} {offset}");
+        }
     }
 
     #[test]

@@ -1,12 +1,17 @@
 use TcpControl::{Fin, Syn};
 use tokio::task::JoinSet;
-use ts_netstack_smoltcp::netcore::{self, HasChannel as _, NetstackControl as _};
+use ts_netstack_smoltcp::netcore::{self, Channel, HasChannel as _, NetstackControl as _};
+use ts_netstack_smoltcp::netsock::TcpListener;
 use ts_netstack_smoltcp::{CreateSocket as _, Netstack};
 
 use futures_util::FutureExt as _;
 
+use super::admission::{DOUBLED, PER_PEER};
+use super::ending::{CLOSING, HALF_CLOSED, SILENT, UNCONFIRMED};
 use super::*;
 use crate::embedded::device::StackEnd;
+
+mod ending;
 
 /// A filter that allows everything.
 pub(super) struct Anything;
@@ -72,8 +77,8 @@ fn a_peer_that_does_not_answer_is_given_up() {
     let (tap, _) = tap();
     let start = Instant::now();
     tap.outgoing_at(Distance::Near, &packet(ours(), theirs(), 7, Syn, 0), start);
-    assert!(tap.due(start + Duration::from_secs(4)).is_empty());
-    assert_eq!(tap.due(start + Duration::from_secs(6)), [(ours(), theirs())]);
+    assert!(tap.end_due(start + Duration::from_secs(4)).is_empty());
+    assert_eq!(tap.end_due(start + Duration::from_secs(6)), [(ours(), theirs())]);
 }
 
 #[test]
@@ -81,24 +86,23 @@ fn a_sleep_longer_than_the_user_timeout_ends_connections() {
     let (tap, device) = tap();
     tap.outgoing(Distance::Near, packet(ours(), theirs(), 7, Syn, 0));
     tap.slept(Duration::from_secs(4));
-    assert!(tap.is_used(&(ours(), theirs())));
+    assert_eq!(device.clear(Distance::Near), 0);
     tap.slept(Duration::from_secs(5));
-    assert!(!tap.is_used(&(ours(), theirs())));
-    assert_eq!(device.clear(Distance::Near), 1, "the stack receives a reset");
+    assert_eq!(
+        device.clear(Distance::Near),
+        2,
+        "the stack receives a reset and a probe"
+    );
 }
 
 #[test]
-fn any_answer_resets_the_user_timeout() {
+fn an_answer_to_all_data_stops_the_user_timeout() {
     let (tap, _) = tap();
     let start = Instant::now();
-    tap.outgoing_at(Distance::Near, &packet(ours(), theirs(), 7, Syn, 0), start);
-    tap.incoming_at(
-        &mut acknowledging(theirs(), ours(), 1, Syn, 0),
-        &DropAllFilter,
-        start,
-    )
-    .unwrap();
-    assert!(tap.due(start + Duration::from_secs(600)).is_empty());
+    tap.outgoing_at(Distance::Near, &packet(ours(), theirs(), -1, Syn, 0), start);
+    let mut answer = acknowledging(theirs(), ours(), 1, Syn, 0);
+    tap.incoming_at(&mut answer, &DropAllFilter, start).unwrap();
+    assert!(tap.end_due(start + Duration::from_secs(600)).is_empty());
 }
 
 #[test]
@@ -112,7 +116,7 @@ fn retransmissions_do_not_extend_the_user_timeout() {
             start + Duration::from_secs(second),
         );
     }
-    assert_eq!(tap.due(start + Duration::from_millis(5500)).len(), 1);
+    assert_eq!(tap.end_due(start + Duration::from_millis(5500)).len(), 1);
 }
 
 #[tokio::test]
@@ -131,6 +135,9 @@ async fn an_aborted_connection_gets_a_reset_that_the_stack_believes() {
         let after_syn = Some(TcpSeqNumber(100));
         assert_eq!(reset.tcp.ack_number, after_syn, "the SYN takes one number");
     });
+    assert!(tap.is_used(&(ours(), theirs())), "the stack has not answered");
+    let answer = packet(ours(), theirs(), 100, TcpControl::Rst, 0);
+    assert_eq!(tap.outgoing_at(Distance::Near, &answer, now), Outgoing::Drop);
     assert!(!tap.is_used(&(ours(), theirs())));
 }
 
@@ -187,27 +194,82 @@ fn retransmissions_of_the_stack_are_dropped_but_new_acknowledgements_forwarded()
     );
 }
 
+/// Lets a node open connections from these addresses until one is refused. Returns their number.
+fn open_all(tap: &Tap, node: &[&str], answer: bool) -> usize {
+    let now = Instant::now();
+    let addresses: Vec<IpAddr> = node.iter().map(|address| address.parse().unwrap()).collect();
+    let ends = (1..u16::MAX).zip(addresses.iter().cycle());
+    ends.take_while(|(port, address)| {
+        let to = match address {
+            IpAddr::V4(_) => ours(),
+            IpAddr::V6(_) => "[fd7a::1]:50000".parse().unwrap(),
+        };
+        let from = SocketAddr::new(**address, *port);
+        let mut syn = packet(from, to, 0, Syn, 0);
+        let is_allowed = tap.incoming_at(&mut syn, &Anything, now).is_some();
+        if is_allowed && answer {
+            tap.outgoing_at(Distance::Near, &acknowledging(to, from, 0, Syn, 0), now);
+        }
+        is_allowed
+    })
+    .count()
+}
+
 #[test]
-fn a_peer_cannot_open_connections_without_end() {
+fn a_node_cannot_open_connections_without_end_and_leaves_some_for_others() {
+    let (tap, _) = tap();
+    let nodes = (2..18).map(|n| [format!("100.64.0.{n}"), format!("fd7a::{n}")]);
+    let nodes: Vec<_> = nodes.collect();
+    let addresses: Vec<_> = nodes
+        .iter()
+        .map(|node| node.each_ref().map(|address| address.parse().unwrap()))
+        .collect();
+    tap.set_nodes(addresses.iter().map(|node: &[IpAddr; 2]| &node[..]));
+    let counts = nodes
+        .iter()
+        .map(|node| open_all(&tap, &node.each_ref().map(String::as_str), true));
+    let counts: Vec<_> = counts.collect();
+    assert!(
+        counts.iter().all(|count| (30..PER_PEER).contains(count)),
+        "{counts:?}"
+    );
+    assert!(tap.has_room_for("100.64.0.99".parse().unwrap()).is_ok());
+    let refused = tap.has_room_for(theirs().ip()).unwrap_err().to_string();
+    assert!(
+        refused.starts_with(&format!("there are {} connections", counts[0])),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_peer_that_requests_tiny_segments_gets_no_connection() {
     let (tap, _) = tap();
     let now = Instant::now();
-    for port in 0..PER_PEER as u16 {
-        let from = SocketAddr::new(theirs().ip(), 1000 + port);
-        assert!(
-            tap.incoming_at(&mut packet(from, ours(), 0, Syn, 0), &Anything, now)
-                .is_some()
-        );
-        tap.outgoing_at(Distance::Near, &acknowledging(ours(), from, 0, Syn, 0), now);
+    tap.outgoing_at(Distance::Near, &packet(ours(), theirs(), 7, Syn, 0), now);
+    let another = SocketAddr::new(theirs().ip(), 1);
+    for (from, acknowledgement) in [(another, None), (theirs(), Some(TcpSeqNumber(8)))] {
+        for (size, passes) in [(1, false), (535, false), (536, true)] {
+            let mut syn = Segment::new(from, ours(), Syn, TcpSeqNumber(0), acknowledgement, &[]);
+            syn.tcp.max_seg_size = Some(size);
+            let mut packet = syn.packet().unwrap();
+            assert_eq!(
+                tap.incoming_at(&mut packet, &Anything, now).is_some(),
+                passes,
+                "{size}"
+            );
+        }
     }
-    let one_more = SocketAddr::new(theirs().ip(), 9);
+}
+
+#[test]
+fn connections_that_the_stack_has_not_answered_count_too() {
+    let (tap, _) = tap();
+    assert!(open_all(&tap, &["100.64.0.2"], false) < PER_PEER);
+    let later = Instant::now() + Duration::from_secs(2);
+    let mut syn = packet(theirs(), ours(), 0, Syn, 0);
     assert!(
-        tap.incoming_at(&mut packet(one_more, ours(), 0, Syn, 0), &Anything, now)
-            .is_none()
-    );
-    let another_peer = "100.64.0.3:9".parse().unwrap();
-    assert!(
-        tap.incoming_at(&mut packet(another_peer, ours(), 0, Syn, 0), &Anything, now)
-            .is_some()
+        tap.incoming_at(&mut syn, &Anything, later).is_some(),
+        "the stack has dropped them"
     );
 }
 
@@ -233,21 +295,21 @@ fn connections_with_a_far_peer_have_the_stack_with_long_buffers() {
         Distance::Near,
         "5 ms were measured"
     );
+    tap.accepted(&(ours(), theirs()));
     tap.abort(&(ours(), theirs()));
-    assert_eq!(device.clear(Distance::Far), 1);
+    assert_eq!(device.clear(Distance::Far), 2, "a reset and a probe");
 }
 
 #[test]
-fn a_silent_connection_stays_tracked_or_ends() {
+fn a_silent_connection_ends() {
     for distance in Distance::ALL {
         let (tap, _) = tap();
         let start = Instant::now();
         tap.outgoing_at(distance, &packet(ours(), theirs(), -1, Syn, 0), start);
         tap.incoming_at(&mut acknowledging(theirs(), ours(), 0, Syn, 0), &Anything, start);
-        let ended = tap.due(start + SILENT);
-        assert_eq!(ended.is_empty(), distance == Distance::Near);
-        // Segments of an untracked connection reach the near stack.
-        assert_eq!(tap.is_used(&(ours(), theirs())), distance == Distance::Far);
+        assert!(tap.end_due(start + SILENT - EVERY).is_empty());
+        // The filter would refuse what the peer sends on an untracked connection.
+        assert_eq!(tap.end_due(start + SILENT), [(ours(), theirs())]);
     }
 }
 
@@ -256,17 +318,14 @@ fn a_connection_that_only_we_have_closed_ends() {
     let (tap, _) = tap();
     let start = Instant::now();
     tap.outgoing_at(Distance::Near, &acknowledging(ours(), theirs(), 7, Fin, 0), start);
-    tap.incoming_at(
-        &mut acknowledging(theirs(), ours(), 7, TcpControl::None, 0),
-        &DropAllFilter,
-        start,
-    );
-    assert!(tap.due(start + HALF_CLOSED).is_empty());
-    assert_eq!(tap.due(start + HALF_CLOSED + EVERY).len(), 1);
+    let mut answer = segment(theirs(), ours(), 7, TcpControl::None, Some(TcpSeqNumber(8)), 0);
+    tap.incoming_at(&mut answer, &DropAllFilter, start);
+    assert!(tap.end_due(start + HALF_CLOSED).is_empty());
+    assert_eq!(tap.end_due(start + HALF_CLOSED + EVERY).len(), 1);
 }
 
 #[test]
-fn a_closed_connection_is_forgotten() {
+fn a_closed_connection_ends_when_the_stack_has_accepted_both_ends() {
     let (tap, _) = tap();
     let start = Instant::now();
     tap.outgoing_at(Distance::Near, &acknowledging(ours(), theirs(), 7, Fin, 0), start);
@@ -275,8 +334,15 @@ fn a_closed_connection_is_forgotten() {
         &DropAllFilter,
         start,
     );
-    assert!(tap.due(start + Duration::from_secs(3)).is_empty());
-    assert!(!tap.is_used(&(ours(), theirs())));
+    let closed = Duration::from_secs(3);
+    assert!(
+        tap.end_due(start + closed).is_empty(),
+        "the stack may have refused the FIN"
+    );
+    let acknowledged = Some(TcpSeqNumber(8));
+    let answer = segment(ours(), theirs(), 8, TcpControl::None, acknowledged, 0);
+    tap.outgoing_at(Distance::Near, &answer, start + closed);
+    assert_eq!(tap.end_due(start + closed * 2).len(), 1);
 }
 
 #[test]
@@ -334,59 +400,86 @@ fn a_syn_that_comes_twice_reaches_the_stack_once() {
     assert!(tap.is_used(&(ours(), theirs())));
     assert_eq!(device.clear(Distance::Near), 0);
 
-    assert!(comes(-9, 2000), "the peer has restarted");
-    assert!(!tap.is_used(&(ours(), theirs())));
-    assert_eq!(
-        device.clear(Distance::Near),
-        1,
-        "the stack receives a reset first"
+    assert!(
+        !comes(-9, 2000),
+        "the peer has restarted, and the stack has the old connection"
     );
+    assert_eq!(device.clear(Distance::Near), 2, "a reset and a probe");
+    let gone = packet(ours(), theirs(), 71, TcpControl::Rst, 0);
+    assert_eq!(tap.outgoing_at(Distance::Near, &gone, at(2000)), Outgoing::Drop);
+    assert!(comes(-9, 3000));
+}
+
+/// A running stack with a listener, whose peer is the test.
+pub(super) struct Listening {
+    pub(super) tap: Tap,
+    pub(super) device: Arc<Device>,
+    pub(super) channel: Channel,
+    pub(super) listener: TcpListener,
+    _running: JoinSet<()>,
+}
+
+impl Listening {
+    pub(super) async fn new() -> Self {
+        let (tap, device) = tap();
+        let end = StackEnd::new(Arc::clone(&device), Distance::Near);
+        let mut stack = Netstack::new(end, netcore::Config::default());
+        let channel = stack.command_channel();
+        let mut running = JoinSet::new();
+        running.spawn(async move { stack.run_tokio().await });
+        channel.set_ips([ours().ip()]).await.unwrap();
+        let listener = channel.tcp_listen(ours()).await.unwrap();
+        Self {
+            tap,
+            device,
+            channel,
+            listener,
+            _running: running,
+        }
+    }
+
+    pub(super) fn put(&self, mut packet: BytesMut) {
+        if let Some(distance) = self.tap.incoming_at(&mut packet, &Anything, Instant::now()) {
+            self.device.put(distance, packet);
+        }
+    }
+
+    /// Returns the control flag of the next segment that passes the tap, and the number after it.
+    pub(super) async fn answer(&self) -> (TcpControl, TcpSeqNumber) {
+        loop {
+            let (_, packets) = self.device.take().await;
+            for (distance, packet) in packets {
+                if let Some(packet) = self.tap.outgoing(distance, packet) {
+                    let answer = Segment::parse(packet.as_ref()).unwrap();
+                    return (answer.tcp.control, answer.end());
+                }
+            }
+        }
+    }
 }
 
 /// The library searches its sockets by index, and reuses the index of a closed connection for the next listening
 /// socket.
 #[tokio::test]
 async fn a_syn_that_comes_twice_does_not_reset_the_connection() {
-    let (tap, device) = tap();
-    let mut stack = Netstack::new(
-        StackEnd::new(Arc::clone(&device), Distance::Near),
-        netcore::Config::default(),
-    );
-    let channel = stack.command_channel();
-    let mut running = JoinSet::new();
-    running.spawn(async move { stack.run_tokio().await });
-    channel.set_ips([ours().ip()]).await.unwrap();
-    let listener = channel.tcp_listen(ours()).await.unwrap();
-    let put = |mut packet: BytesMut| {
-        if let Some(distance) = tap.incoming_at(&mut packet, &Anything, Instant::now()) {
-            device.put(distance, packet.clone());
-        }
-    };
-    let answer = async || {
-        let (_, packets) = device.take().await;
-        let (distance, packet) = packets.into_iter().next().unwrap();
-        let packet = tap.outgoing(distance, packet).unwrap();
-        let answer = Segment::parse(packet.as_ref()).unwrap();
-        (answer.tcp.control, answer.end())
-    };
-
+    let stack = Listening::new().await;
     let first = SocketAddr::new(theirs().ip(), 1);
-    put(packet(first, ours(), 0, Syn, 0));
-    let (_, number) = answer().await;
-    put(segment(first, ours(), 1, TcpControl::None, Some(number), 0));
-    drop(listener.accept().await.unwrap());
-    let (control, number) = answer().await;
+    stack.put(packet(first, ours(), 0, Syn, 0));
+    let (_, number) = stack.answer().await;
+    stack.put(segment(first, ours(), 1, TcpControl::None, Some(number), 0));
+    drop(stack.listener.accept().await.unwrap());
+    let (control, number) = stack.answer().await;
     assert_eq!(control, Fin);
-    put(segment(first, ours(), 1, TcpControl::Rst, Some(number), 0));
+    stack.put(segment(first, ours(), 1, TcpControl::Rst, Some(number), 0));
     // A processed command shows that the stack has removed the connection.
-    channel.set_ips([ours().ip()]).await.unwrap();
+    stack.channel.set_ips([ours().ip()]).await.unwrap();
 
-    put(packet(theirs(), ours(), 0, Syn, 0));
-    let (_, number) = answer().await;
-    put(packet(theirs(), ours(), 0, Syn, 0));
-    put(segment(theirs(), ours(), 1, TcpControl::None, Some(number), 3));
-    let (control, _) = answer().await;
+    stack.put(packet(theirs(), ours(), 0, Syn, 0));
+    let (_, number) = stack.answer().await;
+    stack.put(packet(theirs(), ours(), 0, Syn, 0));
+    stack.put(segment(theirs(), ours(), 1, TcpControl::None, Some(number), 3));
+    let (control, _) = stack.answer().await;
     assert_eq!(control, TcpControl::None, "neither a second answer nor a reset");
-    let stream = listener.accept().await.unwrap();
+    let stream = stack.listener.accept().await.unwrap();
     assert_eq!(stream.recv_bytes().await.unwrap(), vec![0; 3]);
 }
