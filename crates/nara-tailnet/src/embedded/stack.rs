@@ -262,6 +262,12 @@ mod tests {
     }
 
     impl Connected {
+        /// Takes the connection, as a caller gets it.
+        fn take(&mut self) -> Stream {
+            let tap = Arc::new(Tap::new(Arc::clone(&self.device), COMMAND));
+            Stream::new(self.stream.take().unwrap(), tap)
+        }
+
         async fn new() -> Self {
             let device = Arc::new(Device::default());
             let config = netcore::Config {
@@ -332,8 +338,7 @@ mod tests {
     #[tokio::test]
     async fn the_stack_copies_no_more_of_a_large_body_than_it_may_take() {
         let mut connected = Connected::new().await;
-        let tap = Arc::new(Tap::new(Arc::clone(&connected.device), COMMAND));
-        let mut stream = Stream::new(connected.stream.take().unwrap(), tap);
+        let mut stream = connected.take();
         let body = vec![0; 8 << 20];
         assert_eq!(stream.write(&body).await.unwrap(), stream::AT_ONCE);
     }
@@ -341,7 +346,7 @@ mod tests {
     #[tokio::test]
     async fn parts_of_a_message_are_one_write_and_a_large_one_is_not_gathered() {
         let mut connected = Connected::new().await;
-        let mut stream = Stream::new(connected.stream.take().unwrap());
+        let mut stream = connected.take();
         assert!(stream.is_write_vectored());
         let parts = [&b"head"[..], b"", b"body"].map(IoSlice::new);
         assert_eq!(stream.write_vectored(&parts).await.unwrap(), 8);
