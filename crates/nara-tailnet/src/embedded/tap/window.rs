@@ -316,7 +316,7 @@ impl Window {
             window: STEP,
             lost: 0,
             is_answered: is_used,
-            before: before.or(is_used.then_some((self.size, self.threshold))),
+            before: before.or_else(|| is_used.then_some((self.size, self.threshold))),
         });
         self.duplicates = 0;
     }

@@ -164,7 +164,7 @@ fn a_timeout_shrinks_only_a_window_that_is_used() {
 fn varying_rounds(window: &mut Window, path: &mut Path, from: usize, bytes: Option<usize>) -> usize {
     (0..10).fold(from, |acknowledged, n| {
         let now = Instant::now();
-        let sent = acknowledged + bytes.unwrap_or(window.size());
+        let sent = acknowledged + bytes.unwrap_or_else(|| window.size());
         let all = tcp(TcpControl::None, 1, Some(sent as i32), b"");
         window.incoming(&all, TcpSeqNumber(sent as i32), path);
         let took = Duration::from_millis(200 + n % 2 * 50);
