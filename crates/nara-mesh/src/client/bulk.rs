@@ -246,7 +246,8 @@ impl PeerHandle {
     ///
     /// While pages are written, the next ones are verified on all cores and requested, a few at a time. The report
     /// counts and lists refused events. The cursor is stored after the pages, so that an interrupted sync resumes
-    /// there; after `kill -9` some pages may be fetched twice, and the ledger drops the duplicates. Pages shrink on a slow line: see [`PeerHandle::sync_pages`].
+    /// there; after `kill -9` some pages may be fetched twice, and the ledger drops the duplicates. Pages shrink on
+    /// a slow line: see [`PeerHandle::sync_pages`].
     ///
     /// Pages are ordered by the time of events: only [`PeerHandle::reconcile`] finds events with an older time
     /// that reach the peer later.
