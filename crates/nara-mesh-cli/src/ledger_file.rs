@@ -10,8 +10,18 @@ use nara_mesh::ledger::{Ledger, LedgerError, SqliteLedger, as_owner_of_folder};
 use nara_mesh::registry::{PeerKeeper, PeerRegistry};
 
 use crate::failure::{Failure, Outcome};
-use crate::running;
 use crate::settings::Settings;
+
+/// The hint for a data folder that a nara uses.
+pub(crate) const STOP_IT: &str =
+    "stop it first; another nara needs its own soul and data folder (--soul-file, --data-dir)";
+
+/// Returns the path of a file beside a ledger, or beside another file.
+pub(crate) fn beside(file: &Path, suffix: &str) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
 
 /// Opens a ledger, and creates it if missing.
 pub(crate) async fn open(path: &Path) -> Outcome<Arc<dyn Ledger>> {
@@ -139,13 +149,9 @@ fn why_not(path: &Path) -> Option<String> {
     if let Some(error) = refused(path) {
         return Some(error.to_string());
     }
-    let mut log = ["-wal", "-shm"].map(|suffix| {
-        let mut file = path.as_os_str().to_owned();
-        file.push(suffix);
-        PathBuf::from(file)
-    });
-    log.iter_mut().find_map(|file| {
-        let error = refused(file).filter(|error| error.kind() != std::io::ErrorKind::NotFound)?;
+    ["-wal", "-shm"].into_iter().find_map(|suffix| {
+        let file = beside(path, suffix);
+        let error = refused(&file).filter(|error| error.kind() != std::io::ErrorKind::NotFound)?;
         Some(format!("{}: {error}", file.display()))
     })
 }
@@ -171,7 +177,7 @@ pub(crate) fn because(failure: Failure, error: LedgerError) -> Failure {
         LedgerError::Full(_) | LedgerError::Interrupted(_) | LedgerError::ReadOnly(_) => {
             failure.hint(error.to_string())
         }
-        LedgerError::Locked { .. } => failure.hint(running::STOP_IT),
+        LedgerError::Locked { .. } => failure.hint(STOP_IT),
         LedgerError::Altered { .. } => failure.hint(
             "show it with `sqlite3 ledger.db .schema` and drop it (`DROP TRIGGER name`), or restore a backup with `nara-mesh \
              restore FILE --replace`",

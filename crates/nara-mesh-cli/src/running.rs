@@ -4,7 +4,7 @@ mod ledger;
 mod sockets;
 
 pub(crate) use self::ledger::ledger_path;
-pub(crate) use self::sockets::{STOP_IT, folder_behind, runs_already, runtime_folder, socket_in};
+pub(crate) use self::sockets::{folder_behind, runs_already, runtime_folder, socket_in};
 
 use std::error::Error;
 use std::fmt;

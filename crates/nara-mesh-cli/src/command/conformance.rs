@@ -40,7 +40,12 @@ pub(super) fn run(args: &ConformanceArgs, settings: &Settings, printer: Printer)
     let Some(peer) = &args.peer else {
         return Err(Failure::usage("no peer is given").hint("pass a name or an address, or --list"));
     };
-    if let Some(unknown) = args.only.iter().find(|only| !is_check(only)) {
+    let checks = checks::GROUPS.iter().flat_map(|group| group.checks);
+    if let Some(unknown) = args
+        .only
+        .iter()
+        .find(|only| !checks.clone().any(|check| is_selected(check, only)))
+    {
         return Err(Failure::usage(format!("--only: no check matches {unknown:?}"))
             .hint("`nara-mesh conformance --list` lists the checks"));
     }
@@ -156,16 +161,14 @@ async fn meet(
     Err(Failure::new(exit, harmless(&message)))
 }
 
-/// Returns whether the id of a check has this prefix.
-fn is_check(prefix: &str) -> bool {
-    let mut checks = checks::GROUPS.iter().flat_map(|group| group.checks);
-    checks.any(|check| check.id.starts_with(prefix))
+/// Returns whether `--only` with this id, or the beginning of one, selects the check.
+fn is_selected(check: &Check, only: &str) -> bool {
+    check.id.starts_with(only)
 }
 
 /// Runs all checks in sequence: some observe the same nara.
 async fn check_all(peer: &Peer, only: &[String], refusal: Option<String>) -> Report {
-    let wanted =
-        |check: &Check| only.is_empty() || only.iter().any(|prefix| check.id.starts_with(prefix.as_str()));
+    let wanted = |check: &Check| only.is_empty() || only.iter().any(|only| is_selected(check, only));
     let mut results = Vec::new();
     for group in checks::GROUPS {
         for check in group.checks.iter().filter(|check| wanted(check)) {

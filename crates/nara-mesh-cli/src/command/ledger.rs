@@ -1,6 +1,6 @@
 //! `backup`, `restore`, `ledger check`: operate on the ledger file.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nara_mesh::ledger::{ArrivalLog as _, EventSize, LedgerError, ReadLimit, SqliteLedger};
 use nara_proto::sync::EventFilter;
@@ -69,7 +69,7 @@ pub(super) fn backup(args: &BackupArgs, settings: &Settings, printer: Printer) -
         ));
     }
     let to = if exists {
-        beside(&args.file)
+        ledger_file::beside(&args.file, ".replacing")
     } else {
         args.file.clone()
     };
@@ -229,13 +229,6 @@ pub(super) fn check(args: &RunningArgs, settings: &Settings, printer: Printer) -
             "restore a backup with `nara-mesh restore FILE --replace`, or move the file aside and sync again, which loses the decisions about peers",
         ),
     )
-}
-
-/// Returns the name of the temporary file that will replace the existing one.
-fn beside(file: &Path) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".replacing");
-    name.into()
 }
 
 fn not_backed_up(file: &Path, error: LedgerError) -> Failure {

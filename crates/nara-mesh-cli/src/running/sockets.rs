@@ -12,14 +12,11 @@ use nara_proto::identity::KeyId;
 
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::ledger_file::STOP_IT;
 use crate::places::{home_folder, variable};
 
 /// The file name of the socket in a data folder.
 const SOCKET: &str = "nara.sock";
-
-/// The hint for a data folder that a nara uses.
-pub(crate) const STOP_IT: &str =
-    "stop it first; another nara needs its own soul and data folder (--soul-file, --data-dir)";
 
 /// Returns the path of the socket in a data folder.
 pub(crate) fn socket_in(folder: &Path) -> PathBuf {

@@ -58,6 +58,16 @@ use std::process::{Child, Output};
 use assert_cmd::Command;
 use serde_json::Value;
 
+/// The arguments of every command of alice.
+const ALICE: [&str; 6] = [
+    "--soul-file",
+    "alice.soul",
+    "--data-dir",
+    "alice",
+    "--peers",
+    "peers.toml",
+];
+
 /// Returns the program in an empty environment and an empty folder.
 fn nara_mesh(folder: &Path) -> Command {
     let mut command = Command::cargo_bin("nara-mesh").unwrap();

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use serde_json::Value;
 
 use crate::serve::Serving;
-use crate::{new_soul, run, run_json, text};
+use crate::{ALICE, new_soul, run, run_json, text};
 
 #[test]
 fn mistakes_in_the_peers_file_are_usage_errors_with_their_line() {
@@ -73,21 +73,13 @@ fn commands_that_only_look_work_without_a_ledger_and_say_so_in_words() {
         "[[peer]]\nname = \"bob\"\naddress = \"127.0.0.1:1\"\n",
     )
     .unwrap();
-    let as_alice = [
-        "--soul-file",
-        "alice.soul",
-        "--data-dir",
-        "alice",
-        "--peers",
-        "peers.toml",
-    ];
     for (args, code) in [(&["peers", "list", "--offline"][..], 0), (&["ping", "bob"], 3)] {
-        let told = text(&run(path, code, &[args, &as_alice].concat()).stderr);
+        let told = text(&run(path, code, &[args, &ALICE].concat()).stderr);
         assert!(told.contains("alice/ledger.db is a folder"), "{told}");
         assert!(!told.contains("Error code"), "{told}");
     }
     // A message is not sent if the key of its recipient may be stored there.
-    run(path, 1, &[&["dm", "bob", "--text", "hi"][..], &as_alice].concat());
+    run(path, 1, &[&["dm", "bob", "--text", "hi"][..], &ALICE].concat());
 }
 
 /// Returns the output of `peers list` for bob.

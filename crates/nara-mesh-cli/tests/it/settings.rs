@@ -1,6 +1,6 @@
 use std::fs;
 
-use crate::{nara_mesh, new_soul, run, text};
+use crate::{ALICE, nara_mesh, new_soul, run, text};
 
 #[test]
 fn a_bad_value_names_where_it_came_from() {
@@ -318,14 +318,6 @@ fn a_nara_under_two_names_in_the_peers_file_is_refused() {
             of["id"], of["public_key"]
         )
     };
-    let own = [
-        "--soul-file",
-        "alice.soul",
-        "--data-dir",
-        "alice",
-        "--peers",
-        "peers.toml",
-    ];
     for (peers, line) in [
         (
             stanza("alice", &alice) + &stanza("bob", &bob) + &stanza("bobby", &bob),
@@ -342,14 +334,14 @@ fn a_nara_under_two_names_in_the_peers_file_is_refused() {
             &["serve", "--listen", "127.0.0.1:0"],
             &["ping", "bob", "--direct"],
         ] {
-            let told = text(&run(path, 2, &[command, &own].concat()).stderr);
+            let told = text(&run(path, 2, &[command, &ALICE].concat()).stderr);
             assert_eq!(told.matches(line).count(), 1, "{command:?}: {told}");
         }
         let told = text(
             &run(
                 path,
                 1,
-                &[&["doctor", "--network", "loopback"][..], &own].concat(),
+                &[&["doctor", "--network", "loopback"][..], &ALICE].concat(),
             )
             .stdout,
         );
@@ -360,7 +352,7 @@ fn a_nara_under_two_names_in_the_peers_file_is_refused() {
         stanza("alice", &alice) + &stanza("bob", &bob),
     )
     .unwrap();
-    let told = text(&run(path, 0, &[&["config", "check"][..], &own].concat()).stdout);
+    let told = text(&run(path, 0, &[&["config", "check"][..], &ALICE].concat()).stdout);
     assert!(told.contains("2 peers"), "{told}");
 }
 

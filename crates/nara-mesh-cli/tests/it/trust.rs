@@ -6,17 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::serve::Serving;
-use crate::{new_soul, run, run_json, text};
-
-/// The arguments of every command of alice.
-const ALICE: [&str; 6] = [
-    "--soul-file",
-    "alice.soul",
-    "--data-dir",
-    "alice",
-    "--peers",
-    "peers.toml",
-];
+use crate::{ALICE, new_soul, run, run_json, text};
 
 fn alice(folder: &Path, expected: i32, args: &[&str]) -> String {
     let output = run(folder, expected, &[args, &ALICE].concat());

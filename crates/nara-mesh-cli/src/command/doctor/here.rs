@@ -298,7 +298,7 @@ pub(super) async fn ledger(
     }
     // Other errors are reported below.
     if matches!(path.try_exists(), Ok(false)) {
-        return report.add(if path.with_extension("db.lock").exists() {
+        return report.add(if ledger_file::beside(&path, ".lock").exists() {
             check(format!(
                 "{shown} is missing, but a nara ran here before: its events, pinned keys and bans are lost"
             ))

@@ -179,9 +179,8 @@ impl Measured {
         }
         let file = self.file.clone();
         let measured = tokio::task::spawn_blocking(move || {
-            let mut wal = file.clone().into_os_string();
-            wal.push("-wal");
-            (size(&file), size(Path::new(&wal)), ledger_file::disk_free(&file))
+            let wal = ledger_file::beside(&file, "-wal");
+            (size(&file), size(&wal), ledger_file::disk_free(&file))
         });
         let Ok((file, wal, free)) = measured.await else {
             return;
